@@ -1,0 +1,2 @@
+//! Drives as plain data.
+pub mod block;

@@ -1,0 +1,1 @@
+//! Inter-controller link.
