@@ -1,1 +1,42 @@
-//! Array management function.
+//! Array management function (AMF): what one node runs for one redundancy group.
+//!
+//! Owns the meaning of a group: where a block lives, who may touch its row, which drive commands a
+//! host command becomes, and what happens when a member fails. Knows no host, socket or clock.
+
+/// A member drive of a redundancy group, `0..members`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberIndex(pub u8);
+
+/// A stripe row: the row of strips across all members, and the unit that is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowIndex(pub u64);
+
+/// Most members that one redundancy group may have.
+pub const MEMBERS_MAX: usize = 32;
+
+/// Which members may be used, as of one generation of the group's configuration.
+///
+/// A generation is announced only when it is durable on every member that it calls live, because a
+/// write that went past a failed member must never be followed by a start that trusts that member
+/// again (PROTOCOL H29, H33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberSet {
+    /// Grows by at least one with each change.
+    pub generation: u64,
+    /// Bit `i` is set when member `i` has failed or is missing.
+    pub failed: u32,
+    /// False after an unclean stop until resynchronised: old parity must not be built upon (PROTOCOL H27).
+    pub parity_trusted: bool,
+}
+
+impl MemberSet {
+    /// Whether this member has failed or is missing.
+    pub const fn is_failed(&self, member: MemberIndex) -> bool {
+        self.failed >> member.0 & 1 == 1
+    }
+
+    /// How many members have failed or are missing.
+    pub const fn failed_count(&self) -> u32 {
+        self.failed.count_ones()
+    }
+}
