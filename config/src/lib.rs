@@ -1,1 +1,365 @@
-//! To be written.
+//! The configuration file of one node as checked, typed values.
+//!
+//! Owns what a valid file is. [`parse`] looks at the file as a whole and reports everything that is
+//! wrong with it at once, each with its place and its remedy, so that a node refuses a bad file
+//! before anything starts. It is pure: whether paths exist, how many CPUs there are and who runs the
+//! process are questions for the daemon.
+//!
+//! Invariants of every [`Config`] that `parse` returns: names of drives, groups and virtual disks are
+//! unique in their kind, each group's drives exist and belong to no other group, each virtual disk's
+//! group exists, no two listeners or drives claim the same address or path, every number lies in the
+//! range that its field documents.
+
+mod check;
+mod problem;
+mod read;
+mod section;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use nvme::nqn::Nqn;
+
+pub use problem::{Note, PROBLEMS_MAX, Problem};
+
+/// Longest file in bytes: a thousand drives with all their keys are a tenth of it.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Longest name of a drive, group or virtual disk in bytes: the field in a superblock.
+pub const NAME_BYTES_MAX: usize = 32;
+/// Most cores of one node: the lock word has one waiting bit for each.
+pub const CORES_MAX: u16 = 16;
+/// Most `[[listen]]` sections.
+pub const LISTENERS_MAX: usize = 64;
+/// Most `[[drive]]` sections.
+pub const DRIVES_MAX: usize = 1024;
+/// Most `[[group]]` sections.
+pub const GROUPS_MAX: usize = 128;
+/// Most `[[vdisk]]` sections.
+pub const VDISKS_MAX: usize = 1024;
+/// Most virtual disks of one group: the table in a superblock.
+pub const GROUP_VDISKS_MAX: usize = 32;
+/// Most drives of one group: the member table in a superblock.
+pub const GROUP_DRIVES_MAX: usize = 32;
+/// Most host NQNs in `hosts`.
+pub const HOSTS_MAX: usize = 4096;
+
+/// One checked file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[reactor]`
+    pub reactor: Reactor,
+    /// `[subsystem]`
+    pub subsystem: Subsystem,
+    /// Each `[[listen]]`, in the file's order; at least one of them is not `discovery_only`.
+    pub listeners: Vec<Listen>,
+    /// Each `[[drive]]`, in the file's order.
+    pub drives: Vec<Drive>,
+    /// Each `[[group]]`, in the file's order.
+    pub groups: Vec<Group>,
+    /// Each `[[vdisk]]`, in the file's order.
+    pub vdisks: Vec<Vdisk>,
+    /// What is allowed but worth a line in the log.
+    pub notes: Vec<Note>,
+}
+
+/// `[node]`: the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// How the node calls itself: 1 to [`NAME_BYTES_MAX`] letters, digits, `-`, `_` and `.`. Default: `braid`.
+    pub name: String,
+    /// Unix socket of the management interface, if the file names one; see [`Node::rpc_socket_or_default`].
+    pub rpc_socket: Option<PathBuf>,
+    /// Log filter: levels, also by module, separated by commas. Default: `info`.
+    pub log: String,
+}
+
+/// `[reactor]`: cores and their memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reactor {
+    /// Polling cores, `1..=CORES_MAX`, if the file says; see [`Reactor::core_count`].
+    pub cores: Option<u16>,
+    /// CPU that each core is pinned to; as many as cores, all different. Default: not pinned.
+    pub cpus: Option<Vec<usize>>,
+    /// What a core does when there is nothing to do. Default: adaptive with 50 µs.
+    pub poll: Poll,
+    /// Memory for data in flight in MiB per core, `16..=2048`. Default: 64.
+    pub memory_mib: u32,
+}
+
+/// What a core does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Never sleeps.
+    Busy,
+    /// Spins for this long after the last work, then sleeps until there is some.
+    Adaptive {
+        /// Microseconds of spinning, `1..=1_000_000`.
+        spin_us: u32,
+    },
+    /// Sleeps at once.
+    Interrupt,
+}
+
+/// `[subsystem]`: what hosts see of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subsystem {
+    /// NQN of the NVM subsystem. Default: `nqn.2026-01.io.braid:` and the node's name.
+    pub nqn: Nqn,
+    /// Serial number, at most 20 printable ASCII characters. Default: `BR` and 16 hexadecimal digits
+    /// computed from the NQN.
+    pub serial: String,
+    /// Model number, at most 40 printable ASCII characters. Default: `Braid`.
+    pub model: String,
+    /// Firmware revision, at most 8 printable ASCII characters. Default: this version.
+    pub firmware: String,
+    /// IEEE organisation identifier, most significant byte first. Default: `02:42:52`.
+    pub oui: [u8; 3],
+    /// Who may connect. Default: any host.
+    pub hosts: Hosts,
+    /// Largest transfer of one command in KiB: a power of two in `4..=1024`. Default: 256.
+    pub max_transfer_kib: u32,
+    /// In-capsule data of an I/O command in KiB, `0..=64` and no more than `max_transfer_kib`. Default: 8.
+    pub in_capsule_kib: u32,
+    /// I/O queues of one controller, `1..=128`. Default: 16.
+    pub io_queues_max: u16,
+    /// Entries of one queue, `16..=1024`. Default: 128.
+    pub queue_entries_max: u16,
+    /// Controllers (host associations) at the same time, `1..=4096`. Default: 256.
+    pub controllers_max: u16,
+    /// When C2HData may stand for success. Default: without SQ flow control.
+    pub c2h_success: C2hSuccess,
+    /// Whether a host may have header digests. Default: yes.
+    pub header_digest: bool,
+    /// Whether a host may have data digests. Default: yes.
+    pub data_digest: bool,
+}
+
+/// Which hosts may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Everybody.
+    Any,
+    /// These only; at least one, all different.
+    List(Vec<Nqn>),
+}
+
+/// When the last C2HData PDU of a command carries the SUCCESS flag in place of a response capsule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum C2hSuccess {
+    /// On queues whose host asked for no submission queue flow control.
+    WithoutFlowControl,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `[[listen]]`: an address where hosts connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// What to bind. A wildcard address is advertised as the address that the host connected to; with
+    /// port 0 the operating system chooses.
+    pub address: SocketAddr,
+    /// The address told in the discovery log in place of the bound one. Never a wildcard.
+    pub advertise: Option<IpAddr>,
+    /// Refuses connections to the NVM subsystem; answers discovery only. Default: false.
+    pub discovery_only: bool,
+}
+
+/// `[[drive]]`: a drive under the name that groups use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// Unique among drives; 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// What it is.
+    pub backing: Backing,
+}
+
+/// What a drive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A file or a block device.
+    Path {
+        /// Resolved against the folder of the configuration file. Links are not followed here: the
+        /// daemon refuses two paths that lead to the same device and inode.
+        path: PathBuf,
+        /// Size in MiB of the sparse file that is made if there is none.
+        size_mib: Option<u64>,
+    },
+    /// Memory, lost when the node stops.
+    Memory(MemoryDrive),
+}
+
+/// A drive in memory, optionally as slow and as faulty as a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryDrive {
+    /// Size in MiB, `8..=16_777_216`.
+    pub size_mib: u64,
+    /// Least time that a command takes in microseconds, `0..=10_000_000`. Default: 0.
+    pub delay_us: u32,
+    /// Bandwidth of reads and writes together in MiB a second. Default: not bounded.
+    pub bandwidth_mib_s: Option<NonZeroU32>,
+    /// Every so many commands one fails. Default: none.
+    pub error_every: Option<NonZeroU32>,
+}
+
+/// `[[group]]`: a redundancy group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Unique among groups; 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Default: RAID-5.
+    pub level: Level,
+    /// KiB of a strip: a power of two in `4..=1024`. Default: 64.
+    pub strip_kib: u32,
+    /// Bytes of a block, 512 or 4096. Default: 4096.
+    pub block_bytes: u32,
+    /// Members as indices into [`Config::drives`], in the file's order; none is in another group.
+    pub drives: Vec<usize>,
+    /// Whether to create the group when all its drives are blank. Default: false.
+    pub create: bool,
+    /// Whether to serve the group after an unclean stop with a member missing. Default: false.
+    pub accept_dirty_degraded: bool,
+}
+
+/// How a group protects its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// One rotating parity strip in each row: survives the loss of one drive.
+    Raid5,
+}
+
+/// `[[vdisk]]`: a virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vdisk {
+    /// Unique among virtual disks; 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Index into [`Config::groups`].
+    pub group: usize,
+    /// How large it is made.
+    pub size: VdiskSize,
+    /// Namespace identifier, `1..=1024`, unique among virtual disks. Default: the group's choice at creation.
+    pub nsid: Option<u32>,
+}
+
+/// How large a virtual disk is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VdiskSize {
+    /// This many MiB, at least 1.
+    Mib(u64),
+    /// What the other virtual disks of the group leave; at most one in a group.
+    Rest,
+}
+
+/// Checks a whole file.
+///
+/// `text` is what the file holds, `file` its path as messages shall name it; relative paths in the file
+/// are resolved against the folder of `file`. Returns the values, or every problem in the order of the
+/// file, at most [`PROBLEMS_MAX`] and one that counts the others. Syntax errors are reported alone,
+/// because what follows one cannot be judged. Never panics, whatever `text` is.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
+    read::config(text, file)
+}
+
+impl Config {
+    /// A complete file with every key and its explanation, which [`parse`] accepts.
+    pub fn example() -> &'static str {
+        include_str!("../examples/node.toml")
+    }
+}
+
+impl Node {
+    /// A node with this name and defaults.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            rpc_socket: None,
+            log: "info".to_owned(),
+        }
+    }
+
+    /// The management socket: the file's, or `braid/<name>.sock` in the runtime folder (the environment's
+    /// `XDG_RUNTIME_DIR`), or `/tmp/braid-<uid>/<name>.sock` without one.
+    pub fn rpc_socket_or_default(&self, runtime_folder: Option<&Path>, uid: u32) -> PathBuf {
+        if let Some(socket) = &self.rpc_socket {
+            return socket.clone();
+        }
+        let folder = match runtime_folder {
+            Some(folder) => folder.join("braid"),
+            None => PathBuf::from(format!("/tmp/braid-{uid}")),
+        };
+        folder.join(format!("{}.sock", self.name))
+    }
+}
+
+impl Reactor {
+    /// How many cores to start on a machine with this many CPUs.
+    pub fn core_count(&self, cpus_available: usize) -> u16 {
+        self.cores.unwrap_or(if cpus_available < 2 { 1 } else { 2 })
+    }
+}
+
+impl Default for Reactor {
+    fn default() -> Self {
+        Self {
+            cores: None,
+            cpus: None,
+            poll: Poll::Adaptive { spin_us: 50 },
+            memory_mib: 64,
+        }
+    }
+}
+
+impl Subsystem {
+    /// A subsystem with this NQN and defaults.
+    pub fn named(nqn: Nqn) -> Self {
+        Self {
+            serial: default_serial(&nqn),
+            nqn,
+            model: "Braid".to_owned(),
+            firmware: env!("CARGO_PKG_VERSION").chars().take(8).collect(),
+            oui: [0x02, 0x42, 0x52],
+            hosts: Hosts::Any,
+            max_transfer_kib: 256,
+            in_capsule_kib: 8,
+            io_queues_max: 16,
+            queue_entries_max: 128,
+            controllers_max: 256,
+            c2h_success: C2hSuccess::WithoutFlowControl,
+            header_digest: true,
+            data_digest: true,
+        }
+    }
+}
+
+impl Level {
+    /// Fewest drives that make a group.
+    pub const fn drives_min(self) -> usize {
+        match self {
+            Self::Raid5 => 3,
+        }
+    }
+
+    /// The word in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raid5 => "raid5",
+        }
+    }
+}
+
+/// A serial number that depends on the NQN only, so that hosts see the same one after each start.
+///
+/// The hash is FNV-1a with 64 bits: it has to differ between subsystems, not to resist attackers.
+fn default_serial(nqn: &Nqn) -> String {
+    let hash = nqn
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("BR{hash:016X}")
+}
