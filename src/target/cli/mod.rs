@@ -1,0 +1,3 @@
+//! The command line: `braid <command>`.
+
+pub mod options;

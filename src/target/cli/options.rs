@@ -1,0 +1,609 @@
+//! What the command line may contain, as clap types: the doc comments here are the help texts.
+//!
+//! Values are checked here, so that a command gets only what can work. Decides nothing.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nvme::nqn::Nqn;
+
+use crate::target::manage::{BLOCK_BYTES_DEFAULT, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size};
+
+/// Port of NVMe over TCP when an address names none.
+///
+/// Source: NVM Express TCP Transport Specification 1.0, section 3.1 (4420 is IANA's `nvme`).
+const PORT_DEFAULT: u16 = 4420;
+
+/// An NVMe-oF target whose nodes share RAID redundancy groups
+#[derive(Debug, Parser)]
+#[command(name = "braid", version, propagate_version = true, max_term_width = 110, after_help = help::TOP)]
+pub struct Cli {
+    /// Least severe log lines to print: error, warn, info, debug, trace, or a filter such as braid=debug [default: BRAID_LOG, then the configuration]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node: serve the drives of a configuration file to hosts
+    #[command(after_help = help::NODE)]
+    Node(ConfigFile),
+    /// Show everything on this machine in a minute: no configuration, no privileges
+    #[command(after_help = help::DEMO)]
+    Demo(DemoOptions),
+    /// Measure the latency of an NVMe/TCP target
+    #[command(after_help = help::PERF)]
+    Perf(Box<PerfOptions>),
+    /// Check a configuration file and say what it would run
+    #[command(after_help = help::CHECK_CONFIG)]
+    CheckConfig(CheckConfig),
+    /// Print an example of a configuration file
+    #[command(after_help = help::CONFIG)]
+    Config {
+        /// What to print
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Check whether this machine is fit to run a node
+    #[command(after_help = help::PREFLIGHT)]
+    Preflight(Preflight),
+    /// Show what a running node is and how it is
+    #[command(after_help = help::STATUS)]
+    Status(Client),
+    /// List, show and create redundancy groups
+    #[command(after_help = help::GROUP)]
+    Group {
+        /// What to do with them
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
+    /// List, show, create and delete virtual disks
+    #[command(after_help = help::VDISK)]
+    Vdisk {
+        /// What to do with them
+        #[command(subcommand)]
+        command: VdiskCommand,
+    },
+    /// List, show and fail drives
+    #[command(after_help = help::DRIVE)]
+    Drive {
+        /// What to do with them
+        #[command(subcommand)]
+        command: DriveCommand,
+    },
+    /// List the controllers that hosts have open
+    #[command(after_help = help::HOST)]
+    Host {
+        /// What to do with them
+        #[command(subcommand)]
+        command: HostCommand,
+    },
+    /// Show the latency of each stage on each core of a running node
+    #[command(after_help = help::LATENCY)]
+    Latency(Client),
+    /// Show the counters of each core of a running node
+    #[command(after_help = help::COUNTERS)]
+    Counters(Client),
+    /// Stop a running node cleanly
+    #[command(after_help = help::SHUTDOWN)]
+    Shutdown(Client),
+}
+
+/// A node's configuration file.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigFile {
+    /// Configuration file (TOML); see `braid config example`
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Options of `braid check-config`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckConfig {
+    /// Configuration file (TOML)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `braid config` prints.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a complete example with comments
+    #[command(after_help = help::CONFIG)]
+    Example,
+}
+
+/// Options of `braid preflight`.
+#[derive(Clone, Debug, Args)]
+pub struct Preflight {
+    /// Also check what this configuration file needs: drives, ports, memory
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a client command reaches the node, and how it prints.
+#[derive(Clone, Debug, Args)]
+pub struct Client {
+    /// Socket of the node; without it, the only node of this user that answers in the default folder [default: BRAID_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the result of the JSON-RPC call exactly as the node gave it
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with redundancy groups.
+#[derive(Clone, Debug, Subcommand)]
+pub enum GroupCommand {
+    /// List all groups
+    List(Client),
+    /// Show one group with its members
+    Show {
+        /// Name of the group
+        group: String,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Create a group from free drives
+    #[command(after_help = help::GROUP_CREATE)]
+    Create(GroupCreateArgs),
+}
+
+/// Options of `braid group create`.
+#[derive(Clone, Debug, Args)]
+pub struct GroupCreateArgs {
+    /// Name of the new group
+    pub name: String,
+    /// Drives, in the order of their member indexes
+    #[arg(required = true, value_name = "DRIVE")]
+    pub drives: Vec<String>,
+    /// RAID level
+    #[arg(long, default_value = LEVEL_DEFAULT)]
+    pub level: String,
+    /// Size of a strip, a power of two, such as 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value_t = u64::from(STRIP_KIB_DEFAULT) * 1024)]
+    pub strip: u64,
+    /// Logical block size in bytes, 512 or 4096
+    #[arg(long, value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT)]
+    pub block_bytes: u32,
+    /// Take drives that hold something already; what they hold is lost
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the command's help text"
+    )]
+    pub client: Client,
+}
+
+/// What to do with virtual disks.
+#[derive(Clone, Debug, Subcommand)]
+pub enum VdiskCommand {
+    /// List all virtual disks
+    List(Client),
+    /// Show one virtual disk
+    Show {
+        /// Name of the virtual disk
+        vdisk: String,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Create a virtual disk and show it to the hosts
+    #[command(after_help = help::VDISK_CREATE)]
+    Create {
+        /// Name of the new virtual disk
+        name: String,
+        /// Group that holds it
+        #[arg(long)]
+        group: String,
+        /// Its size, such as 128MiB, 1GiB, 4096 (bytes), or all
+        #[arg(long, value_name = "SIZE", value_parser = parse_vdisk_size)]
+        size: Size,
+        /// Namespace identifier that hosts see [default: the lowest free one]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
+        nsid: Option<u32>,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Delete a virtual disk; its data is lost
+    #[command(after_help = help::VDISK_DELETE)]
+    Delete {
+        /// Name of the virtual disk
+        vdisk: String,
+        /// Delete it although hosts are connected
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+}
+
+/// What to do with drives.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DriveCommand {
+    /// List all configured drives
+    List(Client),
+    /// Show one drive
+    Show {
+        /// Name of the drive
+        drive: String,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Take a member out of its group as if it had broken
+    #[command(after_help = help::DRIVE_FAIL)]
+    Fail {
+        /// Name of the group
+        group: String,
+        /// Name of the member drive
+        drive: String,
+        /// Fail it although the group then loses data
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+}
+
+/// What to do with hosts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HostCommand {
+    /// List the controllers that hosts have open
+    List(Client),
+}
+
+/// Options of `braid demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoOptions {
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How long to keep the load up, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Size of the virtual disk, in MiB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub megabytes: u32,
+    /// Cores that run a reactor
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub cores: u16,
+    /// Keep the drive files and the configuration afterwards, and say where they are
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Which blocks `braid perf` addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pattern {
+    /// Uniformly random, aligned to the block size
+    Random,
+    /// One after the other
+    Sequential,
+}
+
+/// Options of `braid perf`.
+#[derive(Clone, Debug, Args)]
+pub struct PerfOptions {
+    /// Address of the target: host or host:port
+    #[arg(value_parser = parse_address, value_name = "ADDRESS")]
+    pub address: SocketAddr,
+    /// NVMe Qualified Name of the subsystem
+    #[arg(long, value_parser = parse_nqn)]
+    pub nqn: Nqn,
+    /// Namespace identifier
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
+    pub nsid: u32,
+    /// Commands in flight on each queue
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub depth: u16,
+    /// Size of each command: a multiple of the namespace's blocks, such as 4KiB
+    #[arg(long = "block-size", value_name = "SIZE", default_value = "4KiB", value_parser = parse_block_bytes)]
+    pub block_bytes: u32,
+    /// Share of reads in percent; the rest are writes, which DESTROY what the namespace holds
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub read_percent: u8,
+    /// How long to measure, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// I/O queues, spread over the cores
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub queues: u16,
+    /// Cores of this machine that send
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub cores: u16,
+    /// Which blocks to address
+    #[arg(long, value_enum, default_value_t = Pattern::Random)]
+    pub pattern: Pattern,
+    /// Write a pattern and check every block that is read; needs writes and DESTROYS what the namespace holds
+    #[arg(long)]
+    pub verify: bool,
+    /// Commands per second over all queues, sent whether or not earlier ones are back (open loop)
+    #[arg(long, value_name = "IOPS", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// Digests of the PDU headers
+    #[arg(long)]
+    pub header_digest: bool,
+    /// Digests of the PDU data
+    #[arg(long)]
+    pub data_digest: bool,
+    /// NVMe Qualified Name of this host [default: made from this machine's id]
+    #[arg(long, value_parser = parse_nqn)]
+    pub host_nqn: Option<Nqn>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Also write a page with the latency curve
+    #[arg(long, value_name = "FILE")]
+    pub report_html: Option<PathBuf>,
+}
+
+/// Reads a size in bytes: `4096`, `4KiB`, `128MiB`, `1GiB`, `2TiB`, also with one letter (`128M`), all powers of 1024.
+///
+/// Errs on anything else: `MB` and the like are refused because they mean 1000 to some and 1024 to others.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "kb" | "mb" | "gb" | "tb" => {
+            return Err(format!("\"{unit}\" is ambiguous; write KiB, MiB, GiB or TiB"));
+        }
+        _ => return Err("expected a size such as 4096, 64KiB, 128MiB or 1GiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| {
+        if number.is_empty() {
+            "expected a size such as 4096, 64KiB, 128MiB or 1GiB".to_owned()
+        } else {
+            format!("{text} is more than 16 EiB")
+        }
+    })?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text} is more than 16 EiB"))
+}
+
+/// Reads the size of a virtual disk: a size above zero, or `all`.
+pub fn parse_vdisk_size(text: &str) -> Result<Size, String> {
+    if text.eq_ignore_ascii_case("all") {
+        return Ok(Size::All);
+    }
+    match parse_size(text)? {
+        0 => Err("a virtual disk needs at least one block".to_owned()),
+        bytes => Ok(Size::Bytes(bytes)),
+    }
+}
+
+/// Most bytes that one command of `braid perf` moves: two megabytes, above any target's MDTS in practice.
+const PERF_BLOCK_BYTES_MAX: u32 = 2 << 20;
+
+fn parse_block_bytes(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes.is_multiple_of(512) && (512..=PERF_BLOCK_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        Ok(_) | Err(_) => Err("expected a multiple of 512 bytes, at most 2MiB".to_owned()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && (0.1..=1e9).contains(&rate) => Ok(rate),
+        Ok(_) | Err(_) => Err("expected a number of commands per second from 0.1 to 1e9".to_owned()),
+    }
+}
+
+fn parse_nqn(text: &str) -> Result<Nqn, String> {
+    Nqn::parse(text).map_err(|error| error.to_string())
+}
+
+/// Resolves `host`, `host:port`, `address:port` or `[v6]:port`; the port is 4420 if there is none.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse() {
+        return Ok(SocketAddr::new(ip, PORT_DEFAULT));
+    }
+    let found = if text.contains(':') {
+        text.to_socket_addrs()
+    } else {
+        (text, PORT_DEFAULT).to_socket_addrs()
+    };
+    match found.map(|mut addresses| addresses.next()) {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => Err("the name has no address".to_owned()),
+        Err(error) => Err(format!("expected host or host:port ({error})")),
+    }
+}
+
+/// Examples that stand below each command's help.
+mod help {
+    pub const TOP: &str = "\
+Examples:
+  braid demo                         show everything on this machine, in a minute
+  braid config example > node.toml   start from a commented configuration
+  braid check-config node.toml       see what it would run
+  braid node --config node.toml      run it
+  braid status                       ask it how it is
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node cannot be reached.";
+    pub const NODE: &str = "\
+Examples:
+  braid node --config node.toml
+  braid --log debug node --config /etc/braid/node.toml";
+    pub const DEMO: &str = "\
+Examples:
+  braid demo
+  braid demo --seconds 30 --megabytes 512 --json";
+    pub const PERF: &str = "\
+Examples:
+  braid perf 127.0.0.1:4420 --nqn nqn.2026-01.io.braid:node-a
+  braid perf 127.0.0.1 --nqn nqn.2026-01.io.braid:node-a --depth 32 --queues 4 --block-size 4KiB
+  braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html";
+    pub const CHECK_CONFIG: &str = "\
+Examples:
+  braid check-config node.toml
+  braid check-config node.toml --json";
+    pub const CONFIG: &str = "\
+Example:
+  braid config example > node.toml";
+    pub const PREFLIGHT: &str = "\
+Examples:
+  braid preflight
+  braid preflight --config node.toml --json";
+    pub const STATUS: &str = "\
+Examples:
+  braid status
+  braid status --socket /run/braid/node.sock --json";
+    pub const GROUP: &str = "\
+Examples:
+  braid group list
+  braid group show g0
+  braid group create g1 d3 d4 d5 --strip 64KiB";
+    pub const GROUP_CREATE: &str = "\
+Examples:
+  braid group create g1 d3 d4 d5
+  braid group create g1 d3 d4 d5 --strip 128KiB --block-bytes 512";
+    pub const VDISK: &str = "\
+Examples:
+  braid vdisk list
+  braid vdisk create v1 --group g0 --size 1GiB
+  braid vdisk delete v1";
+    pub const VDISK_CREATE: &str = "\
+Examples:
+  braid vdisk create v1 --group g0 --size 1GiB
+  braid vdisk create v2 --group g0 --size all --nsid 7";
+    pub const VDISK_DELETE: &str = "\
+Example:
+  braid vdisk delete v1";
+    pub const DRIVE: &str = "\
+Examples:
+  braid drive list
+  braid drive show d0
+  braid drive fail g0 d0";
+    pub const DRIVE_FAIL: &str = "\
+Example:
+  braid drive fail g0 d0";
+    pub const HOST: &str = "\
+Examples:
+  braid host list
+  braid host list --json";
+    pub const LATENCY: &str = "\
+Examples:
+  braid latency
+  braid latency --json";
+    pub const COUNTERS: &str = "\
+Examples:
+  braid counters
+  braid counters --json";
+    pub const SHUTDOWN: &str = "\
+Examples:
+  braid shutdown
+  braid shutdown --socket /run/braid/node.sock";
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("64k"), Ok(64 << 10));
+        assert_eq!(parse_size("128MiB"), Ok(128 << 20));
+        assert_eq!(parse_size("1 GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("2tib"), Ok(2 << 40));
+    }
+
+    #[test]
+    fn ambiguous_and_wrong_sizes_are_refused() {
+        for bad in ["", "MiB", "1.5GiB", "-1", "1XiB", "1 MiB x", "0x10"] {
+            assert!(parse_size(bad).unwrap_err().contains("such as"), "{bad}");
+        }
+        assert!(parse_size("1MB").unwrap_err().contains("ambiguous"));
+        for huge in ["99999999999999999999", "16777216TiB"] {
+            assert!(
+                parse_size(huge).unwrap_err().contains("more than 16 EiB"),
+                "{huge}"
+            );
+        }
+        assert_eq!(parse_size("16777215TiB"), Ok(16_777_215 << 40));
+    }
+
+    #[test]
+    fn virtual_disk_size_is_positive_or_all() {
+        assert_eq!(parse_vdisk_size("all"), Ok(Size::All));
+        assert_eq!(parse_vdisk_size("1MiB"), Ok(Size::Bytes(1 << 20)));
+        assert!(parse_vdisk_size("0").is_err());
+    }
+
+    #[test]
+    fn addresses_get_the_default_port() {
+        assert_eq!(parse_address("127.0.0.1").unwrap().to_string(), "127.0.0.1:4420");
+        assert_eq!(parse_address("127.0.0.1:9").unwrap().to_string(), "127.0.0.1:9");
+        assert_eq!(parse_address("::1").unwrap().to_string(), "[::1]:4420");
+        assert_eq!(parse_address("[::1]").unwrap().to_string(), "[::1]:4420");
+        assert_eq!(parse_address("[::1]:7").unwrap().to_string(), "[::1]:7");
+        assert!(parse_address("127.0.0.1:99999").is_err());
+    }
+
+    #[test]
+    fn perf_values_are_bounded() {
+        assert_eq!(parse_block_bytes("4KiB"), Ok(4096));
+        for bad in ["0", "100", "3MiB", "513", "8GiB"] {
+            assert!(parse_block_bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_rate("2e4"), Ok(20_000.0));
+        for bad in ["0", "-1", "NaN", "inf", "x"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+}

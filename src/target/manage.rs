@@ -1,0 +1,719 @@
+//! What an operator may ask of a running node, and the answers: methods and results as plain data.
+//!
+//! The socket server, the command line and the node share these types. Numbers carry their unit in the field's name.
+//! Knows neither JSON-RPC framing nor how the node answers: the node implements [`Manage`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A node as its management plane sees it.
+///
+/// Called from ordinary threads, several at once; the implementation posts to the control core and waits a bounded
+/// time. It must not panic and must answer every call, with an error when the node is stopping.
+pub trait Manage: Send + Sync {
+    /// Carries out one request. Errs with a sentence about what is wrong and one about what to do.
+    fn call(&self, request: Request) -> Result<Reply, ManageError>;
+}
+
+/// One request to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `node.show`: what this node is and where it listens.
+    NodeShow,
+    /// `group.list`: all redundancy groups.
+    GroupList,
+    /// `group.show`: one redundancy group.
+    GroupShow(GroupName),
+    /// `group.create`: makes a redundancy group from drives that belong to none.
+    GroupCreate(GroupCreate),
+    /// `vdisk.list`: all virtual disks.
+    VdiskList,
+    /// `vdisk.show`: one virtual disk.
+    VdiskShow(VdiskName),
+    /// `vdisk.create`: makes a virtual disk and shows it to the hosts.
+    VdiskCreate(VdiskCreate),
+    /// `vdisk.delete`: removes a virtual disk and gives its blocks back.
+    VdiskDelete(VdiskDelete),
+    /// `drive.list`: all configured drives.
+    DriveList,
+    /// `drive.show`: one drive.
+    DriveShow(DriveName),
+    /// `drive.fail`: takes a member out of its group as if it had broken.
+    DriveFail(DriveFail),
+    /// `host.list`: the controllers that hosts have open.
+    HostList,
+    /// `latency.show`: latency by stage and core.
+    Latency,
+    /// `counters.show`: counters of each core.
+    Counters,
+    /// `node.shutdown`: stops the node cleanly.
+    Shutdown,
+}
+
+impl Request {
+    /// The JSON-RPC method that carries this request.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::NodeShow => "node.show",
+            Self::GroupList => "group.list",
+            Self::GroupShow(_) => "group.show",
+            Self::GroupCreate(_) => "group.create",
+            Self::VdiskList => "vdisk.list",
+            Self::VdiskShow(_) => "vdisk.show",
+            Self::VdiskCreate(_) => "vdisk.create",
+            Self::VdiskDelete(_) => "vdisk.delete",
+            Self::DriveList => "drive.list",
+            Self::DriveShow(_) => "drive.show",
+            Self::DriveFail(_) => "drive.fail",
+            Self::HostList => "host.list",
+            Self::Latency => "latency.show",
+            Self::Counters => "counters.show",
+            Self::Shutdown => "node.shutdown",
+        }
+    }
+
+    /// Whether carrying it out twice differs from once, so that a client must not repeat it unasked.
+    pub const fn changes_state(&self) -> bool {
+        match self {
+            Self::GroupCreate(_)
+            | Self::VdiskCreate(_)
+            | Self::VdiskDelete(_)
+            | Self::DriveFail(_)
+            | Self::Shutdown => true,
+            Self::NodeShow
+            | Self::GroupList
+            | Self::GroupShow(_)
+            | Self::VdiskList
+            | Self::VdiskShow(_)
+            | Self::DriveList
+            | Self::DriveShow(_)
+            | Self::HostList
+            | Self::Latency
+            | Self::Counters => false,
+        }
+    }
+}
+
+/// Parameters that name a redundancy group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupName {
+    /// Name of the group.
+    pub group: String,
+}
+
+/// Parameters that name a virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VdiskName {
+    /// Name of the virtual disk.
+    pub vdisk: String,
+}
+
+/// Parameters that name a drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveName {
+    /// Name of the drive in the configuration.
+    pub drive: String,
+}
+
+/// Parameters of `group.create`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupCreate {
+    /// Name of the new group.
+    pub name: String,
+    /// RAID level, `"raid5"`.
+    #[serde(default = "default_level")]
+    pub level: String,
+    /// Size of a strip in KiB, a power of two.
+    #[serde(default = "default_strip_kib")]
+    pub strip_kib: u32,
+    /// Logical block size in bytes, 512 or 4096.
+    #[serde(default = "default_block_bytes")]
+    pub block_bytes: u32,
+    /// Names of the drives, in the order of their member indexes.
+    pub drives: Vec<String>,
+    /// Whether to take drives that hold something already. What they hold is lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Level of a group when none is asked for.
+pub const LEVEL_DEFAULT: &str = "raid5";
+/// Strip size in KiB when none is asked for.
+pub const STRIP_KIB_DEFAULT: u32 = 64;
+/// Block size in bytes when none is asked for.
+pub const BLOCK_BYTES_DEFAULT: u32 = 4096;
+
+fn default_level() -> String {
+    LEVEL_DEFAULT.to_owned()
+}
+
+const fn default_strip_kib() -> u32 {
+    STRIP_KIB_DEFAULT
+}
+
+const fn default_block_bytes() -> u32 {
+    BLOCK_BYTES_DEFAULT
+}
+
+/// Parameters of `vdisk.create`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VdiskCreate {
+    /// Name of the new virtual disk.
+    pub name: String,
+    /// Name of the group that holds it.
+    pub group: String,
+    /// Its size, rounded up by the group to whole rows.
+    #[serde(rename = "size_bytes")]
+    pub size: Size,
+    /// Namespace identifier that hosts see; the lowest free one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<u32>,
+}
+
+/// Parameters of `vdisk.delete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VdiskDelete {
+    /// Name of the virtual disk.
+    pub vdisk: String,
+    /// Whether to delete it although hosts are connected to the node.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `drive.fail`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveFail {
+    /// Name of the group.
+    pub group: String,
+    /// Name of the member drive.
+    pub drive: String,
+    /// Whether to fail it although the group then loses data.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Size of a new virtual disk. In JSON a number of bytes, or `"all"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// This many bytes.
+    Bytes(u64),
+    /// The largest free extent of the group.
+    All,
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Bytes(bytes) => serializer.serialize_u64(*bytes),
+            Self::All => serializer.serialize_str("all"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+struct SizeVisitor;
+
+impl Visitor<'_> for SizeVisitor {
+    type Value = Size;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of bytes or \"all\"")
+    }
+
+    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
+        Ok(Size::Bytes(bytes))
+    }
+
+    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+        u64::try_from(bytes)
+            .map(Size::Bytes)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+        if text == "all" {
+            return Ok(Size::All);
+        }
+        Err(E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+/// The answer to one request. In JSON only the content, without the variant's name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To `node.show`.
+    Node(NodeStatus),
+    /// To `group.list`.
+    Groups(Vec<GroupStatus>),
+    /// To `group.show`, `group.create` and `drive.fail`: the group as it is afterwards.
+    Group(GroupStatus),
+    /// To `vdisk.list`.
+    Vdisks(Vec<VdiskStatus>),
+    /// To `vdisk.show` and `vdisk.create`.
+    Vdisk(VdiskStatus),
+    /// To `vdisk.delete`.
+    Deleted(Deleted),
+    /// To `drive.list`.
+    Drives(Vec<DriveStatus>),
+    /// To `drive.show`.
+    Drive(DriveStatus),
+    /// To `host.list`.
+    Hosts(Vec<HostStatus>),
+    /// To `latency.show`.
+    Latency(Vec<StageLatency>),
+    /// To `counters.show`.
+    Counters(Vec<CoreCounters>),
+    /// To `node.shutdown`.
+    Stopping(Stopping),
+}
+
+impl Reply {
+    /// Reads the result of `request` as a node sent it. Errs if it has not the shape of that method's result.
+    pub fn from_json(request: &Request, result: serde_json::Value) -> Result<Self, serde_json::Error> {
+        fn read<T: DeserializeOwned>(result: serde_json::Value) -> Result<T, serde_json::Error> {
+            serde_json::from_value(result)
+        }
+        Ok(match request {
+            Request::NodeShow => Self::Node(read(result)?),
+            Request::GroupList => Self::Groups(read(result)?),
+            Request::GroupShow(_) | Request::GroupCreate(_) | Request::DriveFail(_) => {
+                Self::Group(read(result)?)
+            }
+            Request::VdiskList => Self::Vdisks(read(result)?),
+            Request::VdiskShow(_) | Request::VdiskCreate(_) => Self::Vdisk(read(result)?),
+            Request::VdiskDelete(_) => Self::Deleted(read(result)?),
+            Request::DriveList => Self::Drives(read(result)?),
+            Request::DriveShow(_) => Self::Drive(read(result)?),
+            Request::HostList => Self::Hosts(read(result)?),
+            Request::Latency => Self::Latency(read(result)?),
+            Request::Counters => Self::Counters(read(result)?),
+            Request::Shutdown => Self::Stopping(read(result)?),
+        })
+    }
+}
+
+/// What a node is and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Name from the configuration.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// NVMe Qualified Name of its subsystem.
+    pub nqn: String,
+    /// Serial number that hosts see.
+    pub serial: String,
+    /// Process id.
+    pub pid: u32,
+    /// Time since the node began to serve, in milliseconds.
+    pub uptime_ms: u64,
+    /// Cores that run a reactor.
+    pub cores: u16,
+    /// How they wait: `busy`, `adaptive` or `interrupt`.
+    pub poll: String,
+    /// Where hosts may connect.
+    pub listen: Vec<ListenStatus>,
+    /// Redundancy groups.
+    pub groups: u32,
+    /// Virtual disks.
+    pub vdisks: u32,
+    /// Controllers that hosts have open.
+    pub controllers: u32,
+    /// What the node does differently than it would like to, a sentence each: no huge pages and the like.
+    pub notes: Vec<String>,
+}
+
+/// One address on which hosts may connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenStatus {
+    /// Address and port.
+    pub address: String,
+    /// Transport, `tcp`.
+    pub transport: String,
+    /// Whether only the discovery subsystem answers here.
+    pub discovery_only: bool,
+}
+
+/// Health of a redundancy group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupState {
+    /// All members are there and agree.
+    Healthy,
+    /// All members are there and check data is being computed anew.
+    Resyncing,
+    /// Redundancy is missing.
+    Degraded,
+    /// More members are lost than the level survives.
+    Failed,
+}
+
+impl GroupState {
+    /// The state as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Resyncing => "resyncing",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A redundancy group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// RAID level, `raid5`.
+    pub level: String,
+    /// Its health.
+    pub state: GroupState,
+    /// Version of its configuration on the drives.
+    pub generation: u64,
+    /// Size of a strip in KiB.
+    pub strip_kib: u32,
+    /// Logical block size in bytes.
+    pub block_bytes: u32,
+    /// User data that fits in, in bytes.
+    pub capacity_bytes: u64,
+    /// Part of it that no virtual disk uses, in bytes.
+    pub free_bytes: u64,
+    /// Stripe rows.
+    pub rows: u64,
+    /// Rows whose check data is known to be right, while the group resyncs. Equal to `rows` otherwise.
+    pub resync_done_rows: u64,
+    /// Its members, by index.
+    pub members: Vec<MemberStatus>,
+    /// Names of its virtual disks.
+    pub vdisks: Vec<String>,
+}
+
+/// State of a member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// Read and written.
+    Active,
+    /// Given up: its content is out of date.
+    Failed,
+    /// No configured drive carries it.
+    Missing,
+}
+
+impl MemberState {
+    /// The state as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its index in the group.
+    pub index: u8,
+    /// Name of the configured drive that carries it, if one does.
+    pub drive: Option<String>,
+    /// Its state.
+    pub state: MemberState,
+    /// Why it is not active, as a sentence.
+    pub reason: Option<String>,
+}
+
+/// A virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VdiskStatus {
+    /// Its name.
+    pub name: String,
+    /// Name of its group.
+    pub group: String,
+    /// Namespace identifier that hosts see.
+    pub nsid: u32,
+    /// Its size in bytes.
+    pub capacity_bytes: u64,
+    /// Logical block size in bytes.
+    pub block_bytes: u32,
+    /// UUID that hosts see.
+    pub uuid: String,
+    /// Namespace Globally Unique Identifier that hosts see, in hexadecimal.
+    pub nguid: String,
+    /// Health of its group: what hosts can expect of it.
+    pub state: GroupState,
+}
+
+/// What became of a deleted virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Its name.
+    pub vdisk: String,
+    /// Bytes that its group has back.
+    pub freed_bytes: u64,
+}
+
+/// What stores a drive's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriveKind {
+    /// A regular file.
+    File,
+    /// A block device.
+    Block,
+    /// Memory of the node; gone when it stops.
+    Memory,
+}
+
+impl DriveKind {
+    /// The kind as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Block => "block",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// What a drive is to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriveState {
+    /// Belongs to no group.
+    Free,
+    /// Holds something that is not ours.
+    Foreign,
+    /// Active member of a group.
+    Member,
+    /// Member that its group has given up.
+    Failed,
+    /// Could not be opened.
+    Missing,
+}
+
+impl DriveState {
+    /// The state as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Foreign => "foreign",
+            Self::Member => "member",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What stores its data.
+    pub kind: DriveKind,
+    /// Where it is, unless it is memory.
+    pub path: Option<String>,
+    /// What it is to the node.
+    pub state: DriveState,
+    /// Its size in bytes.
+    pub capacity_bytes: u64,
+    /// Logical block size in bytes.
+    pub block_bytes: u32,
+    /// Group that it belongs to.
+    pub group: Option<String>,
+    /// Its index there.
+    pub member_index: Option<u8>,
+    /// Commands carried out: reads.
+    pub reads: u64,
+    /// Commands carried out: writes.
+    pub writes: u64,
+    /// Commands that failed.
+    pub errors: u64,
+    /// Why it is failed, foreign or missing, as a sentence.
+    pub reason: Option<String>,
+}
+
+/// A controller that a host has open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Controller identifier (CNTLID).
+    pub cntlid: u16,
+    /// NVMe Qualified Name of the host.
+    pub host_nqn: String,
+    /// NVMe Qualified Name of the subsystem that it asked for.
+    pub subsystem_nqn: String,
+    /// Address and port of its admin queue's connection.
+    pub address: String,
+    /// I/O queues that it has connected.
+    pub io_queues: u16,
+    /// Keep Alive Timeout (KATO) in milliseconds, 0 for none.
+    pub keep_alive_ms: u32,
+    /// Time since it connected, in milliseconds.
+    pub connected_ms: u64,
+}
+
+/// Latency of one stage on one core, from an HDR histogram.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageLatency {
+    /// Core index.
+    pub core: u16,
+    /// Stage of a command, such as `read` or `drive-write`.
+    pub stage: String,
+    /// Values recorded.
+    pub count: u64,
+    /// Median in nanoseconds.
+    pub p50_ns: u64,
+    /// 99th percentile in nanoseconds.
+    pub p99_ns: u64,
+    /// 99.9th percentile in nanoseconds.
+    pub p999_ns: u64,
+    /// Largest value in nanoseconds.
+    pub max_ns: u64,
+}
+
+/// Counters of one core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreCounters {
+    /// Core index.
+    pub core: u16,
+    /// Value of each counter since the start; a name that ends in `_bytes` or `_ns` counts that.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Answer to `node.shutdown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Always true: the node has begun to stop.
+    pub stopping: bool,
+}
+
+/// Why a node did not carry out a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ManageError {
+    /// Kind of error: a constant of this type, or JSON-RPC's own from the reserved range.
+    pub code: i64,
+    /// What is wrong, as a sentence without its full stop.
+    pub message: String,
+    /// What to do about it; empty if there is nothing.
+    pub remedy: String,
+}
+
+impl ManageError {
+    /// What was named does not exist.
+    pub const NOT_FOUND: i64 = 1;
+    /// What was to be made exists.
+    pub const EXISTS: i64 = 2;
+    /// Refused to keep data safe; `force` may allow it.
+    pub const REFUSED: i64 = 3;
+    /// A parameter has a value that cannot work.
+    pub const INVALID: i64 = 4;
+    /// Not now: another change is under way, or the node is starting or stopping.
+    pub const BUSY: i64 = 5;
+    /// No room is left for it.
+    pub const NO_SPACE: i64 = 6;
+    /// A drive did not do what was needed.
+    pub const DRIVE: i64 = 7;
+
+    /// An error with its code, its sentence and what to do.
+    pub fn new(code: i64, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// No `kind` (`"group"`, `"vdisk"`, `"drive"`) has this name.
+    pub fn not_found(kind: &str, name: &str) -> Self {
+        Self::new(
+            Self::NOT_FOUND,
+            format!("there is no {kind} named \"{name}\""),
+            format!("see `braid {kind} list` for the names"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_is_bytes_or_all() {
+        assert_eq!(serde_json::to_string(&Size::All).unwrap(), "\"all\"");
+        assert_eq!(serde_json::from_str::<Size>("4096").unwrap(), Size::Bytes(4096));
+        assert_eq!(serde_json::from_str::<Size>("\"all\"").unwrap(), Size::All);
+        for bad in ["-1", "1.5", "\"some\"", "null", "[]"] {
+            let error = serde_json::from_str::<Size>(bad).unwrap_err();
+            assert!(
+                error.to_string().contains("a number of bytes or \"all\""),
+                "{bad}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn states_are_named_in_json_as_in_tables() {
+        for state in [
+            GroupState::Healthy,
+            GroupState::Resyncing,
+            GroupState::Degraded,
+            GroupState::Failed,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in [MemberState::Active, MemberState::Failed, MemberState::Missing] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for kind in [DriveKind::File, DriveKind::Block, DriveKind::Memory] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        let states = [
+            DriveState::Free,
+            DriveState::Foreign,
+            DriveState::Member,
+            DriveState::Failed,
+            DriveState::Missing,
+        ];
+        for state in states {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+
+    #[test]
+    fn reply_survives_json() {
+        let reply = Reply::Deleted(Deleted {
+            vdisk: "v0".into(),
+            freed_bytes: 4096,
+        });
+        let request = Request::VdiskDelete(VdiskDelete {
+            vdisk: "v0".into(),
+            force: false,
+        });
+        let value = serde_json::to_value(&reply).unwrap();
+        assert_eq!(value, serde_json::json!({"vdisk": "v0", "freed_bytes": 4096}));
+        assert_eq!(Reply::from_json(&request, value).unwrap(), reply);
+        assert!(Reply::from_json(&Request::NodeShow, serde_json::json!({})).is_err());
+    }
+}
