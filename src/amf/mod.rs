@@ -3,6 +3,10 @@
 //! Owns the meaning of a group: where a block lives, who may touch its row, which drive commands a
 //! host command becomes, and what happens when a member fails. Knows no host, socket or clock.
 
+pub mod engine;
+pub mod geometry;
+pub mod lock;
+
 /// A member drive of a redundancy group, `0..members`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberIndex(pub u8);

@@ -1,0 +1,246 @@
+//! The engine: turns the group commands of one core into drive commands, row by row.
+//!
+//! See [`Request`] for what comes in, [`Action`] for what goes out.
+
+use thiserror::Error;
+
+use super::geometry::Geometry;
+use super::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::drive::block::{GroupLba, MemberLba};
+
+/// A command in flight on this core, chosen by the caller: below `commands_max` and not in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u32);
+
+/// Names one drive command or comparison until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoTag(pub u32);
+
+/// What the group is asked to do. A command's data lies in its own buffer, from byte 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Read into the command's buffer.
+    Read {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks.
+        blocks: u32,
+    },
+    /// Write the command's buffer.
+    Write {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks.
+        blocks: u32,
+        /// Force unit access: on stable media before completion.
+        fua: bool,
+    },
+    /// Make the blocks read as zeroes.
+    Zero {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks; any length, since there is no buffer.
+        blocks: u64,
+        /// The drives may give the space back.
+        deallocate: bool,
+        /// Force unit access.
+        fua: bool,
+    },
+    /// Compare the command's buffer with the blocks.
+    Compare {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks.
+        blocks: u32,
+    },
+    /// Compare the command's buffer with the blocks and, if they are equal, write the buffer of the
+    /// command `write` there; nothing comes in between. Both complete, one right after the other.
+    CompareWrite {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks, inside one stripe row.
+        blocks: u32,
+        /// The command whose buffer is written.
+        write: CommandId,
+        /// Force unit access for the write.
+        fua: bool,
+    },
+    /// Make everything written so far durable on all live members.
+    Flush,
+    /// Make the row's parity match its data, for the resynchronisation after an unclean stop.
+    Resync {
+        /// The stripe row.
+        row: RowIndex,
+    },
+}
+
+/// Where bytes come from or go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the buffer of a command.
+    Command {
+        /// Whose buffer.
+        command: CommandId,
+        /// From its start.
+        offset_bytes: u32,
+    },
+    /// In the core's scratch region.
+    Scratch {
+        /// From its start.
+        offset_bytes: u32,
+    },
+    /// The runtime's region of zeroes, at least one strip long. Only a source.
+    Zeroes,
+}
+
+/// What the runtime does for the engine, in the order of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read from a member; answer with [`Engine::drive_done`].
+    DriveRead {
+        /// Comes back with the answer.
+        io: IoTag,
+        /// Which drive.
+        member: MemberIndex,
+        /// First block there.
+        lba: MemberLba,
+        /// Length in blocks.
+        blocks: u32,
+        /// Where the data goes.
+        into: Place,
+    },
+    /// Write to a member; answer with [`Engine::drive_done`].
+    DriveWrite {
+        /// Comes back with the answer.
+        io: IoTag,
+        /// Which drive.
+        member: MemberIndex,
+        /// First block there.
+        lba: MemberLba,
+        /// Length in blocks.
+        blocks: u32,
+        /// Where the data is.
+        from: Place,
+        /// On stable media before the answer.
+        fua: bool,
+    },
+    /// Make blocks of a member read as zeroes; answer with [`Engine::drive_done`].
+    DriveZero {
+        /// Comes back with the answer.
+        io: IoTag,
+        /// Which drive.
+        member: MemberIndex,
+        /// First block there.
+        lba: MemberLba,
+        /// Length in blocks, at most a strip.
+        blocks: u32,
+        /// The drive may give the space back, if it then reads as zeroes.
+        deallocate: bool,
+        /// On stable media before the answer.
+        fua: bool,
+    },
+    /// Make everything written so far durable; answer with [`Engine::drive_done`].
+    DriveFlush {
+        /// Comes back with the answer.
+        io: IoTag,
+        /// Which drive.
+        member: MemberIndex,
+    },
+    /// `into ^= from`, at once.
+    Xor {
+        /// Changed.
+        into: Place,
+        /// Read.
+        from: Place,
+        /// Length.
+        bytes: u32,
+    },
+    /// `into = from`, at once. The two do not overlap.
+    Copy {
+        /// Changed.
+        into: Place,
+        /// Read.
+        from: Place,
+        /// Length.
+        bytes: u32,
+    },
+    /// Compare two places; answer with [`Engine::compared`].
+    Compare {
+        /// Comes back with the answer.
+        io: IoTag,
+        /// One side: what the drives hold.
+        a: Place,
+        /// The other: what the host believes.
+        b: Place,
+        /// Length.
+        bytes: u32,
+    },
+    /// Call [`Engine::wake`] with this row on the engines of these cores.
+    WakeCores {
+        /// Bit `i` is core `i`; never this engine's own.
+        mask: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// A member did not do what it was asked. The group answers with a member set that calls it
+    /// failed, sooner or later: writes wait for that.
+    ReportFault {
+        /// Which drive.
+        member: MemberIndex,
+        /// What it said.
+        error: DriveError,
+    },
+    /// The command is over, its buffer is no longer touched and its id is free.
+    Complete {
+        /// Which command.
+        command: CommandId,
+        /// How it went.
+        result: Result<(), GroupError>,
+    },
+}
+
+/// Why a group command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum GroupError {
+    /// More members are lost than the group's level survives.
+    #[error("too many members are lost")]
+    TooManyMembersLost,
+    /// A lost strip could only be had from parity that may not match its data (PROTOCOL H27, H28).
+    #[error("a member is lost and parity is not trusted after an unclean stop")]
+    ParityNotTrusted,
+    /// The blocks differ from the command's buffer.
+    #[error("the blocks differ")]
+    CompareFailed,
+    /// The write was not carried out, because the comparison fused with it did not succeed.
+    #[error("the comparison did not succeed")]
+    FusedCompareFailed,
+    /// The command was aborted before it had any effect.
+    #[error("aborted")]
+    Aborted,
+    /// Longer than a command may be, or a fused pair that leaves its stripe row.
+    #[error("too long")]
+    TooLong,
+    /// The blocks are not all inside the group.
+    #[error("outside of the group")]
+    OutOfRange,
+}
+
+/// What an engine is made of.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The group's shape.
+    pub geometry: Geometry,
+    /// This core, below 16.
+    pub core: u16,
+    /// Shared by the engines of all cores for this group.
+    pub lock: std::sync::Arc<super::lock::LockTable>,
+    /// Command ids are below this.
+    pub commands_max: u32,
+    /// Most row operations at a time.
+    pub pieces_max: u32,
+    /// Size of the core's scratch region.
+    pub scratch_bytes: u32,
+    /// As of the last durable generation.
+    pub members: MemberSet,
+}

@@ -1,0 +1,298 @@
+//! The node's lock table for one redundancy group: which operation may touch which stripe row.
+//!
+//! Owns one atomic word per slot, shared by the node's cores; a row maps to one slot and a slot that
+//! is busy with another row is a conflict like any other, so memory is bounded by the slots and a row
+//! that nobody uses leaves its slot. It also owns the group's member set as all cores must see it:
+//! whoever takes a row's lock sees at least the members that its last holder worked with.
+//!
+//! Invariants: a writer is alone on its row, readers are together; a core that was told `Busy` is
+//! named in the word before it hears so, and is told when its turn has come; no core waits for more
+//! than one turn of each other core. Deliberately knows neither operations nor drives: a core keeps
+//! its own waiters, in order, and names itself in the word for all of them.
+
+mod word;
+
+use std::sync::Arc;
+
+use word::LockWord;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{MemberSet, RowIndex};
+
+/// Most cores that may share a table: one bit each in the word's waiting mask.
+pub const CORES_MAX: u16 = 16;
+
+/// Fewest slots of a table: the word's tag leaves out the 6 bits that the slot number says.
+const SLOTS_MIN: usize = 1 << 6;
+
+/// Most slots of a table: 128 MiB of words.
+const SLOTS_MAX: usize = 1 << 24;
+
+/// What an operation wants to do with the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Only look: any number at once.
+    Read,
+    /// Change: alone.
+    Write,
+}
+
+/// Cores that must be told to try again; bit `i` is core `i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a core that is not woken waits for ever"]
+pub struct WakeMask(pub u16);
+
+/// The outcome of an attempt to take a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Acquire {
+    /// The lock is held. The cores in `wake` may be able to join in and must be told.
+    Acquired {
+        /// Cores to tell.
+        wake: WakeMask,
+    },
+    /// Another holds it, or it is another core's turn. This core is named as waiting and will be told.
+    Busy,
+}
+
+/// The lock table of one group, shared by the node's cores.
+#[derive(Debug)]
+pub struct LockTable {
+    words: Box<[LockWord]>,
+    /// log2 of the number of slots.
+    slot_bits: u32,
+    members: MembersWord,
+}
+
+impl LockTable {
+    /// Makes a table of at least `slots` slots, rounded up to a power of two in `64..=2^24`; 8 bytes each.
+    ///
+    /// Four times the operations that may be in flight keeps chance conflicts rare.
+    pub fn new(slots: usize) -> Arc<Self> {
+        let slots = slots.clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
+        let words = (0..slots).map(|_| LockWord::new()).collect();
+        Arc::new(Self {
+            words,
+            slot_bits: slots.trailing_zeros(),
+            members: MembersWord::new(),
+        })
+    }
+
+    /// Number of slots, a power of two.
+    pub fn slots(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The slot of a row. Rows of one slot wait for each other.
+    ///
+    /// Panics if the row is 2^32 or more, which [`super::geometry::ROWS_MAX`] excludes.
+    pub fn slot(&self, row: RowIndex) -> u32 {
+        self.place(row).0
+    }
+
+    /// Tries to take the row's lock for `core`: one compare-and-swap when nobody is in the way.
+    ///
+    /// `Busy` has named the core as waiting, so that the wake-up cannot be lost. A core that has
+    /// waiters for a slot must not try for newcomers: it would take its own waiters' turn from them.
+    pub fn try_acquire(&self, row: RowIndex, mode: Mode, core: u16) -> Acquire {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].try_acquire(tag, mode, core)
+    }
+
+    /// Adds one more reader to a row that the calling core has just been granted for reading, for the
+    /// readers that waited right behind the first. False when the word can count no more of them.
+    pub fn join_read(&self, row: RowIndex) -> bool {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].join_read(tag)
+    }
+
+    /// Gives the row's lock back; the caller tells the cores in the answer.
+    ///
+    /// Panics if nobody holds it in this mode: that is a bug of ours.
+    pub fn release(&self, row: RowIndex, mode: Mode) -> WakeMask {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].release(tag, mode)
+    }
+
+    /// `core` has nobody waiting any more for the row's slot; its turn, if it has come, goes to the next.
+    pub fn withdraw(&self, row: RowIndex, core: u16) -> WakeMask {
+        self.words[self.slot(row) as usize].withdraw(core)
+    }
+
+    /// Whether nobody holds or awaits any lock.
+    pub fn is_idle(&self) -> bool {
+        self.words.iter().all(LockWord::is_idle)
+    }
+
+    /// Makes a durable member set known to all cores, unless they know a newer one.
+    pub fn publish(&self, members: MemberSet) {
+        self.members.publish(members);
+    }
+
+    /// Failed members and trust in parity, as the newest published set says.
+    ///
+    /// Whoever read it under a row's lock knows at least what the row's last writer knew: that writer
+    /// read it before it released the lock. This is what keeps a core that has not yet heard of a
+    /// failed member from reading the stale strip there (PROTOCOL H29).
+    #[inline]
+    pub fn members(&self) -> Members {
+        self.members.load()
+    }
+
+    /// Slot and tag of a row. The product with an odd number is a permutation of the 32-bit numbers
+    /// that spreads neighbours evenly; its upper bits are the slot and its lower 26 the tag, which
+    /// overlap or touch, so that the two name the row.
+    fn place(&self, row: RowIndex) -> (u32, u32) {
+        let row = u32::try_from(row.0).expect("geometry admits rows below 2^32 only");
+        // 2^32 divided by the golden ratio, odd.
+        let key = row.wrapping_mul(0x9E37_79B9);
+        (
+            key >> (u32::BITS - self.slot_bits),
+            (key & word::TAG_KEY_MASK) + 1,
+        )
+    }
+}
+
+/// The part of a member set that decides how a row is read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Bit `i` is set when member `i` has failed or is missing.
+    pub failed: u32,
+    /// Whether old parity may be built upon (PROTOCOL H27).
+    pub parity_trusted: bool,
+}
+
+/// The newest member set in one word: failed 63..32, parity trusted 31, generation modulo 2^31 30..0.
+#[derive(Debug)]
+struct MembersWord(AtomicU64);
+
+const GENERATION_MASK: u64 = (1 << 31) - 1;
+const PARITY_TRUSTED: u64 = 1 << 31;
+
+impl MembersWord {
+    fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    fn publish(&self, members: MemberSet) {
+        let trusted = if members.parity_trusted { PARITY_TRUSTED } else { 0 };
+        let new = u64::from(members.failed) << 32 | trusted | (members.generation & GENERATION_MASK);
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let ahead = new.wrapping_sub(old) & GENERATION_MASK;
+            // Zero is a table that was never told. Half of the circle ahead is newer, the rest is older.
+            if old != 0 && (ahead == 0 || ahead > GENERATION_MASK / 2) {
+                return;
+            }
+            match self
+                .0
+                .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    #[inline]
+    fn load(&self) -> Members {
+        let word = self.0.load(Ordering::Acquire);
+        let failed = u32::try_from(word >> 32).expect("the upper half of 64 bits is 32 bits");
+        Members {
+            failed,
+            parity_trusted: word & PARITY_TRUSTED != 0,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const ACQUIRED: Acquire = Acquire::Acquired { wake: WakeMask(0) };
+
+    /// No two rows share slot and tag, for the smallest and a larger table.
+    #[test]
+    fn slot_and_tag_name_the_row() {
+        for slots in [1, 64, 4096] {
+            let table = LockTable::new(slots);
+            let mut rows = BTreeMap::new();
+            for step in [1_u64, 64, 4096, 1 << 26] {
+                for row in (0..2000).map(|i| (i * step) % (1 << 32)) {
+                    let other = rows.insert(table.place(RowIndex(row)), row);
+                    assert!(
+                        other.is_none_or(|other| other == row),
+                        "rows {other:?} and {row} look alike"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbouring_rows_have_slots_of_their_own() {
+        let table = LockTable::new(1024);
+        let mut slots: Vec<u32> = (5000..5256).map(|row| table.slot(RowIndex(row))).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(
+            slots.len(),
+            256,
+            "a run of a quarter of the slots has no conflict"
+        );
+    }
+
+    #[test]
+    fn a_slot_busy_with_another_row_is_a_conflict() {
+        let table = LockTable::new(64);
+        let first = RowIndex(0);
+        let second = (1..)
+            .map(RowIndex)
+            .find(|row| table.slot(*row) == table.slot(first))
+            .expect("64 slots");
+        assert_eq!(table.try_acquire(first, Mode::Read, 0), ACQUIRED);
+        assert_eq!(table.try_acquire(second, Mode::Read, 1), Acquire::Busy);
+        assert_eq!(table.release(first, Mode::Read), WakeMask(0b10));
+        assert_eq!(table.try_acquire(second, Mode::Read, 1), ACQUIRED);
+        assert_eq!(table.release(second, Mode::Read), WakeMask(0));
+        assert!(table.is_idle(), "rows that nobody uses leave the table");
+    }
+
+    #[test]
+    fn an_older_member_set_never_replaces_a_newer_one() {
+        let table = LockTable::new(64);
+        let set = |generation, failed| MemberSet {
+            generation,
+            failed,
+            parity_trusted: true,
+        };
+        table.publish(set(7, 0b1));
+        table.publish(set(6, 0));
+        table.publish(set(7, 0));
+        assert_eq!(
+            table.members(),
+            Members {
+                failed: 0b1,
+                parity_trusted: true
+            }
+        );
+        table.publish(MemberSet {
+            generation: (1 << 31) + 8,
+            failed: 0b11,
+            parity_trusted: false,
+        });
+        assert_eq!(
+            table.members(),
+            Members {
+                failed: 0b11,
+                parity_trusted: false
+            }
+        );
+    }
+}
