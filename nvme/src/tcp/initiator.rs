@@ -1,1 +1,1 @@
-//! To be written.
+//! The host's end of an NVMe/TCP connection, as a pure machine.
