@@ -52,6 +52,8 @@ pub(super) mod field {
     pub const PFV: u32 = 8;
     /// HPDA of ICReq, CPDA of ICResp.
     pub const ALIGNMENT: u32 = 10;
+    /// DGST of ICReq and ICResp.
+    pub const DIGESTS: u32 = 11;
     /// MAXH2CDATA of ICResp.
     pub const MAX_H2C_BYTES: u32 = 12;
     /// CCCID of data PDUs and R2T.
@@ -62,6 +64,8 @@ pub(super) mod field {
     pub const OFFSET: u32 = 12;
     /// DATAL of data PDUs, R2TL of R2T.
     pub const LENGTH: u32 = 16;
+    /// Command identifier in the completion of a response capsule.
+    pub const RESPONSE_CID: u32 = 20;
 }
 
 /// PDU types.
@@ -306,7 +310,7 @@ impl CommonHeader {
         }
         // Our CPDA and HPDA are 0, so 4 bytes is the alignment that we ask for; more is harmless.
         let data_offset = u32::from(self.data_offset);
-        if data_offset < head_bytes || data_offset % 4 != 0 || data_offset > 128 {
+        if data_offset < head_bytes || data_offset % 4 != 0 {
             return Err(Fatal::field(field::PDO));
         }
         let trailer_bytes = if digest { 4 } else { 0 };
@@ -361,8 +365,8 @@ fn encode_common(
     if data_bytes > 0 {
         assert!(kind.has_data(), "data only follows headers that may have some");
         total_bytes = total_bytes.next_multiple_of((u32::from(alignment) + 1) * 4);
-        data_offset =
-            u8::try_from(total_bytes).expect("128 bytes hold the longest header with data, aligned");
+        data_offset = u8::try_from(total_bytes)
+            .expect("76 bytes rounded up to a multiple of at most 128 are below 256");
         total_bytes = total_bytes
             .checked_add(data_bytes)
             .expect("transfers are far below 4 GiB");
@@ -468,6 +472,15 @@ pub struct Termination {
     pub status: u16,
     /// FEI.
     pub information: u32,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The other end broke the protocol; a TermReq that says how is in the outbox.
+    Fatal(Fatal),
+    /// The other end has sent a TermReq.
+    Terminated(Termination),
 }
 
 /// An encoded H2CTermReq or C2HTermReq.
@@ -706,3 +719,6 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+#[cfg(test)]
+mod tests;

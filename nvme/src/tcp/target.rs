@@ -11,9 +11,9 @@
 
 use super::framer::{Frame, Framer};
 pub use super::outbox::{Outbox, Part, Slot};
+pub use super::pdu::CloseReason;
 use super::pdu::{
-    self, Body, DataHeader, Digests, Fatal, FatalStatus, IcReq, IcResp, Pdu, PduType, R2t, TermReq,
-    Termination, field,
+    self, Body, DataHeader, Digests, Fatal, FatalStatus, IcReq, IcResp, Pdu, PduType, R2t, TermReq, field,
 };
 use super::slots::{Slots, State};
 use crate::command::{CompletionEntry, Direction, Sgl, SubmissionEntry, admin_opcode};
@@ -70,15 +70,6 @@ pub struct Queue {
     pub admin: bool,
     /// When C2HData may say SUCCESS.
     pub success: Success,
-}
-
-/// Why a connection is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The host broke the protocol; a C2HTermReq that says how is in the outbox.
-    Fatal(Fatal),
-    /// The host has sent an H2CTermReq.
-    Terminated(Termination),
 }
 
 /// What came in.
