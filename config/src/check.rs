@@ -14,7 +14,7 @@ use crate::{
 /// Metadata at both ends of a member in MiB.
 const MEMBER_METADATA_MIB: u64 = 2;
 /// Largest transfers that a core's memory must hold at the least, so that a few hosts never starve.
-const TRANSFERS_MIN: u32 = 16;
+const TRANSFERS_MIN: u32 = 32;
 
 /// Puts the draft together. What it returns is meaningless once a problem was reported.
 pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
@@ -23,12 +23,13 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         reactor,
         subsystem,
         listeners,
+        listeners_missing,
         drives,
         groups,
         vdisks,
     } = draft;
     memory(&reactor, &subsystem, problems);
-    check_listeners(&listeners, problems);
+    check_listeners(&listeners, listeners_missing, problems);
     let drive_names = unique(
         "drive",
         drives.iter().map(|d| (d.value.name.as_str(), &d.at)),
@@ -47,7 +48,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         .collect();
     Config {
         node,
-        reactor,
+        reactor: reactor.value,
         subsystem,
         listeners: listeners.into_iter().map(|listen| listen.value).collect(),
         drives: drives.into_iter().map(|drive| drive.value).collect(),
@@ -57,26 +58,23 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     }
 }
 
-fn memory(reactor: &Reactor, subsystem: &Subsystem, problems: &mut Problems<'_>) {
+fn memory(reactor: &Placed<Reactor>, subsystem: &Subsystem, problems: &mut Problems<'_>) {
+    let Placed {
+        value: Reactor { memory_mib, .. },
+        at,
+    } = reactor;
     let needed_kib = subsystem.max_transfer_kib * TRANSFERS_MIN;
-    if reactor.memory_mib * 1024 < needed_kib {
+    if memory_mib * 1024 < needed_kib {
+        let transfer_kib = subsystem.max_transfer_kib;
         let what = format!(
-            "[reactor]: memory_mib = {} is too little for max_transfer_kib = {}",
-            reactor.memory_mib, subsystem.max_transfer_kib
+            "[reactor]: memory_mib = {memory_mib} is too little for max_transfer_kib = {transfer_kib}"
         );
-        problems.push(
-            &(0..0),
-            what,
-            format!("write at least {}", needed_kib.div_ceil(1024)),
-        );
+        problems.push(at, what, format!("write at least {}", needed_kib.div_ceil(1024)));
     }
 }
 
-fn check_listeners(listeners: &[Placed<Listen>], problems: &mut Problems<'_>) {
-    if !problems.is_empty() && listeners.is_empty() {
-        return; // Their sections may be what is wrong.
-    }
-    if listeners.iter().all(|listen| listen.value.discovery_only) {
+fn check_listeners(listeners: &[Placed<Listen>], listeners_missing: bool, problems: &mut Problems<'_>) {
+    if !listeners_missing && listeners.iter().all(|listen| listen.value.discovery_only) {
         let what = "no [[listen]] section lets hosts reach the subsystem";
         problems.push(&(0..0), what, "add [[listen]] with address = \"127.0.0.1:4420\"");
     }
@@ -192,9 +190,10 @@ fn resolve_groups(
     let mut groups = Vec::with_capacity(drafts.len());
     for Placed { value: draft, .. } in drafts {
         let title = format!("[[group]] {:?}", draft.name);
+        let drives_known = draft.drives.is_some(); // Otherwise that was reported.
         let listed = draft.drives.unwrap_or_default();
         let least = draft.level.drives_min();
-        if !draft.drives_at.is_empty() && !listed.is_empty() && listed.len() < least {
+        if drives_known && listed.len() < least {
             let what = format!("{title} has {} drives", listed.len());
             problems.push(
                 &draft.drives_at,
@@ -375,4 +374,273 @@ fn resolve_vdisk(draft: VdiskDraft<'_>, group_names: &BTreeMap<String, usize>) -
         size: draft.size,
         nsid,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{GROUP, LEAST, bad, good, refuses};
+
+    use super::*;
+
+    /// `GROUP` ends with line 14, so that what is added starts in line 15.
+    fn with(more: &str) -> String {
+        format!("{GROUP}{more}")
+    }
+
+    #[test]
+    fn a_node_without_listener_is_refused() {
+        refuses("", 1, &["no [[listen]] section", "add [[listen]]"]);
+        refuses(
+            &format!("{LEAST}discovery_only = true\n"),
+            1,
+            &["no [[listen]] section"],
+        );
+    }
+
+    #[test]
+    fn a_bad_listener_is_not_also_called_missing() {
+        assert_eq!(bad("[[listen]]\naddress = 1\n").len(), 1);
+    }
+
+    #[test]
+    fn listeners_that_cannot_be_bound_together_are_refused() {
+        let two =
+            |a: &str, b: &str| format!("[[listen]]\naddress = \"{a}\"\n[[listen]]\naddress = \"{b}\"\n");
+        refuses(
+            &two("127.0.0.1:4420", "127.0.0.1:4420"),
+            4,
+            &["taken by 127.0.0.1:4420 in line 2"],
+        );
+        refuses(
+            &two("0.0.0.0:4420", "127.0.0.1:4420"),
+            4,
+            &["taken by 0.0.0.0:4420"],
+        );
+        refuses(&two("[::1]:4420", "[0:0::1]:4420"), 4, &["taken by [::1]:4420"]);
+        good(&two("127.0.0.1:4420", "127.0.0.2:4420"));
+        good(&two("127.0.0.1:4420", "127.0.0.1:8009"));
+        good(&two("127.0.0.1:0", "127.0.0.1:0"));
+        good(&two("127.0.0.1:4420", "[::1]:4420"));
+    }
+
+    #[test]
+    fn names_are_unique_in_their_kind() {
+        refuses(
+            &with("[[drive]]\nname = \"d1\"\nmemory_mib = 8\n"),
+            16,
+            &["another drive \"d1\" in line 7"],
+        );
+        let drives = (3..6).map(|i| format!("[[drive]]\nname = \"d{i}\"\nmemory_mib = 8\n"));
+        let group = "[[group]]\nname = \"g0\"\ndrives = [\"d3\", \"d4\", \"d5\"]\n";
+        let text = with(&(drives.collect::<String>() + group));
+        refuses(&text, 25, &["another group \"g0\" in line 13"]);
+        let vdisk = "[[vdisk]]\nname = \"v\"\ngroup = \"g0\"\nsize_mib = 1\n";
+        refuses(&with(&vdisk.repeat(2)), 20, &["another vdisk \"v\" in line 16"]);
+        good(&with("[[vdisk]]\nname = \"g0\"\ngroup = \"g0\"\nsize_mib = 1\n"));
+    }
+
+    #[test]
+    fn one_file_under_two_spellings_is_found() {
+        for other in [
+            "a.img",
+            "./a.img",
+            "x/../a.img",
+            "/etc/braid/a.img",
+            "/etc//braid/./a.img",
+            "/../etc/braid/a.img",
+        ] {
+            let text = format!(
+                "{LEAST}[[drive]]\nname = \"d0\"\npath = \"a.img\"\n[[drive]]\nname = \"d1\"\npath = \"{other}\"\n"
+            );
+            refuses(&text, 7, &["\"d1\" has the same path as \"d0\" in line 4"]);
+        }
+        good(&format!(
+            "{LEAST}[[drive]]\nname=\"d0\"\npath=\"../a\"\n[[drive]]\nname=\"d1\"\npath=\"a\"\n"
+        ));
+    }
+
+    #[test]
+    fn paths_outside_any_folder_stay_apart() {
+        assert_eq!(plain(Path::new("../../a")), Path::new("../../a"));
+        assert_eq!(plain(Path::new("a/../../b")), Path::new("../b"));
+        assert_eq!(plain(Path::new("/../b")), Path::new("/b"));
+    }
+
+    #[test]
+    fn a_drive_is_neither_the_socket_nor_the_configuration() {
+        let socket = "[node]\nrpc_socket = \"s\"\n[[drive]]\nname = \"d\"\npath = \"./s\"\n";
+        refuses(&format!("{LEAST}{socket}"), 6, &["rpc_socket"]);
+        let own = "[[drive]]\nname = \"d\"\npath = \"node.toml\"\n";
+        refuses(&format!("{LEAST}{own}"), 4, &["this configuration file"]);
+    }
+
+    #[test]
+    fn unknown_drives_of_a_group_get_a_suggestion() {
+        let text = GROUP.replace("\"d2\"]", "\"D2\"]");
+        refuses(&text, 14, &["there is no drive \"D2\"", "did you mean \"d2\"?"]);
+        refuses(
+            &GROUP.replace("\"d2\"]", "\"spare\"]"),
+            14,
+            &["add [[drive]] with name = \"spare\""],
+        );
+    }
+
+    #[test]
+    fn a_drive_is_in_one_group_once() {
+        refuses(
+            &GROUP.replace("\"d2\"]", "\"d0\", \"d2\"]"),
+            14,
+            &["lists drive \"d0\" twice"],
+        );
+        let more = "[[drive]]\nname=\"d3\"\nmemory_mib=8\n[[drive]]\nname=\"d4\"\nmemory_mib=8\n\
+                    [[group]]\nname = \"g1\"\ndrives = [\"d3\", \"d4\", \"d1\"]\n";
+        refuses(
+            &with(more),
+            23,
+            &["drive \"d1\" is in group \"g0\" already (line 14)"],
+        );
+    }
+
+    #[test]
+    fn groups_have_enough_drives() {
+        refuses(
+            &GROUP.replace(", \"d2\"]", "]"),
+            14,
+            &["has 2 drives", "raid5 needs at least 3"],
+        );
+        refuses(
+            &GROUP.replace("[\"d0\", \"d1\", \"d2\"]", "[]"),
+            14,
+            &["has 0 drives"],
+        );
+        refuses(
+            &GROUP.replace("drives = [\"d0\", \"d1\", \"d2\"]\n", ""),
+            12,
+            &["has no drives"],
+        );
+    }
+
+    #[test]
+    fn groups_have_no_more_drives_than_a_superblock_lists() {
+        let names = |count: usize| (0..count).map(|i| format!("\"d{i}\",")).collect::<String>();
+        let drives: String = (0..33)
+            .map(|i| format!("[[drive]]\nname=\"d{i}\"\nmemory_mib=8\n"))
+            .collect();
+        let text = |count| {
+            format!(
+                "{LEAST}{drives}[[group]]\nname = \"g\"\ndrives = [{}]\n",
+                names(count)
+            )
+        };
+        assert_eq!(good(&text(32)).groups[0].drives.len(), 32);
+        refuses(&text(33), 104, &["33 entries", "at most 32"]);
+    }
+
+    #[test]
+    fn unused_drives_are_noted() {
+        let config = good(&with("[[drive]]\nname = \"d9\"\nmemory_mib = 8\n"));
+        assert_eq!(config.notes.len(), 1);
+        assert_eq!(
+            (config.notes[0].line, config.notes[0].text.as_str()),
+            (16, "drive \"d9\" is in no group")
+        );
+    }
+
+    #[test]
+    fn virtual_disks_name_a_group_that_exists() {
+        let of = |group: &str| {
+            with(&format!(
+                "[[vdisk]]\nname=\"v\"\ngroup = \"{group}\"\nsize_mib=1\n"
+            ))
+        };
+        assert_eq!(good(&of("g0")).vdisks[0].group, 0);
+        refuses(
+            &of("g00"),
+            17,
+            &["there is no group \"g00\"", "did you mean \"g0\"?"],
+        );
+        refuses(&of("pool"), 17, &["add [[group]] with name = \"pool\""]);
+        refuses(
+            &with("[[vdisk]]\nname = \"v\"\nsize_mib = 1\n"),
+            15,
+            &["has no group"],
+        );
+        refuses(
+            &with("[[vdisk]]\nname = \"v\"\ngroup = \"g0\"\n"),
+            15,
+            &["has no size_mib"],
+        );
+    }
+
+    #[test]
+    fn namespace_identifiers_are_unique_and_in_range() {
+        let of = |name: &str, nsid: u64| {
+            format!("[[vdisk]]\nname=\"{name}\"\ngroup=\"g0\"\nsize_mib=1\nnsid = {nsid}\n")
+        };
+        good(&with(&(of("a", 1) + &of("b", 1024))));
+        refuses(
+            &with(&(of("a", 7) + &of("b", 7))),
+            24,
+            &["nsid 7 belongs to \"a\" (line 19)"],
+        );
+        for nsid in [0, 1025, 0xffff_ffff] {
+            refuses(&with(&of("a", nsid)), 19, &["1..=1024"]);
+        }
+    }
+
+    #[test]
+    fn only_one_virtual_disk_takes_the_rest() {
+        let of = |name: &str| format!("[[vdisk]]\nname = \"{name}\"\ngroup = \"g0\"\nsize_mib = \"all\"\n");
+        assert_eq!(good(&with(&of("a"))).vdisks[0].size, VdiskSize::Rest);
+        refuses(
+            &with(&(of("a") + &of("b"))),
+            22,
+            &["\"a\" already takes \"all\" of group \"g0\""],
+        );
+        refuses(
+            &with(&of("a").replace("\"all\"", "\"most\"")),
+            18,
+            &["it may be \"all\""],
+        );
+        refuses(&with(&of("a").replace("\"all\"", "0")), 18, &["out of range"]);
+    }
+
+    #[test]
+    fn a_group_has_no_more_virtual_disks_than_a_superblock_lists() {
+        let of = |i: usize| format!("[[vdisk]]\nname = \"v{i}\"\ngroup = \"g0\"\nsize_mib = 1\n");
+        good(&with(&(0..32).map(of).collect::<String>()));
+        refuses(
+            &with(&(0..33).map(of).collect::<String>()),
+            15 + 32 * 4 + 1,
+            &["more than 32 virtual disks"],
+        );
+    }
+
+    #[test]
+    fn virtual_disks_fit_a_group_of_memory() {
+        let of = |name: &str, mib: u64| {
+            format!("[[vdisk]]\nname = \"{name}\"\ngroup = \"g0\"\nsize_mib = {mib}\n")
+        };
+        good(&with(&of("a", 124)));
+        refuses(
+            &with(&of("a", 125)),
+            18,
+            &["125 MiB are asked of group \"g0\", which has less than 125"],
+        );
+        refuses(&with(&(of("a", 100) + &of("b", 25))), 22, &["125 MiB are asked"]);
+    }
+
+    #[test]
+    fn memory_holds_several_of_the_largest_transfers() {
+        let text = format!("{LEAST}[reactor]\nmemory_mib = 16\n[subsystem]\nmax_transfer_kib = 1024\n");
+        refuses(
+            &text,
+            4,
+            &[
+                "memory_mib = 16 is too little for max_transfer_kib = 1024",
+                "at least 32",
+            ],
+        );
+        good(&text.replace("= 16\n", "= 32\n"));
+    }
 }

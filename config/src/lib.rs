@@ -363,3 +363,255 @@ fn default_serial(nqn: &Nqn) -> String {
         });
     format!("BR{hash:016X}")
 }
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{GROUP, LEAST, bad, good};
+    use super::*;
+
+    #[test]
+    fn the_example_is_accepted_and_says_what_it_shows() {
+        let config = good(Config::example());
+        assert_eq!(config.node, Node::named("node-a"));
+        assert_eq!(config.reactor.cores, Some(2));
+        let nqn = Nqn::parse("nqn.2026-01.io.braid:node-a").unwrap();
+        assert_eq!(
+            config.subsystem,
+            Subsystem::named(nqn),
+            "the example shows the defaults"
+        );
+        assert_eq!(config.listeners.len(), 2);
+        assert!(config.listeners[1].discovery_only);
+        assert_eq!(config.drives.len(), 3);
+        let backing = Backing::Path {
+            path: "/etc/braid/d0.img".into(),
+            size_mib: Some(256),
+        };
+        assert_eq!(config.drives[0].backing, backing);
+        assert_eq!(config.groups[0].drives, [0, 1, 2]);
+        assert!(config.groups[0].create && !config.groups[0].accept_dirty_degraded);
+        assert_eq!(
+            config.vdisks,
+            [Vdisk {
+                name: "v0".to_owned(),
+                group: 0,
+                size: VdiskSize::Mib(128),
+                nsid: Some(1)
+            }]
+        );
+        assert_eq!(config.notes, [], "an example gives no reason to wonder");
+    }
+
+    /// A line of the example that is a comment of the form `# key = value` is accepted in its place too.
+    #[test]
+    fn the_examples_commented_keys_are_accepted() {
+        let is_key = |line: &str| {
+            let bare = line.strip_prefix("# ").unwrap_or_default();
+            bare.starts_with("[[")
+                || bare.split_once(" = ").is_some_and(|(key, _)| {
+                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                })
+        };
+        let lines: Vec<&str> = Config::example().lines().collect();
+        let keys: Vec<usize> = (0..lines.len()).filter(|i| is_key(lines[*i])).collect();
+        assert!(keys.len() >= 11, "the example explains options: {keys:?}");
+        let uncommented = |chosen: &dyn Fn(usize) -> bool| -> String {
+            let line = |i: usize| if chosen(i) { &lines[i][2..] } else { lines[i] };
+            (0..lines.len()).map(|i| format!("{}\n", line(i))).collect()
+        };
+        // `hosts` stands there twice, so its line replaces the other one.
+        let hosts = keys
+            .iter()
+            .copied()
+            .find(|i| lines[*i].starts_with("# hosts"))
+            .unwrap();
+        let all = uncommented(&|i| keys.contains(&i) && i != hosts);
+        let config = good(&all);
+        assert_eq!(config.drives.len(), 4);
+        assert_eq!(config.reactor.cpus, Some(vec![0, 1]));
+        let listed = uncommented(&|i| i == hosts).replace("hosts = \"any\"\n", "");
+        assert!(matches!(good(&listed).subsystem.hosts, Hosts::List(list) if list.len() == 1));
+    }
+
+    #[test]
+    fn the_least_file_has_the_documented_defaults() {
+        let config = good(LEAST);
+        assert_eq!(
+            config.node,
+            Node {
+                name: "braid".to_owned(),
+                rpc_socket: None,
+                log: "info".to_owned()
+            }
+        );
+        let poll = Poll::Adaptive { spin_us: 50 };
+        assert_eq!(
+            config.reactor,
+            Reactor {
+                cores: None,
+                cpus: None,
+                poll,
+                memory_mib: 64
+            }
+        );
+        assert_eq!(config.subsystem.nqn.as_str(), "nqn.2026-01.io.braid:braid");
+        assert!(config.drives.is_empty() && config.groups.is_empty() && config.vdisks.is_empty());
+    }
+
+    #[test]
+    fn defaults_of_a_group_and_a_memory_drive() {
+        let config = good(GROUP);
+        let memory = MemoryDrive {
+            size_mib: 64,
+            delay_us: 0,
+            bandwidth_mib_s: None,
+            error_every: None,
+        };
+        assert_eq!(config.drives[0].backing, Backing::Memory(memory));
+        let group = &config.groups[0];
+        assert_eq!(
+            (group.level, group.strip_kib, group.block_bytes),
+            (Level::Raid5, 64, 4096)
+        );
+        assert!(
+            !group.create && !group.accept_dirty_degraded,
+            "nothing dangerous by default"
+        );
+    }
+
+    #[test]
+    fn core_count_follows_the_machine_unless_told() {
+        let mut reactor = Reactor::default();
+        assert_eq!([1, 2, 64].map(|cpus| reactor.core_count(cpus)), [1, 2, 2]);
+        reactor.cores = Some(5);
+        assert_eq!(reactor.core_count(1), 5);
+    }
+
+    #[test]
+    fn rpc_socket_default_depends_on_the_environment() {
+        let mut node = Node::named("n");
+        let run = Path::new("/run/user/7");
+        assert_eq!(
+            node.rpc_socket_or_default(Some(run), 7),
+            Path::new("/run/user/7/braid/n.sock")
+        );
+        assert_eq!(
+            node.rpc_socket_or_default(None, 7),
+            Path::new("/tmp/braid-7/n.sock")
+        );
+        node.rpc_socket = Some("/x".into());
+        assert_eq!(node.rpc_socket_or_default(Some(run), 7), Path::new("/x"));
+    }
+
+    #[test]
+    fn default_serial_is_stable_and_differs_by_nqn() {
+        let serial = |name: &str| default_serial(&Nqn::parse(name).unwrap());
+        assert_eq!(serial("nqn.2026-01.io.braid:a"), serial("nqn.2026-01.io.braid:a"));
+        assert_ne!(serial("nqn.2026-01.io.braid:a"), serial("nqn.2026-01.io.braid:b"));
+        assert_eq!(serial("nqn.2026-01.io.braid:a").len(), 18);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_in_the_files_order() {
+        let text = "[node]\nname = 7\nlgo = \"info\"\n[reactor]\ncores = 0\npoll = \"bussy\"\n\
+                    [[drive]]\nname = \"d0\"\n[[group]]\nname = \"g\"\ndrives = [\"dO\"]\n";
+        let lines: Vec<usize> = bad(text).iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [1, 2, 3, 5, 6, 7, 11, 11], "{:#?}", bad(text));
+    }
+
+    #[test]
+    fn syntax_errors_are_reported_with_their_places() {
+        let problems = bad("[node]\nname = \n[reactor\n");
+        assert!(problems.len() >= 2 && problems[0].line == 2, "{problems:#?}");
+        assert!(problems[0].what.starts_with("this is not TOML"));
+    }
+
+    #[test]
+    fn a_key_given_twice_is_reported_where_it_comes_again() {
+        let (line, column, message) = testing::only("[node]\nname = \"a\"\nname = \"b\"\n");
+        assert_eq!((line, column), (3, 1), "{message}");
+        assert!(message.contains("duplicate"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_even_parsed() {
+        let (_, _, message) = testing::only(&" ".repeat(TEXT_BYTES_MAX + 1));
+        assert!(message.contains("1048576"), "{message}");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_does_not_overflow_the_stack() {
+        for open in ["[", "{a=", "a."] {
+            bad(&format!("x = {}", open.repeat(100_000)));
+            bad(&open.repeat(100_000));
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_unknown_keys_are_counted_not_worded() {
+        let text: String = (0..100_000).map(|i| format!("k{i}=1\n")).collect();
+        let problems = bad(&text);
+        assert_eq!(problems.len(), PROBLEMS_MAX + 1);
+        assert!(
+            problems[PROBLEMS_MAX].what.contains("99901 more"),
+            "{}",
+            problems[PROBLEMS_MAX].what
+        );
+    }
+
+    /// Goal: no text makes the parser panic or point outside the file.
+    /// Method: the example with seeded cuts, doublings and changed bytes.
+    #[test]
+    fn mutated_examples_never_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % u64::try_from(below).unwrap()).unwrap()
+        };
+        let tokens = [
+            "[[",
+            "]]",
+            "\"",
+            "=",
+            "\n",
+            "-",
+            "0x",
+            "9".repeat(30).as_str(),
+            "ü",
+            "{",
+            "#",
+            "'''",
+        ]
+        .map(str::to_owned);
+        let mut refused = 0;
+        for _ in 0..3000 {
+            let mut bytes = Config::example().as_bytes().to_vec();
+            for _ in 0..=random(4) {
+                let (at, length) = (random(bytes.len()), random(40));
+                let end = (at + length).min(bytes.len());
+                match random(3) {
+                    0 => drop(bytes.drain(at..end)),
+                    1 => drop(bytes.splice(at..at, tokens[random(tokens.len())].bytes())),
+                    _ => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            if let Err(problems) = parse(&text, Path::new("node.toml")) {
+                refused += 1;
+                assert!(!problems.is_empty());
+                let lines = text.split('\n').count();
+                assert!(
+                    problems
+                        .iter()
+                        .all(|p| (1..=lines).contains(&p.line) && p.column >= 1)
+                );
+            }
+        }
+        assert!(refused > 500, "the mutations bite: {refused}");
+    }
+}

@@ -44,6 +44,8 @@ pub struct Note {
 pub(crate) struct Problems<'a> {
     file: &'a Path,
     text: &'a str,
+    /// Byte offset at which each line starts, so that a place is found without reading the text again.
+    line_starts: Vec<usize>,
     list: Vec<(usize, Problem)>,
     notes: Vec<Note>,
     dropped: usize,
@@ -51,9 +53,13 @@ pub(crate) struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
         Self {
             file,
             text,
+            line_starts,
             list: Vec::new(),
             notes: Vec::new(),
             dropped: 0,
@@ -62,7 +68,7 @@ impl<'a> Problems<'a> {
 
     /// Adds one problem at a byte range of the text.
     pub(crate) fn push(&mut self, at: &Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
-        if self.list.len() >= PROBLEMS_MAX {
+        if self.is_full() {
             self.dropped += 1;
             return;
         }
@@ -100,6 +106,11 @@ impl<'a> Problems<'a> {
         self.list.is_empty()
     }
 
+    /// Whether further problems are only counted, so that nobody needs to word them well.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= PROBLEMS_MAX
+    }
+
     pub(crate) fn file(&self) -> &'a Path {
         self.file
     }
@@ -131,10 +142,9 @@ impl<'a> Problems<'a> {
         while !self.text.is_char_boundary(end) {
             end -= 1; // Ends at 0 at the latest, which is a boundary.
         }
-        let before = &self.text[..end];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let line = self.line_starts.partition_point(|start| *start <= end);
+        let line_start = self.line_starts[line - 1]; // The first line starts at 0, so `line` is at least 1.
+        (line, self.text[line_start..end].chars().count() + 1)
     }
 }
 

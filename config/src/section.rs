@@ -286,7 +286,12 @@ impl<'a, 'i> Section<'a, 'i> {
             if self.known.contains(&name) {
                 continue;
             }
-            let remedy = match nearest(name, self.known.iter().copied()) {
+            let known = if problems.is_full() {
+                None
+            } else {
+                nearest(name, self.known.iter().copied())
+            };
+            let remedy = match known {
                 Some(known) => format!("did you mean {known}?"),
                 None => format!("remove it; the keys here are {}", self.known.join(", ")),
             };

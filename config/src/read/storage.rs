@@ -1,0 +1,277 @@
+//! What the node stores on: drives, groups and virtual disks.
+
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::field::{name, path, power_of_two};
+use super::{GroupDraft, Placed, VdiskDraft};
+use crate::problem::Problems;
+use crate::section::{Found, Section};
+use crate::{Backing, Drive, GROUP_DRIVES_MAX, Level, MemoryDrive, VdiskSize};
+
+/// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
+const DRIVE_MIB_MIN: u64 = 8;
+/// Largest drive that may be made in MiB: 16 TiB.
+const DRIVE_MIB_MAX: u64 = 1 << 24;
+/// Largest namespace identifier: keeps the active namespace list in one page.
+const NSID_MAX: u32 = 1024;
+
+pub(crate) fn drive(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -> Option<Placed<Drive>> {
+    let (name, at) = name(&mut section, "drive", "d0", problems);
+    let path_found = section.text("path", problems);
+    let size_mib = section.number("size_mib", DRIVE_MIB_MIN..=DRIVE_MIB_MAX, problems);
+    let memory_mib = section.number("memory_mib", DRIVE_MIB_MIN..=DRIVE_MIB_MAX, problems);
+    let delay_us = section.number("delay_us", 0..=10_000_000, problems);
+    let bandwidth_mib_s = section.number("bandwidth_mib_s", 1..=u32::MAX, problems);
+    let error_every = section.number("error_every", 1..=u32::MAX, problems);
+    let mut belongs = |key: &str, place: Option<Range<usize>>, to: &str| {
+        if let Some(place) = place {
+            let what = format!("{}: {key} belongs to drives with {to}", section.title());
+            problems.push(&place, what, format!("remove {key}, or set {to}"));
+        }
+    };
+    if memory_mib.is_absent() {
+        belongs("delay_us", delay_us.place(), "memory_mib");
+        belongs("bandwidth_mib_s", bandwidth_mib_s.place(), "memory_mib");
+        belongs("error_every", error_every.place(), "memory_mib");
+    } else {
+        belongs(
+            "path",
+            path_found.place(),
+            "a file or block device, this one has memory_mib",
+        );
+        belongs("size_mib", size_mib.place(), "path");
+    }
+    let backing = match (path_found, memory_mib) {
+        (Found::Value(text, at), Found::Absent) => {
+            path(text, &at, &section, "path", problems).map(|path| Backing::Path {
+                path,
+                size_mib: size_mib.some(),
+            })
+        }
+        (_, Found::Value(size_mib, _)) => Some(Backing::Memory(MemoryDrive {
+            size_mib,
+            delay_us: delay_us.or(0),
+            bandwidth_mib_s: bandwidth_mib_s.some().and_then(NonZeroU32::new),
+            error_every: error_every.some().and_then(NonZeroU32::new),
+        })),
+        (Found::Absent, Found::Absent) => {
+            section.missing(
+                "path",
+                "path = \"d0.img\" (a file or block device) or memory_mib = 256",
+                problems,
+            );
+            None
+        }
+        (_, Found::Wrong) | (Found::Wrong, Found::Absent) => None,
+    };
+    section.finish(problems);
+    // A drive whose backing is wrong is reported; it keeps its name, so that groups still find it.
+    let backing = backing.unwrap_or(Backing::Path {
+        path: PathBuf::new(),
+        size_mib: None,
+    });
+    Some(Placed {
+        value: Drive {
+            name: name?.to_owned(),
+            backing,
+        },
+        at,
+    })
+}
+
+pub(crate) fn group<'a>(
+    mut section: Section<'a, '_>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed<GroupDraft<'a>>> {
+    let (name, at) = name(&mut section, "group", "g0", problems);
+    let level = section
+        .choice("level", &[(Level::Raid5.name(), Level::Raid5)], problems)
+        .or(Level::Raid5);
+    let strip = section.number("strip_kib", 4..=1024, problems);
+    let strip_kib = power_of_two(strip, "strip_kib", &section, problems).or(64);
+    let block = section.number("block_bytes", 512..=4096, problems);
+    if let Found::Value(bytes, at) = &block
+        && ![512, 4096].contains(bytes)
+    {
+        let what = format!("{}: block_bytes = {bytes} is no block size", section.title());
+        problems.push(at, what, "write 512 or 4096");
+    }
+    let drives = section.texts("drives", GROUP_DRIVES_MAX, problems);
+    if drives.is_absent() {
+        section.missing("drives", "drives = [\"d0\", \"d1\", \"d2\"]", problems);
+    }
+    let create = section.flag("create", problems).or(false);
+    let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
+    let drives_at = drives.place().unwrap_or(section.at().clone());
+    section.finish(problems);
+    let value = GroupDraft {
+        name: name?,
+        level,
+        strip_kib,
+        block_bytes: block.or(4096),
+        drives: drives.some(),
+        drives_at,
+        create,
+        accept_dirty_degraded,
+    };
+    Some(Placed { value, at })
+}
+
+pub(crate) fn vdisk<'a>(
+    mut section: Section<'a, '_>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed<VdiskDraft<'a>>> {
+    let (name, at) = name(&mut section, "vdisk", "v0", problems);
+    let group = section.text("group", problems);
+    if group.is_absent() {
+        section.missing("group", "group = \"g0\"", problems);
+    }
+    let group = match group {
+        Found::Value(group, at) => Some((group, at)),
+        Found::Absent | Found::Wrong => None,
+    };
+    let size = match section.peek("size_mib").map(Spanned::get_ref) {
+        Some(DeValue::String(_)) => section.choice("size_mib", &[("all", VdiskSize::Rest)], problems),
+        Some(
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_),
+        )
+        | None => section
+            .number("size_mib", 1..=1 << 40, problems)
+            .map(VdiskSize::Mib),
+    };
+    if size.is_absent() {
+        section.missing("size_mib", "size_mib = 128 or size_mib = \"all\"", problems);
+    }
+    let size_at = size.place().unwrap_or(section.at().clone());
+    let nsid = match section.number("nsid", 1..=NSID_MAX, problems) {
+        Found::Value(nsid, at) => Some((nsid, at)),
+        Found::Absent | Found::Wrong => None,
+    };
+    section.finish(problems);
+    // A size that is wrong was reported; 1 MiB stands for it.
+    let size = size.or(VdiskSize::Mib(1));
+    Some(Placed {
+        value: VdiskDraft {
+            name: name?,
+            group,
+            size,
+            size_at,
+            nsid,
+        },
+        at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::testing::{LEAST, good, refuses};
+
+    use super::*;
+
+    /// `LEAST` and a section after it; the section's first key stands in line 4.
+    fn with(section: &str) -> String {
+        format!("{LEAST}{section}")
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_files_folder() {
+        let config = good(&with(
+            "[node]\nrpc_socket = \"run/n.sock\"\n[[drive]]\nname=\"d\"\npath=\"d.img\"\n",
+        ));
+        assert_eq!(
+            config.node.rpc_socket.as_deref(),
+            Some(Path::new("/etc/braid/run/n.sock"))
+        );
+        let path = "/etc/braid/d.img".into();
+        assert_eq!(config.drives[0].backing, Backing::Path { path, size_mib: None });
+        refuses(
+            &with("[[drive]]\nname = \"d\"\npath = \"\"\n"),
+            5,
+            &["is no path"],
+        );
+        refuses(
+            &with("[[drive]]\nname = \"d\"\npath = \"a\\u0000\"\n"),
+            5,
+            &["is no path"],
+        );
+    }
+
+    #[test]
+    fn a_drive_is_a_path_or_memory_and_not_both() {
+        refuses(
+            &with("[[drive]]\nname = \"d\"\n"),
+            3,
+            &["[[drive]] \"d\" has no path", "memory_mib"],
+        );
+        refuses(
+            &with("[[drive]]\nname = \"d\"\nmemory_mib = 8\npath = \"a\"\n"),
+            6,
+            &["path belongs to drives"],
+        );
+        refuses(
+            &with("[[drive]]\nname = \"d\"\nmemory_mib = 8\nsize_mib = 9\n"),
+            6,
+            &["size_mib belongs"],
+        );
+        for key in ["delay_us", "bandwidth_mib_s", "error_every"] {
+            let text = with(&format!("[[drive]]\nname = \"d\"\npath = \"a\"\n{key} = 1\n"));
+            refuses(&text, 6, &[key, "memory_mib"]);
+        }
+    }
+
+    #[test]
+    fn drives_too_small_for_their_metadata_are_refused() {
+        refuses(
+            &with("[[drive]]\nname = \"d\"\nmemory_mib = 7\n"),
+            5,
+            &["8..=16777216"],
+        );
+        refuses(
+            &with("[[drive]]\nname = \"d\"\npath = \"a\"\nsize_mib = 7\n"),
+            6,
+            &["8..=16777216"],
+        );
+        good(&with("[[drive]]\nname = \"d\"\nmemory_mib = 8\n"));
+    }
+
+    #[test]
+    fn memory_drive_options() {
+        let text =
+            "[[drive]]\nname=\"d\"\nmemory_mib=8\ndelay_us=80\nbandwidth_mib_s=3000\nerror_every=1000\n";
+        let memory = MemoryDrive {
+            size_mib: 8,
+            delay_us: 80,
+            bandwidth_mib_s: NonZeroU32::new(3000),
+            error_every: NonZeroU32::new(1000),
+        };
+        assert_eq!(good(&with(text)).drives[0].backing, Backing::Memory(memory));
+        refuses(
+            &with("[[drive]]\nname=\"d\"\nmemory_mib=8\nerror_every=0\n"),
+            6,
+            &["out of range"],
+        );
+    }
+
+    #[test]
+    fn group_numbers_are_checked() {
+        let group = |line: &str| format!("{}{line}\n", crate::testing::GROUP);
+        refuses(&group("strip_kib = 48"), 15, &["no power of two", "32 or 64"]);
+        refuses(&group("strip_kib = 2048"), 15, &["4..=1024"]);
+        refuses(&group("block_bytes = 1024"), 15, &["512 or 4096"]);
+        refuses(&group("level = \"raid6\""), 15, &["did you mean \"raid5\"?"]);
+        refuses(&group("create = \"yes\""), 15, &["true or false"]);
+        assert_eq!(good(&group("block_bytes = 512")).groups[0].block_bytes, 512);
+    }
+}
