@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod geometry;
 pub mod lock;
+pub mod row;
 
 /// A member drive of a redundancy group, `0..members`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
