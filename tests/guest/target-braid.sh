@@ -1,0 +1,156 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# `run` and this file share variables.
+# The target as the host side drives it: two Braid nodes on this machine's loopback. Sourced by `run`.
+# Every function ends with 0, or says why not on stdout and ends with 1.
+
+# Appends one group of RAID-5 with its drives and virtual disks to a configuration:
+# group NAME BLOCK-BYTES DRIVE-LINES VDISK... -- DRIVE...     VDISK is NSID:MIB
+group() {
+  local name=$1 block=$2 backing=$3 vdisks=() names v d
+  shift 3
+  while [ "$1" != -- ]; do vdisks+=("$1"); shift; done
+  shift
+  for d in "$@"; do
+    printf '[[drive]]\nname = "%s"\n' "$d"
+    # shellcheck disable=SC2059 # The format is a literal of ours, with or without a place for the name.
+    printf "$backing\n" "$d"
+  done
+  names=$(printf ', "%s"' "$@")
+  printf '[[group]]\nname = "%s"\nlevel = "raid5"\nstrip_kib = 64\nblock_bytes = %s\ndrives = [%s]\ncreate = true\n' \
+    "$name" "$block" "${names:2}"
+  for v in "${vdisks[@]}"; do
+    printf '[[vdisk]]\nname = "v%s"\ngroup = "%s"\nsize_mib = %s\nnsid = %s\n' "${v%:*}" "$name" "${v#*:}" "${v%:*}"
+  done
+}
+
+# One node serves any host from two groups; the other holds a list of hosts that has one entry.
+target_configure() {
+  ADVERTISED=10.0.2.2 DISCOVERY_SHOWS=$PORT
+  {
+    cat <<TOML
+[node]
+name = "node-a"
+rpc_socket = "node-a.sock"
+[reactor]
+cores = 2
+poll = "adaptive"
+[subsystem]
+nqn = "$NQN"
+serial = "GUEST0001"
+model = "Braid"
+hosts = "any"
+max_transfer_kib = 256
+in_capsule_kib = 8
+[[listen]]
+address = "127.0.0.1:$PORT"
+advertise = "$ADVERTISED"
+[[listen]]
+address = "127.0.0.1:$DISCOVERY_PORT"
+advertise = "$ADVERTISED"
+discovery_only = true
+TOML
+    group g0 4096 'path = "%s.img"\nsize_mib = 128' 1:$((NS1_BYTES >> 20)) -- d0 d1 d2 d3
+    group g1 512 'path = "%s.img"\nsize_mib = 128' 2:$((NS2_BYTES >> 20)) 3:64 -- e0 e1 e2
+  } >"$work/node-a.toml"
+  {
+    cat <<TOML
+[node]
+name = "node-b"
+rpc_socket = "node-b.sock"
+[reactor]
+cores = 1
+poll = "adaptive"
+[subsystem]
+nqn = "$GUARDED_NQN"
+serial = "GUEST0002"
+hosts = ["$ALLOWED_HOST"]
+[[listen]]
+address = "127.0.0.1:$GUARDED_PORT"
+advertise = "$ADVERTISED"
+TOML
+    group g0 4096 'memory_mib = 32' 1:16 -- m0 m1 m2
+  } >"$work/node-b.toml"
+}
+
+declare -A node_pid=()
+
+times_ready() { grep -c "braid node $1 is ready" "$work/$1.log" || true; }
+
+node_start() { # node_start NAME
+  local log=$work/$1.log limit=$((SECONDS + 30)) before
+  : >>"$log"
+  before=$(times_ready "$1")
+  "$braid" node --config "$work/$1.toml" >>"$log" 2>&1 &
+  node_pid[$1]=$!
+  until [ "$(times_ready "$1")" -gt "$before" ]; do
+    kill -0 "${node_pid[$1]}" 2>/dev/null || { echo "$1 ended at start: $(tail -n 1 "$log")"; return 1; }
+    [ $SECONDS -lt $limit ] || { echo "$1 is not ready after 30 s: $(tail -n 1 "$log")"; return 1; }
+    sleep 0.1
+  done
+}
+
+node_stop() { # node_stop NAME: SIGTERM, then exit code 0 within 15 s.
+  local pid=${node_pid[$1]} limit=$((SECONDS + 15)) rc=0
+  kill -TERM "$pid" 2>/dev/null || { wait "$pid" || rc=$?; echo "$1 was gone already, exit code $rc"; return 1; }
+  while kill -0 "$pid" 2>/dev/null; do
+    if [ $SECONDS -ge $limit ]; then
+      kill -KILL "$pid"
+      wait "$pid" 2>/dev/null
+      echo "$1 still ran 15 s after SIGTERM"
+      return 1
+    fi
+    sleep 0.1
+  done
+  wait "$pid" || rc=$?
+  [ $rc = 0 ] || { echo "$1 ended with exit code $rc on SIGTERM: $(tail -n 1 "$work/$1.log")"; return 1; }
+}
+
+target_start() { node_start node-a && node_start node-b; }
+target_restart() { node_stop node-a && node_start node-a; }
+target_stop() { node_stop node-a && node_stop node-b; }
+
+target_alive() {
+  local name
+  for name in node-a node-b; do
+    kill -0 "${node_pid[$name]}" 2>/dev/null || { echo "$name has died: $(tail -n 1 "$work/$name.log")"; return 1; }
+  done
+}
+
+target_fail_drive() { # target_fail_drive GROUP DRIVE
+  "$braid" drive fail --socket "$work/node-a.sock" --group "$1" --drive "$2"
+}
+
+target_is_degraded() { # target_is_degraded GROUP: as the group says about itself.
+  local shown
+  shown=$("$braid" group show --socket "$work/node-a.sock" --group "$1" --json 2>&1 | tr -d ' \n')
+  grep -q '"state":"degraded"' <<<"$shown" || { echo "group $1 is not degraded: $shown"; return 1; }
+}
+
+# Open descriptors of the serving node: sockets, rings and files.
+target_descriptors() { find "/proc/${node_pid[node-a]}/fd" -mindepth 1 | wc -l; }
+
+descriptors_are_back_at() { # descriptors_are_back_at COUNT
+  local limit=$((SECONDS + 20))
+  until [ "$(target_descriptors)" -le "$1" ]; do
+    [ $SECONDS -lt $limit ] || { echo "$(target_descriptors) open descriptors, $1 before the first host came"; return 1; }
+    sleep 0.5
+  done
+}
+
+cpu_ticks() { awk '{ print $14 + $15 }' "/proc/${node_pid[node-a]}/stat"; }
+
+idle_node_rests() { # Under 5 % of a processor in three seconds without a host.
+  local before used
+  before=$(cpu_ticks)
+  sleep 3 # The measured span itself.
+  used=$(($(cpu_ticks) - before))
+  [ $used -lt $((3 * $(getconf CLK_TCK) / 20)) ] || { echo "$used ticks of $(getconf CLK_TCK) Hz in 3 s"; return 1; }
+}
+
+target_log_is_clean() {
+  ! grep -him1 -e panic -e assertion "$work"/node-?.log
+}
+
+target_reports_expiry() {
+  grep -Eiq 'keep.?alive' "$work/node-a.log" || { echo "node-a's log has no line about a keep-alive"; return 1; }
+}
