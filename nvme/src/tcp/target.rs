@@ -625,3 +625,6 @@ struct Plan {
     direction: Direction,
     transfer_bytes: u32,
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,11 +235,7 @@ fn each_wrong_field_is_named_by_its_offset() {
         );
     }
     let command = &headers[5];
-    for (data_offset, why) in [
-        (0, "within the header"),
-        (73, "not aligned"),
-        (132, "past the most"),
-    ] {
+    for (data_offset, why) in [(0, "within the header"), (73, "not aligned")] {
         assert_eq!(
             patched(command, 3, data_offset, plain),
             Some(Fatal::field(3)),
