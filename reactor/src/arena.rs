@@ -1,0 +1,323 @@
+//! The DMA memory of one core: one mapping, registered with the ring, handed out as [`Span`]s.
+//!
+//! Why the safe interface is sound although the kernel writes into the same mapping:
+//! - a [`Span`] is two numbers. No reference into the arena outlives the call that makes it (`with_bytes` lends one to a
+//!   closure), and methods that change memory take `&mut self`, so Rust code never aliases itself;
+//! - the kernel reads and writes only spans that were lent to it. While it may write a page, the page is counted in
+//!   `kernel_writes`, and making a reference to any byte of such a page panics; `free` panics while anything is lent;
+//! - the mapping is dropped after the ring, when nothing is in flight.
+
+mod buddy;
+
+use std::io;
+
+use crate::memory::{HUGE_PAGE_BYTES, Mapping, Pages};
+use crate::xor::Kernels;
+use buddy::Buddy;
+
+/// The unit of allocation and of lending.
+pub const PAGE_BYTES: u32 = 4096;
+
+/// A range of bytes in one core's arena: the address that I/O is asked for with.
+///
+/// It is plain data and `Copy`; whoever called [`Arena::alloc`] sees to it that it is freed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    offset: u32,
+    bytes: u32,
+}
+
+impl Span {
+    /// Bytes from the start of the arena.
+    pub fn offset(self) -> u32 {
+        self.offset
+    }
+
+    /// Length in bytes, not zero.
+    pub fn bytes(self) -> u32 {
+        self.bytes
+    }
+
+    /// `bytes` bytes of this span from `at`. Panics unless they lie inside and are at least one.
+    #[must_use]
+    pub fn part(self, at: u32, bytes: u32) -> Self {
+        assert!(bytes > 0, "an empty span names nothing");
+        assert!(at <= self.bytes, "the part starts inside");
+        assert!(bytes <= self.bytes - at, "the part ends inside");
+        Self {
+            offset: self.offset + at,
+            bytes,
+        }
+    }
+
+    pub(crate) fn end(self) -> u32 {
+        self.offset + self.bytes
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.offset < other.end() && other.offset < self.end()
+    }
+}
+
+/// What the kernel does with a span while it is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lending {
+    /// It reads: the memory may be looked at meanwhile.
+    ToRead,
+    /// It writes.
+    ToWrite,
+}
+
+/// The DMA memory of one core, with a buddy allocator over it.
+///
+/// Every method panics when a span is not allocated as a whole: spans are made by our own code only.
+pub struct Arena {
+    mapping: Mapping,
+    buddy: Buddy,
+    /// For each page, how many operations of the kernel may write to it.
+    kernel_writes: Vec<u16>,
+    /// For each page, how many operations of the kernel may read from it.
+    kernel_reads: Vec<u16>,
+    kernels: Kernels,
+}
+
+impl Arena {
+    /// The largest arena: offsets have 32 bits, and a registered buffer at most 1 GiB.
+    pub const BYTES_MAX: usize = 3 << 30;
+    /// The largest allocation.
+    pub const ALLOC_BYTES_MAX: u32 = buddy::BLOCK_BYTES_MAX;
+
+    /// Maps an arena of at least `bytes`, at most `BYTES_MAX`.
+    pub(crate) fn map(bytes: usize, huge_pages: bool) -> io::Result<(Self, Pages)> {
+        assert!(bytes > 0 && bytes <= Self::BYTES_MAX);
+        let bytes = bytes.next_multiple_of(HUGE_PAGE_BYTES);
+        let (mapping, pages) = Mapping::large(bytes, huge_pages)?;
+        let page_count = bytes / PAGE_BYTES as usize;
+        let arena = Self {
+            mapping,
+            buddy: Buddy::new(u32::try_from(page_count).expect("3 GiB has fewer pages than 2^32")),
+            kernel_writes: vec![0; page_count],
+            kernel_reads: vec![0; page_count],
+            kernels: Kernels::detect(),
+        };
+        Ok((arena, pages))
+    }
+
+    /// Total bytes.
+    pub fn capacity_bytes(&self) -> usize {
+        self.mapping.bytes()
+    }
+
+    /// Bytes that are allocated, as blocks (powers of two of at least `PAGE_BYTES`).
+    pub fn used_bytes(&self) -> usize {
+        self.buddy.used_pages() as usize * PAGE_BYTES as usize
+    }
+
+    /// Allocates `bytes`, in `1..=ALLOC_BYTES_MAX`, aligned to the next power of two of at least `PAGE_BYTES`.
+    ///
+    /// The contents are whatever was there. `None` when no block is free: the caller waits for one of its own operations.
+    pub fn alloc(&mut self, bytes: u32) -> Option<Span> {
+        assert!(bytes > 0 && bytes <= Self::ALLOC_BYTES_MAX);
+        let page = self.buddy.alloc(bytes.div_ceil(PAGE_BYTES))?;
+        Some(Span {
+            offset: page * PAGE_BYTES,
+            bytes,
+        })
+    }
+
+    /// Frees what `alloc` returned. Panics if it was freed already or an operation on it is in flight.
+    pub fn free(&mut self, span: Span) {
+        assert!(
+            span.offset.is_multiple_of(PAGE_BYTES),
+            "alloc gave a span that starts a page"
+        );
+        let (first, count) = pages_of(span);
+        assert!(
+            self.kernel_writes[first..first + count]
+                .iter()
+                .all(|&lent| lent == 0),
+            "the kernel writes to it"
+        );
+        assert!(
+            self.kernel_reads[first..first + count]
+                .iter()
+                .all(|&lent| lent == 0),
+            "the kernel reads from it"
+        );
+        self.buddy
+            .free(span.offset / PAGE_BYTES, span.bytes.div_ceil(PAGE_BYTES));
+    }
+
+    /// Lends the bytes of `span` to `look`. Panics while the kernel may write to their pages.
+    pub fn with_bytes<R>(&self, span: Span, look: impl FnOnce(&[u8]) -> R) -> R {
+        let start = self.readable(span);
+        // SAFETY: the range is allocated and mapped (`readable`), initialised (the kernel zeroed it), written neither by the
+        // kernel (`readable`) nor by Rust code (`&self` is borrowed until the closure returns).
+        look(unsafe { std::slice::from_raw_parts(start, span.bytes as usize) })
+    }
+
+    /// Lends the bytes of `span` to `change`. Panics while the kernel may write to their pages.
+    ///
+    /// An operation in flight that reads them (a send, a write) may see the old bytes, the new, or a mixture.
+    pub fn with_bytes_mut<R>(&mut self, span: Span, change: impl FnOnce(&mut [u8]) -> R) -> R {
+        let start = self.writable(span);
+        // SAFETY: as in `with_bytes`, and `&mut self` excludes any other reference into the arena.
+        change(unsafe { std::slice::from_raw_parts_mut(start, span.bytes as usize) })
+    }
+
+    /// Copies `bytes` to `at` bytes into `span`.
+    pub fn copy_in(&mut self, span: Span, at: u32, bytes: &[u8]) {
+        if let Some(part) = part_of(span, at, bytes.len()) {
+            self.with_bytes_mut(part, |to| to.copy_from_slice(bytes));
+        }
+    }
+
+    /// Fills `bytes` from `at` bytes into `span`.
+    pub fn copy_out(&self, span: Span, at: u32, bytes: &mut [u8]) {
+        if let Some(part) = part_of(span, at, bytes.len()) {
+            self.with_bytes(part, |from| bytes.copy_from_slice(from));
+        }
+    }
+
+    /// Copies `from` to `to`, which are equally long; they may overlap.
+    pub fn copy(&mut self, to: Span, from: Span) {
+        assert_eq!(to.bytes, from.bytes, "a copy keeps the length");
+        let source = self.readable(from);
+        let target = self.writable(to);
+        // SAFETY: both ranges are mapped, and `ptr::copy` allows overlap; no reference into the arena exists.
+        unsafe { std::ptr::copy(source, target, to.bytes as usize) };
+    }
+
+    /// Fills `span` with zeroes.
+    pub fn zero(&mut self, span: Span) {
+        self.with_bytes_mut(span, |bytes| bytes.fill(0));
+    }
+
+    /// Whether two spans of equal length hold the same bytes.
+    pub fn equal(&self, a: Span, b: Span) -> bool {
+        assert_eq!(a.bytes, b.bytes, "only spans of one length can be compared");
+        self.with_bytes(a, |a| self.with_bytes(b, |b| a == b))
+    }
+
+    /// Whether a span holds zeroes only.
+    pub fn is_zero(&self, span: Span) -> bool {
+        self.with_bytes(span, |bytes| bytes.iter().fold(0, |all, &byte| all | byte) == 0)
+    }
+
+    /// Makes `to` the exclusive or of `to` and `from`, equally long and apart.
+    pub fn xor(&mut self, to: Span, from: Span) {
+        assert_eq!(to.bytes, from.bytes, "operands of one length");
+        assert!(!to.overlaps(from), "operands lie apart");
+        let source = self.readable(from);
+        let target = self.writable(to);
+        // SAFETY: both ranges are mapped for `to.bytes`, and the kernel does not write to them.
+        unsafe { self.kernels.xor_in_place_raw(target, source, to.bytes as usize) };
+    }
+
+    /// Makes `to` the exclusive or of `from`: in 1..=`SOURCES_MAX` spans as long as `to` and apart from it.
+    pub fn xor_into(&mut self, to: Span, from: &[Span]) {
+        let mut sources = [std::ptr::null::<u8>(); crate::xor::SOURCES_MAX];
+        let sources = &mut sources[..from.len()];
+        for (source, span) in sources.iter_mut().zip(from) {
+            assert_eq!(to.bytes, span.bytes, "operands of one length");
+            assert!(!to.overlaps(*span), "operands lie apart");
+            *source = self.readable(*span);
+        }
+        let target = self.writable(to);
+        // SAFETY: all ranges are mapped for `to.bytes`, and the kernel does not write to them.
+        unsafe { self.kernels.xor_many_raw(target, sources, to.bytes as usize) };
+    }
+
+    /// The address of a span that is about to be lent to the kernel. Panics unless it is allocated.
+    pub(crate) fn lend(&mut self, span: Span, lending: Lending) -> *mut u8 {
+        let start = self.address(span);
+        for lent in self.lent(span, lending) {
+            *lent = lent.checked_add(1).expect("at most 65535 operations on one page");
+        }
+        start
+    }
+
+    /// The address of a span that is lent already. Panics unless it is allocated.
+    pub(crate) fn lent_address(&self, span: Span) -> *const u8 {
+        self.address(span)
+    }
+
+    /// Takes a span back after the kernel's last completion for it.
+    pub(crate) fn take_back(&mut self, span: Span, lending: Lending) {
+        for lent in self.lent(span, lending) {
+            *lent = lent.checked_sub(1).expect("what is taken back was lent");
+        }
+    }
+
+    /// The whole mapping, as the buffers that are registered with the ring: pieces of at most `REGISTERED_BYTES_MAX`.
+    pub(crate) fn registrations(&self) -> Vec<libc::iovec> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < self.mapping.bytes() {
+            let bytes = (self.mapping.bytes() - at).min(REGISTERED_BYTES_MAX);
+            // SAFETY: `at` is less than the length of the mapping.
+            let start = unsafe { self.mapping.start().add(at) };
+            pieces.push(libc::iovec {
+                iov_base: start.as_ptr().cast(),
+                iov_len: bytes,
+            });
+            at += bytes;
+        }
+        pieces
+    }
+
+    /// Which registered buffer a span lies in. A block is at most 2 MiB and aligned to its size, so it is one.
+    pub(crate) fn registration_of(span: Span) -> u16 {
+        let index = span.offset as usize / REGISTERED_BYTES_MAX;
+        u16::try_from(index).expect("an offset of 32 bits lies in one of four")
+    }
+
+    fn lent(&mut self, span: Span, lending: Lending) -> &mut [u16] {
+        let (first, count) = pages_of(span);
+        match lending {
+            Lending::ToRead => &mut self.kernel_reads[first..first + count],
+            Lending::ToWrite => &mut self.kernel_writes[first..first + count],
+        }
+    }
+
+    fn readable(&self, span: Span) -> *const u8 {
+        let (first, count) = pages_of(span);
+        let start = self.address(span);
+        assert!(
+            self.kernel_writes[first..first + count]
+                .iter()
+                .all(|&lent| lent == 0),
+            "the kernel writes to it"
+        );
+        start
+    }
+
+    fn writable(&mut self, span: Span) -> *mut u8 {
+        self.readable(span).cast_mut()
+    }
+
+    /// Panics unless all of `span` is inside of one allocated block.
+    fn address(&self, span: Span) -> *mut u8 {
+        let (first, count) = pages_of(span);
+        assert!(self.buddy.is_allocated(first, count), "the span is not allocated");
+        // SAFETY: the buddy knows only pages of the mapping, so `offset` is inside of it.
+        unsafe { self.mapping.start().add(span.offset as usize) }.as_ptr()
+    }
+}
+
+/// The most that one registered buffer may hold.
+///
+/// Source: io_uring_register(2), `IORING_REGISTER_BUFFERS`: at most 1 GiB for each buffer.
+const REGISTERED_BYTES_MAX: usize = 1 << 30;
+
+fn pages_of(span: Span) -> (usize, usize) {
+    let first = span.offset / PAGE_BYTES;
+    let last = (span.end() - 1) / PAGE_BYTES;
+    (first as usize, (last - first) as usize + 1)
+}
+
+/// `None` for no bytes at all. Panics if they do not lie inside.
+fn part_of(span: Span, at: u32, bytes: usize) -> Option<Span> {
+    let bytes = u32::try_from(bytes).expect("a part is no longer than its span");
+    (bytes > 0).then(|| span.part(at, bytes))
+}

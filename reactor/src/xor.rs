@@ -1,0 +1,113 @@
+//! Exclusive-or kernels, chosen once for the CPU: what RAID-5 parity, regeneration and read-modify-write are made of.
+//!
+//! All kernels take any lengths and alignments and give the same bytes; `tests` compares each of them with the obvious loop.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// Sources of one `xor_many`, at most: the widest redundancy group.
+pub const SOURCES_MAX: usize = 64;
+
+/// From this many bytes in all (sources and target), the target is written past the caches: it would only drive out what
+/// is still needed, and a streaming store saves reading the line first.
+///
+/// A typical core has 1 to 2 MiB of second-level cache and its share of the third is of that order.
+const STREAM_FROM_BYTES: usize = 4 << 20;
+
+/// `target ^= source`, for `bytes` bytes.
+type InPlace = unsafe fn(target: *mut u8, source: *const u8, bytes: usize);
+/// `target = sources[0] ^ sources[1] ^ ..`, for `bytes` bytes of each; at least one source.
+type Many = unsafe fn(target: *mut u8, sources: &[*const u8], bytes: usize);
+
+/// One set of kernels for one kind of CPU.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    name: &'static str,
+    in_place: InPlace,
+    many: Many,
+    /// As `many`, with stores that pass the caches.
+    many_streaming: Many,
+}
+
+impl Kernels {
+    /// The fastest kernels that this CPU has.
+    pub fn detect() -> Self {
+        *Self::all_supported()
+            .last()
+            .expect("the portable kernels are always there")
+    }
+
+    /// All kernels that this CPU has, from the slowest to the fastest: for tests and benches.
+    pub fn all_supported() -> Vec<Self> {
+        let mut all = vec![portable::KERNELS];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx2") {
+                all.push(avx2::KERNELS);
+            }
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                all.push(avx512::KERNELS);
+            }
+        }
+        all
+    }
+
+    /// `portable`, `avx2` or `avx512`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Makes each byte of `target` the exclusive or of itself and that of `source`. Panics unless they are equally long.
+    pub fn xor_in_place(&self, target: &mut [u8], source: &[u8]) {
+        assert_eq!(target.len(), source.len(), "operands of one length");
+        // SAFETY: both ranges are valid for the length, and a `&mut` cannot overlap with anything.
+        unsafe { self.xor_in_place_raw(target.as_mut_ptr(), source.as_ptr(), target.len()) };
+    }
+
+    /// Makes each byte of `target` the exclusive or of those of `sources`.
+    ///
+    /// Panics unless there are 1 to `SOURCES_MAX` sources, all as long as the target.
+    pub fn xor_many(&self, target: &mut [u8], sources: &[&[u8]]) {
+        assert!(sources.len() <= SOURCES_MAX, "no group is wider");
+        let mut pointers = [std::ptr::null::<u8>(); SOURCES_MAX];
+        let pointers = &mut pointers[..sources.len()];
+        for (pointer, source) in pointers.iter_mut().zip(sources) {
+            assert_eq!(target.len(), source.len(), "operands of one length");
+            *pointer = source.as_ptr();
+        }
+        // SAFETY: all ranges are valid for the length, and a `&mut` cannot overlap with anything.
+        unsafe { self.xor_many_raw(target.as_mut_ptr(), pointers, target.len()) };
+    }
+
+    /// As `xor_in_place`, for memory that no slice may describe.
+    ///
+    /// # Safety
+    ///
+    /// `target` must be valid for reading and writing `bytes` bytes, `source` for reading them, and they must not overlap.
+    pub unsafe fn xor_in_place_raw(&self, target: *mut u8, source: *const u8, bytes: usize) {
+        // SAFETY: as the caller promised; `detect` and `all_supported` give only kernels that the CPU can run.
+        unsafe { (self.in_place)(target, source, bytes) };
+    }
+
+    /// As `xor_many`, for memory that no slice may describe. Panics unless there are 1 to `SOURCES_MAX` sources.
+    ///
+    /// # Safety
+    ///
+    /// `target` must be valid for writing `bytes` bytes and each source for reading them, and no source may overlap it.
+    pub unsafe fn xor_many_raw(&self, target: *mut u8, sources: &[*const u8], bytes: usize) {
+        assert!((1..=SOURCES_MAX).contains(&sources.len()), "one source at least");
+        let streams = bytes.saturating_mul(sources.len() + 1) >= STREAM_FROM_BYTES;
+        let kernel = if streams { self.many_streaming } else { self.many };
+        // SAFETY: as the caller promised; `detect` and `all_supported` give only kernels that the CPU can run.
+        unsafe { kernel(target, sources, bytes) };
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kernels").field(&self.name).finish()
+    }
+}
