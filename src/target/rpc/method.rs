@@ -1,0 +1,501 @@
+//! The methods: their names, the parameters that each takes, and what is said about a wrong one.
+
+use serde_json::{Map, Value, json};
+
+use super::message::RpcError;
+use crate::target::manage::Request;
+
+/// One method of the interface.
+pub(super) struct Method {
+    name: &'static str,
+    parameters: &'static [Parameter],
+    build: fn(Value) -> Result<Request, serde_json::Error>,
+}
+
+/// One named parameter.
+struct Parameter {
+    name: &'static str,
+    kind: Kind,
+    required: bool,
+}
+
+/// What a parameter may be.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Name of something that exists.
+    Name,
+    /// Name of something new.
+    NewName,
+    /// Names of things that exist.
+    Names,
+    /// RAID level.
+    Level,
+    /// A whole number in this range.
+    Whole(u64, u64),
+    /// Number of bytes or `"all"`.
+    Size,
+    /// True or false.
+    Flag,
+}
+
+const fn required(name: &'static str, kind: Kind) -> Parameter {
+    Parameter {
+        name,
+        kind,
+        required: true,
+    }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Parameter {
+    Parameter {
+        name,
+        kind,
+        required: false,
+    }
+}
+
+const FORCE: Parameter = optional("force", Kind::Flag);
+const METHODS: &[Method] = &[
+    Method {
+        name: "node.show",
+        parameters: &[],
+        build: |_| Ok(Request::NodeShow),
+    },
+    Method {
+        name: "node.shutdown",
+        parameters: &[],
+        build: |_| Ok(Request::Shutdown),
+    },
+    Method {
+        name: "group.list",
+        parameters: &[],
+        build: |_| Ok(Request::GroupList),
+    },
+    Method {
+        name: "group.show",
+        parameters: &[required("group", Kind::Name)],
+        build: |params| serde_json::from_value(params).map(Request::GroupShow),
+    },
+    Method {
+        name: "group.create",
+        parameters: &[
+            required("name", Kind::NewName),
+            required("drives", Kind::Names),
+            optional("level", Kind::Level),
+            optional("strip_kib", Kind::Whole(4, 1024)),
+            optional("block_bytes", Kind::Whole(512, 4096)),
+            FORCE,
+        ],
+        build: |params| serde_json::from_value(params).map(Request::GroupCreate),
+    },
+    Method {
+        name: "vdisk.list",
+        parameters: &[],
+        build: |_| Ok(Request::VdiskList),
+    },
+    Method {
+        name: "vdisk.show",
+        parameters: &[required("vdisk", Kind::Name)],
+        build: |params| serde_json::from_value(params).map(Request::VdiskShow),
+    },
+    Method {
+        name: "vdisk.create",
+        parameters: &[
+            required("name", Kind::NewName),
+            required("group", Kind::Name),
+            required("size_bytes", Kind::Size),
+            optional("nsid", Kind::Whole(1, 0xffff_fffe)),
+        ],
+        build: |params| serde_json::from_value(params).map(Request::VdiskCreate),
+    },
+    Method {
+        name: "vdisk.delete",
+        parameters: &[required("vdisk", Kind::Name), FORCE],
+        build: |params| serde_json::from_value(params).map(Request::VdiskDelete),
+    },
+    Method {
+        name: "drive.list",
+        parameters: &[],
+        build: |_| Ok(Request::DriveList),
+    },
+    Method {
+        name: "drive.show",
+        parameters: &[required("drive", Kind::Name)],
+        build: |params| serde_json::from_value(params).map(Request::DriveShow),
+    },
+    Method {
+        name: "drive.fail",
+        parameters: &[
+            required("group", Kind::Name),
+            required("drive", Kind::Name),
+            FORCE,
+        ],
+        build: |params| serde_json::from_value(params).map(Request::DriveFail),
+    },
+    Method {
+        name: "host.list",
+        parameters: &[],
+        build: |_| Ok(Request::HostList),
+    },
+    Method {
+        name: "latency.show",
+        parameters: &[],
+        build: |_| Ok(Request::Latency),
+    },
+    Method {
+        name: "counters.show",
+        parameters: &[],
+        build: |_| Ok(Request::Counters),
+    },
+];
+
+/// Longest name of a drive, group or virtual disk in bytes.
+const NAME_BYTES_MAX: usize = config::NAME_BYTES_MAX;
+/// Most drives that one request may name.
+const NAMES_MAX: usize = config::GROUP_DRIVES_MAX;
+
+/// The parameters of a request as JSON, the way [`read`] takes them. `None` for methods without any.
+pub fn params(request: &Request) -> Option<Value> {
+    fn value<T: serde::Serialize>(params: &T) -> Option<Value> {
+        Some(serde_json::to_value(params).expect("parameters are plain data with text keys"))
+    }
+    match request {
+        Request::GroupShow(params) => value(params),
+        Request::GroupCreate(params) => value(params),
+        Request::VdiskShow(params) => value(params),
+        Request::VdiskCreate(params) => value(params),
+        Request::VdiskDelete(params) => value(params),
+        Request::DriveShow(params) => value(params),
+        Request::DriveFail(params) => value(params),
+        Request::NodeShow
+        | Request::GroupList
+        | Request::VdiskList
+        | Request::DriveList
+        | Request::HostList
+        | Request::Latency
+        | Request::Counters
+        | Request::Shutdown => None,
+    }
+}
+
+/// Makes a request of a method's name and its parameters. Errs with -32601 or -32602, naming what is wrong.
+pub(super) fn read(name: &str, params: Option<Value>) -> Result<Request, RpcError> {
+    let Some(method) = METHODS.iter().find(|method| method.name == name) else {
+        return Err(unknown_method(name));
+    };
+    let params = match params {
+        None => Map::new(),
+        Some(Value::Object(params)) => params,
+        Some(Value::Array(params)) if params.is_empty() => Map::new(),
+        Some(_) => {
+            return Err(RpcError::new(
+                RpcError::INVALID_PARAMS,
+                format!("params of {name} are not an object"),
+                format!("name each parameter, for example {}", method.example()),
+            ));
+        }
+    };
+    method.check(&params)?;
+    (method.build)(Value::Object(params)).map_err(|error| {
+        RpcError::new(
+            RpcError::INVALID_PARAMS,
+            format!("params of {name}: {error}"),
+            String::new(),
+        )
+    })
+}
+
+fn unknown_method(name: &str) -> RpcError {
+    let remedy = match nearest(name, METHODS.iter().map(|method| method.name)) {
+        Some(known) => format!("did you mean {known}?"),
+        None => {
+            let names: Vec<_> = METHODS.iter().map(|method| method.name).collect();
+            format!("the methods are {}", names.join(", "))
+        }
+    };
+    RpcError::new(
+        RpcError::METHOD_NOT_FOUND,
+        format!("there is no method {}", quoted(name)),
+        remedy,
+    )
+}
+
+impl Method {
+    fn check(&self, params: &Map<String, Value>) -> Result<(), RpcError> {
+        let wrong = |message: String, remedy: String| {
+            RpcError::new(
+                RpcError::INVALID_PARAMS,
+                format!("{}: {message}", self.name),
+                remedy,
+            )
+        };
+        let names = || self.parameters.iter().map(|parameter| parameter.name);
+        if let Some(extra) = params.keys().find(|key| !names().any(|name| name == *key)) {
+            let remedy = match nearest(extra, names()) {
+                Some(known) => format!("did you mean {known}?"),
+                None if self.parameters.is_empty() => "leave params out".to_owned(),
+                None => format!("its parameters are {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            return Err(wrong(format!("there is no parameter {}", quoted(extra)), remedy));
+        }
+        for parameter in self.parameters {
+            let name = parameter.name;
+            match params.get(name) {
+                None if parameter.required => {
+                    let remedy = format!("give it, for example {}", self.example());
+                    return Err(wrong(format!("the parameter {name} is missing"), remedy));
+                }
+                None => {}
+                Some(value) if parameter.kind.fits(value) => {}
+                Some(value) => {
+                    let message = format!("{name} is {}", described(value));
+                    return Err(wrong(message, format!("it must be {}", parameter.kind.wanted())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The required parameters with made-up values.
+    fn example(&self) -> Value {
+        let required = self.parameters.iter().filter(|parameter| parameter.required);
+        Value::Object(required.map(|p| (p.name.to_owned(), p.kind.example())).collect())
+    }
+}
+
+impl Kind {
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Self::Name => value
+                .as_str()
+                .is_some_and(|name| (1..=NAME_BYTES_MAX).contains(&name.len())),
+            Self::NewName => value.as_str().is_some_and(is_new_name),
+            Self::Names => value.as_array().is_some_and(|names| {
+                (1..=NAMES_MAX).contains(&names.len()) && names.iter().all(|name| Self::Name.fits(name))
+            }),
+            Self::Level => value.as_str() == Some("raid5"),
+            Self::Whole(min, max) => value.as_u64().is_some_and(|number| (min..=max).contains(&number)),
+            Self::Size => value.as_u64().is_some_and(|bytes| bytes > 0) || value.as_str() == Some("all"),
+            Self::Flag => value.is_boolean(),
+        }
+    }
+
+    fn wanted(self) -> String {
+        match self {
+            Self::Name => format!("text of 1 to {NAME_BYTES_MAX} bytes"),
+            Self::NewName => format!("1 to {NAME_BYTES_MAX} letters, digits, \"-\", \"_\" and \".\""),
+            Self::Names => format!("a list of 1 to {NAMES_MAX} names"),
+            Self::Level => "\"raid5\"".to_owned(),
+            Self::Whole(min, max) => format!("a whole number in {min}..={max}"),
+            Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
+            Self::Flag => "true or false".to_owned(),
+        }
+    }
+
+    fn example(self) -> Value {
+        match self {
+            Self::Name => json!("g0"),
+            Self::NewName => json!("new"),
+            Self::Names => json!(["d0", "d1", "d2"]),
+            Self::Level => json!("raid5"),
+            Self::Whole(min, _) => json!(min),
+            Self::Size => json!("all"),
+            Self::Flag => json!(true),
+        }
+    }
+}
+
+fn is_new_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// A value as an error repeats it: short, on one line.
+fn described(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => quoted(text),
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// Foreign text as an error repeats it: escaped, and cut to what a line holds.
+pub(super) fn quoted(text: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    match text.char_indices().nth(CHARS_MAX) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+    }
+}
+
+/// The known name that was probably meant: at most two edits away, and less than half of it changed.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const NAME_CHARS_MAX: usize = 64;
+    if name.len() > NAME_CHARS_MAX {
+        return None;
+    }
+    let near = known.map(|known| (edits(name, known), known)).min()?;
+    (near.0 <= 2 && near.0 * 2 < near.1.len()).then_some(near.1)
+}
+
+/// Edit distance by Levenshtein, byte for byte.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::manage::*;
+
+    fn every_request() -> Vec<Request> {
+        let name = || "n0".to_owned();
+        vec![
+            Request::NodeShow,
+            Request::GroupList,
+            Request::GroupShow(GroupName { group: name() }),
+            Request::GroupCreate(GroupCreate {
+                name: name(),
+                level: "raid5".into(),
+                strip_kib: 64,
+                block_bytes: 512,
+                drives: vec![name(), name()],
+                force: true,
+            }),
+            Request::VdiskList,
+            Request::VdiskShow(VdiskName { vdisk: name() }),
+            Request::VdiskCreate(VdiskCreate {
+                name: name(),
+                group: name(),
+                size: Size::Bytes(7),
+                nsid: Some(3),
+            }),
+            Request::VdiskCreate(VdiskCreate {
+                name: name(),
+                group: name(),
+                size: Size::All,
+                nsid: None,
+            }),
+            Request::VdiskDelete(VdiskDelete {
+                vdisk: name(),
+                force: false,
+            }),
+            Request::DriveList,
+            Request::DriveShow(DriveName { drive: name() }),
+            Request::DriveFail(DriveFail {
+                group: name(),
+                drive: name(),
+                force: true,
+            }),
+            Request::HostList,
+            Request::Latency,
+            Request::Counters,
+            Request::Shutdown,
+        ]
+    }
+
+    #[test]
+    fn every_request_survives_the_wire() {
+        for request in every_request() {
+            assert_eq!(read(request.method(), params(&request)).unwrap(), request);
+        }
+        for method in METHODS {
+            assert!(
+                every_request()
+                    .iter()
+                    .any(|request| request.method() == method.name),
+                "{}",
+                method.name
+            );
+        }
+    }
+
+    #[test]
+    fn defaults_fill_optional_parameters() {
+        let request = read("group.create", Some(json!({"name": "g", "drives": ["a"]}))).unwrap();
+        let Request::GroupCreate(create) = request else {
+            panic!("{request:?}")
+        };
+        assert_eq!(
+            (create.level.as_str(), create.strip_kib, create.block_bytes),
+            ("raid5", 64, 4096)
+        );
+        assert!(!create.force);
+    }
+
+    #[track_caller]
+    fn refused(name: &str, params: Value) -> String {
+        let error = read(name, Some(params)).unwrap_err();
+        format!("{} {}; {}", error.code, error.message, error.remedy)
+    }
+
+    #[test]
+    fn unknown_method_names_the_nearest() {
+        assert_eq!(
+            refused("group.lst", json!({})),
+            "-32601 there is no method \"group.lst\"; did you mean group.list?"
+        );
+        assert!(refused("x", json!({})).contains("the methods are node.show, "));
+        assert!(refused(&"y".repeat(1000), json!({})).len() < 500);
+    }
+
+    #[test]
+    fn missing_and_extra_parameters_are_named() {
+        assert!(refused("group.show", json!({})).contains("group.show: the parameter group is missing"));
+        assert!(
+            refused("group.show", json!({"grup": "g"}))
+                .contains("no parameter \"grup\"; did you mean group?")
+        );
+        assert!(refused("group.list", json!({"a": 1})).contains("leave params out"));
+        assert!(refused("group.show", json!(["g0"])).contains("params of group.show are not an object"));
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_what_they_may_be() {
+        let vdisk = |key: &str, value: Value| {
+            let mut params = json!({"name": "v", "group": "g", "size_bytes": 1});
+            params[key] = value;
+            refused("vdisk.create", params)
+        };
+        assert!(
+            vdisk("size_bytes", json!("1GiB"))
+                .contains("size_bytes is \"1GiB\"; it must be a number of bytes")
+        );
+        assert!(vdisk("size_bytes", json!(0)).contains("size_bytes is 0"));
+        assert!(vdisk("size_bytes", json!(-1)).contains("size_bytes is -1"));
+        assert!(vdisk("nsid", json!(0)).contains("it must be a whole number in 1..=4294967294"));
+        assert!(vdisk("nsid", Value::Null).contains("nsid is null"));
+        assert!(vdisk("name", json!("a b")).contains("letters"));
+        assert!(vdisk("name", json!("n".repeat(33))).contains("1 to 32"));
+        assert!(vdisk("group", json!({})).contains("group is an object"));
+        assert!(
+            refused("drive.fail", json!({"group": "g", "drive": "d", "force": 1})).contains("true or false")
+        );
+        assert!(
+            refused("group.create", json!({"name": "g", "drives": [1]})).contains("drives is a list of 1")
+        );
+    }
+
+    #[test]
+    fn edit_distance() {
+        assert_eq!(edits("", "abc"), 3);
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(edits("same", "same"), 0);
+        assert_eq!(nearest("ab", ["cd"].into_iter()), None, "everything changed");
+    }
+}
