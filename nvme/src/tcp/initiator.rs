@@ -501,3 +501,6 @@ fn sgl(payload: Payload, carried_bytes: u32) -> Sgl {
         Payload::None => Sgl::Transport { length_bytes: 0 },
     }
 }
+
+#[cfg(test)]
+mod tests;
