@@ -175,6 +175,11 @@ impl Features {
         self.current.events
     }
 
+    /// Notices offered (OAES).
+    pub fn notices(&self) -> u32 {
+        self.defaults.notices
+    }
+
     /// Every feature identifier that this controller has.
     pub fn identifiers(&self) -> Vec<u8> {
         if self.defaults.discovery {
