@@ -5,8 +5,10 @@
 
 pub mod engine;
 pub mod geometry;
+pub mod group;
 pub mod lock;
 pub mod row;
+pub mod superblock;
 
 /// A member drive of a redundancy group, `0..members`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

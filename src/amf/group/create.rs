@@ -1,0 +1,402 @@
+//! Planning a new group: which drives, which shape.
+
+use thiserror::Error;
+
+use super::DriveFacts;
+use crate::amf::MEMBERS_MAX;
+use crate::amf::geometry::{Level, ROWS_MAX};
+use crate::amf::superblock::{
+    Found, GroupRecord, HEAD_BYTES, MemberRecord, MemberState, Name, ParityState, STRIP_BYTES, TAIL_BYTES,
+    Uuid, tail_start,
+};
+use crate::drive::block::{BlockSize, MemberLba};
+
+/// Smallest drive of any group: head, tail and one of the smallest strips.
+pub const DRIVE_BYTES_MIN: u64 = HEAD_BYTES + TAIL_BYTES + *STRIP_BYTES.start();
+
+/// A group to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// Its name.
+    pub name: Name,
+    /// How it protects its data.
+    pub level: Level,
+    /// Bytes of a strip: a power of two, 4 KiB to 1 MiB.
+    pub strip_bytes: u32,
+    /// Size of a block.
+    pub block: BlockSize,
+    /// One node alone will open these drives (PROTOCOL 3.6).
+    pub exclusive_local: bool,
+    /// Overwrite what is on the drives.
+    pub force: bool,
+    /// Its drives, in order of members.
+    pub drives: Vec<DriveFacts>,
+}
+
+/// Fresh identities, made where randomness is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateIds {
+    /// The array.
+    pub array: Uuid,
+    /// The group.
+    pub group: Uuid,
+    /// One per drive.
+    pub drives: Vec<Uuid>,
+}
+
+/// One member of a new group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CreationMember {
+    pub(super) index: u16,
+    pub(super) label: String,
+    pub(super) bytes: u64,
+    /// Other signatures have to go.
+    pub(super) wipe: bool,
+}
+
+/// A checked plan; `Group::form` carries it out. Nothing has been written yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creation {
+    pub(super) record: GroupRecord,
+    pub(super) members: Vec<CreationMember>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+impl Creation {
+    /// What the group will be.
+    pub const fn record(&self) -> &GroupRecord {
+        &self.record
+    }
+}
+
+/// Legal, and maybe not what was meant.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Warning {
+    /// Part of a drive stays unused.
+    #[error("drive {label}: {unused_bytes} bytes stay unused, because the smallest drive decides")]
+    Unused {
+        /// Which drive.
+        label: String,
+        /// How much.
+        unused_bytes: u64,
+    },
+    /// A block may be torn by a power cut.
+    #[error(
+        "drive {label} writes {logical_block} bytes whole: a power cut may tear a block of {block_bytes}; use a drive with larger blocks or a group with smaller ones"
+    )]
+    Torn {
+        /// Which drive.
+        label: String,
+        /// What it writes whole, in bytes.
+        logical_block: u32,
+        /// Block of the group in bytes.
+        block_bytes: u32,
+    },
+    /// Something is overwritten.
+    #[error("drive {label}: {what} is overwritten")]
+    Overwritten {
+        /// Which drive.
+        label: String,
+        /// What was there.
+        what: String,
+    },
+}
+
+/// Why a group cannot be created.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CreateError {
+    /// Too few drives.
+    #[error("{level:?} needs at least {needed} drives, {given} are given: add drives")]
+    TooFewDrives {
+        /// The level.
+        level: Level,
+        /// How many it needs.
+        needed: usize,
+        /// How many are given.
+        given: usize,
+    },
+    /// Too many drives.
+    #[error("a group has at most {MEMBERS_MAX} drives, {given} are given: make two groups")]
+    TooManyDrives {
+        /// How many are given.
+        given: usize,
+    },
+    /// The strip is no legal length.
+    #[error(
+        "a strip of {strip_bytes} bytes: choose a power of two from 4096 to 1048576 that is a multiple of the block ({block_bytes})"
+    )]
+    Strip {
+        /// What was asked for.
+        strip_bytes: u32,
+        /// Block of the group in bytes.
+        block_bytes: u32,
+    },
+    /// A drive is given twice.
+    #[error("drive {label} is given twice: name each drive once")]
+    DriveTwice {
+        /// Which drive.
+        label: String,
+    },
+    /// A drive is too small.
+    #[error("drive {label} has {bytes} bytes, at least {needed} are needed: use a larger drive")]
+    DriveTooSmall {
+        /// Which drive.
+        label: String,
+        /// Its size.
+        bytes: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// A drive's blocks are larger than the group's.
+    #[error(
+        "drive {label} has blocks of {logical_block} bytes, the group of {block_bytes}: choose that block size"
+    )]
+    BlockTooSmall {
+        /// Which drive.
+        label: String,
+        /// Its block in bytes.
+        logical_block: u32,
+        /// Block of the group in bytes.
+        block_bytes: u32,
+    },
+    /// A running group uses the drive.
+    #[error("drive {label} is in use by a group of this node: stop that group first")]
+    InUse {
+        /// Which drive.
+        label: String,
+    },
+    /// The drive belongs to a group.
+    #[error(
+        "drive {label} belongs to group {group} ({uuid}): choose another drive, or use force to destroy that group"
+    )]
+    BelongsToGroup {
+        /// Which drive.
+        label: String,
+        /// Name of the group.
+        group: Name,
+        /// The group.
+        uuid: Uuid,
+    },
+    /// The drive has records of two groups.
+    #[error(
+        "drive {label} carries superblocks of two groups: find out which one is right, or use force to destroy both"
+    )]
+    TwoGroups {
+        /// Which drive.
+        label: String,
+    },
+    /// The drive carries something else.
+    #[error("drive {label} carries {what}: choose another drive, or use force to destroy it")]
+    Foreign {
+        /// Which drive.
+        label: String,
+        /// What is there.
+        what: String,
+    },
+    /// The drive cannot be read.
+    #[error("drive {label} cannot be read: check or replace it")]
+    Unreadable {
+        /// Which drive.
+        label: String,
+    },
+    /// More rows than can be counted.
+    #[error("the drives have more than 2^32 strips: choose a longer strip")]
+    TooManyRows,
+}
+
+/// Checks what an operator asks for and plans the group. Writes nothing.
+///
+/// Panics if `ids` does not have one fresh identity for each drive.
+pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, CreateError> {
+    check_shape(spec)?;
+    assert_eq!(
+        ids.drives.len(),
+        spec.drives.len(),
+        "the caller makes one identity for each drive"
+    );
+    let mut warnings = Vec::new();
+    let mut members = Vec::with_capacity(spec.drives.len());
+    for (at, drive) in spec.drives.iter().enumerate() {
+        let twin = |other: &DriveFacts| other.index == drive.index || other.label == drive.label;
+        if spec.drives[..at].iter().any(twin) {
+            return Err(CreateError::DriveTwice {
+                label: drive.label.clone(),
+            });
+        }
+        check_drive(spec, drive, &mut warnings)?;
+        let wipe = check_content(drive, spec.force, &mut warnings)?;
+        members.push(CreationMember {
+            index: drive.index,
+            label: drive.label.clone(),
+            bytes: drive.bytes,
+            wipe,
+        });
+    }
+    let rows = plan_rows(spec, &mut warnings)?;
+    let block_bytes = spec.block.bytes();
+    let member = |&drive: &Uuid| MemberRecord {
+        drive,
+        state: MemberState::Active,
+        current_at: 1,
+    };
+    let record = GroupRecord {
+        array: ids.array,
+        group: ids.group,
+        name: spec.name.clone(),
+        level: spec.level,
+        strip_blocks: spec.strip_bytes / block_bytes,
+        block: spec.block,
+        data_start: MemberLba(HEAD_BYTES / u64::from(block_bytes)),
+        rows,
+        generation: 1,
+        previous: 0,
+        clean: true,
+        forming: true,
+        exclusive_local: spec.exclusive_local,
+        parity: ParityState::Initial { next_row: 0 },
+        members: ids.drives.iter().map(member).collect(),
+        vdisks: Vec::new(),
+    };
+    record
+        .check()
+        .expect("the plan was checked field by field, and identities are fresh");
+    Ok(Creation {
+        record,
+        members,
+        warnings,
+    })
+}
+
+fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
+    let (given, needed) = (spec.drives.len(), drives_min(spec.level));
+    if given < needed {
+        return Err(CreateError::TooFewDrives {
+            level: spec.level,
+            needed,
+            given,
+        });
+    }
+    if given > MEMBERS_MAX {
+        return Err(CreateError::TooManyDrives { given });
+    }
+    let (strip_bytes, block_bytes) = (spec.strip_bytes, spec.block.bytes());
+    let legal = strip_bytes.is_power_of_two() && STRIP_BYTES.contains(&u64::from(strip_bytes));
+    if legal && strip_bytes.is_multiple_of(block_bytes) {
+        Ok(())
+    } else {
+        Err(CreateError::Strip {
+            strip_bytes,
+            block_bytes,
+        })
+    }
+}
+
+/// Drives that a level needs to be worth its name. With two, either could claim to be the newer one.
+const fn drives_min(level: Level) -> usize {
+    match level {
+        Level::Raid5 => 3,
+    }
+}
+
+fn check_drive(spec: &GroupSpec, drive: &DriveFacts, warnings: &mut Vec<Warning>) -> Result<(), CreateError> {
+    let label = || drive.label.clone();
+    if drive.in_use {
+        return Err(CreateError::InUse { label: label() });
+    }
+    let needed = HEAD_BYTES + TAIL_BYTES + u64::from(spec.strip_bytes);
+    if drive.bytes < needed {
+        return Err(CreateError::DriveTooSmall {
+            label: label(),
+            bytes: drive.bytes,
+            needed,
+        });
+    }
+    let (logical_block, block_bytes) = (drive.logical_block, spec.block.bytes());
+    if logical_block > block_bytes {
+        return Err(CreateError::BlockTooSmall {
+            label: label(),
+            logical_block,
+            block_bytes,
+        });
+    }
+    if logical_block < block_bytes {
+        warnings.push(Warning::Torn {
+            label: label(),
+            logical_block,
+            block_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// Whether what is on the drive may be overwritten, and whether there is anything to wipe.
+fn check_content(drive: &DriveFacts, force: bool, warnings: &mut Vec<Warning>) -> Result<bool, CreateError> {
+    let label = || drive.label.clone();
+    let (what, refusal) = match &drive.existing {
+        Found::Blank => return Ok(false),
+        Found::Unreadable => return Err(CreateError::Unreadable { label: label() }),
+        // Left over from a creation that was interrupted: no host ever saw that group.
+        Found::Braid(scan) if scan.superblock.record.forming => return Ok(true),
+        Found::Braid(scan) => {
+            let (group, uuid) = (scan.superblock.record.name.clone(), scan.superblock.record.group);
+            (
+                format!("a member of group {group}"),
+                CreateError::BelongsToGroup {
+                    label: label(),
+                    group,
+                    uuid,
+                },
+            )
+        }
+        Found::Mixed { .. } => (
+            "superblocks of two groups".to_owned(),
+            CreateError::TwoGroups { label: label() },
+        ),
+        Found::Foreign(foreign) => (
+            foreign.0.to_owned(),
+            CreateError::Foreign {
+                label: label(),
+                what: foreign.0.to_owned(),
+            },
+        ),
+        Found::Damaged(error) => {
+            let what = format!("a damaged Braid superblock ({error})");
+            (what.clone(), CreateError::Foreign { label: label(), what })
+        }
+    };
+    if !force {
+        return Err(refusal);
+    }
+    warnings.push(Warning::Overwritten { label: label(), what });
+    Ok(true)
+}
+
+/// Rows that fit the smallest drive.
+fn plan_rows(spec: &GroupSpec, warnings: &mut Vec<Warning>) -> Result<u64, CreateError> {
+    let usable =
+        |drive: &DriveFacts| tail_start(drive.bytes).expect("too small drives were refused") - HEAD_BYTES;
+    let smallest = spec
+        .drives
+        .iter()
+        .map(usable)
+        .min()
+        .expect("there are at least three drives");
+    let strip_bytes = u64::from(spec.strip_bytes);
+    let rows = smallest / strip_bytes;
+    for drive in &spec.drives {
+        let unused_bytes = usable(drive) - rows * strip_bytes;
+        if unused_bytes >= strip_bytes {
+            warnings.push(Warning::Unused {
+                label: drive.label.clone(),
+                unused_bytes,
+            });
+        }
+    }
+    assert!(rows > 0, "a drive that was not refused has room for a strip");
+    if rows > ROWS_MAX {
+        Err(CreateError::TooManyRows)
+    } else {
+        Ok(rows)
+    }
+}

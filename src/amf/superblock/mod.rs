@@ -1,0 +1,542 @@
+//! The superblock: what each member drive says about its redundancy group.
+//!
+//! Owns the 4 KiB record, its four places on a drive and its byte layout. Every shared field of the
+//! records of one generation is the same on all members; only the member's index and the drive's
+//! size differ. Knows no group at work: `group` decides what is written, and when.
+//!
+//! Invariants: a record that parses describes a group that could be started (shapes, extents and
+//! member states fit each other), and a member's two newest records never share a slot, so that a
+//! torn write leaves the one before it.
+
+mod codec;
+mod examine;
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::geometry::{Geometry, Level, ROWS_MAX};
+use super::{MEMBERS_MAX, MemberIndex, MemberSet};
+use crate::drive::block::{BlockSize, GroupLba, MemberLba};
+
+pub use codec::{ParseError, encode, parse};
+pub use examine::{Foreign, Found, HEAD_READ_BYTES, Scan, TAIL_READ_BYTES, examine, signature};
+
+/// Bytes of one record: one block of a 4 KiB drive (PROTOCOL H23).
+pub const RECORD_BYTES: usize = 4096;
+
+/// Bytes at the start of each member that hold no user data.
+pub const HEAD_BYTES: u64 = 1 << 20;
+
+/// Bytes at the end of each member that hold no user data.
+pub const TAIL_BYTES: u64 = 1 << 20;
+
+/// Most virtual disks of one group; their table fills the record beside 32 members.
+pub const VDISKS_MAX: usize = 32;
+
+/// Longest name of a group or virtual disk, in bytes.
+pub const NAME_BYTES_MAX: usize = 32;
+
+/// Smallest and largest strip, in bytes.
+pub const STRIP_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 20;
+
+/// Largest generation: one a nanosecond would take a century to get there.
+pub const GENERATION_MAX: u64 = 1 << 62;
+
+/// Copies of the record on one drive: two slots in the head, two in the tail.
+pub const COPIES: usize = 4;
+
+/// Generations by which an ordinary update moves on.
+pub(crate) const STEP: u64 = 1;
+
+/// Generations by which a start moves on that leaves out a member the last record called active: that
+/// member may hold an update that nobody else took, and must not look newer. Odd, so that slots alternate.
+pub(crate) const STEP_WITHOUT_MEMBER: u64 = 3;
+
+/// Where the tail region of a drive of this many bytes starts; `None` if the drive has no room for head and tail.
+pub const fn tail_start(drive_bytes: u64) -> Option<u64> {
+    let whole = drive_bytes & !(RECORD_BYTES as u64 - 1);
+    if whole < HEAD_BYTES + TAIL_BYTES {
+        None
+    } else {
+        Some(whole - TAIL_BYTES)
+    }
+}
+
+/// Byte offsets of the four copies: head slot 0 and 1, tail slot 0 and 1. Slot `generation % 2` takes a record.
+pub const fn copy_offsets(drive_bytes: u64) -> Option<[u64; COPIES]> {
+    match tail_start(drive_bytes) {
+        Some(tail) => Some([4096, 8192, tail + 4096, tail + 8192]),
+        None => None,
+    }
+}
+
+/// A universally unique identifier as 16 bytes in network order; made elsewhere, because making one needs randomness.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uuid(pub [u8; 16]);
+
+impl Uuid {
+    /// All zeros: names nothing.
+    pub const NIL: Self = Self([0; 16]);
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                formatter.write_str("-")?;
+            }
+            write!(formatter, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Uuid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// The name of a group or virtual disk: 1 to 32 bytes of letters, digits, `-`, `_` and `.`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+/// Why a text is not a [`Name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Empty or too long.
+    #[error("a name has 1 to {NAME_BYTES_MAX} bytes, this one {0}: choose a shorter one")]
+    Length(usize),
+    /// A byte that no name may have.
+    #[error("a name has letters, digits, '-', '_' and '.' only: replace byte {0:#04x}")]
+    Byte(u8),
+}
+
+impl Name {
+    /// Checks a text; errs if it is no name.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            return Err(NameError::Length(text.len()));
+        }
+        let wrong = text
+            .bytes()
+            .find(|byte| !byte.is_ascii_alphanumeric() && !b"-_.".contains(byte));
+        wrong.map_or_else(|| Ok(Self(text.to_owned())), |byte| Err(NameError::Byte(byte)))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+/// What a record says about one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// Holds current data.
+    Active,
+    /// Failed while the group ran; its data is old.
+    Failed,
+    /// Was not there when the group started; its data is old.
+    Missing,
+}
+
+/// One line of a record's table of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// Identity of the drive, given to it when the group was created.
+    pub drive: Uuid,
+    /// What the member is.
+    pub state: MemberState,
+    /// Generation at which the drive was last current; of an active member the record's own.
+    pub current_at: u64,
+}
+
+/// One virtual disk: a run of whole rows of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VdiskRecord {
+    /// Namespace identifier, `1..=0xffff_fffe`, unique in the group.
+    pub nsid: u32,
+    /// Name, unique in the group.
+    pub name: Name,
+    /// UUID of the namespace.
+    pub uuid: Uuid,
+    /// NGUID of the namespace.
+    pub nguid: [u8; 16],
+    /// First block, at the start of a row.
+    pub start: GroupLba,
+    /// Blocks that hosts see. The rest of the last row stays reserved and unused.
+    pub blocks: u64,
+}
+
+/// How far the check data of the group can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParityState {
+    /// Every row's check data fits its data.
+    Trusted,
+    /// Never computed for rows from `next_row` on, but every row written since fits: losing a member loses no host's data.
+    Initial {
+        /// First row that still has to be computed.
+        next_row: u64,
+    },
+    /// The group stopped uncleanly: any row from `next_row` on may not fit its check data.
+    Resync {
+        /// First row that still has to be resynchronised.
+        next_row: u64,
+    },
+}
+
+impl ParityState {
+    /// First row to resynchronise, if any has to be.
+    pub const fn next_row(self) -> Option<u64> {
+        match self {
+            Self::Trusted => None,
+            Self::Initial { next_row } | Self::Resync { next_row } => Some(next_row),
+        }
+    }
+}
+
+/// What the records of all members of one generation agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// The array that the group belongs to.
+    pub array: Uuid,
+    /// The group.
+    pub group: Uuid,
+    /// Its name.
+    pub name: Name,
+    /// How it protects its data.
+    pub level: Level,
+    /// Blocks of one strip, a power of two.
+    pub strip_blocks: u32,
+    /// Size of a block.
+    pub block: BlockSize,
+    /// First block of user data on each member.
+    pub data_start: MemberLba,
+    /// Rows, each of one strip per member.
+    pub rows: u64,
+    /// Version of this record; grows by one or three with each change.
+    pub generation: u64,
+    /// The generation that was durable on every active member before this one was written.
+    pub previous: u64,
+    /// The group stopped in good order, or has never run.
+    pub clean: bool,
+    /// Being created: no host has ever seen it.
+    pub forming: bool,
+    /// Drives that one node alone may open (PROTOCOL 3.6).
+    pub exclusive_local: bool,
+    /// How far check data can be believed.
+    pub parity: ParityState,
+    /// One line per member, 2 to 32.
+    pub members: Vec<MemberRecord>,
+    /// Virtual disks, in order of their extents.
+    pub vdisks: Vec<VdiskRecord>,
+}
+
+/// The record of one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// What all members agree on.
+    pub record: GroupRecord,
+    /// Which member this is.
+    pub member: MemberIndex,
+    /// Size of the drive when the record was written; the tail region ends there.
+    pub drive_bytes: u64,
+}
+
+impl Superblock {
+    /// Identity of the drive that carries this record.
+    ///
+    /// Panics if the member is not in the table, which `parse` rules out.
+    pub fn drive(&self) -> Uuid {
+        self.record.members[usize::from(self.member.0)].drive
+    }
+
+    /// Checks the record and this member's part of it.
+    pub fn check(&self) -> Result<(), RecordError> {
+        self.record.check()?;
+        let own = self
+            .record
+            .members
+            .get(usize::from(self.member.0))
+            .ok_or(RecordError::MemberIndex)?;
+        if own.state != MemberState::Active {
+            return Err(RecordError::OwnMemberLost);
+        }
+        if self.record.fits_drive(self.drive_bytes) {
+            Ok(())
+        } else {
+            Err(RecordError::DriveBytes)
+        }
+    }
+}
+
+/// Why the fields of a record do not fit each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// A UUID is nil.
+    #[error("an identifier is nil")]
+    NilUuid,
+    /// Too few or too many members.
+    #[error("number of members is not within 2 to 32")]
+    Members,
+    /// The member's index is not below the number of members.
+    #[error("member index is beyond the table of members")]
+    MemberIndex,
+    /// Two members name one drive.
+    #[error("two members are the same drive")]
+    DriveTwice,
+    /// The drive's own line does not call it active.
+    #[error("record calls its own drive lost")]
+    OwnMemberLost,
+    /// A member's generation contradicts its state.
+    #[error("a member's generation contradicts its state")]
+    MemberGeneration,
+    /// More members are lost than the level survives.
+    #[error("more members are lost than the level survives")]
+    TooManyLost,
+    /// Strip is no power of two within 4 KiB to 1 MiB.
+    #[error("strip is not a power of two within 4 KiB to 1 MiB")]
+    Strip,
+    /// Data starts inside the head region or off a 4 KiB boundary.
+    #[error("data does not start on a 4 KiB boundary after the first MiB")]
+    DataStart,
+    /// No rows, or more than can be counted.
+    #[error("number of rows is zero or too large")]
+    Size,
+    /// Rows do not fit the drive.
+    #[error("rows do not fit the size of the drive")]
+    DriveBytes,
+    /// Generation out of range or not a legal step after the previous one.
+    #[error("generation is not a legal step after the previous one")]
+    Generation,
+    /// Resync position beyond the last row, or untrusted parity of a degraded group.
+    #[error("state of the parity contradicts the rows or the members")]
+    Parity,
+    /// A forming group with virtual disks or an open one.
+    #[error("group is being created and already has virtual disks or is open")]
+    Forming,
+    /// Too many virtual disks.
+    #[error("more than 32 virtual disks")]
+    Vdisks,
+    /// Namespace identifier is 0 or FFFFFFFFh.
+    #[error("namespace identifier is 0 or FFFFFFFFh")]
+    Nsid,
+    /// Two virtual disks share name, NSID, UUID or NGUID.
+    #[error("two virtual disks share an identity")]
+    VdiskTwice,
+    /// A virtual disk that overlaps another, is empty, off a row, or beyond the group.
+    #[error("extent of a virtual disk is not inside the group, on rows of its own")]
+    Extent,
+}
+
+impl GroupRecord {
+    /// Members of one row that hold data.
+    pub fn data_members(&self) -> u8 {
+        let members = u8::try_from(self.members.len()).expect("a record has at most 32 members");
+        members - self.level.check_strips()
+    }
+
+    /// Blocks of user data of one row.
+    pub fn row_blocks(&self) -> u64 {
+        u64::from(self.data_members()) * u64::from(self.strip_blocks)
+    }
+
+    /// Blocks of user data of the group.
+    pub fn capacity_blocks(&self) -> u64 {
+        self.rows * self.row_blocks()
+    }
+
+    /// Rows that this many blocks reserve.
+    pub fn rows_for(&self, blocks: u64) -> u64 {
+        blocks.div_ceil(self.row_blocks())
+    }
+
+    /// The members that are lost, as a mask.
+    pub fn failed_mask(&self) -> u32 {
+        let lost = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.state != MemberState::Active);
+        lost.fold(0, |mask, (index, _)| mask | 1 << index)
+    }
+
+    /// What the engines are told once this record is durable.
+    pub fn member_set(&self) -> MemberSet {
+        MemberSet {
+            generation: self.generation,
+            failed: self.failed_mask(),
+            parity_trusted: self.parity == ParityState::Trusted,
+        }
+    }
+
+    /// Where the blocks of this group live.
+    ///
+    /// Panics if the record was never checked.
+    pub fn geometry(&self) -> Geometry {
+        let members = u8::try_from(self.members.len()).expect("a record has at most 32 members");
+        Geometry::new(
+            self.level,
+            members,
+            self.strip_blocks,
+            self.data_start,
+            self.rows,
+            self.block,
+        )
+        .expect("a checked record describes a geometry")
+    }
+
+    /// Whether a drive of this many bytes has room for a member of this group.
+    pub fn fits_drive(&self, drive_bytes: u64) -> bool {
+        self.data_end_bytes()
+            .zip(tail_start(drive_bytes))
+            .is_some_and(|(end, tail)| end <= tail)
+    }
+
+    /// Bytes from the start of a member to the end of its data.
+    fn data_end_bytes(&self) -> Option<u64> {
+        let blocks = self.rows.checked_mul(u64::from(self.strip_blocks))?;
+        blocks
+            .checked_add(self.data_start.0)?
+            .checked_mul(u64::from(self.block.bytes()))
+    }
+
+    /// Checks every field against every other; `Ok` means that the group could be started from it.
+    pub fn check(&self) -> Result<(), RecordError> {
+        self.check_shape()?;
+        self.check_members()?;
+        let step = self
+            .generation
+            .checked_sub(self.previous)
+            .ok_or(RecordError::Generation)?;
+        let first = self.generation == 1 && self.previous == 0;
+        if self.generation > GENERATION_MAX || !(first || step == STEP || step == STEP_WITHOUT_MEMBER) {
+            return Err(RecordError::Generation);
+        }
+        let beyond = self.parity.next_row().is_some_and(|row| row > self.rows);
+        if beyond || (self.parity != ParityState::Trusted && self.failed_mask() != 0) {
+            return Err(RecordError::Parity);
+        }
+        if self.forming && !(self.clean && self.vdisks.is_empty()) {
+            return Err(RecordError::Forming);
+        }
+        self.check_vdisks()
+    }
+
+    fn check_shape(&self) -> Result<(), RecordError> {
+        if self.array == Uuid::NIL || self.group == Uuid::NIL {
+            return Err(RecordError::NilUuid);
+        }
+        if !(2..=MEMBERS_MAX).contains(&self.members.len()) {
+            return Err(RecordError::Members);
+        }
+        let strip_bytes = u64::from(self.strip_blocks) * u64::from(self.block.bytes());
+        if !self.strip_blocks.is_power_of_two() || !STRIP_BYTES.contains(&strip_bytes) {
+            return Err(RecordError::Strip);
+        }
+        let start = self
+            .data_start
+            .0
+            .checked_mul(u64::from(self.block.bytes()))
+            .ok_or(RecordError::DataStart)?;
+        if start < HEAD_BYTES || !start.is_multiple_of(RECORD_BYTES as u64) {
+            return Err(RecordError::DataStart);
+        }
+        // The whole group in bytes has to fit 64 bits, so that no product below can overflow.
+        let row_bytes = strip_bytes * self.members.len() as u64;
+        let rows = 1..=ROWS_MAX;
+        if !rows.contains(&self.rows)
+            || self.rows.checked_mul(row_bytes).is_none()
+            || self.data_end_bytes().is_none()
+        {
+            return Err(RecordError::Size);
+        }
+        Ok(())
+    }
+
+    fn check_members(&self) -> Result<(), RecordError> {
+        for (index, member) in self.members.iter().enumerate() {
+            if member.drive == Uuid::NIL {
+                return Err(RecordError::NilUuid);
+            }
+            if self.members[..index]
+                .iter()
+                .any(|other| other.drive == member.drive)
+            {
+                return Err(RecordError::DriveTwice);
+            }
+            let fits = match member.state {
+                MemberState::Active => member.current_at == self.generation,
+                MemberState::Failed | MemberState::Missing => member.current_at < self.generation,
+            };
+            if !fits {
+                return Err(RecordError::MemberGeneration);
+            }
+        }
+        if self.failed_mask().count_ones() > u32::from(self.level.check_strips()) {
+            return Err(RecordError::TooManyLost);
+        }
+        Ok(())
+    }
+
+    fn check_vdisks(&self) -> Result<(), RecordError> {
+        if self.vdisks.len() > VDISKS_MAX {
+            return Err(RecordError::Vdisks);
+        }
+        let mut free_from = 0;
+        for (index, vdisk) in self.vdisks.iter().enumerate() {
+            if vdisk.nsid == 0 || vdisk.nsid == u32::MAX {
+                return Err(RecordError::Nsid);
+            }
+            if vdisk.uuid == Uuid::NIL {
+                return Err(RecordError::NilUuid);
+            }
+            if self.vdisks[..index]
+                .iter()
+                .any(|other| other.shares_identity(vdisk))
+            {
+                return Err(RecordError::VdiskTwice);
+            }
+            let on_row = vdisk.start.0.is_multiple_of(self.row_blocks());
+            if !on_row || vdisk.blocks == 0 || vdisk.blocks > self.capacity_blocks() {
+                return Err(RecordError::Extent);
+            }
+            let first_row = vdisk.start.0 / self.row_blocks();
+            let rows = self.rows_for(vdisk.blocks);
+            if first_row < free_from || first_row > self.rows || rows > self.rows - first_row {
+                return Err(RecordError::Extent);
+            }
+            free_from = first_row + rows;
+        }
+        Ok(())
+    }
+}
+
+impl VdiskRecord {
+    /// Whether a host could take the two for one.
+    pub fn shares_identity(&self, other: &Self) -> bool {
+        self.nsid == other.nsid
+            || self.name == other.name
+            || self.uuid == other.uuid
+            || self.nguid == other.nguid
+    }
+}
+
+const _: () = assert!(
+    STEP % 2 == 1 && STEP_WITHOUT_MEMBER % 2 == 1,
+    "newest and second newest use different slots"
+);
