@@ -1,0 +1,218 @@
+//! Random events from one seed: nothing panics, nothing is completed twice, nothing is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// The runtime's view of one run.
+struct World {
+    rig: Rig,
+    random: Random,
+    /// Open connections with the commands that are not completed.
+    open: BTreeMap<QueueId, BTreeSet<u16>>,
+    /// Connections that are to be closed, but are not yet.
+    closing: BTreeSet<QueueId>,
+    aborts: Vec<u32>,
+    cntlids: Vec<u16>,
+}
+
+impl World {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.draw() % bound
+    }
+
+    fn number(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.below(u64::from(bound))).unwrap()
+    }
+
+    fn pick(&mut self) -> Option<QueueId> {
+        let index = usize::try_from(self.random.draw() >> 33).unwrap();
+        let count = self.open.len();
+        (count > 0).then(|| *self.open.keys().nth(index % count).unwrap())
+    }
+
+    fn entry(&mut self) -> SubmissionEntry {
+        let mut bytes = [0; 64];
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.random.draw().to_le_bytes());
+        }
+        let mut entry = SubmissionEntry::parse(bytes);
+        if self.below(8) == 0 {
+            return entry;
+        }
+        let opcodes = [0x02, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x18];
+        let opcode = opcodes[usize::try_from(self.below(7)).unwrap()];
+        let mut sane = admin(opcode, 512 * self.number(9));
+        sane.set_cid(entry.cid() & 15);
+        entry.set_nsid(entry.nsid() & 3);
+        sane.set_nsid(entry.nsid());
+        sane.set_dword(10, entry.dword(10) & 0x00ff_037f);
+        sane.set_dword(11, entry.dword(11) & 3);
+        sane.set_qword(12, entry.qword(12) & 0x1ffc);
+        sane
+    }
+
+    /// One Connect or one write to CC, mostly right.
+    fn fabrics(&mut self) -> (SubmissionEntry, Vec<u8>) {
+        let host = self.number(3);
+        match self.below(4) {
+            0 => {
+                let subnqn = if self.below(3) == 0 {
+                    Nqn::DISCOVERY
+                } else {
+                    subsystem_nqn()
+                };
+                (admin_connect().encode(1), data(&subnqn, host).encode().to_vec())
+            }
+            1 if !self.cntlids.is_empty() => {
+                let index = usize::try_from(self.below(64)).unwrap() % self.cntlids.len();
+                let qid = u16::try_from(self.below(5)).unwrap() + 1;
+                (
+                    io_connect(qid).encode(1),
+                    io_data(host, self.cntlids[index]).encode().to_vec(),
+                )
+            }
+            2 => (PropertyAccess::get(1, property::CSTS), Vec::new()),
+            _ => {
+                let values = [
+                    0,
+                    Configuration::START.0,
+                    Configuration::START.0,
+                    Configuration::SHUTDOWN.0,
+                    1,
+                ];
+                let value = values[usize::try_from(self.below(5)).unwrap()];
+                (PropertyAccess::set(1, property::CC, value), Vec::new())
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.rig.now_ns += self.below(20 * MS);
+        match self.below(16) {
+            0 => {
+                let port = if self.below(4) == 0 { DISCOVERY_PORT } else { MAIN };
+                let queue = self.rig.open(port);
+                self.open.insert(queue, BTreeSet::new());
+            }
+            1 => self.rig.step(Event::Tick),
+            2 => {
+                if let Some(queue) = self.pick().filter(|_| self.below(4) == 0) {
+                    self.close(queue);
+                }
+            }
+            3 => {
+                if let Some(queue) = self.closing.pop_first() {
+                    self.close(queue);
+                }
+            }
+            4 => self.change(),
+            5..=9 => {
+                let (entry, data) = self.fabrics();
+                self.send(entry, &data);
+            }
+            _ => {
+                let entry = self.entry();
+                self.send(entry, &[0; 8]);
+            }
+        }
+        self.look();
+    }
+
+    fn change(&mut self) {
+        let nsid = self.number(3) + 1;
+        match self.below(6) {
+            0 if self.rig.subsystem.namespaces.contains_key(&nsid) => {
+                self.rig.step(Event::NamespaceRemoved { nsid });
+            }
+            0 => self.rig.step(Event::NamespaceAdded(namespace(nsid))),
+            1 => self.rig.step(Event::PortsChanged(config().ports)),
+            2 => {
+                let hosts = (0..self.number(4)).map(host_nqn).collect();
+                self.rig.step(Event::HostsChanged(HostAccess::List(hosts)));
+            }
+            3 => self.rig.step(Event::HostsChanged(HostAccess::Any)),
+            4 => {
+                let critical_warning = u8::try_from(self.below(32)).unwrap();
+                self.rig.step(Event::Health(Health {
+                    critical_warning,
+                    ..Health::default()
+                }));
+            }
+            _ => {
+                if let Some(token) = self.aborts.pop() {
+                    let aborted = self.below(2) == 0;
+                    self.rig.step(Event::Aborted { token, aborted });
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, entry: SubmissionEntry, data: &[u8]) {
+        let Some(queue) = self.pick() else { return };
+        let slot = self.rig.send(queue, entry, data);
+        self.open.get_mut(&queue).unwrap().insert(slot);
+    }
+
+    fn close(&mut self, queue: QueueId) {
+        self.closing.remove(&queue);
+        self.open.remove(&queue);
+        self.rig.close(queue);
+    }
+
+    /// Does what the runtime would do and checks what was promised to it.
+    fn look(&mut self) {
+        for action in std::mem::take(&mut self.rig.actions) {
+            match action {
+                Action::Accept { cntlid, qid: 0, .. } => self.cntlids.push(cntlid),
+                Action::Accept { .. } | Action::Report(_) => {}
+                Action::Complete { queue, slot, .. } => {
+                    let slots = self
+                        .open
+                        .get_mut(&queue)
+                        .expect("completed on an open connection");
+                    assert!(slots.remove(&slot), "each command is completed once");
+                    assert!(!self.closing.contains(&queue), "nothing is completed after Close");
+                }
+                Action::Abort { token, .. } => self.aborts.push(token),
+                Action::Close { queue, .. } => {
+                    assert!(self.closing.insert(queue), "closed once");
+                }
+            }
+        }
+        let waiting = self.rig.subsystem.controllers.values();
+        assert!(waiting.map(|it| it.aborts.len()).all(|count| count <= 4));
+    }
+}
+
+#[test]
+fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
+    for seed in 0..24 {
+        let mut world = World {
+            rig: Rig::new(config()),
+            random: Random(seed),
+            open: BTreeMap::new(),
+            closing: BTreeSet::new(),
+            aborts: Vec::new(),
+            cntlids: Vec::new(),
+        };
+        for _ in 0..4000 {
+            world.step();
+        }
+        assert!(world.cntlids.len() > 10, "the run made associations");
+        world.rig.step(Event::Shutdown);
+        world.look();
+        let open: Vec<QueueId> = world.open.keys().copied().collect();
+        for queue in open {
+            assert!(
+                world.closing.contains(&queue),
+                "every connection is closed in the end"
+            );
+            world.close(queue);
+        }
+        world.look();
+        let subsystem = &world.rig.subsystem;
+        assert!(subsystem.queues.is_empty() && subsystem.controllers.is_empty());
+        assert!(subsystem.unconnected.is_empty());
+    }
+}
