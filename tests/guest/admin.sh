@@ -203,9 +203,23 @@ unknown_commands_are_refused() {
   refused 'Invalid Command Opcode' nvme admin-passthru "$(char)" --opcode=0xc1
   refused 'Invalid Command Opcode' nvme io-passthru "$(block 1)" --opcode=0x93 --namespace-id=1
   refused 'Invalid Field' nvme get-log "$(char)" --log-id=0xfe --log-len=512
-  refused 'Invalid Namespace or Format' nvme id-ns "$(char)" --namespace-id=0xfffffff0
   is_live "$(controller "$NQN")" || fail "the controller is not live afterwards"
 }
+
+unknown_namespace_is_refused() { # nvmet answers with zeroes.
+  refused 'Invalid Namespace or Format' nvme id-ns "$(char)" --namespace-id=0xfffffff0
+}
+
+# A namespace that is made and deleted while hosts are connected: they hear of it, nobody rescans.
+namespace_comes_and_goes() {
+  ask add-namespace
+  await 20 "namespace 4" namespace "$NQN" 4
+  verified "$(namespace "$NQN" 4)" 4k 0 2M
+  ask remove-namespace
+  await 20 "the end of namespace 4" has_no_namespace 4
+  for nsid in 1 2 3; do namespace "$NQN" $nsid || fail "namespace $nsid has gone as well"; done
+}
+has_no_namespace() { ! namespace "$NQN" "$1"; }
 
 registers_are_shown() {
   nvme show-regs "$(char)" -o json | tee "$W/id"

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153
 # Checks of discovery, of connecting and refusing, and of who the target says it is.
 # Sourced by in-guest.sh after harness.sh.
 

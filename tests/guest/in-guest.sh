@@ -1,4 +1,5 @@
 #!/bin/bash
+# shellcheck disable=SC2317 # Functions are called through `check`.
 # The guest's side of the suite: checks of a target by the kernel's own NVMe/TCP initiator and nvme-cli.
 # Started by `run` on the host, with this folder at /files. Usage, in the guest: in-guest.sh PHASE
 #   main       everything that one host can see, with drives failed and the target restarted meanwhile
@@ -7,7 +8,6 @@
 #   reference  no check at all: makes this guest the reference target, the kernel's nvmet
 # Reads ADDR, PORT, DISCOVERY_PORT, DISCOVERY_SHOWS, ADVERTISED, NQN, GUARDED_PORT, GUARDED_NQN, ALLOWED_HOST,
 # NS1_BYTES, NS2_BYTES and REFERENCE from the environment. Prints `ok NAME` or `FAIL NAME: why` for each check.
-# shellcheck disable=SC2317 # Functions are called through `check`.
 set -uo pipefail
 PHASE=$1
 cd /files || exit 2
@@ -72,6 +72,7 @@ main() {
   check host_identifier_is_told
   check features_of_hardware_are_refused
   check unknown_commands_are_refused
+  braid_check unknown_namespace_is_refused
   check registers_are_shown
 
   for nsid in 1 2; do
@@ -86,6 +87,7 @@ main() {
     check -t 120 ext4_holds_files $nsid
   done
 
+  check namespace_comes_and_goes
   check resets
   check -t 120 reset_under_load
   # The device is taken from under the load: its writes end in errors, as they have to.

@@ -100,14 +100,16 @@ mixed_sizes_verify() { # mixed_sizes_verify NSID
 
 # Files through ext4 and back, after everything cached is gone. Leaves the list of sums for the next guest.
 ext4_holds_files() { # ext4_holds_files NSID [KEEP]
-  local dev
+  local dev n
   dev=$(block "$1")
   mkfs.ext4 -q -F "$dev"
+  trap 'umount /mnt 2>/dev/null || true' EXIT # A failure must not leave it mounted under the next check.
   mount "$dev" /mnt
-  cp -r /usr/lib/x86_64-linux-gnu/lib[a-d]* /usr/share/zoneinfo/E* /etc /mnt/ 2>/dev/null ||
-    cp -r /etc /usr/sbin /mnt/
+  cp -r /etc /mnt/
+  for n in $(seq 100); do head -c $((n * 997)) /dev/urandom >"/mnt/small-$n"; done
+  for n in 1 2 3 4; do head -c 4M /dev/urandom >"/mnt/large-$n"; done
   (cd /mnt && find . -type f -exec sha256sum {} +) >"$W/sums"
-  at_least "the number of files" "$(grep -c . "$W/sums")" 50
+  at_least "the number of files" "$(grep -c . "$W/sums")" 104
   umount /mnt
   echo 3 >/proc/sys/vm/drop_caches
   mount "$dev" /mnt
@@ -121,6 +123,7 @@ ext4_still_holds_files() { # ext4_still_holds_files NSID: what an earlier guest 
   local dev
   dev=$(block "$1")
   fsck.ext4 -fn "$dev"
+  trap 'umount /mnt 2>/dev/null || true' EXIT
   mount -o ro "$dev" /mnt
   (cd /mnt && sha256sum --quiet -c "/out/sums-$1")
   umount /mnt

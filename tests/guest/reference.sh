@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes this guest the reference target: the kernel's nvmet on RAM-backed null_blk devices, with the same
 # subsystems, sizes and ports as Braid's configuration. Started by in-guest.sh; serves until the host writes
-# /out/do-end. /out/do-restart.N takes the port away and brings it back, as a restart looks to a host.
+# /out/do-end. An order is a file /out/do-WORD.N, which becomes /out/did-WORD.N when it is carried out:
+# `restart` takes the port away and brings it back, as a restart looks to a host; `add` and `remove` a namespace.
 set -euo pipefail
 nvmet=/sys/kernel/config/nvmet nullb=/sys/kernel/config/nullb
 modprobe null_blk nr_devices=0
@@ -38,6 +39,7 @@ device nullb0 $((NS1_BYTES >> 20)) 4096
 device nullb1 $((NS2_BYTES >> 20)) 512
 device nullb2 64 512
 device nullb3 16 4096
+device nullb4 16 4096
 mkdir "$nvmet/subsystems/$NQN" "$nvmet/subsystems/$GUARDED_NQN" "$nvmet/hosts/$ALLOWED_HOST"
 echo 1 >"$nvmet/subsystems/$NQN/attr_allow_any_host"
 for n in 1 2 3; do attach "$NQN" $n nullb$((n - 1)); done
@@ -51,13 +53,25 @@ ln -s "$nvmet/subsystems/$NQN" "$nvmet/ports/2/subsystems/"
 ln -s "$nvmet/subsystems/$GUARDED_NQN" "$nvmet/ports/3/subsystems/"
 : >/out/ready
 
-until [ -e /out/do-end ]; do
-  for order in /out/do-restart.*; do
-    [ -e "$order" ] || continue
+carry_out() { # carry_out WORD
+  case $1 in
+  restart)
     rm "$nvmet/ports/1/subsystems/$NQN"
     sleep 2 # Long enough for the host to see its connections end and to find the port closed.
     ln -s "$nvmet/subsystems/$NQN" "$nvmet/ports/1/subsystems/"
-    mv "$order" "/out/did-${order##*/do-}"
+    ;;
+  add) attach "$NQN" 4 nullb4 ;;
+  remove) echo 0 >"$nvmet/subsystems/$NQN/namespaces/4/enable" ;;
+  end) exit 0 ;;
+  esac
+}
+
+while :; do
+  for order in /out/do-*; do
+    [ -e "$order" ] || continue
+    name=${order##*/do-}
+    carry_out "${name%.*}"
+    mv "$order" "/out/did-$name"
   done
   sleep 0.2
 done

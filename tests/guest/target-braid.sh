@@ -116,14 +116,26 @@ target_alive() {
   done
 }
 
-target_fail_drive() { # target_fail_drive GROUP DRIVE
-  "$braid" drive fail --socket "$work/node-a.sock" --group "$1" --drive "$2"
+control() { "$braid" "$@" --socket "$work/node-a.sock"; }
+
+target_fail_drive() { control drive fail "$1" "$2"; } # target_fail_drive GROUP DRIVE
+target_add_namespace() { control vdisk create v4 --group g0 --size 16MiB --nsid 4; }
+target_remove_namespace() { control vdisk delete v4 --force; }
+
+target_is_degraded() { # target_is_degraded GROUP DRIVE: as the group says about itself and its member.
+  local shown
+  shown=$(control group show "$1" --json 2>&1 | tr -d ' \n')
+  grep -q '"state":"degraded"' <<<"$shown" || { echo "group $1 is not degraded: $shown"; return 1; }
+  grep -Eq "\"drive\":\"$2\",\"state\":\"(failed|missing)\"" <<<"$shown" || { echo "$2 is not shown as failed: $shown"; return 1; }
 }
 
-target_is_degraded() { # target_is_degraded GROUP: as the group says about itself.
-  local shown
-  shown=$("$braid" group show --socket "$work/node-a.sock" --group "$1" --json 2>&1 | tr -d ' \n')
-  grep -q '"state":"degraded"' <<<"$shown" || { echo "group $1 is not degraded: $shown"; return 1; }
+target_has_no_hosts() { # Hosts that left, and one that was killed.
+  local limit=$((SECONDS + 20)) shown=''
+  until [ "$shown" = '[]' ]; do
+    [ $SECONDS -lt $limit ] || { echo "controllers are left: $shown"; return 1; }
+    shown=$(control host list --json 2>&1 | tr -d ' \n')
+    sleep 0.2
+  done
 }
 
 # Open descriptors of the serving node: sockets, rings and files.

@@ -20,16 +20,19 @@ target_start() {
   done
 }
 
-restarts=0
-target_restart() {
+orders=0
+order() { # order WORD: has the reference target do it, and waits until it is done.
   local limit=$((SECONDS + 30))
-  restarts=$((restarts + 1))
-  : >"$work/target/do-restart.$restarts"
-  until [ -e "$work/target/did-restart.$restarts" ]; do
-    [ $SECONDS -lt $limit ] || { echo "the reference target did not restart its port"; return 1; }
+  orders=$((orders + 1))
+  : >"$work/target/do-$1.$orders"
+  until [ -e "$work/target/did-$1.$orders" ]; do
+    [ $SECONDS -lt $limit ] || { echo "the reference target did not carry out '$1'"; return 1; }
     sleep 0.2
   done
 }
+target_restart() { order restart; }
+target_add_namespace() { order add; }
+target_remove_namespace() { order remove; }
 
 target_alive() {
   kill -0 "$reference_pid" 2>/dev/null || { echo "the reference target died: $(tail -n 1 "$work/target.log")"; return 1; }
