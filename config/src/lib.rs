@@ -119,7 +119,7 @@ pub struct Subsystem {
     pub oui: [u8; 3],
     /// Who may connect. Default: any host.
     pub hosts: Hosts,
-    /// Largest transfer of one command in KiB: a power of two in `4..=1024`. Default: 256.
+    /// Largest transfer of one command in KiB: a power of two in `8..=1024`, because admin data has up to 8 KiB. Default: 256.
     pub max_transfer_kib: u32,
     /// In-capsule data of an I/O command in KiB, `0..=64` and no more than `max_transfer_kib`. Default: 8.
     pub in_capsule_kib: u32,

@@ -152,7 +152,7 @@ mod tests {
             4,
             &["no power of two", "128 or 256"],
         );
-        good(&with("[subsystem]\nmax_transfer_kib = 4\n"));
+        good(&with("[subsystem]\nmax_transfer_kib = 8\n"));
         good(&with("[subsystem]\nmax_transfer_kib = 1024\n"));
     }
 }

@@ -163,7 +163,7 @@ pub(crate) fn subsystem(mut section: Section<'_, '_>, node: &Node, problems: &mu
 
 /// The numbers and switches of `[subsystem]`.
 fn limits(section: &mut Section<'_, '_>, subsystem: &mut Subsystem, problems: &mut Problems<'_>) {
-    let max = section.number("max_transfer_kib", 4..=1024, problems);
+    let max = section.number("max_transfer_kib", 8..=1024, problems);
     subsystem.max_transfer_kib = power_of_two(max, "max_transfer_kib", section, problems).or(256);
     let in_capsule = section.number("in_capsule_kib", 0..=64, problems);
     if let Found::Value(kib, at) = &in_capsule
@@ -175,7 +175,7 @@ fn limits(section: &mut Section<'_, '_>, subsystem: &mut Subsystem, problems: &m
         );
         problems.push(at, what, format!("write at most {}", subsystem.max_transfer_kib));
     }
-    subsystem.in_capsule_kib = in_capsule.or(8.min(subsystem.max_transfer_kib));
+    subsystem.in_capsule_kib = in_capsule.or(8);
     subsystem.io_queues_max = section.number("io_queues_max", 1..=128, problems).or(16);
     subsystem.queue_entries_max = section.number("queue_entries_max", 16..=1024, problems).or(128);
     subsystem.controllers_max = section.number("controllers_max", 1..=4096, problems).or(256);
@@ -383,12 +383,8 @@ mod tests {
             4,
             &["in_capsule_kib is more than max_transfer_kib", "at most 8"],
         );
-        assert_eq!(
-            good(&with("[subsystem]\nmax_transfer_kib = 4\n"))
-                .subsystem
-                .in_capsule_kib,
-            4
-        );
+        good(&with("[subsystem]\nmax_transfer_kib = 64\nin_capsule_kib = 64\n"));
+        refuses(&with("[subsystem]\nmax_transfer_kib = 4\n"), 4, &["8..=1024"]);
     }
 
     #[test]
