@@ -1,10 +1,26 @@
 //! The engine: turns the group commands of one core into drive commands, row by row.
 //!
-//! See [`Request`] for what comes in, [`Action`] for what goes out.
+//! Owns the commands of its core from submission to completion. Each is cut into row operations
+//! ("pieces"), which take their row's lock, plan by the members of that instant, read, compute and
+//! write. Invariants: a row is touched under its lock only, and the lock is released with nothing
+//! outstanding; no write completes past a member that is not durably failed; what has begun to write
+//! is never planned anew; an operation holds one lock and waits for nothing that another lock's
+//! holder could hold, so all of them end. All memory is laid out at the start. Deliberately knows
+//! neither time nor threads, drives or buffers: it asks by [`Action`] and is told by calls.
+
+mod list;
+mod machine;
+mod piece;
+mod scratch;
+
+pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
+
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::geometry::Geometry;
+use super::lock::LockTable;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -234,13 +250,20 @@ pub struct EngineConfig {
     /// This core, below 16.
     pub core: u16,
     /// Shared by the engines of all cores for this group.
-    pub lock: std::sync::Arc<super::lock::LockTable>,
+    pub lock: Arc<LockTable>,
     /// Command ids are below this.
     pub commands_max: u32,
     /// Most row operations at a time.
     pub pieces_max: u32,
-    /// Size of the core's scratch region.
+    /// Size of the core's scratch region, at least [`Engine::scratch_bytes_min`].
     pub scratch_bytes: u32,
     /// As of the last durable generation.
     pub members: MemberSet,
 }
+
+#[cfg(test)]
+mod executor;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,13 @@ pub enum Mode {
     Write,
 }
 
+impl Mode {
+    /// Whether it excludes all others.
+    pub const fn is_write(self) -> bool {
+        matches!(self, Self::Write)
+    }
+}
+
 /// Cores that must be told to try again; bit `i` is core `i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "a core that is not woken waits for ever"]

@@ -1,0 +1,498 @@
+//! Runs engines against drives in memory, one byte for each block, with answers in any order.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::amf::geometry::Level;
+use crate::amf::{MemberIndex, MemberSet};
+use crate::drive::block::BlockSize;
+
+pub const BLOCK: u32 = 512;
+/// What an untouched buffer or scratch holds: easily told from data.
+const JUNK: u8 = 0xEE;
+
+/// A small generator: the same seed, the same run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+
+    pub fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).expect("below a usize")
+    }
+
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        u8::try_from(self.below(255) + 1).expect("a byte")
+    }
+}
+
+/// Something that a runtime still owes an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    Drive(Action),
+    Compared { io: IoTag, equal: bool },
+    Wake(RowIndex),
+    Members(MemberSet),
+}
+
+pub struct Core {
+    pub engine: Engine,
+    pub buffers: Vec<Vec<u8>>,
+    scratch: Vec<u8>,
+    pub owed: Vec<Owed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    pub core: usize,
+    pub command: CommandId,
+    pub result: Result<(), GroupError>,
+}
+
+pub struct World {
+    pub geometry: Geometry,
+    pub lock: Arc<LockTable>,
+    pub drives: Vec<Vec<u8>>,
+    pub cores: Vec<Core>,
+    pub members: MemberSet,
+    /// Members whose drives answer with errors, and may or may not have done what they were asked.
+    pub broken: u32,
+    /// Members that were reported and are not failed yet.
+    pub reported: u32,
+    pub faults: Vec<(MemberIndex, DriveError)>,
+    pub done: Vec<Done>,
+    pub random: Random,
+    scratch_bytes: u32,
+}
+
+pub struct Shape {
+    pub members: u8,
+    pub strip: u32,
+    pub rows: u64,
+    pub cores: u16,
+    pub commands: u32,
+    pub pieces: u32,
+    /// Scratch beyond the least, in strips.
+    pub scratch_strips: u32,
+}
+
+impl Shape {
+    pub const SMALL: Self = Self {
+        members: 4,
+        strip: 4,
+        rows: 8,
+        cores: 1,
+        commands: 8,
+        pieces: 16,
+        scratch_strips: 64,
+    };
+}
+
+impl World {
+    pub fn new(shape: &Shape, seed: u64) -> Self {
+        let start = MemberLba(3);
+        let geometry = Geometry::new(
+            Level::Raid5,
+            shape.members,
+            shape.strip,
+            start,
+            shape.rows,
+            BlockSize::B512,
+        )
+        .expect("legal");
+        let lock = LockTable::new(64);
+        let members = MemberSet {
+            generation: 1,
+            failed: 0,
+            parity_trusted: true,
+        };
+        let scratch_bytes =
+            Engine::scratch_bytes_min(&geometry) + shape.scratch_strips * geometry.strip_bytes();
+        let cores = (0..shape.cores).map(|core| Core {
+            engine: Engine::new(EngineConfig {
+                geometry,
+                core,
+                lock: Arc::clone(&lock),
+                commands_max: shape.commands,
+                pieces_max: shape.pieces,
+                scratch_bytes,
+                members,
+            }),
+            buffers: vec![Vec::new(); shape.commands as usize],
+            scratch: vec![JUNK; (scratch_bytes / BLOCK) as usize],
+            owed: Vec::new(),
+        });
+        let cores = cores.collect();
+        let blocks = usize::try_from(3 + shape.rows * u64::from(shape.strip)).expect("small");
+        Self {
+            geometry,
+            lock,
+            drives: vec![vec![0; blocks]; usize::from(shape.members)],
+            cores,
+            members,
+            broken: 0,
+            reported: 0,
+            faults: Vec::new(),
+            done: Vec::new(),
+            random: Random::new(seed),
+            scratch_bytes,
+        }
+    }
+
+    pub fn capacity(&self) -> usize {
+        usize::try_from(self.geometry.capacity_blocks()).expect("small")
+    }
+
+    pub fn submit(&mut self, core: usize, command: u32, request: Request) {
+        let mut out = Vec::new();
+        self.cores[core]
+            .engine
+            .submit(CommandId(command), request, &mut out);
+        self.act(core, out);
+    }
+
+    pub fn write(&mut self, core: usize, command: u32, lba: u64, data: &[u8]) {
+        self.cores[core].buffers[command as usize] = data.to_vec();
+        let blocks = u32::try_from(data.len()).expect("short");
+        self.submit(
+            core,
+            command,
+            Request::Write {
+                lba: GroupLba(lba),
+                blocks,
+                fua: false,
+            },
+        );
+    }
+
+    pub fn read(&mut self, core: usize, command: u32, lba: u64, blocks: u32) {
+        self.cores[core].buffers[command as usize] = vec![JUNK; blocks as usize];
+        self.submit(
+            core,
+            command,
+            Request::Read {
+                lba: GroupLba(lba),
+                blocks,
+            },
+        );
+    }
+
+    pub fn abort(&mut self, core: usize, command: u32) -> bool {
+        let mut out = Vec::new();
+        let aborted = self.cores[core].engine.abort(CommandId(command), &mut out);
+        self.act(core, out);
+        aborted
+    }
+
+    /// Makes a new generation durable and tells some cores now, the others when their turn comes.
+    pub fn fail_members(&mut self, failed: u32) {
+        let failed = self.members.failed | failed;
+        self.announce(MemberSet {
+            failed,
+            ..self.members
+        });
+    }
+
+    pub fn announce(&mut self, members: MemberSet) {
+        self.members = MemberSet {
+            generation: self.members.generation + 1,
+            ..members
+        };
+        self.reported &= !members.failed;
+        for core in &mut self.cores {
+            core.owed.push(Owed::Members(self.members));
+        }
+    }
+
+    /// Pays one debt. Drives of broken members answer with an error.
+    pub fn pay(&mut self, core: usize, index: usize) {
+        let owed = self.cores[core].owed.swap_remove(index);
+        let result = match owed {
+            Owed::Drive(action) if self.broken >> drive_io(&action).1.0 & 1 == 1 => {
+                if self.random.chance(50) {
+                    self.transfer(core, &action);
+                }
+                Err(DriveError::Gone)
+            }
+            Owed::Drive(action) => {
+                self.transfer(core, &action);
+                Ok(())
+            }
+            Owed::Compared { .. } | Owed::Wake(_) | Owed::Members(_) => Ok(()),
+        };
+        self.answer(core, owed, result);
+    }
+
+    /// Answers one drive command with an error of the test's choice.
+    pub fn pay_with_error(&mut self, core: usize, index: usize, error: DriveError) {
+        let owed = self.cores[core].owed.swap_remove(index);
+        self.answer(core, owed, Err(error));
+    }
+
+    fn answer(&mut self, core: usize, owed: Owed, result: Result<(), DriveError>) {
+        let mut out = Vec::new();
+        let engine = &mut self.cores[core].engine;
+        match owed {
+            Owed::Drive(action) => engine.drive_done(drive_io(&action).0, result, &mut out),
+            Owed::Compared { io, equal } => engine.compared(io, equal, &mut out),
+            Owed::Wake(row) => engine.wake(row, &mut out),
+            Owed::Members(members) => engine.set_members(members, &mut out),
+        }
+        self.act(core, out);
+    }
+
+    /// Pays in random order until nothing is owed; reported members fail when nothing else can happen.
+    pub fn settle(&mut self) {
+        loop {
+            while self.pay_any() {}
+            if self.reported == 0 {
+                return;
+            }
+            self.fail_members(self.reported);
+        }
+    }
+
+    /// Pays a random debt of a random core; false if there is none.
+    pub fn pay_any(&mut self) -> bool {
+        let total: usize = self.cores.iter().map(|core| core.owed.len()).sum();
+        if total == 0 {
+            return false;
+        }
+        let mut pick = self.random.index(total);
+        for core in 0..self.cores.len() {
+            let owed = self.cores[core].owed.len();
+            if pick < owed {
+                self.pay(core, pick);
+                return true;
+            }
+            pick -= owed;
+        }
+        unreachable!("the pick is below the total")
+    }
+
+    pub fn result(&self, core: usize, command: u32) -> Option<Result<(), GroupError>> {
+        let mut done = self
+            .done
+            .iter()
+            .filter(|d| d.core == core && d.command.0 == command);
+        done.next_back().map(|d| d.result)
+    }
+
+    /// The drive commands that a core's engine waits for.
+    pub fn asked(&self, core: usize) -> Vec<Action> {
+        let drive = |owed: &Owed| match owed {
+            Owed::Drive(action) => Some(*action),
+            Owed::Compared { .. } | Owed::Wake(_) | Owed::Members(_) => None,
+        };
+        self.cores[core].owed.iter().filter_map(drive).collect()
+    }
+
+    /// Position of the first debt that fits.
+    pub fn find(&self, core: usize, fits: impl Fn(&Owed) -> bool) -> usize {
+        self.cores[core].owed.iter().position(fits).expect("it is owed")
+    }
+
+    /// Position of the first drive command for a member.
+    pub fn find_member(&self, core: usize, member: MemberIndex) -> usize {
+        self.find(
+            core,
+            |owed| matches!(owed, Owed::Drive(action) if drive_io(action).1 == member),
+        )
+    }
+
+    /// Whether parity matches data in every row; `except` is a set of members that do not count.
+    pub fn parity_matches(&self) -> bool {
+        (3..self.drives[0].len()).all(|at| self.drives.iter().fold(0, |sum, drive| sum ^ drive[at]) == 0)
+    }
+
+    /// All locks are back, all scratch is back, nothing is in flight.
+    pub fn assert_idle(&self) {
+        assert!(self.lock.is_idle(), "all locks are back");
+        for core in &self.cores {
+            assert_eq!(core.engine.in_flight(), 0);
+            assert!(
+                core.engine.scratch.is_whole(self.scratch_bytes),
+                "all scratch is back"
+            );
+        }
+    }
+
+    /// What the drives hold, without the engine: lost strips are regenerated.
+    pub fn contents(&self, failed: u32) -> Vec<u8> {
+        let block = |lba| {
+            let place = self.geometry.locate(GroupLba(lba));
+            let at = usize::try_from(place.lba.0).expect("small");
+            let member = usize::from(place.member.0);
+            if failed >> member & 1 == 0 {
+                return self.drives[member][at];
+            }
+            let others = self
+                .drives
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != member);
+            others.fold(0, |sum, (_, drive)| sum ^ drive[at])
+        };
+        (0..self.geometry.capacity_blocks()).map(block).collect()
+    }
+
+    fn act(&mut self, core: usize, out: Vec<Action>) {
+        for action in out {
+            match action {
+                Action::DriveRead { member, .. }
+                | Action::DriveWrite { member, .. }
+                | Action::DriveZero { member, .. }
+                | Action::DriveFlush { member, .. } => {
+                    let owed = &mut self.cores[core].owed;
+                    let io = drive_io(&action).0;
+                    let twice = owed
+                        .iter()
+                        .any(|o| matches!(o, Owed::Drive(a) if drive_io(a).0 == io));
+                    assert!(!twice, "a tag names one command");
+                    assert!(member.0 < self.geometry.members());
+                    owed.push(Owed::Drive(action));
+                }
+                Action::Copy { into, from, bytes } => {
+                    let data = self.load(core, from, bytes);
+                    self.store(core, into, &data);
+                }
+                Action::Xor { into, from, bytes } => {
+                    let mut data = self.load(core, from, bytes);
+                    for (sum, old) in data.iter_mut().zip(self.load(core, into, bytes)) {
+                        *sum ^= old;
+                    }
+                    self.store(core, into, &data);
+                }
+                Action::Compare { io, a, b, bytes } => {
+                    let equal = self.load(core, a, bytes) == self.load(core, b, bytes);
+                    self.cores[core].owed.push(Owed::Compared { io, equal });
+                }
+                Action::WakeCores { mask, row } => {
+                    assert!(mask != 0 && mask >> core & 1 == 0, "others are woken");
+                    for other in (0..self.cores.len()).filter(|other| mask >> other & 1 == 1) {
+                        self.cores[other].owed.push(Owed::Wake(row));
+                    }
+                }
+                Action::ReportFault { member, error } => {
+                    if !self.members.is_failed(member) {
+                        self.reported |= 1 << member.0;
+                    }
+                    self.faults.push((member, error));
+                }
+                Action::Complete { command, result } => self.done.push(Done {
+                    core,
+                    command,
+                    result,
+                }),
+            }
+        }
+    }
+
+    fn transfer(&mut self, core: usize, action: &Action) {
+        let range = |lba: MemberLba, blocks: u32| {
+            let start = usize::try_from(lba.0).expect("small");
+            assert!(start >= 3, "metadata is never touched");
+            start..start + blocks as usize
+        };
+        match *action {
+            Action::DriveRead {
+                member,
+                lba,
+                blocks,
+                into,
+                ..
+            } => {
+                let data = self.drives[usize::from(member.0)][range(lba, blocks)].to_vec();
+                self.store(core, into, &data);
+            }
+            Action::DriveWrite {
+                member,
+                lba,
+                blocks,
+                from,
+                ..
+            } => {
+                let data = self.load(core, from, blocks * BLOCK);
+                self.drives[usize::from(member.0)][range(lba, blocks)].copy_from_slice(&data);
+            }
+            Action::DriveZero {
+                member, lba, blocks, ..
+            } => {
+                assert!(blocks <= self.geometry.strip_blocks());
+                self.drives[usize::from(member.0)][range(lba, blocks)].fill(0);
+            }
+            Action::DriveFlush { .. } => {}
+            Action::Xor { .. }
+            | Action::Copy { .. }
+            | Action::Compare { .. }
+            | Action::WakeCores { .. }
+            | Action::ReportFault { .. }
+            | Action::Complete { .. } => unreachable!("not a drive command"),
+        }
+    }
+
+    fn load(&self, core: usize, place: Place, bytes: u32) -> Vec<u8> {
+        assert_eq!(bytes % BLOCK, 0);
+        let length = (bytes / BLOCK) as usize;
+        let (memory, offset) = match place {
+            Place::Command {
+                command,
+                offset_bytes,
+            } => (&self.cores[core].buffers[command.0 as usize], offset_bytes),
+            Place::Scratch { offset_bytes } => (&self.cores[core].scratch, offset_bytes),
+            Place::Zeroes => {
+                assert!(
+                    bytes <= self.geometry.strip_bytes(),
+                    "the region of zeroes is a strip long"
+                );
+                return vec![0; length];
+            }
+        };
+        assert_eq!(offset % BLOCK, 0);
+        let start = (offset / BLOCK) as usize;
+        memory[start..start + length].to_vec()
+    }
+
+    fn store(&mut self, core: usize, place: Place, data: &[u8]) {
+        let (memory, offset) = match place {
+            Place::Command {
+                command,
+                offset_bytes,
+            } => (&mut self.cores[core].buffers[command.0 as usize], offset_bytes),
+            Place::Scratch { offset_bytes } => (&mut self.cores[core].scratch, offset_bytes),
+            Place::Zeroes => unreachable!("zeroes are never written to"),
+        };
+        assert_eq!(offset % BLOCK, 0);
+        let start = (offset / BLOCK) as usize;
+        memory[start..start + data.len()].copy_from_slice(data);
+    }
+}
+
+/// Tag and member of a drive command.
+pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
+    match *action {
+        Action::DriveRead { io, member, .. }
+        | Action::DriveWrite { io, member, .. }
+        | Action::DriveZero { io, member, .. }
+        | Action::DriveFlush { io, member } => (io, member),
+        Action::Xor { .. }
+        | Action::Copy { .. }
+        | Action::Compare { .. }
+        | Action::WakeCores { .. }
+        | Action::ReportFault { .. }
+        | Action::Complete { .. } => unreachable!("not a drive command"),
+    }
+}

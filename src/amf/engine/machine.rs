@@ -1,0 +1,592 @@
+//! The engine's commands: admission, cutting into row operations, completion, abort.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::list::{Links, List};
+use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
+use super::scratch::Scratch;
+use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
+use crate::amf::geometry::{Geometry, RowPiece};
+use crate::amf::lock::{Acquire, CORES_MAX, LockTable, WakeMask};
+use crate::amf::row::{RowPlan, Source};
+use crate::amf::{MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::drive::block::GroupLba;
+
+/// Most row operations that one command has in flight: 8 rows of four 64 KiB data strips are 2 MiB,
+/// more than any host's command, and a Zero of a whole group leaves room for others.
+pub const PIECES_PER_COMMAND_MAX: u32 = 8;
+
+/// Longest command with a buffer, in blocks: what the 16-bit NLB field of a host's command can say.
+pub const COMMAND_BLOCKS_MAX: u32 = 1 << 16;
+
+/// Most row operations of an engine: their number has to fit an [`IoTag`] beside member and run.
+pub const PIECES_MAX: u32 = 1 << (u32::BITS - IO_TAG_SHIFT - 1);
+
+/// The state of one group on one core.
+///
+/// Every call takes the list to which it adds what is to be done, in order. The runtime owns buffers
+/// and drives, answers every drive command exactly once, and calls [`Engine::wake`] where told to.
+/// A dropped engine leaves its locks taken: drain it first.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) geometry: Geometry,
+    pub(super) core: u16,
+    pub(super) lock: Arc<LockTable>,
+    pub(super) commands: Box<[Command]>,
+    /// Links `starved`.
+    command_links: Links,
+    /// Commands that may start another row operation, each once, served in turn.
+    starved: List,
+    pub(super) pieces: Box<[Piece]>,
+    /// Links `lock_waiters`, `scratch_waiters` and `members_waiters`: a piece awaits one thing at a time.
+    pub(super) piece_links: Links,
+    free_pieces: Vec<u32>,
+    /// Pieces that wait for a lock, in order, by the low bits of their slot.
+    lock_waiters: Box<[List]>,
+    lock_waiting: u32,
+    pub(super) scratch: Scratch,
+    pub(super) scratch_waiters: List,
+    /// Scratch was given back, or its queue moved on, since its first waiter last tried.
+    pub(super) scratch_retry: bool,
+    pub(super) members_waiters: List,
+    /// Pieces that have their lock, or need to start over under it.
+    pub(super) granted: VecDeque<u32>,
+    /// Rows whose slot may be free for this core.
+    woken: VecDeque<RowIndex>,
+    pub(super) plan: RowPlan,
+    in_flight: u32,
+}
+
+/// A command's slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Command {
+    state: CommandState,
+    request: Request,
+    /// Blocks that pieces have been made for.
+    started_blocks: u64,
+    total_blocks: u64,
+    pieces: u32,
+    /// A drive has been asked for something.
+    pub(super) issued: bool,
+    /// The comparison of a fused pair succeeded.
+    pub(super) compared: bool,
+    error: Option<GroupError>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CommandState {
+    Free,
+    /// The write half of a fused pair; the other half does the work.
+    Fused {
+        compare: CommandId,
+    },
+    Active,
+}
+
+impl Command {
+    const FREE: Self = Self {
+        state: CommandState::Free,
+        request: Request::Flush,
+        started_blocks: 0,
+        total_blocks: 0,
+        pieces: 0,
+        issued: false,
+        compared: false,
+        error: None,
+    };
+
+    fn wants_more(&self) -> bool {
+        self.error.is_none() && self.started_blocks < self.total_blocks
+    }
+}
+
+impl Engine {
+    /// Lays out all memory that the engine will ever use.
+    ///
+    /// Panics on sizes that cannot work: no room for commands or pieces, less scratch than
+    /// [`Engine::scratch_bytes_min`], a core of 16 or more, failed members that the group does not have.
+    pub fn new(config: EngineConfig) -> Self {
+        let EngineConfig {
+            geometry,
+            core,
+            lock,
+            commands_max,
+            pieces_max,
+            scratch_bytes,
+            members,
+        } = config;
+        assert!(core < CORES_MAX, "the lock word has room for {CORES_MAX} cores");
+        assert!(commands_max > 0, "an engine without commands does nothing");
+        assert!(
+            pieces_max > 0 && pieces_max <= PIECES_MAX,
+            "a piece's number fits its tags"
+        );
+        assert!(
+            scratch_bytes >= Self::scratch_bytes_min(&geometry),
+            "any one row operation fits the scratch"
+        );
+        assert!(
+            u64::from(members.failed) >> geometry.members() == 0,
+            "only members fail"
+        );
+        lock.publish(members);
+        Self {
+            geometry,
+            core,
+            lock,
+            commands: vec![Command::FREE; commands_max as usize].into(),
+            command_links: Links::new(commands_max),
+            starved: List::EMPTY,
+            pieces: vec![Piece::FREE; pieces_max as usize].into(),
+            piece_links: Links::new(pieces_max),
+            free_pieces: (0..pieces_max).rev().collect(),
+            lock_waiters: vec![List::EMPTY; pieces_max.next_power_of_two() as usize].into(),
+            lock_waiting: 0,
+            scratch: Scratch::new(scratch_bytes, pieces_max),
+            scratch_waiters: List::EMPTY,
+            scratch_retry: false,
+            members_waiters: List::EMPTY,
+            granted: VecDeque::with_capacity(pieces_max as usize),
+            // Each piece that ends wakes one row, and one more may be told from outside.
+            woken: VecDeque::with_capacity(pieces_max as usize + 1),
+            plan: RowPlan::with_capacity(&geometry),
+            in_flight: 0,
+        }
+    }
+
+    /// The scratch in bytes that the largest row operation needs: one row with its parity, at most
+    /// 32 MiB. Several times as much lets operations run side by side.
+    pub fn scratch_bytes_min(geometry: &Geometry) -> u32 {
+        (u32::from(geometry.members()) * geometry.strip_bytes()).next_multiple_of(4096)
+    }
+
+    /// Takes a command. It completes by [`Action::Complete`], perhaps at once.
+    ///
+    /// Panics if the id is not below `commands_max` or still in use.
+    #[inline]
+    pub fn submit(&mut self, command: CommandId, request: Request, out: &mut Vec<Action>) {
+        let slot = &mut self.commands[command.0 as usize];
+        assert!(
+            slot.state == CommandState::Free,
+            "a command's id is its own until it completes"
+        );
+        *slot = Command {
+            state: CommandState::Active,
+            request,
+            ..Command::FREE
+        };
+        self.in_flight += 1;
+        if let Request::CompareWrite { write, .. } = request {
+            let fused = &mut self.commands[write.0 as usize];
+            assert!(
+                fused.state == CommandState::Free,
+                "a command's id is its own until it completes"
+            );
+            fused.state = CommandState::Fused { compare: command };
+        }
+        match self.admit(&request) {
+            Err(error) => self.commands[command.0 as usize].error = Some(error),
+            Ok(blocks) => self.commands[command.0 as usize].total_blocks = blocks,
+        }
+        if !self.commands[command.0 as usize].wants_more() {
+            // Refused, or nothing to do.
+            return self.complete(command.0, out);
+        }
+        if self.starved.is_empty() && !self.free_pieces.is_empty() {
+            self.start_piece(command.0, out);
+        }
+        self.line_up(command.0);
+        self.settle(out);
+    }
+
+    /// A drive has answered.
+    ///
+    /// Panics if the drive was not asked: a late or doubled answer is a bug of the runtime.
+    #[inline]
+    pub fn drive_done(&mut self, io: IoTag, result: Result<(), DriveError>, out: &mut Vec<Action>) {
+        self.member_done(io, result, out);
+        self.settle(out);
+    }
+
+    /// A comparison has been made.
+    ///
+    /// Panics if it was not asked for.
+    pub fn compared(&mut self, io: IoTag, equal: bool, out: &mut Vec<Action>) {
+        self.comparison_done(io, equal, out);
+        self.settle(out);
+    }
+
+    /// Another core's engine said [`Action::WakeCores`] with this core and row. Harmless if nobody waits.
+    pub fn wake(&mut self, row: RowIndex, out: &mut Vec<Action>) {
+        self.woken.push_back(row);
+        self.settle(out);
+    }
+
+    /// A new member set is durable. Operations that wait for it go on; those in flight end as planned.
+    ///
+    /// The set takes effect for all cores of the node at once, by the lock table; still every core's
+    /// engine must be told, because only then does it look after its waiting operations. Every
+    /// [`Action::ReportFault`] must be followed by a set that calls the member failed, also when the
+    /// group is lost with it. A member that is no longer failed may be announced to an idle group only.
+    pub fn set_members(&mut self, members: MemberSet, out: &mut Vec<Action>) {
+        assert!(
+            u64::from(members.failed) >> self.geometry.members() == 0,
+            "only members fail"
+        );
+        self.lock.publish(members);
+        self.members_changed(out);
+        self.settle(out);
+    }
+
+    /// Aborts a command if nothing of it has touched a drive: it then completes with
+    /// [`GroupError::Aborted`], a fused pair as a whole. False if it goes on or is not there.
+    pub fn abort(&mut self, command: CommandId, out: &mut Vec<Action>) -> bool {
+        let Some(slot) = self.commands.get(command.0 as usize) else {
+            return false;
+        };
+        let index = match slot.state {
+            CommandState::Free => return false,
+            CommandState::Fused { compare } => compare.0,
+            CommandState::Active => command.0,
+        };
+        if self.commands[index as usize].issued {
+            return false;
+        }
+        if self.command_links.is_listed(index) {
+            self.command_links.remove(&mut self.starved, index);
+        }
+        self.commands[index as usize].error = Some(GroupError::Aborted);
+        // Rare, and the slab is small enough to look through.
+        for piece in 0..u32::try_from(self.pieces.len()).expect("pieces_max is 32 bits") {
+            if self.pieces[piece as usize].command == index {
+                self.abort_piece(piece, out);
+            }
+        }
+        if self.commands[index as usize].state == CommandState::Active {
+            // It had no piece yet, whose end would have completed it.
+            self.complete(index, out);
+        }
+        self.settle(out);
+        true
+    }
+
+    /// Commands taken and not completed; a fused pair counts as one.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// How many blocks a request has, or why it is refused. Flush and resync count as one.
+    fn admit(&self, request: &Request) -> Result<u64, GroupError> {
+        let (lba, blocks) = match *request {
+            Request::Flush => return Ok(1),
+            Request::Resync { row } if row.0 < self.geometry.rows() => return Ok(1),
+            Request::Resync { .. } => return Err(GroupError::OutOfRange),
+            Request::Zero { lba, blocks, .. } => (lba, blocks),
+            Request::Read { lba, blocks }
+            | Request::Write { lba, blocks, .. }
+            | Request::Compare { lba, blocks }
+            | Request::CompareWrite { lba, blocks, .. } => {
+                if blocks > COMMAND_BLOCKS_MAX {
+                    return Err(GroupError::TooLong);
+                }
+                (lba, u64::from(blocks))
+            }
+        };
+        if !self.geometry.contains(lba, blocks) {
+            return Err(GroupError::OutOfRange);
+        }
+        if matches!(request, Request::CompareWrite { .. }) && blocks > 0 {
+            let first = self.geometry.first_piece(lba, blocks);
+            if u64::from(first.blocks) != blocks {
+                return Err(GroupError::TooLong);
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Works off whatever the last event made possible. Ends, because each turn either starts or ends
+    /// a piece or shortens one of the queues, and a piece that ends starts no more than one other.
+    #[inline]
+    fn settle(&mut self, out: &mut Vec<Action>) {
+        loop {
+            if let Some(piece) = self.granted.pop_front() {
+                self.begin(piece, out);
+            } else if let Some(row) = self.woken.pop_front() {
+                self.grant(row, out);
+            } else if self.scratch_retry {
+                self.scratch_retry = false;
+                self.retry_scratch(out);
+            } else if let Some(command) = self.starved.first()
+                && !self.free_pieces.is_empty()
+            {
+                self.command_links.remove(&mut self.starved, command);
+                self.start_piece(command, out);
+                self.line_up(command);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Lets a command wait for its turn to start another piece, if it has any left and may.
+    fn line_up(&mut self, command: u32) {
+        let slot = &self.commands[command as usize];
+        let open = slot.state == CommandState::Active && slot.pieces < PIECES_PER_COMMAND_MAX;
+        if open && slot.wants_more() && !self.command_links.is_listed(command) {
+            self.command_links.push_back(&mut self.starved, command);
+        }
+    }
+
+    /// Makes the command's next piece and takes its lock, or lets it wait for that.
+    fn start_piece(&mut self, command: u32, out: &mut Vec<Action>) {
+        let index = self.free_pieces.pop().expect("the caller saw a free piece");
+        let slot = &mut self.commands[command as usize];
+        let (work, row) = next_piece(&self.geometry, slot);
+        slot.started_blocks += u64::from(row.blocks);
+        slot.pieces += 1;
+        let piece = &mut self.pieces[index as usize];
+        assert!(piece.state == State::Free, "a free piece is free");
+        *piece = Piece::new(command, work, row);
+        let Some(mode) = work.mode() else {
+            return self.begin(index, out);
+        };
+        let slot = self.lock.slot(row.row);
+        // Behind others of this core that wait there: they were first.
+        if self.lock_waiting == 0 || self.first_waiter(slot).is_none() {
+            match self.lock.try_acquire(row.row, mode, self.core) {
+                Acquire::Acquired { wake } => {
+                    self.tell(wake, row.row, out);
+                    return self.begin(index, out);
+                }
+                Acquire::Busy => {}
+            }
+        }
+        let piece = &mut self.pieces[index as usize];
+        piece.state = State::AwaitingLock;
+        piece.slot = slot;
+        self.lock_waiting += 1;
+        let bucket = self.bucket(slot);
+        self.piece_links.push_back(&mut self.lock_waiters[bucket], index);
+    }
+
+    fn bucket(&self, slot: u32) -> usize {
+        slot as usize & (self.lock_waiters.len() - 1)
+    }
+
+    /// The piece of this core that has waited longest for a slot.
+    fn first_waiter(&self, slot: u32) -> Option<u32> {
+        let mut next = self.lock_waiters[self.bucket(slot)].first();
+        while let Some(piece) = next {
+            if self.pieces[piece as usize].slot == slot {
+                return Some(piece);
+            }
+            next = self.piece_links.next(piece);
+        }
+        None
+    }
+
+    fn stop_waiting(&mut self, piece: u32) {
+        let bucket = self.bucket(self.pieces[piece as usize].slot);
+        self.piece_links.remove(&mut self.lock_waiters[bucket], piece);
+        self.lock_waiting -= 1;
+    }
+
+    /// The row's slot may be free for us: lets our waiters in, in order, until one has to wait on.
+    fn grant(&mut self, row: RowIndex, out: &mut Vec<Action>) {
+        let slot = self.lock.slot(row);
+        while let Some(index) = self.first_waiter(slot) {
+            let row = self.pieces[index as usize].row.row;
+            let mode = self.pieces[index as usize]
+                .work
+                .mode()
+                .expect("only pieces with a lock await it");
+            let Acquire::Acquired { wake } = self.lock.try_acquire(row, mode, self.core) else {
+                return;
+            };
+            self.tell(wake, row, out);
+            self.let_in(index);
+            if mode.is_write() {
+                continue;
+            }
+            // The readers right behind it come along: they are one turn.
+            while let Some(reader) = self.first_waiter(slot) {
+                let Piece { row: other, work, .. } = self.pieces[reader as usize];
+                let joins = other.row == row && work.mode().is_some_and(|mode| !mode.is_write());
+                if !joins || !self.lock.join_read(row) {
+                    break;
+                }
+                self.let_in(reader);
+            }
+        }
+        // Nobody is left here, so our name must not stay in the word.
+        let wake = self.lock.withdraw(row, self.core);
+        self.tell(wake, row, out);
+    }
+
+    fn let_in(&mut self, piece: u32) {
+        self.stop_waiting(piece);
+        self.granted.push_back(piece);
+    }
+
+    /// Passes a wake-up on: to other cores by the runtime, to ourselves directly.
+    pub(super) fn tell(&mut self, wake: WakeMask, row: RowIndex, out: &mut Vec<Action>) {
+        if wake.0 == 0 {
+            return;
+        }
+        let own = 1 << self.core;
+        if wake.0 & own != 0 {
+            self.woken.push_back(row);
+        }
+        if wake.0 & !own != 0 {
+            out.push(Action::WakeCores {
+                mask: wake.0 & !own,
+                row,
+            });
+        }
+    }
+
+    fn abort_piece(&mut self, index: u32, out: &mut Vec<Action>) {
+        let Piece { state, slot, row, .. } = self.pieces[index as usize];
+        match state {
+            State::Free => {}
+            State::AwaitingLock => {
+                self.stop_waiting(index);
+                if self.first_waiter(slot).is_none() {
+                    let wake = self.lock.withdraw(row.row, self.core);
+                    self.tell(wake, row.row, out);
+                }
+                self.end_piece(index, Err(GroupError::Aborted), out);
+            }
+            State::AwaitingScratch => {
+                self.piece_links.remove(&mut self.scratch_waiters, index);
+                self.scratch_retry = true;
+                self.unlock(index, out);
+                self.end_piece(index, Err(GroupError::Aborted), out);
+            }
+            State::Reading
+            | State::Comparing
+            | State::Writing
+            | State::AwaitingMembersToPlan
+            | State::AwaitingMembersToEnd => unreachable!("a command of which nothing was issued"),
+        }
+    }
+
+    /// Takes a piece that holds neither lock nor scratch off its command; the last one completes it.
+    pub(super) fn end_piece(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
+        let command = self.pieces[index as usize].command;
+        self.pieces[index as usize] = Piece::FREE;
+        self.free_pieces.push(index);
+        let slot = &mut self.commands[command as usize];
+        slot.pieces -= 1;
+        if let Err(error) = result {
+            slot.error.get_or_insert(error);
+        }
+        if slot.wants_more() {
+            self.line_up(command);
+        } else if slot.pieces == 0 {
+            self.complete(command, out);
+        }
+    }
+
+    fn complete(&mut self, command: u32, out: &mut Vec<Action>) {
+        if self.command_links.is_listed(command) {
+            // It failed while it waited to start more.
+            self.command_links.remove(&mut self.starved, command);
+        }
+        let slot = std::mem::replace(&mut self.commands[command as usize], Command::FREE);
+        assert!(
+            slot.state == CommandState::Active && slot.pieces == 0,
+            "a command completes once, at its end"
+        );
+        self.in_flight -= 1;
+        let result = slot.error.map_or(Ok(()), Err);
+        let Request::CompareWrite { write, .. } = slot.request else {
+            out.push(Action::Complete {
+                command: CommandId(command),
+                result,
+            });
+            return;
+        };
+        self.commands[write.0 as usize] = Command::FREE;
+        let compare = if slot.compared { Ok(()) } else { result };
+        out.push(Action::Complete {
+            command: CommandId(command),
+            result: compare,
+        });
+        let result = match result {
+            Err(GroupError::Aborted) | Ok(()) => result,
+            Err(_) if slot.compared => result,
+            Err(_) => Err(GroupError::FusedCompareFailed),
+        };
+        out.push(Action::Complete {
+            command: write,
+            result,
+        });
+    }
+}
+
+/// What a command does next and where.
+fn next_piece(geometry: &Geometry, slot: &Command) -> (Work, RowPiece) {
+    let cut = |lba: GroupLba| {
+        let next = GroupLba(lba.0 + slot.started_blocks);
+        let first = geometry.first_piece(next, slot.total_blocks - slot.started_blocks);
+        RowPiece {
+            skipped_blocks: slot.started_blocks,
+            ..first
+        }
+    };
+    match slot.request {
+        Request::Read { lba, .. } => (Work::Read, cut(lba)),
+        Request::Write { lba, fua, .. } => (
+            Work::Write {
+                source: Source::User,
+                fua,
+            },
+            cut(lba),
+        ),
+        Request::Zero {
+            lba, deallocate, fua, ..
+        } => {
+            let piece = cut(lba);
+            let whole = piece.blocks == geometry.row_blocks();
+            let work = if whole {
+                Work::ZeroRow { deallocate, fua }
+            } else {
+                Work::Write {
+                    source: Source::Zeroes,
+                    fua,
+                }
+            };
+            (work, piece)
+        }
+        Request::Compare { lba, .. } => {
+            // A strip at a time, which bounds the scratch that a comparison holds.
+            let mut piece = cut(lba);
+            let strip = geometry.strip_blocks();
+            piece.blocks = piece.blocks.min(strip - piece.start_blocks % strip);
+            (Work::Compare, piece)
+        }
+        Request::CompareWrite { lba, write, fua, .. } => (Work::CompareThenWrite { write, fua }, cut(lba)),
+        Request::Flush => (
+            Work::Flush,
+            RowPiece {
+                row: RowIndex(0),
+                start_blocks: 0,
+                blocks: 1,
+                skipped_blocks: 0,
+            },
+        ),
+        // Its one block stands for the whole row.
+        Request::Resync { row } => (
+            Work::Resync,
+            RowPiece {
+                row,
+                start_blocks: 0,
+                blocks: 1,
+                skipped_blocks: 0,
+            },
+        ),
+    }
+}

@@ -1,0 +1,630 @@
+//! The engine's row operations: reading, comparing, writing, and what happens when a member fails.
+
+use super::machine::Engine;
+use super::scratch::Span;
+use super::{Action, CommandId, GroupError, IoTag, Place};
+use crate::amf::geometry::RowPiece;
+use crate::amf::lock::{Members, Mode};
+use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Target};
+use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::drive::DriveError;
+
+// An I/O tag is: piece | run (2 bits) | member (5 bits). A plan has at most one transfer per member and
+// interval, and with that at most three; the run tells them apart.
+const MEMBER_BITS: u32 = 5;
+const RUN_BITS: u32 = 2;
+pub(super) const IO_TAG_SHIFT: u32 = MEMBER_BITS + RUN_BITS;
+
+const _: () = assert!(1 << MEMBER_BITS == MEMBERS_MAX);
+
+/// What a row operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    Read,
+    Compare,
+    /// Becomes `Write` when the comparison succeeds.
+    CompareThenWrite {
+        write: CommandId,
+        fua: bool,
+    },
+    Write {
+        source: Source,
+        fua: bool,
+    },
+    ZeroRow {
+        deallocate: bool,
+        fua: bool,
+    },
+    Resync,
+    Flush,
+}
+
+impl Work {
+    /// The lock it needs on its row; a flush has no row.
+    pub(super) fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Read | Self::Compare => Some(Mode::Read),
+            Self::CompareThenWrite { .. } | Self::Write { .. } | Self::ZeroRow { .. } | Self::Resync => {
+                Some(Mode::Write)
+            }
+            Self::Flush => None,
+        }
+    }
+}
+
+/// In order of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Free,
+    AwaitingLock,
+    /// Has its lock; others with scratch never wait for it, so they end and give theirs back.
+    AwaitingScratch,
+    Reading,
+    Comparing,
+    /// A member failed before anything was written: it is planned anew once that is durable.
+    AwaitingMembersToPlan,
+    /// Nothing is planned anew from here on: the row may be in between.
+    Writing,
+    /// All that could be written is; it ends once it is durable that the rest is not to be trusted.
+    AwaitingMembersToEnd,
+}
+
+/// A row operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) state: State,
+    pub(super) work: Work,
+    /// Index of its command; no command has the number of a free piece.
+    pub(super) command: u32,
+    /// Whose buffer it works on.
+    pub(super) buffer: CommandId,
+    pub(super) row: RowPiece,
+    /// Its lock slot, while it waits for that.
+    pub(super) slot: u32,
+    /// Answers that are still to come.
+    pending: u32,
+    /// What its plan was made for, so that the same plan can be made again.
+    members: Members,
+    /// Members that gave errors to this piece's reads: regenerated around without being failed.
+    avoid: u32,
+    /// Members that gave errors in this phase.
+    errors: u32,
+    scratch: Option<Span>,
+    /// One strip of one live member, straight into the buffer: there is no plan to make again.
+    direct: bool,
+}
+
+impl Piece {
+    pub(super) const FREE: Self = Self {
+        state: State::Free,
+        work: Work::Flush,
+        command: u32::MAX,
+        buffer: CommandId(u32::MAX),
+        row: RowPiece {
+            row: crate::amf::RowIndex(0),
+            start_blocks: 0,
+            blocks: 0,
+            skipped_blocks: 0,
+        },
+        slot: 0,
+        pending: 0,
+        members: Members {
+            failed: 0,
+            parity_trusted: false,
+        },
+        avoid: 0,
+        errors: 0,
+        scratch: None,
+        direct: false,
+    };
+
+    pub(super) fn new(command: u32, work: Work, row: RowPiece) -> Self {
+        Self {
+            command,
+            work,
+            row,
+            buffer: CommandId(command),
+            ..Self::FREE
+        }
+    }
+}
+
+impl From<PlanError> for GroupError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::TooManyMembersLost => Self::TooManyMembersLost,
+            PlanError::ParityNotTrusted => Self::ParityNotTrusted,
+        }
+    }
+}
+
+impl Engine {
+    /// Plans a piece under its lock, by the members of this instant, and issues its first phase.
+    pub(super) fn begin(&mut self, index: u32, out: &mut Vec<Action>) {
+        if !self.try_begin(index, self.scratch_waiters.is_empty(), out) {
+            self.pieces[index as usize].state = State::AwaitingScratch;
+            self.piece_links.push_back(&mut self.scratch_waiters, index);
+        }
+    }
+
+    /// Lets the first in line try for scratch again.
+    pub(super) fn retry_scratch(&mut self, out: &mut Vec<Action>) {
+        let Some(index) = self.scratch_waiters.first() else {
+            return;
+        };
+        self.piece_links.remove(&mut self.scratch_waiters, index);
+        if self.try_begin(index, true, out) {
+            self.scratch_retry = true;
+        } else {
+            self.piece_links.push_front(&mut self.scratch_waiters, index);
+        }
+    }
+
+    /// False if it has to wait for scratch, which it may take only when it is its turn.
+    fn try_begin(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
+        // Under the row's lock, so at least as new as what the row's last writer knew.
+        let members = self.lock.members();
+        let piece = &mut self.pieces[index as usize];
+        assert!(
+            piece.pending == 0 && piece.errors == 0,
+            "a piece begins with nothing in flight"
+        );
+        piece.members = members;
+        match piece.work {
+            Work::Read => {
+                if self.read_one_strip(index, out) {
+                    return true;
+                }
+            }
+            Work::ZeroRow { deallocate, fua } => {
+                self.zero_row(index, deallocate, fua, out);
+                return true;
+            }
+            Work::Flush => {
+                self.flush(index, out);
+                return true;
+            }
+            Work::Compare | Work::CompareThenWrite { .. } | Work::Write { .. } | Work::Resync => {}
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        let begun = match self.make_plan(index, &mut plan) {
+            Err(error) => {
+                self.finish(index, Err(error.into()), out);
+                true
+            }
+            Ok(()) if self.take_scratch(index, plan.scratch_blocks, scratch_turn) => {
+                if plan.reads.is_empty() {
+                    self.reads_done(index, &plan, out);
+                } else {
+                    self.issue_reads(index, &plan.reads, out);
+                }
+                true
+            }
+            Ok(()) => false,
+        };
+        self.plan = plan;
+        begun
+    }
+
+    /// The shortest way, for most reads: one strip of one live member.
+    #[inline]
+    fn read_one_strip(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
+        let piece = &mut self.pieces[index as usize];
+        let RowPiece {
+            row,
+            start_blocks,
+            blocks,
+            ..
+        } = piece.row;
+        let strip = self.geometry.strip_blocks();
+        let offset_blocks = start_blocks % strip;
+        if offset_blocks + blocks > strip {
+            return false;
+        }
+        let column = u8::try_from(start_blocks / strip).expect("a row has at most 31 data columns");
+        let member = self.geometry.data_member(row, column);
+        if (piece.members.failed | piece.avoid) >> member.0 & 1 == 1 {
+            return false;
+        }
+        piece.direct = true;
+        piece.state = State::Reading;
+        piece.pending = 1;
+        self.commands[piece.command as usize].issued = true;
+        let io = tag(index, 0, member);
+        let into = place(piece, self.geometry.block().shift(), Area::User(0));
+        out.push(Action::DriveRead {
+            io,
+            member,
+            lba: self.geometry.member_lba(row, offset_blocks),
+            blocks,
+            into,
+        });
+        true
+    }
+
+    fn zero_row(&mut self, index: u32, deallocate: bool, fua: bool, out: &mut Vec<Action>) {
+        let geometry = self.geometry;
+        let piece = &mut self.pieces[index as usize];
+        let members = match row::zero_row(&geometry, piece.members) {
+            Ok(members) => members,
+            Err(error) => return self.finish(index, Err(error.into()), out),
+        };
+        self.commands[piece.command as usize].issued = true;
+        piece.state = State::Writing;
+        let lba = geometry.member_lba(piece.row.row, 0);
+        let blocks = geometry.strip_blocks();
+        for member in members {
+            piece.pending += 1;
+            let io = tag(index, 0, member);
+            out.push(Action::DriveZero {
+                io,
+                member,
+                lba,
+                blocks,
+                deallocate,
+                fua,
+            });
+        }
+    }
+
+    fn flush(&mut self, index: u32, out: &mut Vec<Action>) {
+        let piece = &mut self.pieces[index as usize];
+        let failed = piece.members.failed;
+        if failed.count_ones() > self.geometry.losses_max() {
+            return self.finish(index, Err(GroupError::TooManyMembersLost), out);
+        }
+        self.commands[piece.command as usize].issued = true;
+        piece.state = State::Writing;
+        for member in (0..self.geometry.members()).map(MemberIndex) {
+            if failed >> member.0 & 1 == 0 {
+                piece.pending += 1;
+                out.push(Action::DriveFlush {
+                    io: tag(index, 0, member),
+                    member,
+                });
+            }
+        }
+    }
+
+    /// The plan of a piece's current work: the same each time until something fails.
+    fn make_plan(&self, index: u32, plan: &mut RowPlan) -> Result<(), PlanError> {
+        let Piece {
+            work,
+            row,
+            members,
+            avoid,
+            ..
+        } = &self.pieces[index as usize];
+        let geometry = &self.geometry;
+        let mut read = |target| {
+            plan.read(
+                geometry,
+                row,
+                target,
+                members.failed | avoid,
+                members.parity_trusted,
+            )
+        };
+        match *work {
+            Work::Read => read(Target::User),
+            Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
+            Work::Write { source, .. } => plan.write(geometry, row, source, *members),
+            Work::Resync => plan.resync(geometry, row.row, *members),
+            Work::ZeroRow { .. } | Work::Flush => unreachable!("these have nothing to plan"),
+        }
+    }
+
+    fn take_scratch(&mut self, index: u32, blocks: u32, turn: bool) -> bool {
+        let piece = &mut self.pieces[index as usize];
+        assert!(piece.scratch.is_none(), "a piece that begins holds no scratch");
+        if blocks == 0 {
+            return true;
+        }
+        if turn {
+            piece.scratch = self.scratch.alloc(blocks << self.geometry.block().shift());
+        }
+        piece.scratch.is_some()
+    }
+
+    fn drop_scratch(&mut self, index: u32) {
+        if let Some(span) = self.pieces[index as usize].scratch.take() {
+            self.scratch.free(span);
+            self.scratch_retry = true;
+        }
+    }
+
+    fn issue_reads(&mut self, index: u32, reads: &[RowIo], out: &mut Vec<Action>) {
+        let piece = &mut self.pieces[index as usize];
+        self.commands[piece.command as usize].issued = true;
+        piece.state = State::Reading;
+        let mut runs = [0; MEMBERS_MAX];
+        for read in reads {
+            let RowIo {
+                member,
+                offset_blocks,
+                blocks,
+                area,
+            } = *read;
+            piece.pending += 1;
+            out.push(Action::DriveRead {
+                io: next_tag(index, member, &mut runs),
+                member,
+                lba: self.geometry.member_lba(piece.row.row, offset_blocks),
+                blocks,
+                into: place(piece, self.geometry.block().shift(), area),
+            });
+        }
+    }
+
+    /// A drive's answer: the last one of a phase leads to the next.
+    #[inline]
+    pub(super) fn member_done(&mut self, io: IoTag, result: Result<(), DriveError>, out: &mut Vec<Action>) {
+        let index = io.0 >> IO_TAG_SHIFT;
+        let piece = &mut self.pieces[index as usize];
+        assert!(piece.pending > 0, "a drive answers what it was asked, once");
+        piece.pending -= 1;
+        if let Err(error) = result {
+            let member = member_of(io);
+            piece.errors |= 1 << member.0;
+            if self.lock.members().failed >> member.0 & 1 == 0 {
+                out.push(Action::ReportFault { member, error });
+            }
+        }
+        let piece = &self.pieces[index as usize];
+        if piece.pending > 0 {
+            return;
+        }
+        match (piece.state, piece.errors == 0) {
+            (State::Reading, true) if piece.direct => self.finish(index, Ok(()), out),
+            (State::Reading, true) => {
+                let mut plan = std::mem::take(&mut self.plan);
+                self.make_plan(index, &mut plan)
+                    .expect("the plan that was made once can be made again");
+                self.reads_done(index, &plan, out);
+                self.plan = plan;
+            }
+            (State::Reading, false) => self.reads_failed(index, out),
+            (State::Writing, true) => self.finish(index, Ok(()), out),
+            (State::Writing, false) => self.writes_failed(index, out),
+            (
+                State::Free
+                | State::AwaitingLock
+                | State::AwaitingScratch
+                | State::Comparing
+                | State::AwaitingMembersToPlan
+                | State::AwaitingMembersToEnd,
+                _,
+            ) => unreachable!("a piece with a drive's answer to come reads or writes"),
+        }
+    }
+
+    /// All that the plan wanted to read is there.
+    fn reads_done(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
+        let shift = self.geometry.block().shift();
+        let piece = &mut self.pieces[index as usize];
+        for step in &plan.steps {
+            out.push(match *step {
+                Step::Copy { into, from, blocks } => Action::Copy {
+                    into: place(piece, shift, into),
+                    from: place(piece, shift, from),
+                    bytes: blocks << shift,
+                },
+                Step::Xor { into, from, blocks } => Action::Xor {
+                    into: place(piece, shift, into),
+                    from: place(piece, shift, from),
+                    bytes: blocks << shift,
+                },
+            });
+        }
+        match piece.work {
+            Work::Read => self.finish(index, Ok(()), out),
+            Work::Compare | Work::CompareThenWrite { .. } => {
+                piece.state = State::Comparing;
+                piece.pending = 1;
+                out.push(Action::Compare {
+                    io: tag(index, 0, MemberIndex(0)),
+                    a: place(piece, shift, Area::Scratch(0)),
+                    b: place(piece, shift, Area::User(0)),
+                    bytes: piece.row.blocks << shift,
+                });
+            }
+            Work::Write { fua, .. } => self.issue_writes(index, &plan.writes, fua, out),
+            Work::Resync => self.issue_writes(index, &plan.writes, false, out),
+            Work::ZeroRow { .. } | Work::Flush => unreachable!("these do not read"),
+        }
+    }
+
+    fn issue_writes(&mut self, index: u32, writes: &[RowIo], fua: bool, out: &mut Vec<Action>) {
+        if writes.is_empty() {
+            return self.finish(index, Ok(()), out);
+        }
+        let piece = &mut self.pieces[index as usize];
+        self.commands[piece.command as usize].issued = true;
+        piece.state = State::Writing;
+        let mut runs = [0; MEMBERS_MAX];
+        for write in writes {
+            let RowIo {
+                member,
+                offset_blocks,
+                blocks,
+                area,
+            } = *write;
+            piece.pending += 1;
+            out.push(Action::DriveWrite {
+                io: next_tag(index, member, &mut runs),
+                member,
+                lba: self.geometry.member_lba(piece.row.row, offset_blocks),
+                blocks,
+                from: place(piece, self.geometry.block().shift(), area),
+                fua,
+            });
+        }
+    }
+
+    pub(super) fn comparison_done(&mut self, io: IoTag, equal: bool, out: &mut Vec<Action>) {
+        let index = io.0 >> IO_TAG_SHIFT;
+        let piece = &mut self.pieces[index as usize];
+        assert!(
+            piece.state == State::Comparing && piece.pending == 1,
+            "a comparison is answered once"
+        );
+        piece.pending = 0;
+        if !equal {
+            return self.finish(index, Err(GroupError::CompareFailed), out);
+        }
+        let Work::CompareThenWrite { write, fua } = piece.work else {
+            return self.finish(index, Ok(()), out);
+        };
+        // The lock stays: nothing may come in between.
+        piece.work = Work::Write {
+            source: Source::User,
+            fua,
+        };
+        piece.buffer = write;
+        piece.avoid = 0;
+        self.commands[piece.command as usize].compared = true;
+        self.drop_scratch(index);
+        self.begin(index, out);
+    }
+
+    /// Nothing has been written, so the piece can start over without the member that failed it.
+    fn reads_failed(&mut self, index: u32, out: &mut Vec<Action>) {
+        self.drop_scratch(index);
+        let durable = self.lock.members().failed;
+        let piece = &mut self.pieces[index as usize];
+        piece.direct = false;
+        match piece.work {
+            Work::Read | Work::Compare | Work::CompareThenWrite { .. } => {
+                // Reading around a member promises nothing about it, so this need not wait.
+                piece.avoid |= std::mem::take(&mut piece.errors);
+                self.begin(index, out);
+            }
+            Work::Write { .. } | Work::Resync => {
+                if (durable | piece.errors).count_ones() > self.geometry.losses_max() {
+                    self.finish(index, Err(GroupError::TooManyMembersLost), out);
+                } else if piece.errors & !durable == 0 {
+                    piece.errors = 0;
+                    self.begin(index, out);
+                } else {
+                    piece.state = State::AwaitingMembersToPlan;
+                    self.piece_links.push_back(&mut self.members_waiters, index);
+                }
+            }
+            Work::ZeroRow { .. } | Work::Flush => unreachable!("these do not read"),
+        }
+    }
+
+    /// What could be written is written. Success may be told only once it is durable that the strips
+    /// which could not be written will not be believed (PROTOCOL H29, H33).
+    fn writes_failed(&mut self, index: u32, out: &mut Vec<Action>) {
+        self.drop_scratch(index);
+        let durable = self.lock.members().failed;
+        let piece = &mut self.pieces[index as usize];
+        if piece.errors & !durable != 0 {
+            piece.state = State::AwaitingMembersToEnd;
+            self.piece_links.push_back(&mut self.members_waiters, index);
+            return;
+        }
+        let lost = piece.members.failed | piece.errors | durable;
+        let survived = lost.count_ones() <= self.geometry.losses_max();
+        self.finish(
+            index,
+            if survived {
+                Ok(())
+            } else {
+                Err(GroupError::TooManyMembersLost)
+            },
+            out,
+        );
+    }
+
+    /// Lets those go on whose failed members are now durably failed.
+    pub(super) fn members_changed(&mut self, out: &mut Vec<Action>) {
+        let durable = self.lock.members().failed;
+        let mut next = self.members_waiters.first();
+        while let Some(index) = next {
+            next = self.piece_links.next(index);
+            let piece = &mut self.pieces[index as usize];
+            if piece.errors & !durable != 0 {
+                continue;
+            }
+            self.piece_links.remove(&mut self.members_waiters, index);
+            if piece.state == State::AwaitingMembersToPlan {
+                piece.errors = 0;
+                self.granted.push_back(index);
+            } else {
+                assert!(
+                    piece.state == State::AwaitingMembersToEnd,
+                    "only these wait for members"
+                );
+                self.writes_failed(index, out);
+            }
+        }
+    }
+
+    /// Gives everything back that a piece holds, and ends it.
+    fn finish(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
+        assert!(
+            self.pieces[index as usize].pending == 0,
+            "no lock is released with I/O outstanding"
+        );
+        self.drop_scratch(index);
+        // All drives have answered: another core may use the row from here on.
+        self.unlock(index, out);
+        self.end_piece(index, result, out);
+    }
+
+    pub(super) fn unlock(&mut self, index: u32, out: &mut Vec<Action>) {
+        let piece = &self.pieces[index as usize];
+        if let Some(mode) = piece.work.mode() {
+            let row = piece.row.row;
+            let wake = self.lock.release(row, mode);
+            self.tell(wake, row, out);
+        }
+    }
+}
+
+fn tag(piece: u32, run: u32, member: MemberIndex) -> IoTag {
+    IoTag(piece << IO_TAG_SHIFT | run << MEMBER_BITS | u32::from(member.0))
+}
+
+/// The tag of a member's next transfer in this phase.
+fn next_tag(piece: u32, member: MemberIndex, runs: &mut [u32; MEMBERS_MAX]) -> IoTag {
+    let run = &mut runs[usize::from(member.0)];
+    assert!(
+        *run < 1 << RUN_BITS,
+        "a member has at most three transfers in a phase"
+    );
+    let io = tag(piece, *run, member);
+    *run += 1;
+    io
+}
+
+fn member_of(io: IoTag) -> MemberIndex {
+    MemberIndex(u8::try_from(io.0 & ((1 << MEMBER_BITS) - 1)).expect("five bits fit"))
+}
+
+/// Where an area of a piece is in the runtime's memory.
+fn place(piece: &Piece, block_shift: u32, area: Area) -> Place {
+    match area {
+        Area::User(blocks) => {
+            let skipped = u32::try_from(piece.row.skipped_blocks).expect("a buffer has at most 2^16 blocks");
+            Place::Command {
+                command: piece.buffer,
+                offset_bytes: (skipped + blocks) << block_shift,
+            }
+        }
+        Area::Scratch(blocks) => {
+            let span = piece.scratch.expect("a plan with scratch has been given some");
+            let offset = blocks << block_shift;
+            assert!(
+                offset < span.bytes,
+                "a plan stays inside the scratch that it asked for"
+            );
+            Place::Scratch {
+                offset_bytes: span.offset_bytes + offset,
+            }
+        }
+        Area::Zeroes => Place::Zeroes,
+    }
+}

@@ -1,0 +1,433 @@
+//! Whole engines on drives in memory: random runs against a model, and exhaustive small ones.
+
+use super::executor::{Random, Shape, World};
+use super::*;
+
+/// What a command in flight of a random run expects.
+struct Running {
+    core: usize,
+    command: u32,
+    /// The other half of a fused pair.
+    write: Option<u32>,
+    range: std::ops::Range<usize>,
+    changes: bool,
+    /// What the range holds after success.
+    after: Vec<u8>,
+    result: Result<(), GroupError>,
+    reads: bool,
+}
+
+impl Running {
+    const CHANGE: Self = Self {
+        core: 0,
+        command: 0,
+        write: None,
+        range: 0..0,
+        changes: true,
+        after: Vec::new(),
+        result: Ok(()),
+        reads: false,
+    };
+}
+
+/// A random run: commands on ranges that no other change in flight overlaps, so that a model knows every
+/// block; rows are shared all the time, so that locks, scratch and pieces are fought over.
+struct Run {
+    world: World,
+    model: Vec<u8>,
+    running: Vec<Running>,
+    commands: u32,
+    completed: u64,
+    aborted: u64,
+}
+
+impl Run {
+    fn new(shape: &Shape, seed: u64) -> Self {
+        let world = World::new(shape, seed);
+        let model = vec![0; world.capacity()];
+        Self {
+            world,
+            model,
+            running: Vec::new(),
+            commands: shape.commands,
+            completed: 0,
+            aborted: 0,
+        }
+    }
+
+    fn random(&mut self) -> &mut Random {
+        &mut self.world.random
+    }
+
+    fn free_ids(&self, core: usize) -> Vec<u32> {
+        let used = |id| {
+            self.running
+                .iter()
+                .any(|r| r.core == core && (r.command == id || r.write == Some(id)))
+        };
+        (0..self.commands).filter(|id| !used(*id)).collect()
+    }
+
+    fn start(&mut self) {
+        let cores = self.world.cores.len();
+        let core = self.random().index(cores);
+        let ids = self.free_ids(core);
+        if ids.len() < 2 {
+            return;
+        }
+        let capacity = self.model.len();
+        let start = self.random().index(capacity);
+        let row = self.world.geometry.row_blocks() as usize;
+        let longest = if self.random().chance(20) {
+            3 * row
+        } else {
+            row.div_ceil(2)
+        };
+        let length = 1 + self.random().index(longest.min(capacity - start));
+        let mut range = start..start + length;
+        let kind = self.random().below(12);
+        if kind == 9 || kind == 10 {
+            // A fused pair stays inside its row.
+            range.end = range.end.min((start / row + 1) * row);
+        }
+        let changes = !matches!(kind, 0..4 | 8);
+        let overlaps = |r: &Running| r.range.start < range.end && range.start < r.range.end;
+        if self.running.iter().any(|r| (r.changes || changes) && overlaps(r)) {
+            return;
+        }
+        self.submit(core, ids[0], ids[1], kind, range);
+    }
+
+    fn submit(&mut self, core: usize, command: u32, other: u32, kind: u64, range: std::ops::Range<usize>) {
+        let lba = GroupLba(range.start as u64);
+        let blocks = u32::try_from(range.len()).expect("short");
+        let now = self.model[range.clone()].to_vec();
+        let new: Vec<u8> = range.clone().map(|_| self.random().byte()).collect();
+        let mut running = Running {
+            core,
+            command,
+            range,
+            after: now.clone(),
+            ..Running::CHANGE
+        };
+        let fua = self.random().chance(30);
+        let mut expected = now;
+        let wrong = self.random().chance(30);
+        if wrong {
+            let at = self.random().index(expected.len());
+            expected[at] ^= 0x41;
+        }
+        let buffers = &mut self.world.cores[core].buffers;
+        let request = match kind {
+            0..4 => {
+                buffers[command as usize] = vec![0xEE; new.len()];
+                (running.changes, running.reads) = (false, true);
+                Request::Read { lba, blocks }
+            }
+            4..8 => {
+                buffers[command as usize].clone_from(&new);
+                running.after = new;
+                Request::Write { lba, blocks, fua }
+            }
+            8 => {
+                buffers[command as usize] = expected;
+                running.changes = false;
+                running.result = if wrong {
+                    Err(GroupError::CompareFailed)
+                } else {
+                    Ok(())
+                };
+                Request::Compare { lba, blocks }
+            }
+            9 | 10 => {
+                buffers[command as usize] = expected;
+                buffers[other as usize].clone_from(&new);
+                running.write = Some(other);
+                running.result = if wrong {
+                    Err(GroupError::CompareFailed)
+                } else {
+                    Ok(())
+                };
+                running.after = new;
+                Request::CompareWrite {
+                    lba,
+                    blocks,
+                    write: CommandId(other),
+                    fua,
+                }
+            }
+            _ => {
+                running.after = vec![0; new.len()];
+                Request::Zero {
+                    lba,
+                    blocks: u64::from(blocks),
+                    deallocate: true,
+                    fua,
+                }
+            }
+        };
+        self.running.push(running);
+        self.world.submit(core, command, request);
+    }
+
+    fn abort(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        let count = self.running.len();
+        let pick = self.random().index(count);
+        let Running {
+            core, command, write, ..
+        } = self.running[pick];
+        let target = write.filter(|_| self.world.random.chance(50)).unwrap_or(command);
+        if self.world.abort(core, target) {
+            self.running[pick].result = Err(GroupError::Aborted);
+            assert_eq!(
+                self.world.result(core, command),
+                Some(Err(GroupError::Aborted)),
+                "as it said"
+            );
+        }
+    }
+
+    /// Holds what completed against what was expected.
+    fn check_done(&mut self) {
+        let mut fused = None;
+        for done in std::mem::take(&mut self.world.done) {
+            if let Some((write, result)) = fused.take() {
+                assert_eq!(
+                    (done.command.0, done.result),
+                    (write, result),
+                    "a pair completes together"
+                );
+                continue;
+            }
+            let here = |r: &Running| r.core == done.core && r.command == done.command.0;
+            let running = self
+                .running
+                .swap_remove(self.running.iter().position(here).expect("it runs"));
+            assert_eq!(done.result, running.result);
+            let now = &mut self.model[running.range];
+            if running.reads && done.result.is_ok() {
+                let buffer = &self.world.cores[done.core].buffers[done.command.0 as usize];
+                assert_eq!(buffer, now, "a read returns what was last written");
+            }
+            if running.changes && done.result.is_ok() {
+                now.copy_from_slice(&running.after);
+            }
+            fused = running.write.map(|write| match done.result {
+                Err(GroupError::CompareFailed) => (write, Err(GroupError::FusedCompareFailed)),
+                result => (write, result),
+            });
+            self.completed += 1;
+            self.aborted += u64::from(done.result == Err(GroupError::Aborted));
+        }
+        assert!(fused.is_none(), "a pair completes together");
+    }
+
+    /// Runs `steps` random steps; `event` may fail members at some of them.
+    fn run(&mut self, steps: u32, mut event: impl FnMut(&mut World, u32)) {
+        for step in 0..steps {
+            event(&mut self.world, step);
+            match self.random().below(10) {
+                0..4 => self.start(),
+                4 if self.random().chance(20) => self.abort(),
+                _ => {
+                    self.world.pay_any();
+                }
+            }
+            if self.world.reported != 0 && self.random().chance(10) {
+                self.world.fail_members(self.world.reported);
+            }
+            self.check_done();
+        }
+        self.world.settle();
+        self.check_done();
+        assert!(self.running.is_empty(), "nothing hangs");
+        self.world.assert_idle();
+    }
+
+    /// All blocks are right on the drives: parity matches if no member is lost, and each further loss
+    /// that the level survives loses nothing. Then once more through the engines.
+    fn check_contents(&mut self) {
+        let failed = self.world.members.failed;
+        assert_eq!(self.world.contents(failed), self.model);
+        if failed == 0 {
+            assert!(self.world.parity_matches());
+            for member in 0..self.world.geometry.members() {
+                assert_eq!(
+                    self.world.contents(1 << member),
+                    self.model,
+                    "after the loss of {member}"
+                );
+            }
+        }
+        for core in 0..self.world.cores.len() {
+            let capacity = u32::try_from(self.world.capacity()).expect("small");
+            self.world.read(core, 0, 0, capacity);
+            self.world.settle();
+            assert_eq!(self.world.result(core, 0), Some(Ok(())));
+            assert_eq!(self.world.cores[core].buffers[0], self.model);
+            self.world.done.clear();
+        }
+    }
+}
+
+fn shape(random: &mut Random) -> Shape {
+    let pick = |random: &mut Random, from: u64, to: u64| from + random.below(to - from + 1);
+    let small = |n: u64| u32::try_from(n).expect("small");
+    Shape {
+        members: u8::try_from(pick(random, 2, 8)).expect("small"),
+        strip: small(pick(random, 1, 16)),
+        rows: pick(random, 1, 12),
+        cores: u16::try_from(pick(random, 1, 4)).expect("small"),
+        commands: small(pick(random, 2, 24)),
+        pieces: small(pick(random, 1, 32)),
+        scratch_strips: small(pick(random, 0, 24)),
+    }
+}
+
+#[test]
+fn random_commands_agree_with_the_model() {
+    let (mut completed, mut aborted) = (0, 0);
+    for seed in 0..120 {
+        let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
+        run.run(3000, |_, _| {});
+        run.check_contents();
+        completed += run.completed;
+        aborted += run.aborted;
+    }
+    assert!(
+        completed > 20_000 && aborted > 100,
+        "{completed} commands, {aborted} of them aborted"
+    );
+}
+
+/// A member is declared failed at a random moment while its drive still works and grows stale.
+#[test]
+fn a_member_may_be_failed_at_any_moment() {
+    for seed in 0..120 {
+        let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
+        let moment = u32::try_from(run.random().below(2500)).expect("small");
+        let member = run.world.random.index(run.world.drives.len());
+        run.run(3000, |world, step| {
+            if step == moment {
+                world.fail_members(1 << member);
+            }
+        });
+        assert_eq!(run.world.members.failed, 1 << member);
+        run.check_contents();
+    }
+}
+
+/// A drive breaks at a random moment: what it was asked it has done or not, and it says so only later.
+#[test]
+fn a_drive_may_break_at_any_moment() {
+    for seed in 0..160 {
+        let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
+        let moment = u32::try_from(run.random().below(2500)).expect("small");
+        let member = run.world.random.index(run.world.drives.len());
+        run.run(3000, |world, step| {
+            if step == moment {
+                world.broken = 1 << member;
+            }
+        });
+        run.check_contents();
+    }
+}
+
+/// Two drives break. Everything ends, nothing hangs, and no read returns anything but data or an error.
+#[test]
+fn two_broken_drives_hang_nothing_and_return_nothing_wrong() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let shape = shape(&mut random);
+        let mut world = World::new(&shape, seed);
+        let capacity = world.capacity();
+        let data: Vec<u8> = (0..capacity).map(|_| random.byte()).collect();
+        world.write(0, 0, 0, &data);
+        world.settle();
+        world.done.clear();
+        for round in 0..200_u32 {
+            if round == 50 || round == 80 {
+                world.broken |= 1 << random.index(world.drives.len());
+            }
+            for core in 0..world.cores.len() {
+                if world.cores[core].engine.in_flight() > 0 {
+                    continue;
+                }
+                let start = random.index(capacity);
+                let length = 1 + random.index(capacity - start);
+                if random.chance(50) {
+                    world.read(core, 0, start as u64, u32::try_from(length).expect("small"));
+                    world.cores[core].buffers[1] = data[start..start + length].to_vec();
+                } else {
+                    // The same data again, so that every outcome of a failed write is known.
+                    world.write(core, 0, start as u64, &data[start..start + length]);
+                    world.cores[core].buffers[1] = data[start..start + length].to_vec();
+                }
+            }
+            for _ in 0..random.below(60) {
+                world.pay_any();
+            }
+            for done in std::mem::take(&mut world.done) {
+                let core = &world.cores[done.core];
+                match done.result {
+                    Ok(()) => assert_eq!(core.buffers[0], core.buffers[1]),
+                    Err(error) => assert_eq!(error, GroupError::TooManyMembersLost),
+                }
+            }
+        }
+        world.settle();
+        world.assert_idle();
+    }
+}
+
+/// Exhaustive: every write on 3 to 5 members with tiny strips, healthy and with each member failed,
+/// then regenerated from each loss that is survived.
+#[test]
+fn every_write_on_small_groups_survives_every_loss() {
+    for members in 3..=5 {
+        for strip in 1..=3 {
+            let shape = Shape {
+                members,
+                strip,
+                rows: 2,
+                ..Shape::SMALL
+            };
+            for lost in 0..=members {
+                let failed = if lost == 0 { 0 } else { 1 << (lost - 1) };
+                every_write(&shape, failed);
+            }
+        }
+    }
+}
+
+fn every_write(shape: &Shape, failed: u32) {
+    let mut world = World::new(shape, 1);
+    let capacity = world.capacity();
+    let mut model: Vec<u8> = (1..=u8::try_from(capacity).expect("small")).collect();
+    world.write(0, 0, 0, &model.clone());
+    world.settle();
+    world.fail_members(failed);
+    world.settle();
+    let mut stamp = 0x40_u8;
+    for start in 0..capacity {
+        for length in 1..=capacity - start {
+            stamp = stamp.wrapping_add(7);
+            let data: Vec<u8> = (0..length)
+                .map(|i| stamp ^ u8::try_from(i).expect("small"))
+                .collect();
+            model[start..start + length].copy_from_slice(&data);
+            world.write(0, 0, start as u64, &data);
+            world.settle();
+            assert_eq!(world.result(0, 0), Some(Ok(())));
+            world.done.clear();
+            assert_eq!(world.contents(failed), model);
+            for next in (0..shape.members).filter(|_| failed == 0) {
+                assert_eq!(world.contents(1 << next), model, "after the loss of {next}");
+            }
+        }
+    }
+    world.assert_idle();
+}
