@@ -19,6 +19,9 @@ use crate::target::manage::{Reply, Request};
 /// Longest answer in bytes: a thousand drives with all their fields are a hundredth of it.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// How long connecting may take: the kernel does it at once unless the node has stopped accepting.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
 /// Why a call has no result.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -104,7 +107,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the node on this socket. `wait` bounds this and each call.
+    /// Connects to the node on this socket. `wait` bounds each call; connecting takes at most 5 seconds of it.
     pub fn connect(path: &Path, wait: Duration) -> Result<Self, ClientError> {
         let (sender, receiver) = mpsc::channel();
         let socket = path.to_owned();
@@ -119,7 +122,8 @@ impl Client {
             .spawn(connect)
             .map_err(unreachable)?;
         let path = path.to_owned();
-        match receiver.recv_timeout(wait) {
+        let connect_wait = wait.min(CONNECT_WAIT);
+        match receiver.recv_timeout(connect_wait) {
             Ok(Ok(stream)) => Ok(Self {
                 stream,
                 path,
@@ -139,7 +143,10 @@ impl Client {
                 Err(ClientError::NoPermission { path })
             }
             Ok(Err(error)) => Err(ClientError::Unreachable { path, error }),
-            Err(_) => Err(ClientError::TimedOut { path, wait }),
+            Err(_) => Err(ClientError::TimedOut {
+                path,
+                wait: connect_wait,
+            }),
         }
     }
 
