@@ -321,3 +321,145 @@ fn part_of(span: Span, at: u32, bytes: usize) -> Option<Span> {
     let bytes = u32::try_from(bytes).expect("a part is no longer than its span");
     (bytes > 0).then(|| span.part(at, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena() -> Arena {
+        Arena::map(1, false).unwrap().0
+    }
+
+    #[test]
+    fn spans_hold_what_was_copied_in() {
+        let mut arena = arena();
+        assert_eq!(arena.capacity_bytes(), HUGE_PAGE_BYTES);
+        let a = arena.alloc(5000).unwrap();
+        let b = arena.alloc(5000).unwrap();
+        assert_eq!((a.bytes(), arena.used_bytes()), (5000, 16_384));
+        let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        arena.copy_in(a, 0, &bytes);
+        arena.copy_in(b, 100, &bytes[..100]);
+        arena.copy_in(b, 5000, &[]);
+        let mut out = vec![0; 100];
+        arena.copy_out(b, 100, &mut out);
+        assert_eq!(out, bytes[..100]);
+        assert!(!arena.equal(a, b));
+        arena.copy(b, a);
+        assert!(arena.equal(a, b));
+        arena.copy(a.part(1, 4000), a.part(0, 4000));
+        arena.with_bytes(a, |moved| assert_eq!(moved[1..4001], bytes[..4000]));
+        arena.zero(a.part(4096, 904));
+        assert!(arena.is_zero(a.part(4096, 904)) && !arena.is_zero(a.part(4095, 2)));
+        arena.free(a);
+        arena.free(b);
+        assert_eq!(arena.used_bytes(), 0);
+    }
+
+    #[test]
+    fn parity_of_spans_regenerates_a_lost_one() {
+        let mut arena = arena();
+        let data: Vec<Span> = (0..5_u8)
+            .map(|index| {
+                let span = arena.alloc(4096).unwrap();
+                arena.with_bytes_mut(span, |bytes| {
+                    bytes
+                        .iter_mut()
+                        .zip(0_u8..=255)
+                        .for_each(|(byte, at)| *byte = at.wrapping_mul(index + 3));
+                });
+                span
+            })
+            .collect();
+        let parity = arena.alloc(4096).unwrap();
+        let rebuilt = arena.alloc(4096).unwrap();
+        arena.xor_into(parity, &data);
+        arena.xor_into(rebuilt, &[parity, data[0], data[1], data[3], data[4]]);
+        assert!(arena.equal(rebuilt, data[2]));
+        for span in &data {
+            arena.xor(parity, *span);
+        }
+        assert!(arena.is_zero(parity));
+    }
+
+    #[test]
+    fn an_exhausted_arena_says_so() {
+        let mut arena = arena();
+        let all: Vec<Span> = (0..512).map(|_| arena.alloc(1).unwrap()).collect();
+        assert_eq!(arena.alloc(1), None);
+        all.into_iter().for_each(|span| arena.free(span));
+        assert!(arena.alloc(Arena::ALLOC_BYTES_MAX).is_some());
+    }
+
+    #[test]
+    fn lent_spans_come_back() {
+        let mut arena = arena();
+        let span = arena.alloc(8192).unwrap();
+        arena.lend(span, Lending::ToRead);
+        arena.lend(span.part(0, 1), Lending::ToRead);
+        arena.with_bytes(span, |_| ()); // The kernel only reads.
+        arena.take_back(span, Lending::ToRead);
+        arena.take_back(span.part(0, 1), Lending::ToRead);
+        arena.lend(span.part(4096, 512), Lending::ToWrite);
+        arena.zero(span.part(0, 4096)); // Another page than the lent one.
+        arena.take_back(span.part(4096, 512), Lending::ToWrite);
+        arena.free(span);
+    }
+
+    #[test]
+    #[should_panic(expected = "the kernel writes to it")]
+    fn looking_at_what_the_kernel_writes_panics() {
+        let mut arena = arena();
+        let span = arena.alloc(8192).unwrap();
+        arena.lend(span.part(8191, 1), Lending::ToWrite);
+        arena.with_bytes(span, |_| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "the span is not allocated")]
+    fn freed_spans_name_nothing() {
+        let mut arena = arena();
+        let span = arena.alloc(8192).unwrap();
+        arena.free(span);
+        arena.zero(span);
+    }
+
+    #[test]
+    #[should_panic(expected = "the part ends inside")]
+    fn parts_stay_inside() {
+        let span = Span {
+            offset: 4096,
+            bytes: 100,
+        };
+        let _outside = span.part(50, 51);
+    }
+
+    #[test]
+    #[should_panic(expected = "operands lie apart")]
+    fn overlapping_operands_panic() {
+        let mut arena = arena();
+        let span = arena.alloc(8192).unwrap();
+        arena.xor(span.part(0, 4096), span.part(1, 4096));
+    }
+
+    #[test]
+    fn large_arenas_are_registered_in_pieces_that_no_block_straddles() {
+        let arena = Arena::map(REGISTERED_BYTES_MAX + 1, false).unwrap().0;
+        let lengths: Vec<usize> = arena.registrations().iter().map(|piece| piece.iov_len).collect();
+        assert_eq!(lengths, [REGISTERED_BYTES_MAX, HUGE_PAGE_BYTES]);
+        assert_eq!(
+            Arena::registration_of(Span {
+                offset: (1 << 30) - 1,
+                bytes: 1
+            }),
+            0
+        );
+        assert_eq!(
+            Arena::registration_of(Span {
+                offset: 1 << 30,
+                bytes: 1
+            }),
+            1
+        );
+    }
+}

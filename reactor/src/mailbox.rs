@@ -135,3 +135,148 @@ impl<M: Send> Receiver<M> {
         self.head == self.tail_seen
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_in_order_across_the_wrap() {
+        let (mut sender, mut receiver) = mailbox(4);
+        let (mut sent, mut received) = (0_u32, 0_u32);
+        for round in 0..1000 {
+            for _ in 0..round % 6 {
+                if sender.push(sent).is_ok() {
+                    sent += 1;
+                }
+            }
+            assert!(sent - received <= 4);
+            for _ in 0..round % 5 {
+                if let Some(message) = receiver.pop() {
+                    assert_eq!(message, received);
+                    received += 1;
+                }
+            }
+        }
+        assert!(sent > 1000);
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_the_message_back() {
+        let (mut sender, mut receiver) = mailbox(2);
+        assert!(receiver.is_empty());
+        assert_eq!(
+            (sender.push('a'), sender.push('b'), sender.push('c')),
+            (Ok(()), Ok(()), Err('c'))
+        );
+        assert_eq!(receiver.pop(), Some('a'));
+        assert_eq!(sender.push('c'), Ok(()));
+        assert_eq!(
+            (receiver.pop(), receiver.pop(), receiver.pop()),
+            (Some('b'), Some('c'), None)
+        );
+    }
+
+    #[test]
+    fn what_nobody_took_is_dropped_once() {
+        let counted = std::sync::Arc::new(());
+        let (mut sender, mut receiver) = mailbox(8);
+        for _ in 0..5 {
+            sender.push(std::sync::Arc::clone(&counted)).unwrap();
+        }
+        drop(receiver.pop());
+        assert_eq!(std::sync::Arc::strong_count(&counted), 5);
+        drop(sender);
+        drop(receiver);
+        assert_eq!(std::sync::Arc::strong_count(&counted), 1);
+    }
+
+    #[test]
+    fn two_threads_lose_nothing() {
+        let (mut sender, mut receiver) = mailbox(16);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..100_000_u64 {
+                    let mut number = number;
+                    while let Err(back) = sender.push(number) {
+                        number = back;
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            for expected in 0..100_000_u64 {
+                let got = loop {
+                    if let Some(got) = receiver.pop() {
+                        break got;
+                    }
+                    std::thread::yield_now();
+                };
+                assert_eq!(got, expected);
+            }
+        });
+    }
+}
+
+/// All interleavings, with `RUSTFLAGS="--cfg loom" cargo test -p reactor --release --lib loom`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::doorbell::Doorbell;
+
+    #[test]
+    fn loom_messages_move_between_threads() {
+        loom::model(|| {
+            let (mut sender, mut receiver) = mailbox::<Box<u32>>(2);
+            let thread = loom::thread::spawn(move || {
+                let mut refused = 0;
+                for number in 0..3 {
+                    refused += u32::from(sender.push(Box::new(number)).is_err());
+                }
+                refused
+            });
+            let mut got = Vec::new();
+            for _ in 0..3 {
+                got.extend(receiver.pop().map(|number| *number));
+                loom::thread::yield_now();
+            }
+            let refused = thread.join().unwrap();
+            while let Some(number) = receiver.pop() {
+                got.push(*number);
+            }
+            assert!(got.is_sorted());
+            assert_eq!(got.len(), 3 - refused as usize);
+        });
+    }
+
+    /// The sleeper that found nothing sleeps only if it is going to be woken: after the sender is done, there is no
+    /// message left without a bell that was rung or a sleeper that stayed awake.
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        loom::model(|| {
+            let (mut sender, mut receiver) = mailbox::<u32>(2);
+            let bell = Arc::new(Doorbell::new());
+            let theirs = Arc::clone(&bell);
+            let thread = loom::thread::spawn(move || {
+                sender.push(1).unwrap();
+                theirs.must_ring()
+            });
+            bell.announce();
+            let stays_awake = !receiver.is_empty();
+            let rung = thread.join().unwrap();
+            assert!(stays_awake || rung, "asleep with a message and nobody rang");
+        });
+    }
+
+    /// Of two senders exactly one rings for one announcement.
+    #[test]
+    fn loom_one_of_two_senders_rings() {
+        loom::model(|| {
+            let bell = Arc::new(Doorbell::new());
+            bell.announce();
+            let theirs = Arc::clone(&bell);
+            let thread = loom::thread::spawn(move || theirs.must_ring());
+            let ours = bell.must_ring();
+            assert!(ours ^ thread.join().unwrap());
+        });
+    }
+}

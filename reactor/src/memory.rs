@@ -124,8 +124,10 @@ mod tests {
             assert!(huge || pages == Pages::Ordinary);
             assert_eq!(mapping.start().as_ptr().align_offset(HUGE_PAGE_BYTES), 0);
             for at in (0..mapping.bytes()).step_by(4096) {
-                // SAFETY: `at` is inside of the mapping, which nobody else uses.
-                assert_eq!(unsafe { mapping.start().add(at).read() }, 0);
+                // SAFETY: `at` is inside of the mapping.
+                let byte = unsafe { mapping.start().add(at) };
+                // SAFETY: as above, and nobody else uses the mapping.
+                assert_eq!(unsafe { byte.read() }, 0);
             }
         }
     }

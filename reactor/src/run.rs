@@ -369,7 +369,10 @@ fn pin(core: CoreIndex, options: &Options) -> Pinned {
         return Pinned::NotAsked;
     };
     let cpu = cpus[core.index()];
-    if core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+    // Only what the process may use: `set_for_current` panics for numbers beyond the kernel's table.
+    let available = core_affinity::get_core_ids().unwrap_or_default();
+    let id = available.into_iter().find(|available| available.id == cpu);
+    if id.is_some_and(core_affinity::set_for_current) {
         Pinned::To(cpu)
     } else {
         Pinned::Refused(cpu)

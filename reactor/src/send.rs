@@ -248,3 +248,106 @@ fn segment_bytes(segment: Segment) -> u32 {
         Segment::Arena(span) => span.bytes(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes that a piece names.
+    fn bytes_of(piece: &Piece) -> Vec<u8> {
+        let read = |start: *const u8, length: usize| {
+            // SAFETY: the batch that made the piece is neither changed nor dropped in these tests meanwhile.
+            unsafe { std::slice::from_raw_parts(start, length) }.to_vec()
+        };
+        match piece {
+            Piece::Bytes { start, bytes } => read(*start, *bytes as usize),
+            Piece::Gather(message) => {
+                // SAFETY: as above.
+                let message = unsafe { &**message };
+                (0..message.msg_iovlen)
+                    .flat_map(|index| {
+                        // SAFETY: the message has as many iovecs.
+                        let iovec = unsafe { message.msg_iov.add(index) };
+                        // SAFETY: as above.
+                        let iovec = unsafe { iovec.read() };
+                        read(iovec.iov_base.cast_const().cast(), iovec.iov_len)
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Goal: whatever part the kernel takes each time, all bytes go out once and in order.
+    #[test]
+    fn pieces_after_any_short_send_continue_where_it_stopped() {
+        let mut arena = Arena::map(1, false).unwrap().0;
+        let span = arena.alloc(3000).unwrap();
+        arena.with_bytes_mut(span, |bytes| {
+            bytes.iter_mut().zip((0..=250).cycle()).for_each(|(b, v)| *b = v)
+        });
+        let memory = Arc::new(SharedMemory::map(4096).unwrap());
+        memory.write(0, &[0xEE; 4096]);
+        let mut batch = SendBatch::new();
+        let mut expected = Vec::new();
+        for index in 0..1500_u32 {
+            let header = index.to_le_bytes();
+            batch.push_bytes(&header[..2]);
+            batch.push_bytes(&header[2..]); // Joins the segment before it.
+            batch.push_span(span.part(index, 3));
+            batch.push_shared(&memory, 5..7);
+            expected.extend_from_slice(&header);
+            arena.with_bytes(span.part(index, 3), |bytes| expected.extend_from_slice(bytes));
+            expected.extend_from_slice(&[0xEE; 2]);
+        }
+        assert_eq!(
+            (batch.segment_count(), batch.total_bytes()),
+            (4500, expected.len() as u64)
+        );
+        for step in [1, 2, 3, 7, 1000, usize::MAX] {
+            batch.depart(&mut arena);
+            let mut sent = Vec::new();
+            loop {
+                let piece = bytes_of(&batch.piece(&arena));
+                let taken = step.min(piece.len());
+                sent.extend_from_slice(&piece[..taken]);
+                if batch.advance(taken as u64) {
+                    break;
+                }
+                if step < 1000 && sent.len() > 100 {
+                    // Enough small steps: take the rest in large ones.
+                    let piece = bytes_of(&batch.piece(&arena));
+                    sent.extend_from_slice(&piece);
+                    if batch.advance(piece.len() as u64) {
+                        break;
+                    }
+                }
+            }
+            assert!(sent == expected, "in steps of {step}");
+            batch.arrive(&mut arena);
+        }
+        batch.clear();
+        assert!(batch.is_empty());
+        arena.free(span);
+    }
+
+    #[test]
+    #[should_panic(expected = "the kernel reads from it")]
+    fn spans_of_a_departed_batch_cannot_be_freed() {
+        let mut arena = Arena::map(1, false).unwrap().0;
+        let span = arena.alloc(100).unwrap();
+        let mut batch = SendBatch::new();
+        batch.push_span(span);
+        batch.depart(&mut arena);
+        arena.free(span);
+    }
+
+    #[test]
+    fn nothing_added_is_nothing() {
+        let mut batch = SendBatch::new();
+        let memory = Arc::new(SharedMemory::map(1).unwrap());
+        batch.push_bytes(&[]);
+        batch.push_shared(&memory, 4096..4096);
+        assert!(batch.is_empty() && batch.segment_count() == 0);
+        batch.clear();
+    }
+}

@@ -96,3 +96,71 @@ impl SharedMemory {
         unsafe { self.mapping.start().add(offset) }.as_ptr()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn zeroing_any_range_leaves_the_rest() {
+        let memory = SharedMemory::map(20_000).unwrap();
+        assert_eq!(memory.len(), 20_480);
+        for (offset, bytes) in [
+            (0, 0),
+            (0, 20_480),
+            (1, 100),
+            (4096, 4096),
+            (4095, 4098),
+            (5000, 15_480),
+            (20_480, 0),
+        ] {
+            memory.write(0, &vec![0xFF; 20_480]);
+            memory.zero(offset, bytes);
+            let mut all = vec![0; 20_480];
+            memory.read(0, &mut all);
+            for (at, byte) in all.iter().enumerate() {
+                assert_eq!(
+                    *byte == 0,
+                    (offset..offset + bytes).contains(&at),
+                    "byte {at} of {offset} + {bytes}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn spans_go_to_and_fro() {
+        let memory = SharedMemory::map(8192).unwrap();
+        let mut arena = Arena::map(1, false).unwrap().0;
+        let (a, b) = (arena.alloc(4096).unwrap(), arena.alloc(4096).unwrap());
+        arena.copy_in(a, 0, b"hello");
+        memory.copy_from(4096, &arena, a);
+        memory.copy_to(4096, &mut arena, b);
+        assert!(arena.equal(a, b));
+    }
+
+    #[test]
+    fn threads_share_it() {
+        let memory = Arc::new(SharedMemory::map(4 * 4096).unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let memory = Arc::clone(&memory);
+                scope.spawn(move || {
+                    (0..100).for_each(|_| memory.write(usize::from(thread) * 4096, &[thread; 4096]))
+                });
+            }
+        });
+        for thread in 0..4_u8 {
+            let mut page = [9; 4096];
+            memory.read(usize::from(thread) * 4096, &mut page);
+            assert!(page.iter().all(|byte| *byte == thread));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the range ends inside")]
+    fn ranges_stay_inside() {
+        SharedMemory::map(4096).unwrap().write(4000, &[0; 97]);
+    }
+}

@@ -150,8 +150,8 @@ mod tests {
                 assert!(address.contains("::1"), "every machine has IPv4 on loopback");
                 continue;
             };
-            let address = TcpListener::from(fd).local_addr().unwrap();
-            TcpStream::connect(address).unwrap();
+            let listener = TcpListener::from(fd);
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         }
     }
 

@@ -207,3 +207,113 @@ fn digit(tick: u64, level: usize) -> u32 {
     let digit = (tick >> (SLOT_SHIFT as usize * level)) % SLOTS as u64;
     u32::try_from(digit).expect("less than 64")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn random(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    /// Goal: every timer fires once, not before its deadline, within a tick of being asked after it, unless cancelled.
+    /// Method: random sets, cancels and steps of time, small and huge, beside a sorted map.
+    #[test]
+    fn the_wheel_agrees_with_a_sorted_map() {
+        for seed in 1..=60_u64 {
+            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut now = random(&mut state) >> (8 + random(&mut state) % 40);
+            let mut wheel = Wheel::new(now, 1 << 16);
+            let mut oracle: BTreeMap<u64, (Nanos, TimerId)> = BTreeMap::new();
+            for number in 0..4000_u64 {
+                match random(&mut state) % 8 {
+                    0..4 => {
+                        let ahead = random(&mut state) >> (6 + random(&mut state) % 58);
+                        let deadline = (now + ahead.min(1 << 58)).saturating_sub(random(&mut state) % 100);
+                        let id = wheel.set(deadline, Token(number)).unwrap();
+                        oracle.insert(number, (deadline, id));
+                    }
+                    4 => {
+                        let Some((&number, &(_, id))) = oracle.iter().next() else {
+                            continue;
+                        };
+                        assert_eq!(wheel.cancel(id), Some(Token(number)));
+                        assert_eq!(wheel.cancel(id), None);
+                        oracle.remove(&number);
+                    }
+                    _ => {
+                        now += random(&mut state) >> (10 + random(&mut state) % 54);
+                        check_pops(&mut wheel, &mut oracle, now);
+                    }
+                }
+                assert_eq!(wheel.len(), oracle.len());
+            }
+            check_pops(&mut wheel, &mut oracle, now + (1 << 60));
+            assert!(oracle.is_empty() && wheel.is_empty() && wheel.next_deadline().is_none());
+        }
+    }
+
+    fn check_pops(wheel: &mut Wheel, oracle: &mut BTreeMap<u64, (Nanos, TimerId)>, now: Nanos) {
+        if let Some(next) = oracle.values().map(|(deadline, _)| *deadline).min() {
+            let promised = wheel.next_deadline().expect("timers are set");
+            assert!(
+                promised < next + (1 << TICK_SHIFT),
+                "sleeping until then would be too long"
+            );
+        }
+        while let Some(token) = wheel.pop(now) {
+            let (deadline, id) = oracle.remove(&token.0).expect("each fires once");
+            assert!(deadline <= now, "never early");
+            assert_eq!(wheel.cancel(id), None, "it has fired");
+        }
+        for (deadline, _) in oracle.values() {
+            assert!(
+                deadline.div_ceil(1 << TICK_SHIFT) > now >> TICK_SHIFT,
+                "what is left is not due"
+            );
+        }
+    }
+
+    #[test]
+    fn timers_fire_in_order() {
+        let mut wheel = Wheel::new(12_345_678, 100);
+        let delays = [7, 1, 1000, 70, 64, 63, 65, 4096, 4095, 300_000, 16_777_216, 2];
+        for delay in delays {
+            wheel
+                .set(12_345_678 + (delay << TICK_SHIFT), Token(delay))
+                .unwrap();
+        }
+        let mut fired = Vec::new();
+        let mut now = 12_345_678;
+        while !wheel.is_empty() {
+            now = wheel.next_deadline().unwrap().max(now);
+            while let Some(token) = wheel.pop(now) {
+                fired.push(token.0);
+            }
+        }
+        let mut sorted = delays;
+        sorted.sort_unstable();
+        assert_eq!(fired, sorted);
+    }
+
+    #[test]
+    fn the_limit_is_kept_and_places_are_used_again() {
+        let mut wheel = Wheel::new(0, 2);
+        let a = wheel.set(5, Token(1)).unwrap();
+        wheel.set(5, Token(2)).unwrap();
+        assert_eq!(wheel.set(5, Token(3)), None);
+        assert_eq!(wheel.cancel(a), Some(Token(1)));
+        assert!(wheel.set(5, Token(3)).is_some());
+        let mut fired = [
+            wheel.pop(1 << TICK_SHIFT).unwrap().0,
+            wheel.pop(1 << TICK_SHIFT).unwrap().0,
+        ];
+        fired.sort_unstable();
+        assert_eq!(fired, [2, 3]);
+        assert_eq!(wheel.pop(u64::MAX), None);
+    }
+}

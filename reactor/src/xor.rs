@@ -111,3 +111,128 @@ impl std::fmt::Debug for Kernels {
         f.debug_tuple("Kernels").field(&self.name).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(seed: usize, length: usize) -> Vec<u8> {
+        let mut state = (seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (0..length)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()[3]
+            })
+            .collect()
+    }
+
+    /// Every kernel and, under another name, its streaming sibling.
+    fn all() -> Vec<Kernels> {
+        let kernels = Kernels::all_supported();
+        let streaming = kernels.iter().map(|kernels| Kernels {
+            many: kernels.many_streaming,
+            ..*kernels
+        });
+        streaming.chain(kernels.iter().copied()).collect()
+    }
+
+    const LENGTHS: std::ops::RangeInclusive<usize> = 0..=1100;
+    const GUARD: u8 = 0xA5;
+
+    /// Runs both kernels at one length and alignment; bytes around the target must stay.
+    fn check(kernels: &Kernels, sources: &[&[u8]], sum: &[u8], room: &mut [u8], align: usize) {
+        let length = sum.len();
+        let place = room.as_ptr().align_offset(64) + align;
+        room.fill(GUARD);
+        kernels.xor_many(&mut room[place..place + length], sources);
+        let what = || {
+            format!(
+                "{kernels:?}, {length} bytes at {align}, {} sources",
+                sources.len()
+            )
+        };
+        assert!(room[place..place + length] == *sum, "{}", what());
+        kernels.xor_in_place(&mut room[place..place + length], sources[0]);
+        for (index, byte) in room[place..place + length].iter().enumerate() {
+            assert_eq!(*byte, sum[index] ^ sources[0][index], "{}", what());
+        }
+        assert!(
+            room[..place]
+                .iter()
+                .chain(&room[place + length..])
+                .all(|byte| *byte == GUARD),
+            "{}",
+            what()
+        );
+    }
+
+    /// Goal: each kernel gives the bytes of the obvious loop for all lengths, alignments and numbers of sources.
+    /// Method: every length with every number of sources at one alignment, then every length with every alignment of the
+    /// target, the sources misaligned in other ways.
+    #[test]
+    fn every_kernel_equals_the_obvious_loop() {
+        let data: Vec<Vec<u8>> = (0..16).map(|index| pattern(index, 2048)).collect();
+        let mut room = vec![0; 1500];
+        for kernels in all() {
+            for length in LENGTHS {
+                let mut sum = vec![0; length];
+                let mut sources: Vec<&[u8]> = Vec::new();
+                for (index, source) in data.iter().enumerate() {
+                    let source = &source[index * 37 % 64..][..length];
+                    sum.iter_mut().zip(source).for_each(|(sum, byte)| *sum ^= byte);
+                    sources.push(source);
+                    check(&kernels, &sources, &sum, &mut room, length * 7 % 64);
+                }
+                let sources = [
+                    &data[0][length % 64..][..length],
+                    &data[1][13..][..length],
+                    &data[2][..length],
+                ];
+                let sum: Vec<u8> = (0..length)
+                    .map(|at| sources.iter().fold(0, |sum, s| sum ^ s[at]))
+                    .collect();
+                for align in 0..64 {
+                    check(&kernels, &sources, &sum, &mut room, align);
+                }
+            }
+        }
+    }
+
+    /// Goal: large operations, which take the streaming path, are right as well, aligned or not.
+    #[test]
+    fn large_operations_stream() {
+        let length = STREAM_FROM_BYTES / 3 + 1000;
+        let data: Vec<Vec<u8>> = (0..3).map(|index| pattern(index, length)).collect();
+        let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let sum: Vec<u8> = (0..length)
+            .map(|at| data[0][at] ^ data[1][at] ^ data[2][at])
+            .collect();
+        let mut room = vec![0; length + 200];
+        for kernels in Kernels::all_supported() {
+            for align in [0, 1, 32] {
+                check(&kernels, &sources, &sum, &mut room, align);
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_kernels_are_chosen() {
+        let all = Kernels::all_supported();
+        assert_eq!(all[0].name(), "portable");
+        assert_eq!(Kernels::detect().name(), all.last().unwrap().name());
+    }
+
+    #[test]
+    #[should_panic(expected = "one source at least")]
+    fn no_source_is_a_mistake() {
+        Kernels::detect().xor_many(&mut [0; 8], &[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "operands of one length")]
+    fn lengths_must_agree() {
+        Kernels::detect().xor_many(&mut [0; 8], &[&[0; 8], &[0; 7]]);
+    }
+}

@@ -180,7 +180,7 @@ mod tests {
     fn blocks_never_overlap_and_join_again() {
         let page_count = 4 * BLOCK_PAGES_MAX;
         for seed in 1..20_u64 {
-            let mut state = seed * 0x9E37_79B9_7F4A_7C15;
+            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let mut buddy = Buddy::new(page_count);
             let mut held: BTreeMap<u32, u32> = BTreeMap::new();
             for _ in 0..3000 {
