@@ -9,7 +9,7 @@ use crate::nqn::{NQN_FIELD_BYTES, Nqn, NqnError};
 
 /// Fabrics command types.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 383 (Fabrics Command Types).
+/// Source: NVM Express Base Specification 2.0, Fabrics Command Types.
 pub mod fctype {
     #![expect(missing_docs, reason = "the names are the specification's")]
     pub const PROPERTY_SET: u8 = 0x00;
@@ -22,7 +22,7 @@ pub mod fctype {
 
 /// Offsets of controller properties in bytes.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 35 (Property Definition).
+/// Source: NVM Express Base Specification 2.0, Property Definition.
 pub mod property {
     #![expect(missing_docs, reason = "the names are the specification's")]
     pub const CAP: u32 = 0x00;
@@ -44,12 +44,13 @@ pub const CNTLID_DYNAMIC: u16 = 0xffff;
 
 /// Largest CNTLID that a controller may have.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 275 (Identify Controller, CNTLID), and Connect: FFF0h and up are reserved.
+/// Source: NVM Express Base Specification 2.0, Identify Controller (CNTLID) and Connect:
+/// FFF0h and up are reserved.
 pub const CNTLID_MAX: u16 = 0xffef;
 
 /// What a Connect command carries as data.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 387 (Connect Command: Data).
+/// Source: NVM Express Base Specification 2.0, Connect Command: Data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectData {
     /// Host identifier, a UUID.
@@ -118,7 +119,7 @@ impl ConnectData {
 
 /// The command-specific fields of a Connect command.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 386 (Connect Command: Submission Queue Entry).
+/// Source: NVM Express Base Specification 2.0, Connect Command: Submission Queue Entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect {
     /// Record format; only 0 is defined.
@@ -172,7 +173,7 @@ impl Connect {
 
 /// Which parameter of a Connect command is wrong, as the completion's dword 0 says it.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 388 (Connect Response: IPO and IATTR).
+/// Source: NVM Express Base Specification 2.0, Connect Response: IPO and IATTR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidParameter {
     /// Byte of the submission queue entry.
@@ -204,7 +205,7 @@ impl InvalidParameter {
 
 /// A Property Get or Property Set command.
 ///
-/// Source: NVM Express Base Specification 2.0, figures 392 and 394 (Property Get and Set Command: Submission Queue Entry).
+/// Source: NVM Express Base Specification 2.0, Property Get and Set Command: Submission Queue Entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PropertyAccess {
     /// Offset of the property, see [`property`].
@@ -252,7 +253,7 @@ impl PropertyAccess {
 
 /// Controller Capabilities, the property CAP.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 36 (Offset 0h: CAP).
+/// Source: NVM Express Base Specification 2.0, Offset 0h: CAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities(pub u64);
 
@@ -286,7 +287,7 @@ impl Capabilities {
 
 /// Controller Configuration, the property CC.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 46 (Offset 14h: CC).
+/// Source: NVM Express Base Specification 2.0, Offset 14h: CC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Configuration(pub u32);
 
@@ -335,7 +336,7 @@ impl Configuration {
 
 /// Controller Status, the property CSTS.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 47 (Offset 1Ch: CSTS).
+/// Source: NVM Express Base Specification 2.0, Offset 1Ch: CSTS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ControllerStatus(pub u32);
 

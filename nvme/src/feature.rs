@@ -9,7 +9,7 @@ use crate::status::Status;
 
 /// Feature identifiers.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 317 (Feature Identifiers).
+/// Source: NVM Express Base Specification 2.0, Feature Identifiers.
 pub mod fid {
     #![expect(missing_docs, reason = "the names are the specification's")]
     pub const ARBITRATION: u8 = 0x01;
@@ -134,7 +134,7 @@ const fn byte(value: u32) -> u8 {
 
 /// A keep alive timeout as it is enforced: rounded up to the granularity, `0` stays off.
 ///
-/// Source: NVM Express Base Specification 2.0, section 5.27.1.12 (Keep Alive Timer).
+/// Source: NVM Express Base Specification 2.0, Keep Alive Timer.
 pub fn round_keep_alive(kato_ms: u32) -> u32 {
     let unit_ms = u32::from(KEEP_ALIVE_GRANULARITY) * 100;
     kato_ms.checked_next_multiple_of(unit_ms).unwrap_or(u32::MAX)
@@ -203,7 +203,7 @@ impl Features {
     /// Executes Get Features: the current value, the default (also for "saved", as nothing is saveable), or
     /// what can be done with the feature.
     ///
-    /// Source: NVM Express Base Specification 2.0, section 5.15 (Get Features).
+    /// Source: NVM Express Base Specification 2.0, Get Features.
     pub fn read(&self, entry: &SubmissionEntry, now_ns: u64) -> Result<FeatureValue, Status> {
         let identifier = byte(entry.dword(10));
         self.check_exists(identifier)?;
@@ -252,7 +252,7 @@ impl Features {
     /// Executes Set Features and returns dword 0 of the completion. `io_queues_open` says whether the
     /// association has I/O queues, after which their number is fixed.
     ///
-    /// Source: NVM Express Base Specification 2.0, section 5.27 (Set Features).
+    /// Source: NVM Express Base Specification 2.0, Set Features.
     pub fn write(
         &mut self,
         entry: &SubmissionEntry,
@@ -372,7 +372,7 @@ const TIMESTAMP_MASK: u64 = (1 << 48) - 1;
 
 /// The time as far as the host told us; origin 001b says that it did, 000b that none was told since reset.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 337 (Timestamp - Data Structure for Get Features).
+/// Source: NVM Express Base Specification 2.0, Timestamp - Data Structure for Get Features.
 fn timestamp(told: Option<Timestamp>, now_ns: u64) -> Vec<u8> {
     let (ms, origin) = match told {
         Some(told) => (

@@ -1,5 +1,8 @@
 //! Data structures of the Identify command, built from facts.
 //!
+//! Offsets were compared with `struct nvme_id_ctrl` and its neighbours in libnvme's `src/nvme/types.h`, except
+//! CIU and CIRN, which it does not have yet.
+//!
 //! Every function here returns the 4,096 bytes that Identify moves. Which structure to build for whom is the
 //! subsystem's to decide.
 
@@ -12,7 +15,7 @@ pub const IDENTIFY_BYTES: usize = 4096;
 
 /// Values of Controller or Namespace Structure (CNS).
 ///
-/// Source: NVM Express Base Specification 2.0, figure 273 (CNS Values).
+/// Source: NVM Express Base Specification 2.0, CNS Values.
 pub mod cns {
     #![expect(missing_docs, reason = "the names are the specification's")]
     pub const NAMESPACE: u8 = 0x00;
@@ -144,7 +147,8 @@ pub fn transfer_shift(max_transfer_bytes: u32) -> u8 {
 
 /// Identify Controller (CNS 01h).
 ///
-/// Source: NVM Express Base Specification 2.0, figure 275; CIU, CIRN and CQT: TP4129 and TP8028.
+/// Source: NVM Express Base Specification 2.0, Identify Controller data structure; CIU, CIRN and
+/// CQT: TP4129 and TP8028.
 pub fn controller(facts: &ControllerFacts<'_>) -> Vec<u8> {
     let mut page = Page::new();
     controller_capabilities(&mut page, facts);
@@ -226,7 +230,8 @@ fn io_controller(page: &mut Page, facts: &ControllerFacts<'_>) {
     page.put(540, &facts.namespaces_max.to_le_bytes()); // MNAN: nonzero and at most NN.
 }
 
-/// SGLS: SGLs without alignment and data at an offset in the capsule; what moves the rest depends on the transport.
+/// SGLS: SGLs without alignment and data at an offset in the capsule; what moves the rest depends on the
+/// transport.
 const fn sgl_support(transport: Transport) -> u32 {
     let offsets = 1 << 20;
     match transport {
@@ -265,7 +270,7 @@ fn zero_based(count: u32) -> [u8; 2] {
 
 /// Identify Namespace of the NVM command set (CNS 00h and 11h).
 ///
-/// Source: NVM Command Set Specification 1.0, figure 97 (Identify Namespace Data Structure).
+/// Source: NVM Command Set Specification 1.0, Identify Namespace Data Structure.
 pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     let blocks = facts.format.blocks.to_le_bytes();
@@ -295,7 +300,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
 
 /// I/O command set independent Identify Namespace (CNS 08h).
 ///
-/// Source: NVM Express Base Specification 2.0, figure 280.
+/// Source: NVM Express Base Specification 2.0, I/O Command Set Independent Identify Namespace data structure.
 pub fn independent_namespace() -> Vec<u8> {
     let mut page = Page::new();
     page.put(1, &[1]); // NMIC: shared.
@@ -305,7 +310,7 @@ pub fn independent_namespace() -> Vec<u8> {
 
 /// Namespace Identification Descriptor list (CNS 03h): NGUID, UUID, command set.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 277 (Namespace Identification Descriptor).
+/// Source: NVM Express Base Specification 2.0, Namespace Identification Descriptor.
 pub fn namespace_descriptors(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     let mut at = 0;
@@ -327,7 +332,7 @@ pub fn namespace_descriptors(facts: &NamespaceFacts) -> Vec<u8> {
 
 /// A list of NSIDs (CNS 02h, 07h, 10h): the first 1,024 of `nsids`, which ascend, then zeroes.
 ///
-/// Source: NVM Express Base Specification 2.0, section 4.4.2 (Namespace List).
+/// Source: NVM Express Base Specification 2.0, Namespace List.
 pub fn namespace_list(nsids: impl Iterator<Item = u32>) -> Vec<u8> {
     let mut page = Page::new();
     for (index, nsid) in nsids.take(IDENTIFY_BYTES / 4).enumerate() {
@@ -338,7 +343,7 @@ pub fn namespace_list(nsids: impl Iterator<Item = u32>) -> Vec<u8> {
 
 /// A list of controllers (CNS 12h, 13h): the first 2,047 of `cntlids`, which ascend.
 ///
-/// Source: NVM Express Base Specification 2.0, section 4.4.1 (Controller List).
+/// Source: NVM Express Base Specification 2.0, Controller List.
 pub fn controller_list(cntlids: impl Iterator<Item = u16>) -> Vec<u8> {
     let mut page = Page::new();
     let mut count = 0_u16;
@@ -352,14 +357,14 @@ pub fn controller_list(cntlids: impl Iterator<Item = u16>) -> Vec<u8> {
 
 /// Identify Controller of the NVM command set (CNS 06h): no limits beside MDTS.
 ///
-/// Source: NVM Command Set Specification 1.0, figure 102.
+/// Source: NVM Command Set Specification 1.0, I/O Command Set Specific Identify Controller data structure.
 pub fn nvm_controller() -> Vec<u8> {
     Page::new().0
 }
 
 /// The I/O command set combinations (CNS 1Ch): NVM alone.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 290 (Identify I/O Command Set Data Structure).
+/// Source: NVM Express Base Specification 2.0, Identify I/O Command Set Data Structure.
 pub fn command_sets() -> Vec<u8> {
     let mut page = Page::new();
     page.put(0, &1_u64.to_le_bytes());

@@ -111,7 +111,7 @@ impl IoRequest {
     /// `transfer_bytes` is what the command's data pointer says. The namespace itself is the caller's to find
     /// first, see [`NamespaceScope`]; for Flush `format` does not matter.
     ///
-    /// Source: NVM Command Set Specification 1.0, section 3.2 (I/O commands).
+    /// Source: NVM Command Set Specification 1.0, I/O commands.
     pub fn parse(
         entry: &SubmissionEntry,
         transfer_bytes: u32,
@@ -170,7 +170,7 @@ impl IoRequest {
     /// Whether `self` and `second` form a fused Compare and Write: the same blocks of the same namespace
     /// (the caller compares the namespaces).
     ///
-    /// Source: NVM Command Set Specification 1.0, section 2.1.4.1 (Compare and Write): ranges that differ
+    /// Source: NVM Command Set Specification 1.0, Compare and Write: ranges that differ
     /// fail both commands with Invalid Field in Command.
     pub fn check_fused_with(&self, second: &Self) -> Result<(), Status> {
         let (
@@ -339,7 +339,7 @@ impl ExactSizeIterator for DsmRanges<'_> {}
 /// Errs with LBA Out of Range if one leaves the namespace, or with Data SGL Length Invalid if `data` is too
 /// short for them.
 ///
-/// Source: NVM Command Set Specification 1.0, figure 39 (Dataset Management: Range Definition).
+/// Source: NVM Command Set Specification 1.0, Dataset Management: Range Definition.
 pub fn parse_dsm_ranges<'a>(
     data: &'a [u8],
     count: u16,

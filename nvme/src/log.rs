@@ -1,5 +1,7 @@
 //! Log pages: what Get Log Page asks and what the pages look like.
 //!
+//! Offsets were compared with libnvme's `src/nvme/types.h`.
+//!
 //! Every encoder returns a whole page; cutting out what the host asked for is [`LogRequest::cut`].
 
 use std::collections::VecDeque;
@@ -11,7 +13,7 @@ use crate::status::Status;
 
 /// Log page identifiers.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 202 (Get Log Page: Log Page Identifiers).
+/// Source: NVM Express Base Specification 2.0, Get Log Page: Log Page Identifiers.
 pub mod lid {
     #![expect(missing_docs, reason = "the names are the specification's")]
     pub const SUPPORTED_PAGES: u8 = 0x00;
@@ -27,7 +29,7 @@ pub mod lid {
 
 /// The fields of a Get Log Page command.
 ///
-/// Source: NVM Express Base Specification 2.0, figures 197 to 201.
+/// Source: NVM Express Base Specification 2.0, Get Log Page, command dwords 10 to 14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRequest {
     /// Log page identifier.
@@ -94,7 +96,7 @@ fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
 
 /// One failed command in the error log.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 205 (Error Information Log Entry).
+/// Source: NVM Express Base Specification 2.0, Error Information Log Entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorEntry {
     /// Number of this error since the controller came up, from 1.
@@ -212,7 +214,7 @@ impl Default for Health {
 impl Health {
     /// SMART / Health Information (LID 02h).
     ///
-    /// Source: NVM Express Base Specification 2.0, figure 207.
+    /// Source: NVM Express Base Specification 2.0, SMART / Health Information log page.
     pub fn encode(&self, errors: u64) -> Vec<u8> {
         let mut page = vec![0; 512];
         page[0] = self.critical_warning;
@@ -241,7 +243,7 @@ impl Health {
 
 /// Firmware Slot Information (LID 03h): slot 1 is active and the only one.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 209.
+/// Source: NVM Express Base Specification 2.0, Firmware Slot Information log page.
 pub fn firmware_slots(firmware: &str) -> Vec<u8> {
     let mut page = vec![0; 512];
     page[0] = 1;
@@ -256,7 +258,7 @@ pub const CHANGED_NAMESPACES_MAX: usize = 1024;
 
 /// Changed Namespace List (LID 04h). `None`: more changed than the list can hold.
 ///
-/// Source: NVM Express Base Specification 2.0, section 5.16.1.5.
+/// Source: NVM Express Base Specification 2.0, Changed Namespace List log page.
 pub fn changed_namespaces(nsids: Option<&[u32]>) -> Vec<u8> {
     let mut page = vec![0; CHANGED_NAMESPACES_MAX * 4];
     for (slot, nsid) in page.chunks_exact_mut(4).zip(nsids.unwrap_or(&[u32::MAX])) {
@@ -267,7 +269,7 @@ pub fn changed_namespaces(nsids: Option<&[u32]>) -> Vec<u8> {
 
 /// Commands Supported and Effects (LID 05h).
 ///
-/// Source: NVM Express Base Specification 2.0, figures 210 to 212.
+/// Source: NVM Express Base Specification 2.0, Commands Supported and Effects log page.
 pub fn command_effects() -> Vec<u8> {
     const SUPPORTED: u8 = 1;
     const CHANGES_BLOCKS: u8 = 1 << 1;
@@ -300,7 +302,8 @@ pub fn command_effects() -> Vec<u8> {
 /// A page of 256 dwords with bit 0 set for each of `identifiers`: Supported Log Pages (LID 00h), Feature
 /// Identifiers Supported and Effects (LID 12h), NVMe-MI Commands Supported and Effects (LID 13h).
 ///
-/// Source: NVM Express Base Specification 2.0, figures 203, 265 and 268.
+/// Source: NVM Express Base Specification 2.0, Supported Log Pages, Feature Identifiers
+/// Supported and Effects, NVMe-MI Commands Supported and Effects.
 pub fn supported(identifiers: &[u8]) -> Vec<u8> {
     let mut page = vec![0; 1024];
     for &identifier in identifiers {
@@ -325,7 +328,7 @@ pub enum SubsystemType {
 
 /// One way to reach one subsystem.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 264 (Discovery Log Page Entry).
+/// Source: NVM Express Base Specification 2.0, Discovery Log Page Entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryEntry {
     /// TRTYPE: 1 RDMA, 3 TCP.
@@ -446,7 +449,7 @@ pub enum DiscoveryEntryError {
 
 /// Discovery (LID 70h): header with generation counter and record count, then the entries.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 263 (Discovery Log Page).
+/// Source: NVM Express Base Specification 2.0, Discovery Log Page.
 pub fn discovery(generation: u64, entries: &[DiscoveryEntry]) -> Vec<u8> {
     let mut page = vec![0; DISCOVERY_ENTRY_BYTES];
     put(&mut page, 0, &generation.to_le_bytes());

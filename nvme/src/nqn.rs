@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// Longest name in bytes, the terminating zero not counted.
 ///
-/// Source: NVM Express Base Specification 2.0, section 4.5 (NVMe Qualified Names).
+/// Source: NVM Express Base Specification 2.0, NVMe Qualified Names.
 pub const NQN_BYTES_MAX: usize = 223;
 
 /// Bytes that a name takes in Connect data and in Identify: the name, then zeroes.
@@ -21,7 +21,7 @@ const PREFIX_BYTES: usize = 12;
 
 /// An NVMe Qualified Name: `nqn.yyyy-mm.` and a reverse domain name, then mostly `:` and a string of its owner.
 ///
-/// Source: NVM Express Base Specification 2.0, section 4.5 (NVMe Qualified Names).
+/// Source: NVM Express Base Specification 2.0, NVMe Qualified Names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nqn(Cow<'static, str>);
 
@@ -57,7 +57,7 @@ pub enum NqnError {
 impl Nqn {
     /// The well-known name of every discovery controller.
     ///
-    /// Source: NVM Express over Fabrics 1.1, section 1.5.2.
+    /// Source: NVM Express over Fabrics 1.1, Discovery Service.
     pub const DISCOVERY: Self = Self(Cow::Borrowed("nqn.2014-08.org.nvmexpress.discovery"));
 
     /// Checks a name.

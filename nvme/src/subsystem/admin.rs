@@ -180,7 +180,7 @@ impl Subsystem {
 
     /// Executes Abort: at once for an Asynchronous Event Request, through the runtime for an I/O command.
     ///
-    /// Source: NVM Express Base Specification 2.0, section 5.1 (Abort command).
+    /// Source: NVM Express Base Specification 2.0, Abort command.
     fn abort(&mut self, cntlid: u16, command: &Command, out: &mut Vec<Action>) -> Outcome {
         let [low, high, cid_low, cid_high] = command.entry.dword(10).to_le_bytes();
         let (qid, cid) = (
@@ -199,8 +199,12 @@ impl Subsystem {
         let Some(&queue) = controller.io.get(&qid) else {
             return Ok(Some(abort_reply(false)));
         };
-        let closing = matches!(self.queues.get(&queue), Some(queue) if matches!(queue.state, QueueState::Closing { .. }));
-        if closing {
+        let queue_state = &self
+            .queues
+            .get(&queue)
+            .expect("a controller's queues are known")
+            .state;
+        if matches!(queue_state, QueueState::Closing { .. }) {
             return Ok(Some(abort_reply(false)));
         }
         self.abort_token = self.abort_token.wrapping_add(1);
@@ -291,7 +295,7 @@ impl Subsystem {
 
     /// Executes Identify.
     ///
-    /// Source: NVM Express Base Specification 2.0, section 5.17 (Identify command).
+    /// Source: NVM Express Base Specification 2.0, Identify command.
     fn identify(&self, cntlid: u16, entry: &SubmissionEntry) -> Result<Vec<u8>, Status> {
         let [structure, _, id_low, id_high] = entry.dword(10).to_le_bytes();
         let first_cntlid = u16::from_le_bytes([id_low, id_high]);

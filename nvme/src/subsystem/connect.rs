@@ -46,7 +46,7 @@ pub(super) fn refuse(command: &Command, host: Option<Nqn>, why: Refusal, out: &m
 impl Subsystem {
     /// Executes a Connect of a connection that has had none.
     ///
-    /// Source: NVM Express Base Specification 2.0, section 6.3 (Connect Command and Response).
+    /// Source: NVM Express Base Specification 2.0, Connect Command and Response.
     pub(super) fn connect(&mut self, now_ns: u64, command: Command, data: &[u8], out: &mut Vec<Action>) {
         let connect = Connect::parse(&command.entry);
         if connect.recfmt != 0 {
@@ -201,7 +201,7 @@ impl Subsystem {
         out: &mut Vec<Action>,
     ) {
         let id = held.command.queue;
-        // Only a discovery connection with a keep alive timer is a persistent one that wants to hear of changes.
+        // Only a discovery connection with a keep alive timer is a persistent one, which hears of changes.
         let notices = match (kind, held.connect.kato_ms) {
             (ControllerKind::Io, _) => NOTICE_NAMESPACE_CHANGED,
             (ControllerKind::Discovery, 0) => 0,

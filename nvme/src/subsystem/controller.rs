@@ -22,7 +22,7 @@ const READY_TIMEOUT_HALF_SECONDS: u8 = 60;
 
 /// How long a discovery controller without keep alive timer may be silent: two minutes.
 ///
-/// Source: NVM Express Base Specification 2.0, section 3.1.2.3 (Discovery Controller): at least 2 minutes.
+/// Source: NVM Express Base Specification 2.0, Discovery Controller: at least 2 minutes.
 const DISCOVERY_IDLE_MS: u32 = 120_000;
 
 /// Where a controller stands between its resets.
@@ -77,7 +77,7 @@ pub(super) enum Notice {
 impl Notice {
     /// Dword 0 of the completion: type, information, log page.
     ///
-    /// Source: NVM Express Base Specification 2.0, figures 146 to 150 (Asynchronous Event Request).
+    /// Source: NVM Express Base Specification 2.0, Asynchronous Event Request.
     const fn result(self) -> u64 {
         let (kind, information, page) = match self {
             Self::Reliability => (1, 0x00, lid::SMART),

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::command::SubmissionEntry;
 use crate::fabrics::{CNTLID_MAX, Connect, ConnectData, ConnectDataError, InvalidParameter};
 use crate::identify::{ControllerKind, Transport};
-use crate::io::NamespaceFormat;
+use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
 use crate::status::Status;
@@ -140,6 +140,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What I/O commands are held to, as Identify tells it to hosts.
+    pub fn io_limits(&self) -> IoLimits {
+        IoLimits {
+            max_transfer_bytes: self.max_transfer_bytes,
+            compare_write_blocks_max: self.compare_write_blocks_max,
+        }
+    }
+
     /// Checks everything that a subsystem relies on.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.nqn == Nqn::DISCOVERY {

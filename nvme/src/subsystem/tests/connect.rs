@@ -445,6 +445,14 @@ fn ten_thousand_connections_without_a_connect_are_bounded_and_shut_nobody_out() 
     }
     let closes = rig.closes();
     assert_eq!(closes.len(), 10_000 - UNCONNECTED_MAX);
+    let victims = (1..).map(QueueId);
+    assert!(
+        closes
+            .iter()
+            .map(|(queue, _)| *queue)
+            .eq(victims.take(closes.len())),
+        "the oldest make way"
+    );
     assert!(
         closes
             .iter()
@@ -572,4 +580,36 @@ fn configurations_that_cannot_work_are_refused() {
     ));
     let ports = vec![port(MAIN, "::", "4420", false); PORTS_MAX + 1];
     assert_eq!(refused(Config { ports, ..config() }), ConfigError::Ports);
+}
+
+#[test]
+fn queues_of_one_association_share_its_transport_which_shapes_its_identity() {
+    let rdma = Port {
+        transport: Transport::Rdma,
+        ..port(PortId(3), "10.0.2.2", "4420", false)
+    };
+    let mut rig = Rig::new(Config {
+        ports: [config().ports, vec![rdma]].concat(),
+        ..config()
+    });
+    let (tcp_queue, cntlid) = rig.controller(1);
+    let queue = rig.open(PortId(3));
+    let done = rig.connect(queue, io_connect(1), &io_data(1, cntlid));
+    assert_eq!(
+        (done.status, done.result),
+        (Status::CONNECT_INVALID_PARAMETERS, 1 << 16 | 16)
+    );
+    assert_eq!(
+        rig.connect(queue, admin_connect(), &data(&subsystem_nqn(), 1))
+            .status,
+        Status::SUCCESS
+    );
+    rig.set_cc(queue, Configuration::START.0);
+    let sgls = |rig: &mut Rig, queue| dword(&rig.command(queue, identify(cns::CONTROLLER, 0), &[]).data, 536);
+    assert_eq!(sgls(&mut rig, tcp_queue), 1 | 1 << 20 | 1 << 21);
+    assert_eq!(
+        sgls(&mut rig, queue),
+        1 | 1 << 20 | 1 << 2,
+        "keyed SGLs, which the kernel insists on"
+    );
 }
