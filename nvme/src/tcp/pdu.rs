@@ -494,7 +494,7 @@ impl TermReq {
     /// Builds the PDU of type `kind` that reports `fatal`, quoting up to 128 bytes of the header that
     /// was wrong. It never carries a digest.
     ///
-    /// Source: Linux, include/linux/nvme-tcp.h, struct nvme_tcp_term_pdu; drivers/nvme/target/tcp.c.
+    /// Source: Linux, include/linux/nvme-tcp.h, struct nvme_tcp_term_pdu.
     pub fn new(kind: PduType, fatal: Fatal, header: &[u8]) -> Self {
         assert!(matches!(kind, PduType::H2cTermReq | PduType::C2hTermReq));
         let quote = &header[..header.len().min(TERM_QUOTE_BYTES_MAX)];
