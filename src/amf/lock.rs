@@ -10,6 +10,8 @@
 //! than one turn of each other core. Deliberately knows neither operations nor drives: a core keeps
 //! its own waiters, in order, and names itself in the word for all of them.
 
+#[cfg(all(test, loom))]
+mod loom;
 mod word;
 
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use word::LockWord;
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
+use ::loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -3,7 +3,7 @@
 //! Owns the word's layout and its few transitions. Deliberately knows rows only by their tag.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
+use ::loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -218,4 +218,277 @@ fn pass_on(word: u64) -> (u64, WakeMask) {
     let next = (ring.trailing_zeros() + start) % u32::from(CORES_MAX);
     let wake = WakeMask(1 << next);
     (u64::from(next) << TURN_SHIFT | u64::from(waiting), wake)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const ACQUIRED: Acquire = Acquire::Acquired { wake: WakeMask(0) };
+    const NOBODY: WakeMask = WakeMask(0);
+
+    fn acquired(wake: u16) -> Acquire {
+        Acquire::Acquired { wake: WakeMask(wake) }
+    }
+
+    #[test]
+    fn a_writer_is_alone() {
+        let word = LockWord::new();
+        assert_eq!(word.try_acquire(5, Mode::Write, 0), ACQUIRED);
+        assert_eq!(word.try_acquire(5, Mode::Write, 1), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert!(!word.join_read(5), "nobody joins a writer");
+        assert_eq!(word.release(5, Mode::Write), WakeMask(0b10));
+    }
+
+    #[test]
+    fn readers_are_together_and_the_last_one_frees_the_word() {
+        let word = LockWord::new();
+        for core in 0..4 {
+            assert_eq!(word.try_acquire(5, Mode::Read, core), ACQUIRED);
+        }
+        assert!(word.join_read(5));
+        for _ in 0..5 {
+            assert!(!word.is_idle());
+            assert_eq!(word.release(5, Mode::Read), NOBODY);
+        }
+        assert!(word.is_idle());
+    }
+
+    /// While somebody waits, a core that does not wait too cannot come in, not even to read with readers.
+    #[test]
+    fn newcomers_do_not_overtake() {
+        let word = LockWord::new();
+        assert_eq!(word.try_acquire(5, Mode::Read, 0), ACQUIRED);
+        assert_eq!(word.try_acquire(5, Mode::Write, 1), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert_eq!(
+            word.release(5, Mode::Read),
+            WakeMask(0b10),
+            "the next core round from 0"
+        );
+        assert_eq!(
+            word.try_acquire(5, Mode::Write, 0),
+            Acquire::Busy,
+            "it is core 1's turn"
+        );
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Write, 1), ACQUIRED);
+        assert_eq!(word.release(5, Mode::Write), WakeMask(0b100));
+        assert_eq!(
+            word.try_acquire(5, Mode::Read, 2),
+            acquired(0b1),
+            "core 0 may join if it reads"
+        );
+        assert_eq!(word.try_acquire(5, Mode::Read, 0), ACQUIRED);
+        assert_eq!(word.release(5, Mode::Read), NOBODY);
+        assert_eq!(word.release(5, Mode::Read), NOBODY);
+        assert!(word.is_idle());
+    }
+
+    #[test]
+    fn a_turn_that_is_not_wanted_goes_to_the_next() {
+        let word = LockWord::new();
+        assert_eq!(word.try_acquire(5, Mode::Write, 3), ACQUIRED);
+        for core in [0, 7, 15] {
+            assert_eq!(word.try_acquire(9, Mode::Write, core), Acquire::Busy);
+        }
+        assert_eq!(word.withdraw(7), NOBODY, "it was not its turn");
+        assert_eq!(word.release(5, Mode::Write), WakeMask(1 << 15));
+        assert_eq!(word.withdraw(15), WakeMask(1));
+        assert_eq!(word.withdraw(15), NOBODY, "only once");
+        assert_eq!(word.withdraw(0), NOBODY);
+        assert!(word.is_idle());
+    }
+
+    /// More readers than the word can count wait instead of spilling into the turn.
+    #[test]
+    fn the_count_of_readers_is_bounded() {
+        let word = LockWord::new();
+        for _ in 0..0xFFF {
+            assert_eq!(word.try_acquire(5, Mode::Read, 1), ACQUIRED);
+        }
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert!(!word.join_read(5));
+        for _ in 1..0xFFF {
+            assert_eq!(word.release(5, Mode::Read), NOBODY);
+        }
+        assert_eq!(word.release(5, Mode::Read), WakeMask(0b100));
+    }
+
+    #[test]
+    #[should_panic(expected = "a lock that is released is held")]
+    fn releasing_what_nobody_holds_is_a_bug() {
+        let _ = LockWord::new().release(5, Mode::Write);
+    }
+
+    #[test]
+    #[should_panic(expected = "a reader that leaves is inside")]
+    fn releasing_in_the_wrong_mode_is_a_bug() {
+        let word = LockWord::new();
+        assert_eq!(word.try_acquire(5, Mode::Write, 0), ACQUIRED);
+        let _ = word.release(5, Mode::Read);
+    }
+
+    /// A core as the engine is one: its waiters in order, newcomers behind them.
+    #[derive(Default)]
+    struct Core {
+        waiting: VecDeque<(u32, Mode)>,
+        holding: Vec<(u32, Mode)>,
+        /// Wake-ups that were sent and have not arrived.
+        wakes: u32,
+        /// The turn at which it began to wait.
+        since: Option<u64>,
+    }
+
+    struct Model {
+        word: LockWord,
+        cores: Vec<Core>,
+        turns: u64,
+        seed: u64,
+    }
+
+    impl Model {
+        fn new(seed: u64) -> Self {
+            let cores = (0..CORES_MAX).map(|_| Core::default()).collect();
+            Self {
+                word: LockWord::new(),
+                cores,
+                turns: 0,
+                seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            }
+        }
+
+        fn below(&mut self, end: usize) -> usize {
+            self.seed ^= self.seed << 13;
+            self.seed ^= self.seed >> 7;
+            self.seed ^= self.seed << 17;
+            usize::try_from(self.seed >> 33).expect("31 bits") % end
+        }
+
+        fn tell(&mut self, wake: WakeMask) {
+            for (core, state) in self.cores.iter_mut().enumerate() {
+                state.wakes += u32::from(wake.0 >> core & 1);
+            }
+        }
+
+        fn number(core: usize) -> u16 {
+            u16::try_from(core).expect("16 cores")
+        }
+
+        fn enter(&mut self, core: usize, tag: u32, mode: Mode) {
+            self.cores[core].holding.push((tag, mode));
+            let inside: Vec<_> = self.cores.iter().flat_map(|core| &core.holding).collect();
+            let alone = inside.len() == 1;
+            assert!(
+                alone
+                    || inside
+                        .iter()
+                        .all(|(other, mode)| *other == tag && *mode == Mode::Read)
+            );
+        }
+
+        fn arrive(&mut self, core: usize, tag: u32, mode: Mode) {
+            if self.cores[core].waiting.is_empty() {
+                if let Acquire::Acquired { wake } = self.word.try_acquire(tag, mode, Self::number(core)) {
+                    assert_eq!(wake, NOBODY, "a newcomer comes in only when nobody waits");
+                    return self.enter(core, tag, mode);
+                }
+                self.cores[core].since = Some(self.turns);
+            }
+            self.cores[core].waiting.push_back((tag, mode));
+        }
+
+        fn woken(&mut self, core: usize) {
+            self.cores[core].wakes -= 1;
+            while let Some(&(tag, mode)) = self.cores[core].waiting.front() {
+                let Acquire::Acquired { wake } = self.word.try_acquire(tag, mode, Self::number(core)) else {
+                    return;
+                };
+                self.tell(wake);
+                self.cores[core].waiting.pop_front();
+                self.cores[core].since = Some(self.turns);
+                self.enter(core, tag, mode);
+                while mode == Mode::Read && self.cores[core].waiting.front() == Some(&(tag, mode)) {
+                    assert!(self.word.join_read(tag));
+                    self.cores[core].waiting.pop_front();
+                    self.enter(core, tag, mode);
+                }
+            }
+            self.cores[core].since = None;
+            let wake = self.word.withdraw(Self::number(core));
+            self.pass(wake);
+        }
+
+        fn leave(&mut self, core: usize) {
+            let held = self.cores[core].holding.len();
+            let pick = self.below(held);
+            let (tag, mode) = self.cores[core].holding.swap_remove(pick);
+            let wake = self.word.release(tag, mode);
+            self.pass(wake);
+        }
+
+        /// A turn begins.
+        fn pass(&mut self, wake: WakeMask) {
+            if wake == NOBODY {
+                return;
+            }
+            assert_eq!(wake.0.count_ones(), 1, "a turn is one core's");
+            self.turns += 1;
+            for core in &self.cores {
+                let waited = core.since.map_or(0, |since| self.turns - since);
+                assert!(waited <= u64::from(CORES_MAX) + 1, "waits for {waited} turns");
+            }
+            self.tell(wake);
+        }
+
+        /// One random step; core 0 hears its wake-ups as late as can be if it is the `slow` one.
+        fn step(&mut self, slow: bool, arrivals: bool) -> bool {
+            let core = self.below(self.cores.len());
+            let others = self
+                .cores
+                .iter()
+                .skip(1)
+                .any(|c| c.wakes > 0 || !c.holding.is_empty());
+            let late = slow && core == 0 && others;
+            match self.below(3) {
+                0 if arrivals && self.cores[core].waiting.len() < 4 => {
+                    let tag = if self.below(8) == 0 { 9 } else { 5 };
+                    let mode = if self.below(4) == 0 {
+                        Mode::Write
+                    } else {
+                        Mode::Read
+                    };
+                    self.arrive(core, tag, mode);
+                }
+                1 if self.cores[core].wakes > 0 && !late => self.woken(core),
+                2 if !self.cores[core].holding.is_empty() => self.leave(core),
+                _ => return false,
+            }
+            true
+        }
+    }
+
+    /// Sixteen cores in random order, one of them as slow as can be: exclusion holds, every wait is over
+    /// after a bounded number of turns, and in the end nobody is left waiting.
+    #[test]
+    fn no_core_starves_and_no_wake_up_is_lost() {
+        for seed in 0..40 {
+            let mut model = Model::new(seed);
+            for _ in 0..20_000 {
+                model.step(seed % 2 == 0, true);
+            }
+            let mut idle = 0;
+            while idle < 2_000 {
+                idle = if model.step(false, false) { 0 } else { idle + 1 };
+            }
+            assert!(
+                model.cores.iter().all(|core| core.waiting.is_empty()),
+                "nobody waits for ever"
+            );
+            assert!(model.word.is_idle() && model.turns > 100, "{} turns", model.turns);
+        }
+    }
 }

@@ -1,0 +1,139 @@
+//! The lock word under every interleaving and every memory order that the language allows.
+
+use ::loom::sync::Arc;
+use ::loom::sync::Notify;
+use ::loom::sync::atomic::{AtomicUsize, Ordering};
+use ::loom::thread;
+
+use super::word::LockWord;
+use super::{Acquire, Mode, WakeMask};
+
+const TAG: u32 = 7;
+
+/// What the lock protects: relaxed accesses, so that only the lock orders them.
+struct Shared {
+    word: LockWord,
+    left: AtomicUsize,
+    right: AtomicUsize,
+    bells: Vec<Notify>,
+}
+
+impl Shared {
+    fn new(cores: usize) -> Arc<Self> {
+        Arc::new(Self {
+            word: LockWord::new(),
+            left: AtomicUsize::new(0),
+            right: AtomicUsize::new(0),
+            bells: (0..cores).map(|_| Notify::new()).collect(),
+        })
+    }
+
+    fn ring(&self, wake: WakeMask) {
+        for (core, bell) in self.bells.iter().enumerate() {
+            if wake.0 >> core & 1 == 1 {
+                bell.notify();
+            }
+        }
+    }
+
+    /// Takes the lock as a core does: told `Busy` it sleeps until its bell rings. A wake-up that got
+    /// lost is a deadlock, which loom reports.
+    fn lock(&self, mode: Mode, core: u16) {
+        loop {
+            match self.word.try_acquire(TAG, mode, core) {
+                Acquire::Acquired { wake } => return self.ring(wake),
+                Acquire::Busy => self.bells[usize::from(core)].wait(),
+            }
+        }
+    }
+
+    fn unlock(&self, mode: Mode) {
+        self.ring(self.word.release(TAG, mode));
+    }
+
+    fn write(&self, core: u16) {
+        self.lock(Mode::Write, core);
+        let left = self.left.load(Ordering::Relaxed);
+        self.left.store(left + 1, Ordering::Relaxed);
+        let right = self.right.load(Ordering::Relaxed);
+        assert_eq!(left, right, "a writer is alone");
+        self.right.store(right + 1, Ordering::Relaxed);
+        self.unlock(Mode::Write);
+    }
+
+    fn read(&self, core: u16) {
+        self.lock(Mode::Read, core);
+        let right = self.right.load(Ordering::Relaxed);
+        assert_eq!(
+            self.left.load(Ordering::Relaxed),
+            right,
+            "no writer is inside with a reader"
+        );
+        self.unlock(Mode::Read);
+    }
+
+    fn check(&self, writes: usize) {
+        assert_eq!(self.left.load(Ordering::Relaxed), writes, "no write is lost");
+        assert!(self.word.is_idle());
+    }
+}
+
+fn run(workers: &[fn(&Shared, u16)], writes: usize) {
+    let shared = Shared::new(workers.len());
+    let threads: Vec<_> = (0..)
+        .zip(workers)
+        .skip(1)
+        .map(|(core, worker)| {
+            let (shared, worker) = (Arc::clone(&shared), *worker);
+            thread::spawn(move || worker(&shared, core))
+        })
+        .collect();
+    workers[0](&shared, 0);
+    for thread in threads {
+        thread.join().expect("a worker ends");
+    }
+    shared.check(writes);
+}
+
+/// The interleavings with at most this many forced switches: enough for every pair of transitions of
+/// three threads to meet.
+fn bounded(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = ::loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(check);
+}
+
+#[test]
+fn two_writers_exclude_each_other_and_wake_each_other() {
+    ::loom::model(|| run(&[Shared::write, Shared::write], 2));
+}
+
+#[test]
+fn a_reader_sees_all_of_a_write_or_nothing() {
+    ::loom::model(|| run(&[Shared::write, Shared::read], 1));
+}
+
+#[test]
+fn writer_and_two_readers() {
+    bounded(|| run(&[Shared::write, Shared::read, Shared::read], 1));
+}
+
+#[test]
+fn two_writers_and_a_reader() {
+    bounded(|| run(&[Shared::write, Shared::write, Shared::read], 2));
+}
+
+/// A core gives up: whether or not its turn has come, the third is not forgotten.
+#[test]
+fn giving_up_loses_no_turn() {
+    fn give_up(shared: &Shared, core: u16) {
+        match shared.word.try_acquire(TAG, Mode::Write, core) {
+            Acquire::Acquired { wake } => {
+                shared.ring(wake);
+                shared.unlock(Mode::Write);
+            }
+            Acquire::Busy => shared.ring(shared.word.withdraw(core)),
+        }
+    }
+    bounded(|| run(&[Shared::write, give_up, Shared::write], 2));
+}
