@@ -170,15 +170,6 @@ fn node(file: &Path, log: Option<String>, programs: Programs) -> Result<(), Fail
         }
     };
     start_logging(log.as_deref().unwrap_or(&config.node.log))?;
-    for note in &config.notes {
-        tracing::warn!(
-            "{} file={} line={} column={}",
-            note.text,
-            file.display(),
-            note.line,
-            note.column
-        );
-    }
     (programs.node)(config)
 }
 

@@ -347,8 +347,8 @@ pub struct PerfOptions {
     /// Cores of this machine that send
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
-    /// Which blocks to address
-    #[arg(long, value_enum, default_value_t = Pattern::Random)]
+    /// Which blocks to address: random or sequential
+    #[arg(long, value_enum, default_value_t = Pattern::Random, hide_possible_values = true)]
     pub pattern: Pattern,
     /// Write a pattern and check every block that is read; needs writes and DESTROYS what the namespace holds
     #[arg(long)]
