@@ -375,7 +375,7 @@ fn rank(path: &[String]) -> Option<usize> {
     let lies_in = |module: &&str| path == **module || path.starts_with(&format!("{module}::"));
     MODULE_ORDER
         .iter()
-        .position(|modules| modules.iter().any(|module| lies_in(&module)))
+        .position(|modules| modules.iter().any(lies_in))
 }
 
 fn import_order(source: &Source) -> Vec<Finding> {

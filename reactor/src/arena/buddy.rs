@@ -2,12 +2,12 @@
 
 use super::PAGE_BYTES;
 
-/// Orders 0 (one page, 4 KiB) to 9 (512 pages, 2 MiB).
-const ORDERS: usize = 10;
+/// Orders 0 (one page, 4 KiB) to 14 (16,384 pages, 64 MiB).
+const ORDERS: usize = 15;
 /// Bytes of the largest block.
 pub(super) const BLOCK_BYTES_MAX: u32 = PAGE_BYTES << (ORDERS - 1);
-/// Pages of the largest block.
-const BLOCK_PAGES_MAX: u32 = 1 << (ORDERS - 1);
+/// Order of a huge page, the unit in which an arena grows.
+const ORDER_HUGE: usize = 9;
 /// No page: the end of a list.
 const NONE: u32 = u32::MAX;
 /// `Page::allocated` of a page that is in no allocated block.
@@ -33,9 +33,9 @@ pub(super) struct Buddy {
 }
 
 impl Buddy {
-    /// All `page_count` pages free; a multiple of the largest block's.
+    /// All `page_count` pages free; whole huge pages.
     pub(super) fn new(page_count: u32) -> Self {
-        assert!(page_count.is_multiple_of(BLOCK_PAGES_MAX));
+        assert!(page_count.is_multiple_of(1 << ORDER_HUGE));
         let page = Page {
             allocated: FREE,
             free_head: 0,
@@ -47,8 +47,15 @@ impl Buddy {
             heads: [NONE; ORDERS],
             used_pages: 0,
         };
-        for block in (0..page_count / BLOCK_PAGES_MAX).rev() {
-            buddy.push(block * BLOCK_PAGES_MAX, ORDERS - 1);
+        let mut first = 0;
+        while first < page_count {
+            let fits = |order: &usize| first.is_multiple_of(1 << order) && page_count - first >= 1 << order;
+            let order = (ORDER_HUGE..ORDERS)
+                .rev()
+                .find(fits)
+                .expect("whole huge pages are left");
+            buddy.push(first, order);
+            first += 1 << order;
         }
         buddy
     }
@@ -86,7 +93,8 @@ impl Buddy {
         self.used_pages -= 1 << order;
         while order < ORDERS - 1 {
             let buddy = page ^ (1 << order);
-            if self.pages[buddy as usize].free_head != order_tag(order) {
+            let is_free = |page: &Page| page.free_head == order_tag(order);
+            if !self.pages.get(buddy as usize).is_some_and(is_free) {
                 break;
             }
             self.remove(buddy, order);
@@ -154,7 +162,7 @@ impl Buddy {
 
 /// The order of the smallest block that holds `page_count` pages.
 fn order_of(page_count: u32) -> usize {
-    assert!(page_count > 0 && page_count <= BLOCK_PAGES_MAX);
+    assert!(page_count > 0 && page_count <= BLOCK_BYTES_MAX / PAGE_BYTES);
     page_count.next_power_of_two().trailing_zeros() as usize
 }
 
@@ -166,6 +174,8 @@ fn order_tag(order: usize) -> u8 {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    const BLOCK_PAGES_MAX: u32 = 1 << ORDER_HUGE;
 
     fn random(state: &mut u64) -> u64 {
         *state ^= *state << 13;

@@ -1,8 +1,15 @@
 //! Finding groups on drives, from what the drives themselves say.
 //!
-//! The newest record wins. A member that it calls active is current if its drive has that record, or
-//! the one before it: then the newest was still being written when the group stopped, nobody was told
-//! of it, and no data was written under it. Any other drive has old data and is never read (PROTOCOL H33).
+//! The newest record wins. Whoever composed it had brought every member that it calls active to its
+//! `previous` generation. So such a member is current if its drive has the newest record; and also if it
+//! has less, down to `previous`: then the newest was never announced, and no data was written under it.
+//! Any other drive has old data and is never read (PROTOCOL H33).
+//!
+//! The newest is the right one although a start may have left out members that held something nobody
+//! else had: it skipped the numbers that those could hold (`STEP_WITHOUT_MEMBER`), so at worst two
+//! records have the same number, and of these at most one was announced. And with more members than
+//! twice what may be lost, any two sets of members that can start have one in common. Only where
+//! that is not so, with two members, could another set have gone on unseen; see `OthersMayBeNewer`.
 
 use std::collections::BTreeMap;
 
@@ -250,10 +257,10 @@ pub struct MemberFinding {
 /// What a member is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberRole {
-    /// Has the newest record.
+    /// Has the newest record, in the head and in the tail.
     Current,
-    /// Has the one before, and all the data.
-    OneUpdateBehind,
+    /// Has all the data, and lacks the newest record, which was never announced, or one of its two copies.
+    Behind,
     /// Is not used.
     Lost(LossReason),
 }
@@ -472,12 +479,13 @@ fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
     };
     let mut possible = holders.iter().filter(announced);
     match (possible.next(), possible.next()) {
-        (Some(first), Some(second)) => Err(Refusal::Diverged {
+        (Some(first), Some(second)) if halves(first.record()) => Err(Refusal::Diverged {
             first: first.label(),
             second: second.label(),
             generation,
         }),
-        (Some(only), None) => Ok(only.record()),
+        // Both lack the member that would tell: so few are there that either is refused.
+        (Some(either), _) => Ok(either.record()),
         (None, _) => {
             let usable = |holder: &&&Part<'a>| {
                 (
@@ -492,6 +500,11 @@ fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
             Ok(best.record())
         }
     }
+}
+
+/// Whether two sets of members without a common one could each start the group.
+fn halves(record: &GroupRecord) -> bool {
+    usize::from(record.data_members()) * 2 <= record.members.len()
 }
 
 fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -> MemberFinding {
@@ -518,11 +531,9 @@ fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -
         }),
         MemberState::Missing => MemberRole::Lost(LossReason::Stale { generation }),
         MemberState::Active if !fits(record, facts) => MemberRole::Lost(LossReason::Unfit),
-        MemberState::Active if part.record() == record => MemberRole::Current,
-        // An update that was under way, or one of the same age that never counted: see `newest`.
-        MemberState::Active if generation == record.previous || same_age(record, part.record()) => {
-            MemberRole::OneUpdateBehind
-        }
+        MemberState::Active if part.record() == record && part.scan.whole => MemberRole::Current,
+        // It has the record before, or a later one that never counted; it took part in both, so it has the data.
+        MemberState::Active if generation >= record.previous => MemberRole::Behind,
         MemberState::Active => MemberRole::Lost(LossReason::Stale { generation }),
     };
     MemberFinding {
@@ -531,11 +542,6 @@ fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -
         generation,
         rewrite: part.scan.damaged != 0 || part.superblock().drive_bytes != facts.bytes,
     }
-}
-
-/// Whether both records are attempts at the same update.
-const fn same_age(a: &GroupRecord, b: &GroupRecord) -> bool {
-    a.generation == b.generation && a.previous == b.previous
 }
 
 /// Whether the drive still has room for its part, and small enough blocks.

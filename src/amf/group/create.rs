@@ -27,6 +27,8 @@ pub struct GroupSpec {
     pub block: BlockSize,
     /// One node alone will open these drives (PROTOCOL 3.6).
     pub exclusive_local: bool,
+    /// Every drive is known to hold only zeroes, whose parity is right as it is: there is nothing to resynchronise.
+    pub zeroed: bool,
     /// Overwrite what is on the drives.
     pub force: bool,
     /// Its drives, in order of members.
@@ -254,7 +256,11 @@ pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, Create
         clean: true,
         forming: true,
         exclusive_local: spec.exclusive_local,
-        parity: ParityState::Initial { next_row: 0 },
+        parity: if spec.zeroed {
+            ParityState::Trusted
+        } else {
+            ParityState::Initial { next_row: 0 }
+        },
         members: ids.drives.iter().map(member).collect(),
         vdisks: Vec::new(),
     };

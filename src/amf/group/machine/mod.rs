@@ -5,35 +5,31 @@
 //! member that cannot take it is out with the next update, and only an update that every member took
 //! is announced.
 
+mod seat;
+mod snapshot;
+
 use std::collections::VecDeque;
 
 use super::assemble::{Candidate, MemberFinding, MemberRole};
 use super::create::{Creation, CreationMember};
-use super::status::{
-    GroupSnapshot, GroupState, LossReason, MemberSnapshot, MemberStatus, ResyncSnapshot, VdiskSnapshot,
-};
+use super::status::LossReason;
 use super::{
     Action, Answer, Event, FailReason, Report, RequestError, RequestId, SuperblockIo, VdiskSpec, vdisks,
 };
 use crate::amf::geometry::Geometry;
 use crate::amf::superblock::{
     GENERATION_MAX, GroupRecord, MemberState, Name, ParityState, RECORD_BYTES, STEP, STEP_WITHOUT_MEMBER,
-    Superblock, Uuid, VdiskRecord, copy_offsets, encode,
+    Superblock, Uuid, VdiskRecord, encode,
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
+use seat::{Content, Seat};
 
 /// Most requests that wait for their update: 64 operators at once are plenty, and each holds some 200 bytes.
 pub const REQUESTS_MAX: usize = 64;
 
 /// The position of a resynchronisation is made durable this many times, so that a clean stop costs no repeat of more.
 const RESYNC_CHECKPOINTS: u64 = 16;
-
-/// Writes to one member for one update: four copies, and two blocks of another program's signatures.
-const WRITES_MAX: usize = 6;
-
-/// Blocks of the first 16 KiB that hold no copy of a record, but maybe other programs' signatures.
-const WIPE_OFFSETS: [u64; 2] = [0, 12288];
 
 /// What the group awaits, in order of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,23 +46,6 @@ enum Phase {
     Stopped,
     /// Nothing, and says why.
     Failed(FailReason),
-}
-
-/// The drive of one member.
-#[derive(Clone, Debug)]
-struct Seat {
-    /// Place in the configuration, label and size; `None` if no drive carries the member.
-    drive: Option<(u16, String, u64)>,
-    /// The last generation that is durable on it.
-    holds: u64,
-    /// Lacks the newest record, or has another in its place.
-    behind: bool,
-    /// All four copies have to be written.
-    rewrite: bool,
-    /// Another program's signatures have to go.
-    wipe: bool,
-    /// Why it is, or is about to be, out.
-    lost: Option<LossReason>,
 }
 
 /// What waits for the next update.
@@ -125,12 +104,6 @@ struct MemberWrites {
     left: VecDeque<(u64, Content)>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Content {
-    Record,
-    Zeroes,
-}
-
 /// One redundancy group.
 #[derive(Debug)]
 pub struct Group {
@@ -173,12 +146,12 @@ impl Group {
         let seat = |finding: MemberFinding| {
             let lost = match finding.role {
                 MemberRole::Lost(reason) => Some(reason),
-                MemberRole::Current | MemberRole::OneUpdateBehind => None,
+                MemberRole::Current | MemberRole::Behind => None,
             };
             Seat {
                 drive: finding.drive,
                 holds: finding.generation,
-                behind: finding.role == MemberRole::OneUpdateBehind,
+                behind: finding.role == MemberRole::Behind,
                 rewrite: finding.rewrite,
                 wipe: false,
                 lost,
@@ -459,9 +432,17 @@ impl Group {
         if self.changes.is_empty() && self.faults == 0 {
             return;
         }
+        let opening = self.changes.iter().any(|change| matches!(change, Change::Open));
+        if opening && self.stop_requested {
+            self.phase = Phase::Stopped; // It was never opened: the drives are as they were.
+            self.changes.clear();
+            out.push(Action::Stopped {
+                clean: self.record.clean,
+            });
+            return;
+        }
         let mut next = self.record.clone();
         let changes = std::mem::take(&mut self.changes);
-        let opening = changes.iter().any(|change| matches!(change, Change::Open));
         for change in changes {
             self.apply(change, &mut next, out);
         }
@@ -832,70 +813,6 @@ impl Group {
             mask | 1 << index
         })
     }
-
-    /// What management shows.
-    pub fn snapshot(&self) -> GroupSnapshot {
-        let record = &self.record;
-        let state = match self.phase {
-            Phase::AwaitingStart | Phase::RollingForward | Phase::Opening => GroupState::Opening,
-            Phase::Open if self.lost_mask() != 0 => GroupState::Degraded,
-            Phase::Open => GroupState::Healthy,
-            Phase::Failed(why) => GroupState::Failed(why),
-            Phase::Stopped => GroupState::Stopped,
-        };
-        let resync = record.parity.next_row().map(|durable_row| ResyncSnapshot {
-            next_row: durable_row.max(self.resync_row),
-            rows: record.rows,
-            unclean: matches!(record.parity, ParityState::Resync { .. }),
-        });
-        GroupSnapshot {
-            name: record.name.clone(),
-            uuid: record.group,
-            state,
-            level: record.level,
-            block: record.block,
-            strip_blocks: record.strip_blocks,
-            rows: record.rows,
-            capacity_blocks: record.capacity_blocks(),
-            free_blocks: vdisks::free_blocks(record),
-            generation: self
-                .announced
-                .map_or(record.generation, |members| members.generation),
-            resync,
-            members: self.member_snapshots(),
-            vdisks: record
-                .vdisks
-                .iter()
-                .map(|vdisk| self.vdisk_snapshot(vdisk))
-                .collect(),
-        }
-    }
-
-    fn member_snapshots(&self) -> Vec<MemberSnapshot> {
-        let lines = (0u8..).zip(self.record.members.iter().zip(&self.seats));
-        let snapshot =
-            |(member, (line, seat)): (u8, (&crate::amf::superblock::MemberRecord, &Seat))| MemberSnapshot {
-                member: MemberIndex(member),
-                drive_uuid: line.drive,
-                drive: seat.drive.as_ref().map(|(index, _, _)| *index),
-                label: seat.drive.as_ref().map(|(_, label, _)| label.clone()),
-                status: seat.lost.map_or(MemberStatus::Active, MemberStatus::Lost),
-                generation: seat.holds,
-            };
-        lines.map(snapshot).collect()
-    }
-
-    fn vdisk_snapshot(&self, vdisk: &VdiskRecord) -> VdiskSnapshot {
-        VdiskSnapshot {
-            nsid: vdisk.nsid,
-            name: vdisk.name.clone(),
-            uuid: vdisk.uuid,
-            nguid: vdisk.nguid,
-            start: vdisk.start,
-            blocks: vdisk.blocks,
-            leaving: self.leaving.iter().any(|leaving| leaving.nsid == vdisk.nsid),
-        }
-    }
 }
 
 /// Members that a record calls active.
@@ -904,36 +821,4 @@ fn live_of(record: &GroupRecord) -> impl Iterator<Item = MemberIndex> + '_ {
     lines
         .filter(|(_, line)| line.state == MemberState::Active)
         .map(|(member, _)| MemberIndex(member))
-}
-
-impl Seat {
-    /// The writes that put a record of this generation on the drive, in the order that never endangers the last good copy:
-    /// its own slot first, in the head and then in the tail, and the other slot only once those are good.
-    fn writes(&self, generation: u64) -> VecDeque<(u64, Content)> {
-        let (_, _, bytes) = self
-            .drive
-            .as_ref()
-            .expect("only members with a drive are written");
-        let [head_even, head_odd, tail_even, tail_odd] =
-            copy_offsets(*bytes).expect("a member has room for its copies");
-        let slots = [[head_even, tail_even], [head_odd, tail_odd]];
-        let own = usize::from(!generation.is_multiple_of(2));
-        let mut writes = VecDeque::with_capacity(WRITES_MAX);
-        writes.extend(slots[own].map(|offset| (offset, Content::Record)));
-        if self.rewrite {
-            writes.extend(slots[1 - own].map(|offset| (offset, Content::Record)));
-        }
-        if self.wipe {
-            writes.extend(WIPE_OFFSETS.map(|offset| (offset, Content::Zeroes)));
-        }
-        writes
-    }
-
-    /// The drive has taken a record of this generation, whole.
-    const fn took(&mut self, generation: u64) {
-        self.holds = generation;
-        self.behind = false;
-        self.rewrite = false;
-        self.wipe = false;
-    }
 }

@@ -1,0 +1,70 @@
+//! A member's place in the group, and the order in which its drive takes a record.
+
+use std::collections::VecDeque;
+
+use crate::amf::group::status::LossReason;
+use crate::amf::superblock::copy_offsets;
+
+/// Writes to one member for one update: four copies, and two blocks of another program's signatures.
+const WRITES_MAX: usize = 6;
+
+/// Blocks of the first 16 KiB that hold no copy of a record, but maybe other programs' signatures.
+const WIPE_OFFSETS: [u64; 2] = [0, 12288];
+
+/// The drive of one member.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    /// Place in the configuration, label and size; `None` if no drive carries the member.
+    pub(super) drive: Option<(u16, String, u64)>,
+    /// The last generation that is durable on it.
+    pub(super) holds: u64,
+    /// Lacks the newest record, or has another in its place.
+    pub(super) behind: bool,
+    /// All four copies have to be written.
+    pub(super) rewrite: bool,
+    /// Another program's signatures have to go.
+    pub(super) wipe: bool,
+    /// Why it is, or is about to be, out.
+    pub(super) lost: Option<LossReason>,
+}
+
+/// What one write puts there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    /// The record of the update.
+    Record,
+    /// Nothing.
+    Zeroes,
+}
+
+impl Seat {
+    /// The writes that put a record of this generation on the drive, in the order that never endangers the last good copy:
+    /// its own slot first, in the head and then in the tail, and the other slot only once those are good.
+    pub(super) fn writes(&self, generation: u64) -> VecDeque<(u64, Content)> {
+        let (_, _, bytes) = self
+            .drive
+            .as_ref()
+            .expect("only members with a drive are written");
+        let [head_even, head_odd, tail_even, tail_odd] =
+            copy_offsets(*bytes).expect("a member has room for its copies");
+        let slots = [[head_even, tail_even], [head_odd, tail_odd]];
+        let own = usize::from(!generation.is_multiple_of(2));
+        let mut writes = VecDeque::with_capacity(WRITES_MAX);
+        writes.extend(slots[own].map(|offset| (offset, Content::Record)));
+        if self.rewrite {
+            writes.extend(slots[1 - own].map(|offset| (offset, Content::Record)));
+        }
+        if self.wipe {
+            writes.extend(WIPE_OFFSETS.map(|offset| (offset, Content::Zeroes)));
+        }
+        writes
+    }
+
+    /// The drive has taken a record of this generation, whole.
+    pub(super) const fn took(&mut self, generation: u64) {
+        self.holds = generation;
+        self.behind = false;
+        self.rewrite = false;
+        self.wipe = false;
+    }
+}

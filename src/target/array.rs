@@ -1,0 +1,329 @@
+//! Carries out what the engines of a core ask for: drive commands, parity, wake-ups, completions.
+
+use std::sync::Arc;
+
+use nvme::io::IoRequest;
+use nvme::status::Status;
+use reactor::{Errno, Io, Span};
+
+use super::command::{COMMANDS_MAX, Owner};
+use super::core::Core;
+use super::drives::Outcome;
+use super::message::{ControlMessage, Message};
+use crate::amf::engine::{Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request};
+use crate::amf::geometry::Geometry;
+use crate::amf::lock::LockTable;
+use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::drive::block::{BlockSize, MemberLba};
+
+/// Row operations under way in one engine.
+const PIECES_MAX: u32 = 4096;
+
+/// What all cores share of one group.
+pub struct GroupShared {
+    /// Index among the node's groups.
+    pub index: u16,
+    /// Name, for the log.
+    pub name: String,
+    /// Where each block lives.
+    pub geometry: Geometry,
+    /// The node's locks on the group's rows.
+    pub lock: Arc<LockTable>,
+    /// Drive of each member, as an index into the node's drives; `None` for a missing member.
+    pub drives: Vec<Option<u16>>,
+    /// Bytes of scratch memory that an engine gets.
+    pub scratch_bytes: u32,
+}
+
+/// One core's part of a group.
+pub struct GroupBinding {
+    pub(super) shared: Arc<GroupShared>,
+    pub(super) engine: Engine,
+    block: BlockSize,
+    scratch: Span,
+    actions: Vec<Action>,
+    /// The vector that was just carried out, kept for its memory.
+    spare: Vec<Action>,
+    /// Whether actions are being carried out further up the stack.
+    pumping: bool,
+}
+
+/// The only place where a failed group operation becomes an NVMe status.
+pub fn status_of(error: GroupError, request: &IoRequest) -> Status {
+    match error {
+        GroupError::CompareFailed => Status::COMPARE_FAILURE,
+        GroupError::FusedCompareFailed => Status::ABORTED_FAILED_FUSED,
+        GroupError::Aborted => Status::COMMAND_ABORT_REQUESTED,
+        GroupError::TooLong => Status::INVALID_FIELD.do_not_retry(),
+        GroupError::OutOfRange => Status::LBA_OUT_OF_RANGE.do_not_retry(),
+        GroupError::TooManyMembersLost | GroupError::ParityNotTrusted => match request {
+            IoRequest::Read { .. } | IoRequest::Compare { .. } => Status::UNRECOVERED_READ_ERROR,
+            IoRequest::Write { .. }
+            | IoRequest::WriteZeroes { .. }
+            | IoRequest::Flush
+            | IoRequest::DatasetManagement { .. } => Status::WRITE_FAULT,
+        },
+    }
+}
+
+/// What a failed system call says about a drive.
+pub fn drive_error(errno: Errno) -> DriveError {
+    match errno.0 {
+        libc::EIO | libc::EILSEQ | libc::ENODATA => DriveError::Media,
+        libc::ENODEV | libc::ENXIO | libc::ETIMEDOUT => DriveError::Gone,
+        libc::ENOSPC | libc::EFBIG => DriveError::OutOfRange,
+        errno => DriveError::Io { errno },
+    }
+}
+
+impl Core {
+    /// Binds this core to a group.
+    pub(super) fn add_group(&mut self, io: &mut Io<Message>, shared: Arc<GroupShared>, members: MemberSet) {
+        assert_eq!(
+            usize::from(shared.index),
+            self.groups.len(),
+            "groups are added in order on every core"
+        );
+        let scratch = io
+            .arena_mut()
+            .alloc(shared.scratch_bytes)
+            .expect("the memory of a core is sized for its groups");
+        let engine = Engine::new(EngineConfig {
+            geometry: shared.geometry,
+            core: self.index.0,
+            lock: Arc::clone(&shared.lock),
+            commands_max: COMMANDS_MAX,
+            pieces_max: PIECES_MAX,
+            scratch_bytes: shared.scratch_bytes,
+            members,
+        });
+        self.groups.push(GroupBinding {
+            block: shared.geometry.block(),
+            shared,
+            engine,
+            scratch,
+            actions: Vec::with_capacity(256),
+            spare: Vec::with_capacity(256),
+            pumping: false,
+        });
+    }
+
+    /// Gives an engine a request and carries out what it asks for.
+    pub(super) fn submit_group(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        command: CommandId,
+        request: Request,
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.submit(command, request, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Gives an engine a request of the control core's; [`Self::run_queued`] carries out what it asks for, once the
+    /// control machines can hear of it.
+    pub(super) fn queue_group(&mut self, group: u16, command: CommandId, request: Request) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.submit(command, request, &mut binding.actions);
+    }
+
+    /// Sees to it that queued requests are carried out in this turn.
+    pub(super) fn run_queued(&mut self, io: &mut Io<Message>, group: u16) {
+        self.tell(io, self.index, Message::Pump { group });
+    }
+
+    /// Tries to abort a request that no drive has seen.
+    pub(super) fn abort_in_group(&mut self, io: &mut Io<Message>, group: u16, command: CommandId) -> bool {
+        let binding = &mut self.groups[usize::from(group)];
+        let aborted = binding.engine.abort(command, &mut binding.actions);
+        self.pump(io, group);
+        aborted
+    }
+
+    /// A new generation of members is durable.
+    pub(super) fn set_members(&mut self, io: &mut Io<Message>, group: u16, set: MemberSet) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.engine.set_members(set, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Another core released a row.
+    pub(super) fn wake_row(&mut self, io: &mut Io<Message>, group: u16, row: RowIndex) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.engine.wake(row, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// A file answered a drive command.
+    pub(super) fn drive_done(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), Errno>) {
+        let group = u16::try_from(payload >> 32).expect("the group is 16 bits");
+        let tag = IoTag(u32::try_from(payload & 0xffff_ffff).expect("32 bits"));
+        self.drive_answered(io, group, tag, result.map_err(drive_error));
+    }
+
+    /// A drive answered.
+    pub(super) fn drive_answered(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        tag: IoTag,
+        result: Result<(), DriveError>,
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.drive_done(tag, result, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Carries out a group's actions until none is left. Actions that come up meanwhile are carried out by the
+    /// outermost call, so the stack stays flat however long the chain is.
+    pub(super) fn pump(&mut self, io: &mut Io<Message>, group: u16) {
+        let g = usize::from(group);
+        if self.groups[g].pumping {
+            return;
+        }
+        self.groups[g].pumping = true;
+        while !self.groups[g].actions.is_empty() {
+            let binding = &mut self.groups[g];
+            let mut actions = std::mem::replace(&mut binding.actions, std::mem::take(&mut binding.spare));
+            for action in actions.drain(..) {
+                self.act(io, group, action);
+            }
+            self.groups[g].spare = actions;
+        }
+        self.groups[g].pumping = false;
+    }
+
+    /// Where a place of a group's engine lies in memory; `bytes` long.
+    fn locate(&self, group: usize, place: Place, bytes: u32) -> Span {
+        match place {
+            Place::Command {
+                command,
+                offset_bytes,
+            } => self.commands.span(command).part(offset_bytes, bytes),
+            Place::Scratch { offset_bytes } => self.groups[group].scratch.part(offset_bytes, bytes),
+            Place::Zeroes => self.zeroes.expect("allocated at start").part(0, bytes),
+        }
+    }
+
+    fn act(&mut self, io: &mut Io<Message>, group: u16, action: Action) {
+        let g = usize::from(group);
+        let block = self.groups[g].block.bytes();
+        match action {
+            Action::DriveRead {
+                io: tag,
+                member,
+                lba,
+                blocks,
+                into,
+            } => {
+                let span = self.locate(g, into, blocks * block);
+                let (drive, at) = self.drive_place(g, member, lba);
+                let outcome = self.read_drive(io, drive, group, tag, span, at);
+                self.answer_now(g, tag, outcome);
+            }
+            Action::DriveWrite {
+                io: tag,
+                member,
+                lba,
+                blocks,
+                from,
+                fua,
+            } => {
+                let span = self.locate(g, from, blocks * block);
+                let (drive, at) = self.drive_place(g, member, lba);
+                let outcome = self.write_drive(io, drive, group, tag, span, at, fua);
+                self.answer_now(g, tag, outcome);
+            }
+            // A file's hole and a discarded range of a device read as zeroes: both kinds of zeroing are done alike.
+            Action::DriveZero {
+                io: tag,
+                member,
+                lba,
+                blocks,
+                deallocate: _,
+                fua,
+            } => {
+                let (drive, at) = self.drive_place(g, member, lba);
+                let outcome = self.zero_drive(io, drive, group, tag, at, blocks * block, fua);
+                self.answer_now(g, tag, outcome);
+            }
+            Action::DriveFlush { io: tag, member } => {
+                let (drive, _) = self.drive_place(g, member, MemberLba(0));
+                let outcome = self.flush_drive(io, drive, group, tag);
+                self.answer_now(g, tag, outcome);
+            }
+            Action::Xor { into, from, bytes } => {
+                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
+                io.arena_mut().xor(into, from);
+            }
+            Action::Copy { into, from, bytes } => {
+                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
+                io.arena_mut().copy(into, from);
+            }
+            Action::Compare { io: tag, a, b, bytes } => {
+                let (a, b) = (self.locate(g, a, bytes), self.locate(g, b, bytes));
+                let equal = io.arena().equal(a, b);
+                let binding = &mut self.groups[g];
+                binding.engine.compared(tag, equal, &mut binding.actions);
+            }
+            Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
+            Action::ReportFault { member, error } => {
+                self.tell_control(io, ControlMessage::Fault { group, member, error });
+            }
+            Action::Complete { command, result } => self.complete_request(io, group, command, result),
+        }
+    }
+
+    /// Drive and byte address of a block of a member; a missing member's commands never get here.
+    fn drive_place(&self, group: usize, member: MemberIndex, lba: MemberLba) -> (Option<u16>, u64) {
+        let binding = &self.groups[group];
+        let drive = binding.shared.drives[usize::from(member.0)];
+        (drive, lba.0 << binding.block.shift())
+    }
+
+    /// Feeds the answer of a drive that answers at once.
+    fn answer_now(&mut self, group: usize, tag: IoTag, outcome: Outcome) {
+        match outcome {
+            Outcome::Pending => {}
+            Outcome::Done(result) => {
+                let binding = &mut self.groups[group];
+                binding.engine.drive_done(tag, result, &mut binding.actions);
+            }
+        }
+    }
+
+    fn wake_cores(&mut self, io: &mut Io<Message>, group: u16, mask: u16, row: RowIndex) {
+        for core in (0..16u16).filter(|core| mask >> core & 1 == 1) {
+            if core == self.index.0 {
+                let binding = &mut self.groups[usize::from(group)];
+                binding.engine.wake(row, &mut binding.actions);
+            } else {
+                self.tell(io, reactor::CoreIndex(core), Message::Wake { group, row });
+            }
+        }
+    }
+
+    fn complete_request(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        command: CommandId,
+        result: Result<(), GroupError>,
+    ) {
+        match self.commands.owner(command) {
+            Owner::Host(queue, slot) => self.request_done(io, queue, slot, result),
+            Owner::Internal(internal) => {
+                self.commands.remove(command);
+                self.with_control(io, |control, core, io| {
+                    control.internal_done(core, io, group, internal, result)
+                });
+            }
+        }
+    }
+}

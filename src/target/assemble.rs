@@ -1,0 +1,240 @@
+//! Finds the groups of a configuration on its drives, and plans those that are to be made, before any core starts.
+
+use config::Config;
+
+use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
+use super::drives::DriveSpec;
+use super::node::NodeError;
+use super::storage::{self, Opened};
+use crate::amf::geometry::Level;
+use crate::amf::group::{
+    AssembleOptions, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec, assemble,
+    plan_create,
+};
+use crate::amf::superblock::{self, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
+use crate::drive::block::BlockSize;
+
+/// Least scratch memory of an engine: row operations of the largest transfer on three members.
+const SCRATCH_BYTES_MIN: u32 = 4 << 20;
+
+/// What the drives of a configuration hold.
+pub struct Found {
+    /// The drives, open.
+    pub drives: Vec<DriveSpec>,
+    /// What was found on each.
+    pub found: Vec<DriveFound>,
+    /// Groups to open or make.
+    pub groups: Vec<GroupPlan>,
+    /// What is worth knowing, as sentences.
+    pub notes: Vec<String>,
+}
+
+/// Opens the drives, reads their superblocks and decides which groups are there and which are to be made.
+pub fn find(config: &Config) -> Result<Found, NodeError> {
+    let opened = config
+        .drives
+        .iter()
+        .map(storage::open)
+        .collect::<Result<Vec<_>, _>>()?;
+    storage::check_distinct(&opened)?;
+    let facts = (0..)
+        .zip(&opened)
+        .map(|(index, drive)| examine(index, drive))
+        .collect::<Vec<DriveFacts>>();
+    let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
+    let options = AssembleOptions {
+        accept_dirty_degraded: accepted
+            .map(|group| name(&group.name))
+            .collect::<Result<_, _>>()?,
+        shared: false,
+    };
+    let assembly = assemble(&facts, &options);
+    let mut groups = Vec::new();
+    let mut notes: Vec<String> = opened.iter().flat_map(|drive| drive.notes.clone()).collect();
+    for GroupFinding { name, uuid, outcome } in assembly.groups {
+        match outcome {
+            Ok(candidate) => groups.push(GroupPlan {
+                source: GroupSource::Found(Box::new(candidate)),
+            }),
+            Err(refusal) => {
+                // A group that the configuration names must come up; one that it does not may stay down.
+                let sentence = format!("group {name} ({uuid}) is not started: {refusal}");
+                if config
+                    .groups
+                    .iter()
+                    .any(|group| group.name == name.as_str() && !retry_creation(&refusal, group))
+                {
+                    return Err(NodeError::Groups(sentence));
+                }
+                notes.push(sentence);
+            }
+        }
+    }
+    for group in &config.groups {
+        let is_there = |plan: &GroupPlan| plan.name().as_str() == group.name;
+        if !groups.iter().any(is_there) {
+            groups.push(plan_group(group, &facts, &opened, &mut notes)?);
+        }
+    }
+    let findings = assembly.drives;
+    let found = facts
+        .into_iter()
+        .zip(findings)
+        .map(|(facts, finding)| found_on(facts, &finding))
+        .collect();
+    let drives = opened.into_iter().map(|drive| drive.spec).collect();
+    Ok(Found {
+        drives,
+        found,
+        groups,
+        notes,
+    })
+}
+
+/// Whether a refused group is one whose creation was interrupted and which the configuration wants made anew.
+fn retry_creation(refusal: &crate::amf::group::Refusal, group: &config::Group) -> bool {
+    group.create && matches!(refusal, crate::amf::group::Refusal::CreationInterrupted { .. })
+}
+
+/// What a drive says about itself.
+fn examine(index: u16, drive: &Opened) -> DriveFacts {
+    let spec = &drive.spec;
+    let head = storage::read_region(spec, 0, HEAD_READ_BYTES).ok();
+    let tail = superblock::tail_start(spec.bytes)
+        .and_then(|start| storage::read_region(spec, start, TAIL_READ_BYTES).ok());
+    DriveFacts {
+        index,
+        label: spec.name.clone(),
+        bytes: spec.bytes,
+        logical_block: spec.logical_block_bytes,
+        in_use: false,
+        existing: superblock::examine(head.as_deref(), tail.as_deref()),
+    }
+}
+
+fn found_on(facts: DriveFacts, finding: &DriveFinding) -> DriveFound {
+    let finding = match finding.role {
+        DriveRole::Blank | DriveRole::Member { .. } => None,
+        DriveRole::Foreign(_) | DriveRole::Damaged(_) | DriveRole::Mixed { .. } | DriveRole::Unreadable => {
+            Some(finding.role.to_string())
+        }
+    };
+    DriveFound {
+        finding,
+        existing: facts.existing,
+    }
+}
+
+/// Plans a group that the configuration wants made.
+fn plan_group(
+    group: &config::Group,
+    facts: &[DriveFacts],
+    opened: &[Opened],
+    notes: &mut Vec<String>,
+) -> Result<GroupPlan, NodeError> {
+    if !group.create {
+        return Err(NodeError::Groups(format!(
+            "group {} is not on its drives. Set `create = true` to have it made, or correct the list of drives",
+            group.name
+        )));
+    }
+    let ids = CreateIds {
+        array: random_uuid()?,
+        group: random_uuid()?,
+        drives: group
+            .drives
+            .iter()
+            .map(|_| random_uuid())
+            .collect::<Result<_, _>>()?,
+    };
+    let spec = GroupSpec {
+        name: name(&group.name)?,
+        level: match group.level {
+            config::Level::Raid5 => Level::Raid5,
+        },
+        strip_bytes: group.strip_kib * 1024,
+        block: BlockSize::from_bytes(group.block_bytes).expect("the configuration was checked"),
+        exclusive_local: true,
+        force: false,
+        zeroed: group.drives.iter().all(|drive| opened[*drive].spec.fresh),
+        drives: group.drives.iter().map(|drive| facts[*drive].clone()).collect(),
+    };
+    let creation = plan_create(&spec, &ids)
+        .map_err(|error| NodeError::Groups(format!("group {} cannot be created: {error}", group.name)))?;
+    notes.extend(
+        creation
+            .warnings
+            .iter()
+            .map(|warning| format!("group {}: {warning}", group.name)),
+    );
+    Ok(GroupPlan {
+        source: GroupSource::New(Box::new(creation)),
+    })
+}
+
+/// The virtual disks that the configuration wants, in reverse: they are made from the end.
+pub fn vdisk_plans(config: &Config) -> Result<Vec<VdiskPlan>, NodeError> {
+    let mut plans = Vec::new();
+    for vdisk in config.vdisks.iter().rev() {
+        plans.push(VdiskPlan {
+            group: name(&config.groups[vdisk.group].name)?,
+            name: name(&vdisk.name)?,
+            bytes: match vdisk.size {
+                config::VdiskSize::Mib(mib) => Some(mib << 20),
+                config::VdiskSize::Rest => None,
+            },
+            nsid: vdisk.nsid,
+            entropy: random()?,
+        });
+    }
+    // What takes the rest of a group comes after all that have a size.
+    plans.sort_by_key(|plan| plan.bytes.is_some());
+    Ok(plans)
+}
+
+/// Scratch memory of an engine: some row operations of the largest transfer at a time, at most a quarter of the core's.
+pub fn scratch_bytes(config: &Config) -> u32 {
+    let members = config
+        .groups
+        .iter()
+        .map(|group| group.drives.len())
+        .max()
+        .unwrap_or(3);
+    let largest = config
+        .groups
+        .iter()
+        .map(|group| group.strip_kib)
+        .max()
+        .unwrap_or(64)
+        .max(64)
+        * 1024;
+    let row = largest.saturating_mul(u32::try_from(members + 1).expect("at most 32 members"));
+    let groups = u32::try_from(config.groups.len().max(1)).expect("at most 128 groups");
+    let quarter = config.reactor.memory_mib / 4 * (1 << 20) / groups;
+    row.max(SCRATCH_BYTES_MIN)
+        .next_power_of_two()
+        .min(previous_power_of_two(quarter).max(SCRATCH_BYTES_MIN))
+}
+
+const fn previous_power_of_two(number: u32) -> u32 {
+    if number == 0 { 0 } else { 1 << number.ilog2() }
+}
+
+fn name(text: &str) -> Result<Name, NodeError> {
+    Name::parse(text).map_err(|error| NodeError::Groups(format!("\"{text}\": {error}")))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NodeError> {
+    storage::random_bytes().map_err(|error| NodeError::System {
+        what: "no random bytes from the system",
+        error,
+    })
+}
+
+fn random_uuid() -> Result<Uuid, NodeError> {
+    Ok(Uuid(
+        uuid::Builder::from_random_bytes(random()?)
+            .into_uuid()
+            .into_bytes(),
+    ))
+}

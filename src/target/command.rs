@@ -1,0 +1,840 @@
+//! Commands of hosts on their core: from the capsule to the array and back to the completion.
+
+use nvme::command::{Direction, Sgl, SubmissionEntry};
+use nvme::io::{FuseKind, IoLimits, IoRequest, fuse_kind};
+use nvme::status::Status;
+use nvme::subsystem::QueueId;
+use nvme::tcp::target::{Event, Slot};
+use reactor::{Io, Span};
+
+use super::array::status_of;
+use super::connection::{Command, CommandState, Life, Next, Role};
+use super::core::{Core, queue_index};
+use super::message::{ControlMessage, Message};
+use crate::amf::engine::{CommandId, GroupError, Request};
+use crate::drive::block::NamespaceLba;
+
+/// Namespace identifier that means all namespaces.
+const NSID_ALL: u32 = 0xffff_ffff;
+
+/// Most commands of one core in the hands of its engines; further ones wait like those without a buffer.
+///
+/// Buffers are at least 4 KiB, so this many take 32 MiB of a core's memory.
+pub const COMMANDS_MAX: u32 = 8192;
+
+/// Whose a command is that an engine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A host's, in this slot of this connection.
+    Host(QueueId, Slot),
+    /// The control core's own.
+    Internal(InternalCommand),
+}
+
+/// What the control core asks of its own engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InternalCommand {
+    /// Make the parity of a row match its data. Groups have at most 2^32 rows.
+    Resync {
+        /// The row.
+        row: u32,
+    },
+    /// Make what was resynchronised durable.
+    ResyncFlush,
+    /// Make everything durable before the group is closed.
+    Close,
+}
+
+/// The commands that a core's engines have, by their names: the names are dense, as engines want them.
+pub struct Commands {
+    owners: Vec<Option<Owner>>,
+    /// Buffer of each command.
+    spans: Vec<Option<Span>>,
+    free: Vec<u32>,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        let count = COMMANDS_MAX as usize;
+        Self {
+            owners: vec![None; count],
+            spans: vec![None; count],
+            free: (0..COMMANDS_MAX).rev().collect(),
+        }
+    }
+}
+
+impl Commands {
+    /// Names a command; `None` when there are as many as there may be.
+    pub fn insert(&mut self, owner: Owner, span: Option<Span>) -> Option<CommandId> {
+        let id = self.free.pop()?;
+        self.owners[id as usize] = Some(owner);
+        self.spans[id as usize] = span;
+        Some(CommandId(id))
+    }
+
+    /// Whose the command is. Panics if nobody's: engines name only what they were given.
+    pub fn owner(&self, id: CommandId) -> Owner {
+        self.owners[id.0 as usize].expect("an engine names only commands that it was given")
+    }
+
+    /// The command's buffer. Panics if it has none: engines ask for buffers only of commands that move data.
+    pub fn span(&self, id: CommandId) -> Span {
+        self.spans[id.0 as usize].expect("a command that moves data has a buffer")
+    }
+
+    /// Forgets a command.
+    pub fn remove(&mut self, id: CommandId) {
+        assert!(
+            self.owners[id.0 as usize].take().is_some(),
+            "a command is forgotten once"
+        );
+        self.spans[id.0 as usize] = None;
+        self.free.push(id.0);
+    }
+}
+
+impl Core {
+    /// Parses what a host sent. Returns how many bytes at the end were not consumed, because a command that
+    /// brings its data in the capsule found no buffer.
+    pub(super) fn parse(&mut self, io: &mut Io<Message>, queue: QueueId, bytes: &[u8]) -> usize {
+        let mut input = bytes;
+        let mut outbox = std::mem::take(&mut self.outbox);
+        let mut composed = false;
+        loop {
+            let Some(connection) = self.connections.find(queue) else {
+                break;
+            };
+            if connection.blocked || connection.life != Life::Open {
+                break;
+            }
+            let event = connection.machine.next(&mut input, &mut outbox);
+            if !outbox.is_empty() {
+                connection.compose(&mut outbox, None);
+                composed = true;
+            }
+            match event {
+                None => break,
+                Some(Event::Data {
+                    slot,
+                    offset_bytes,
+                    bytes,
+                }) => {
+                    let span = connection
+                        .command(slot)
+                        .span
+                        .expect("data flows only to an admitted command");
+                    io.arena_mut().copy_in(span, offset_bytes, bytes);
+                }
+                Some(Event::Command {
+                    slot,
+                    entry,
+                    direction,
+                    transfer_bytes,
+                }) => {
+                    self.outbox = outbox;
+                    self.take_command(io, queue, slot, entry, direction, transfer_bytes);
+                    outbox = std::mem::take(&mut self.outbox);
+                }
+                Some(Event::DataDone { slot }) => {
+                    self.outbox = outbox;
+                    self.data_done(io, queue, slot);
+                    outbox = std::mem::take(&mut self.outbox);
+                }
+                Some(Event::DataCorrupt { slot }) => {
+                    self.outbox = outbox;
+                    self.finish_pair_or_one(io, queue, slot, Status::TRANSIENT_TRANSPORT_ERROR);
+                    outbox = std::mem::take(&mut self.outbox);
+                }
+                Some(Event::Close { reason }) => {
+                    tracing::warn!(
+                        queue = queue.0,
+                        ?reason,
+                        "connection ended: the host broke the protocol"
+                    );
+                    self.outbox = outbox;
+                    self.begin_close(io, queue);
+                    outbox = std::mem::take(&mut self.outbox);
+                }
+            }
+        }
+        self.outbox = outbox;
+        if composed {
+            self.mark_dirty(queue_index(queue));
+        }
+        input.len()
+    }
+
+    /// A capsule arrived: decides what it needs and gets it started.
+    fn take_command(
+        &mut self,
+        io: &mut Io<Message>,
+        queue: QueueId,
+        slot: Slot,
+        entry: SubmissionEntry,
+        direction: Direction,
+        transfer_bytes: u32,
+    ) {
+        let started = reactor::now();
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        let is_io = connection.role == Role::Io && entry.opcode() != nvme::command::io_opcode::FABRICS;
+        *connection.command(slot) = Command {
+            entry,
+            transfer_bytes,
+            started,
+            ..Command::free()
+        };
+        if is_io {
+            match self.parse_io(queue, slot, &entry, transfer_bytes) {
+                Ok(()) => {}
+                Err(status) => return self.refuse(io, queue, slot, status),
+            }
+            if !self.order_fused(io, queue, slot, &entry) {
+                return;
+            }
+        }
+        let needs_buffer = is_io || (transfer_bytes > 0 && direction == Direction::FromHost);
+        if needs_buffer && !self.give_buffer(io, queue, slot) {
+            let connection = self.connections.find(queue).expect("looked up above");
+            connection.command(slot).state = CommandState::AwaitingBuffer;
+            connection.blocked =
+                direction == Direction::FromHost && matches!(entry.sgl(), Sgl::InCapsule { .. });
+            self.awaiting_buffer.push_back((queue, slot));
+            return;
+        }
+        self.with_buffer(io, queue, slot);
+    }
+
+    /// Reads an I/O command into the slot, against its namespace.
+    fn parse_io(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        entry: &SubmissionEntry,
+        bytes: u32,
+    ) -> Result<(), Status> {
+        let nsid = if entry.nsid() == NSID_ALL && entry.opcode() == nvme::command::io_opcode::FLUSH {
+            self.namespaces
+                .first()
+                .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?
+        } else {
+            entry.nsid()
+        };
+        let namespace = self
+            .namespaces
+            .find(nsid)
+            .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?;
+        let limits = IoLimits {
+            max_transfer_bytes: self.limits.machine.max_transfer_bytes,
+            compare_write_blocks_max: namespace.compare_write_blocks_max,
+        };
+        let request = IoRequest::parse(entry, bytes, &namespace.format, &limits)?;
+        let group = namespace.group;
+        let next = match request {
+            IoRequest::Flush if entry.nsid() == NSID_ALL => Next::FlushGroup(1),
+            IoRequest::DatasetManagement { .. } => Next::Range(0),
+            IoRequest::Flush
+            | IoRequest::Read { .. }
+            | IoRequest::Write { .. }
+            | IoRequest::Compare { .. }
+            | IoRequest::WriteZeroes { .. } => Next::Complete,
+        };
+        let group = if next == Next::FlushGroup(1) { 0 } else { group };
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        command.request = Some(request);
+        command.group = group;
+        command.next = next;
+        Ok(())
+    }
+
+    /// Pairs fused commands. Returns false when this command was completed here because it fits no pair.
+    fn order_fused(
+        &mut self,
+        io: &mut Io<Message>,
+        queue: QueueId,
+        slot: Slot,
+        entry: &SubmissionEntry,
+    ) -> bool {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let first = connection.fused.take();
+        match (fuse_kind(entry), first) {
+            (FuseKind::None, None) => true,
+            (FuseKind::First, None) => {
+                connection.fused = Some(slot);
+                true
+            }
+            (FuseKind::Second, Some(first)) => {
+                let compare = *connection.command(first);
+                if same_blocks(compare.request, connection.command(slot).request)
+                    && compare.entry.nsid() == entry.nsid()
+                {
+                    connection.command(first).partner = Some(slot);
+                    connection.command(slot).partner = Some(first);
+                    return true;
+                }
+                self.finish_one(io, queue, first, Status::INVALID_FIELD.do_not_retry());
+                self.refuse(io, queue, slot, Status::ABORTED_FAILED_FUSED);
+                false
+            }
+            (kind @ (FuseKind::None | FuseKind::First), Some(first)) => {
+                if kind == FuseKind::First {
+                    connection.fused = Some(slot);
+                }
+                self.finish_one(io, queue, first, Status::ABORTED_MISSING_FUSED);
+                true
+            }
+            (FuseKind::Second, None) => {
+                self.refuse(io, queue, slot, Status::ABORTED_MISSING_FUSED);
+                false
+            }
+            (FuseKind::Invalid, first) => {
+                if let Some(first) = first {
+                    self.finish_one(io, queue, first, Status::ABORTED_MISSING_FUSED);
+                }
+                self.refuse(io, queue, slot, Status::INVALID_FIELD.do_not_retry());
+                false
+            }
+        }
+    }
+
+    /// Allocates the buffer of a command; false when there is none now.
+    fn give_buffer(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) -> bool {
+        if !self.awaiting_buffer.is_empty() {
+            return false; // First come, first served.
+        }
+        self.take_buffer(io, queue, slot)
+    }
+
+    fn take_buffer(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) -> bool {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        let span = match command.transfer_bytes {
+            0 => None,
+            bytes => match io.arena_mut().alloc(bytes) {
+                Some(span) => Some(span),
+                None => return false,
+            },
+        };
+        if command.request.is_some() {
+            command.id = self.commands.insert(Owner::Host(queue, slot), span);
+            if command.id.is_none() {
+                if let Some(span) = span {
+                    io.arena_mut().free(span);
+                }
+                return false;
+            }
+        }
+        command.span = span;
+        true
+    }
+
+    /// The command has the buffer that it needs: asks for its data, or runs it.
+    fn with_buffer(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        if command.transfer_bytes > 0 && command.entry.direction() == Direction::FromHost {
+            command.state = CommandState::AwaitingData;
+            let mut outbox = std::mem::take(&mut self.outbox);
+            connection.machine.admit(slot, &mut outbox);
+            if !outbox.is_empty() {
+                connection.compose(&mut outbox, None);
+                self.mark_dirty(queue_index(queue));
+            }
+            self.outbox = outbox;
+        } else {
+            self.run_command(io, queue, slot);
+        }
+    }
+
+    /// Gives buffers that became free to the commands that wait for them, in order.
+    pub(super) fn serve_buffer_queue(&mut self, io: &mut Io<Message>) {
+        while let Some(&(queue, slot)) = self.awaiting_buffer.front() {
+            let waits = self.connections.find(queue).is_some_and(|connection| {
+                connection.life == Life::Open
+                    && connection.command(slot).state == CommandState::AwaitingBuffer
+            });
+            if waits && !self.take_buffer(io, queue, slot) {
+                return;
+            }
+            self.awaiting_buffer.pop_front();
+            if waits {
+                let blocked = self
+                    .connections
+                    .find(queue)
+                    .is_some_and(|connection| connection.blocked);
+                self.with_buffer(io, queue, slot);
+                if blocked {
+                    self.resume_parsing(io, queue);
+                }
+            }
+        }
+    }
+
+    /// All data of a command is here.
+    fn data_done(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        if let Some(status) = connection.command(slot).end_with {
+            return self.finish_pair_or_one(io, queue, slot, status);
+        }
+        self.run_command(io, queue, slot);
+    }
+
+    /// The command has all that it needs: hands it to the control core or to its group's engine.
+    fn run_command(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        let Some(request) = command.request else {
+            command.state = CommandState::AtControl;
+            let entry = command.entry;
+            let span = command.span.take();
+            let data = span
+                .map(|span| io.arena().with_bytes(span, <[u8]>::to_vec))
+                .unwrap_or_default();
+            if let Some(span) = span {
+                io.arena_mut().free(span);
+            }
+            return self.tell_control(
+                io,
+                ControlMessage::Capsule {
+                    queue,
+                    slot: slot.0,
+                    entry,
+                    data,
+                },
+            );
+        };
+        if fuse_kind(&command.entry) != FuseKind::None {
+            return self.run_fused(io, queue, slot);
+        }
+        command.state = CommandState::Running;
+        self.submit(io, queue, slot, request);
+    }
+
+    /// One half of a fused pair has its data: runs the pair when the other half has it as well.
+    fn run_fused(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        connection.command(slot).state = CommandState::AwaitingPartner;
+        let Some(partner) = connection.command(slot).partner else {
+            return;
+        };
+        if connection.command(partner).state != CommandState::AwaitingPartner {
+            return;
+        }
+        let is_first = fuse_kind(&connection.command(slot).entry) == FuseKind::First;
+        let (first, second) = if is_first {
+            (slot, partner)
+        } else {
+            (partner, slot)
+        };
+        connection.command(first).state = CommandState::Running;
+        connection.command(second).state = CommandState::Running;
+        let request = connection
+            .command(first)
+            .request
+            .expect("fused commands are I/O commands");
+        self.submit(io, queue, first, request);
+    }
+
+    /// Hands one request of a command to its group's engine.
+    fn submit(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, request: IoRequest) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let write = connection.command(slot).partner.map(|partner| {
+            let command = connection.command(partner);
+            let fua = matches!(command.request, Some(IoRequest::Write { fua: true, .. }));
+            (command.id.expect("given with its buffer"), fua)
+        });
+        let command = connection.command(slot);
+        command.submitted = reactor::now();
+        let (nsid, group) = (command.entry.nsid(), command.group);
+        let id = command.id.expect("given with its buffer");
+        let base = |slba: u64, blocks: u64| {
+            self.namespaces
+                .find(nsid)
+                .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?
+                .disk
+                .group_range(NamespaceLba(slba), blocks)
+                .map_err(|_| Status::LBA_OUT_OF_RANGE.do_not_retry())
+        };
+        let request = match request {
+            IoRequest::Read { slba, blocks, .. } => {
+                base(slba, u64::from(blocks)).map(|lba| Request::Read { lba, blocks })
+            }
+            IoRequest::Write { slba, blocks, fua } => {
+                base(slba, u64::from(blocks)).map(|lba| Request::Write { lba, blocks, fua })
+            }
+            IoRequest::Compare { slba, blocks } => base(slba, u64::from(blocks)).map(|lba| match write {
+                Some((write, fua)) => Request::CompareWrite {
+                    lba,
+                    blocks,
+                    write,
+                    fua,
+                },
+                None => Request::Compare { lba, blocks },
+            }),
+            IoRequest::WriteZeroes {
+                slba,
+                blocks,
+                deallocate,
+                fua,
+            } => base(slba, u64::from(blocks)).map(|lba| Request::Zero {
+                lba,
+                blocks: u64::from(blocks),
+                deallocate,
+                fua,
+            }),
+            IoRequest::Flush => Ok(Request::Flush),
+            IoRequest::DatasetManagement { ranges, deallocate } => {
+                return self.next_range(io, queue, slot, ranges, deallocate);
+            }
+        };
+        match request {
+            Ok(request) => {
+                connection.running += if write.is_some() { 2 } else { 1 };
+                self.submit_group(io, group, id, request);
+            }
+            Err(status) => self.finish_pair_or_one(io, queue, slot, status),
+        }
+    }
+
+    /// Submits the next range of a Dataset Management command, or completes it after the last.
+    fn next_range(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, count: u16, deallocate: bool) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        let id = command.id.expect("given with its buffer");
+        let Next::Range(mut range) = command.next else {
+            unreachable!("a DSM command goes range by range")
+        };
+        let span = command.span.expect("its ranges are in its buffer");
+        let (nsid, group) = (command.entry.nsid(), command.group);
+        let Some(namespace) = self.namespaces.find(nsid) else {
+            return self.finish_one(
+                io,
+                queue,
+                slot,
+                Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry(),
+            );
+        };
+        // The other attributes are hints that change nothing here.
+        while deallocate && range < count {
+            let parsed = io.arena().with_bytes(span, |bytes| {
+                nvme::io::parse_dsm_ranges(bytes, count, &namespace.format)
+                    .map(|mut all| all.nth(usize::from(range)))
+            });
+            range += 1;
+            let parsed = match parsed {
+                Ok(parsed) => parsed.expect("the range is below their number"),
+                Err(status) => return self.finish_one(io, queue, slot, status),
+            };
+            if parsed.blocks == 0 {
+                continue;
+            }
+            let Ok(lba) = namespace
+                .disk
+                .group_range(NamespaceLba(parsed.slba), u64::from(parsed.blocks))
+            else {
+                return self.finish_one(io, queue, slot, Status::LBA_OUT_OF_RANGE.do_not_retry());
+            };
+            command.next = Next::Range(range);
+            connection.running += 1;
+            let request = Request::Zero {
+                lba,
+                blocks: u64::from(parsed.blocks),
+                deallocate: true,
+                fua: false,
+            };
+            return self.submit_group(io, group, id, request);
+        }
+        self.finish_one(io, queue, slot, Status::SUCCESS);
+    }
+
+    /// An engine completed one request of a host's command.
+    pub(super) fn request_done(
+        &mut self,
+        io: &mut Io<Message>,
+        queue: QueueId,
+        slot: Slot,
+        result: Result<(), GroupError>,
+    ) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("a connection stays until its commands are done");
+        assert!(
+            connection.running > 0,
+            "an engine completes only what it was given"
+        );
+        connection.running -= 1;
+        let draining = connection.life != Life::Open;
+        let command = connection.command(slot);
+        let request = command.request.expect("engines get I/O commands only");
+        let next = command.next;
+        let id = command.id.expect("an engine has it");
+        if result.is_ok() && !draining {
+            match (next, request) {
+                (Next::Range(_), IoRequest::DatasetManagement { ranges, deallocate }) => {
+                    return self.next_range(io, queue, slot, ranges, deallocate);
+                }
+                (Next::FlushGroup(group), _) if usize::from(group) < self.groups.len() => {
+                    command.next = Next::FlushGroup(group + 1);
+                    connection.running += 1;
+                    return self.submit_group(io, group, id, Request::Flush);
+                }
+                (Next::Complete | Next::Range(_) | Next::FlushGroup(_), _) => {}
+            }
+        }
+        let status = match result {
+            Ok(()) => Status::SUCCESS,
+            Err(error) => status_of(error, &request),
+        };
+        self.finish_one(io, queue, slot, status);
+        self.continue_close(io, queue);
+    }
+
+    /// Completes a command without running it; in-capsule data that is still to come is skipped by the machine.
+    fn refuse(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
+        self.finish_one(io, queue, slot, status);
+    }
+
+    /// Completes a command that may be half of a fused pair: then the other half fails with it.
+    fn finish_pair_or_one(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        if connection.fused == Some(slot) {
+            // Its second half is still to come; that one will find no first half and be refused.
+            connection.fused = None;
+        }
+        let partner = connection.command(slot).partner.take();
+        if let Some(partner) = partner {
+            connection.command(partner).partner = None;
+            let can_complete = connection.machine.can_complete(partner);
+            match connection.command(partner).state {
+                CommandState::AwaitingData if !can_complete => {
+                    // Its data is on the way: it ends when that is here.
+                    connection.command(partner).end_with = Some(Status::ABORTED_FAILED_FUSED);
+                }
+                CommandState::AwaitingData
+                | CommandState::AwaitingPartner
+                | CommandState::AwaitingBuffer
+                | CommandState::Running => {
+                    self.finish_one(io, queue, partner, Status::ABORTED_FAILED_FUSED);
+                }
+                CommandState::Free | CommandState::AtControl => {}
+            }
+        }
+        self.finish_one(io, queue, slot, status);
+    }
+
+    /// Completes one command towards its host and gives its buffer back.
+    fn finish_one(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        let command = std::mem::replace(connection.command(slot), Command::free());
+        let mut free = command.span;
+        if let Some(id) = command.id {
+            self.commands.remove(id);
+        }
+        if connection.life == Life::Open {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            let reads = matches!(command.request, Some(IoRequest::Read { .. }));
+            if reads && status.is_success() {
+                let span = free
+                    .take()
+                    .expect("a read has a buffer")
+                    .part(0, command.transfer_bytes);
+                let crc = connection
+                    .machine
+                    .digests()
+                    .1
+                    .then(|| io.arena().with_bytes(span, |bytes| super::crc32c(0, bytes)));
+                connection
+                    .machine
+                    .complete_with_data(slot, 0, command.transfer_bytes, crc, &mut outbox);
+                connection.compose(&mut outbox, command.span);
+            } else {
+                connection.machine.complete(slot, 0, status, &mut outbox);
+                connection.compose(&mut outbox, None);
+            }
+            self.outbox = outbox;
+            self.mark_dirty(queue_index(queue));
+            self.latencies.command(&command, reactor::now());
+        }
+        self.count(&command, status);
+        if let Some(span) = free {
+            io.arena_mut().free(span);
+        }
+        if !status.is_success() && command.request.is_some() {
+            self.report_failure(io, queue, &command, status);
+        }
+    }
+
+    /// Adds a completed command to the traffic counters.
+    fn count(&mut self, command: &Command, status: Status) {
+        if !status.is_success() {
+            return;
+        }
+        match command.request {
+            Some(IoRequest::Read { .. } | IoRequest::Compare { .. }) => {
+                self.traffic.read_commands += 1;
+                self.traffic.read_bytes += u64::from(command.transfer_bytes);
+            }
+            Some(IoRequest::Write { .. }) => {
+                self.traffic.write_commands += 1;
+                self.traffic.write_bytes += u64::from(command.transfer_bytes);
+            }
+            Some(IoRequest::WriteZeroes { .. } | IoRequest::Flush | IoRequest::DatasetManagement { .. })
+            | None => {}
+        }
+    }
+
+    fn report_failure(&mut self, io: &mut Io<Message>, queue: QueueId, command: &Command, status: Status) {
+        // What the host asked for or got in the ordinary course of things is no error of this controller.
+        if status.same_code(Status::COMMAND_ABORT_REQUESTED) || status.same_code(Status::COMPARE_FAILURE) {
+            return;
+        }
+        let slba = command.entry.qword(10);
+        let (cid, nsid) = (command.entry.cid(), command.entry.nsid());
+        self.tell_control(
+            io,
+            ControlMessage::Failed {
+                queue,
+                cid,
+                status,
+                nsid,
+                slba,
+            },
+        );
+    }
+
+    /// Sends the control core's answer to a capsule.
+    pub(super) fn complete_control(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        result: u64,
+        status: Status,
+        data: &[u8],
+    ) {
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        if connection.life != Life::Open || connection.command(slot).state != CommandState::AtControl {
+            return;
+        }
+        *connection.command(slot) = Command::free();
+        let mut outbox = std::mem::take(&mut self.outbox);
+        if data.is_empty() || !status.is_success() {
+            connection.machine.complete(slot, result, status, &mut outbox);
+            connection.compose(&mut outbox, None);
+        } else {
+            let length = u32::try_from(data.len()).expect("log pages and structures are small");
+            let crc = connection.machine.digests().1.then(|| super::crc32c(0, data));
+            connection
+                .machine
+                .complete_with_data(slot, result, length, crc, &mut outbox);
+            connection.compose_bytes(&mut outbox, data);
+        }
+        self.outbox = outbox;
+        self.mark_dirty(queue_index(queue));
+    }
+
+    /// Tries to abort a command: true only when it will not take effect any more.
+    pub(super) fn abort_command(&mut self, io: &mut Io<Message>, queue: QueueId, cid: u16) -> bool {
+        let Some(connection) = self.connections.find(queue) else {
+            return false;
+        };
+        let Some(slot) = connection.machine.find(cid) else {
+            return false;
+        };
+        let blocked = connection.blocked;
+        match connection.command(slot).state {
+            CommandState::AwaitingBuffer if blocked => false,
+            CommandState::AwaitingBuffer | CommandState::AwaitingPartner => {
+                self.finish_pair_or_one(io, queue, slot, Status::COMMAND_ABORT_REQUESTED);
+                true
+            }
+            CommandState::AwaitingData => {
+                if connection.machine.can_complete(slot) {
+                    self.finish_pair_or_one(io, queue, slot, Status::COMMAND_ABORT_REQUESTED);
+                } else {
+                    connection.command(slot).end_with = Some(Status::COMMAND_ABORT_REQUESTED);
+                }
+                true
+            }
+            CommandState::Running => {
+                let command = connection.command(slot);
+                let (group, id) = (command.group, command.id.expect("an engine has it"));
+                self.abort_in_group(io, group, id)
+            }
+            CommandState::Free | CommandState::AtControl => false,
+        }
+    }
+
+    /// Ends the commands of a closing connection that no engine has begun.
+    pub(super) fn abandon_commands(&mut self, io: &mut Io<Message>, queue: QueueId) {
+        let slots = self.limits.machine.slots_max;
+        for slot in (0..slots).map(Slot) {
+            let Some(connection) = self.connections.find(queue) else {
+                return;
+            };
+            let command = *connection.command(slot);
+            match command.state {
+                CommandState::Running => {
+                    self.abort_in_group(io, command.group, command.id.expect("an engine has it"));
+                }
+                CommandState::AwaitingBuffer
+                | CommandState::AwaitingData
+                | CommandState::AwaitingPartner
+                | CommandState::AtControl => {
+                    *connection.command(slot) = Command::free();
+                    if let Some(span) = command.span {
+                        io.arena_mut().free(span);
+                    }
+                    if let Some(id) = command.id {
+                        self.commands.remove(id);
+                    }
+                }
+                CommandState::Free => {}
+            }
+        }
+    }
+}
+
+/// Whether a Compare and a Write are about the same blocks, as a fused pair must be.
+fn same_blocks(first: Option<IoRequest>, second: Option<IoRequest>) -> bool {
+    let Some(IoRequest::Compare { slba, blocks }) = first else {
+        return false;
+    };
+    matches!(second, Some(IoRequest::Write { slba: other, blocks: count, .. }) if other == slba && count == blocks)
+}

@@ -1,0 +1,692 @@
+//! The groups of the node: opened or created, their superblocks written, their members' faults decided.
+
+use std::sync::Arc;
+
+use nvme::io::NamespaceFormat;
+use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
+use reactor::{CoreIndex, Errno, Io};
+
+use super::Control;
+use crate::amf::engine::{GroupError, Request};
+use crate::amf::group::{
+    Action, Candidate, Creation, Event, Group, GroupState, Report, RequestId, SuperblockIo, VdiskSize,
+    VdiskSpec,
+};
+use crate::amf::lock::LockTable;
+use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
+use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::target::array::{GroupShared, drive_error};
+use crate::target::command::{InternalCommand, Owner};
+use crate::target::core::{Core, TokenKind, token};
+use crate::target::drives::{DriveBinding, Medium};
+use crate::target::message::Message;
+use crate::target::namespaces::{Namespace, Namespaces};
+use crate::vdisk::VirtualDisk;
+
+/// Lock words of a group: four for each row operation that the cores may have under way.
+const LOCK_SLOTS: usize = 1 << 16;
+/// Blocks of a fused Compare and Write: more could cross into another stripe row, which has a lock of its own.
+pub const COMPARE_WRITE_BLOCKS: u32 = 1;
+/// Rows that are resynchronised at a time: enough to keep the drives busy, few enough for hosts not to notice.
+const RESYNC_WINDOW: u32 = 4;
+/// Rows after which the progress of a resynchronisation is made durable.
+const RESYNC_STEP_ROWS: u64 = 4096;
+
+/// A group to be opened at the start.
+pub struct GroupPlan {
+    /// Where it comes from.
+    pub source: GroupSource,
+}
+
+impl GroupPlan {
+    /// Name of the group.
+    pub fn name(&self) -> &Name {
+        match &self.source {
+            GroupSource::Found(candidate) => &candidate.record().name,
+            GroupSource::New(creation) => &creation.record().name,
+        }
+    }
+}
+
+/// Where a group comes from.
+pub enum GroupSource {
+    /// It was found on the drives.
+    Found(Box<Candidate>),
+    /// It is made anew.
+    New(Box<Creation>),
+}
+
+/// A virtual disk that the configuration wants.
+#[derive(Clone, Debug)]
+pub struct VdiskPlan {
+    /// Name of its group.
+    pub group: Name,
+    /// Its name.
+    pub name: Name,
+    /// Its size in bytes; `None` for all that is left.
+    pub bytes: Option<u64>,
+    /// Its number, if the configuration gives one.
+    pub nsid: Option<u32>,
+    /// Random bytes for its identity.
+    pub entropy: [u8; 32],
+}
+
+/// How far a group has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Its first generation is being written.
+    Opening,
+    /// It serves.
+    Open,
+    /// It cannot go on.
+    Failed,
+    /// It was closed.
+    Stopped,
+}
+
+/// One group and its machine.
+pub(super) struct GroupControl {
+    pub(super) machine: Group,
+    pub(super) shared: Arc<GroupShared>,
+    phase: Phase,
+    resync: Option<Resync>,
+    /// Why it failed, as a sentence.
+    pub(super) failed: Option<String>,
+}
+
+/// A resynchronisation that is under way.
+struct Resync {
+    /// The next row to hand to the engine.
+    next_row: u64,
+    /// Rows that the engine has.
+    in_flight: u32,
+    /// First row that the engine could not do: the work goes on from there when the members have changed.
+    failed_row: Option<u64>,
+    /// Where the durable progress stands.
+    durable_row: u64,
+    /// A flush of the members is under way, for the progress up to this row.
+    flushing: Option<u64>,
+}
+
+impl GroupControl {
+    pub(super) fn is_degraded(&self) -> bool {
+        self.machine.snapshot().state == GroupState::Degraded
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.phase == Phase::Failed
+    }
+
+    pub(super) fn is_resyncing(&self) -> bool {
+        self.machine.snapshot().resync.is_some()
+    }
+
+    /// Rows whose parity is known to be right.
+    pub(super) fn resync_done_rows(&self) -> u64 {
+        match &self.resync {
+            Some(resync) => resync.next_row.saturating_sub(u64::from(resync.in_flight)),
+            None => self
+                .machine
+                .snapshot()
+                .resync
+                .map_or(self.shared.geometry.rows(), |left| left.next_row),
+        }
+    }
+}
+
+impl Control {
+    /// Opens one group: binds every core to it, then starts its machine.
+    pub(super) fn open_group(&mut self, core: &mut Core, io: &mut Io<Message>, plan: GroupPlan) -> u16 {
+        let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
+        let machine = match plan.source {
+            GroupSource::Found(candidate) => Group::assembled(*candidate),
+            GroupSource::New(creation) => Group::form(*creation),
+        };
+        let geometry = machine.geometry();
+        let drives: Vec<Option<u16>> = (0..geometry.members())
+            .map(|member| machine.drive_of(MemberIndex(member)))
+            .collect();
+        for (member, drive) in (0..geometry.members()).zip(&drives) {
+            if let Some(drive) = drive {
+                self.drive_uses[usize::from(*drive)].member = Some((index, member));
+            }
+        }
+        let shared = Arc::new(GroupShared {
+            index,
+            name: machine.name().to_string(),
+            geometry,
+            lock: LockTable::new(LOCK_SLOTS),
+            drives,
+            scratch_bytes: self.scratch_bytes,
+        });
+        // Nothing is served under this set: the machine announces the first one when it is durable.
+        let members = MemberSet {
+            generation: 0,
+            failed: 0,
+            parity_trusted: false,
+        };
+        self.groups.push(GroupControl {
+            machine,
+            shared: Arc::clone(&shared),
+            phase: Phase::Opening,
+            resync: None,
+            failed: None,
+        });
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::AddGroup(Arc::clone(&shared), members));
+        }
+        self.group_event(core, io, index, Event::Start);
+        index
+    }
+
+    /// Feeds a group's machine and carries out what it wants.
+    pub(super) fn group_event(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, event: Event) {
+        let mut actions = Vec::new();
+        self.groups[usize::from(group)]
+            .machine
+            .handle(event, &mut actions);
+        for action in actions {
+            self.group_action(core, io, group, action);
+        }
+    }
+
+    fn group_action(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, action: Action) {
+        match action {
+            Action::WriteSuperblock {
+                io: name,
+                member,
+                offset_bytes,
+                record,
+            } => {
+                self.write_superblock(core, io, group, name, member, offset_bytes, &record);
+            }
+            Action::Members(set) => self.announce_members(core, io, group, set),
+            Action::Started => {
+                self.groups[usize::from(group)].phase = Phase::Open;
+                tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
+                self.publish_namespaces(core, io);
+                self.begin_resync(core, io, group);
+                self.try_listen(core, io);
+            }
+            Action::VdiskAdded(_) => self.publish_namespaces(core, io),
+            Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
+            Action::Reply { request, result } => self.request_done(core, io, group, request, result),
+            Action::GroupFailed { why, members } => {
+                let state = &mut self.groups[usize::from(group)];
+                state.phase = Phase::Failed;
+                state.failed = Some(why.to_string());
+                state.resync = None;
+                tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
+                self.announce_members(core, io, group, members);
+                self.try_listen(core, io);
+            }
+            Action::Stopped { clean } => {
+                let state = &mut self.groups[usize::from(group)];
+                state.phase = Phase::Stopped;
+                tracing::info!(group = %state.shared.name, clean, "group is closed");
+                self.try_finish(io);
+            }
+            Action::Report(report) => self.log_group(group, report),
+        }
+    }
+
+    fn log_group(&self, group: u16, report: Report) {
+        let state = &self.groups[usize::from(group)];
+        let name = &state.shared.name;
+        match report {
+            Report::MemberLost { member, reason } => {
+                let drive = state.shared.drives[usize::from(member.0)];
+                let drive = drive.map_or("(none)", |drive| &self.drives[usize::from(drive)].name);
+                tracing::error!(group = %name, member = member.0, drive, %reason, "member lost: redundancy is reduced");
+            }
+            Report::MemberRolledForward { member } => {
+                tracing::info!(group = %name, member = member.0, "member lagged one update behind and is brought up to date");
+            }
+            Report::CopiesRewritten { member } => {
+                tracing::warn!(group = %name, member = member.0, "damaged superblock copies are rewritten");
+            }
+            Report::Durable(set) => {
+                tracing::info!(group = %name, generation = set.generation, lost = set.failed_count(), "generation is durable");
+            }
+            Report::ResyncNeeded { from_row, unclean } => {
+                tracing::info!(group = %name, from_row, unclean, "parity has to be resynchronised");
+            }
+            Report::DirtyDegradedAccepted => {
+                tracing::warn!(group = %name, "started dirty and degraded, as accepted: blocks that were being written may be wrong");
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a superblock write has this many parts")]
+    fn write_superblock(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        name: SuperblockIo,
+        member: MemberIndex,
+        offset_bytes: u64,
+        record: &[u8; RECORD_BYTES],
+    ) {
+        let drive = self.groups[usize::from(group)].shared.drives[usize::from(member.0)];
+        let Some(drive) = drive else {
+            return core.tell_superblock(io, group, name, Err(DriveError::Gone));
+        };
+        let spec = &self.drives[usize::from(drive)];
+        match (&core.drives[usize::from(drive)], &spec.medium) {
+            (DriveBinding::File(file), _) => {
+                let bytes = u32::try_from(RECORD_BYTES).expect("4096");
+                let Some(span) = io.arena_mut().alloc(bytes) else {
+                    // Every buffer is in use: comes again when one is free.
+                    self.superblocks_waiting.push_back((
+                        group,
+                        name,
+                        member,
+                        offset_bytes,
+                        Box::new(*record),
+                    ));
+                    return;
+                };
+                io.arena_mut().copy_in(span, 0, record);
+                self.superblock_next += 1;
+                self.superblocks.insert(self.superblock_next, (group, name, span));
+                io.write(
+                    *file,
+                    token(TokenKind::Superblock, self.superblock_next),
+                    span,
+                    offset_bytes,
+                    true,
+                );
+            }
+            (DriveBinding::Memory, Medium::Memory(memory)) => {
+                memory.memory.write(
+                    usize::try_from(offset_bytes).expect("a memory drive fits the address space"),
+                    record,
+                );
+                core.tell_superblock(io, group, name, Ok(()));
+            }
+            (DriveBinding::Memory | DriveBinding::Lost, _) => {
+                core.tell_superblock(io, group, name, Err(DriveError::Gone));
+            }
+        }
+    }
+
+    /// Whether superblocks wait for a buffer.
+    pub(in crate::target) fn has_waiting_superblocks(&self) -> bool {
+        !self.superblocks_waiting.is_empty()
+    }
+
+    /// Writes the superblocks that found no buffer.
+    pub(in crate::target) fn retry_superblocks(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        for _ in 0..self.superblocks_waiting.len() {
+            let Some((group, name, member, offset, record)) = self.superblocks_waiting.pop_front() else {
+                return;
+            };
+            self.write_superblock(core, io, group, name, member, offset, &record);
+        }
+    }
+
+    /// A superblock write was answered by its file.
+    pub(in crate::target) fn superblock_done(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        number: u64,
+        result: Result<(), Errno>,
+    ) {
+        let (group, name, span) = self
+            .superblocks
+            .remove(&number)
+            .expect("its number was given with it");
+        io.arena_mut().free(span);
+        self.superblock_written(core, io, group, name, result.map_err(drive_error));
+    }
+
+    pub(in crate::target) fn superblock_written(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        name: SuperblockIo,
+        result: Result<(), DriveError>,
+    ) {
+        self.group_event(core, io, group, Event::SuperblockWritten { io: name, result });
+    }
+
+    fn announce_members(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, set: MemberSet) {
+        self.groups[usize::from(group)].shared.lock.publish(set);
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::Members { group, set });
+        }
+        let state = &mut self.groups[usize::from(group)];
+        if let Some(resync) = state.resync.as_mut().filter(|resync| resync.in_flight == 0) {
+            if let Some(row) = resync.failed_row.take() {
+                resync.next_row = row;
+            }
+        }
+    }
+
+    /// A core reports that a member failed a command.
+    pub(super) fn member_fault(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        member: MemberIndex,
+        error: DriveError,
+    ) {
+        let state = &self.groups[usize::from(group)];
+        if let Some(drive) = state.shared.drives[usize::from(member.0)] {
+            self.drive_uses[usize::from(drive)].errors += 1;
+        }
+        tracing::warn!(group = %state.shared.name, member = member.0, %error, "member failed a command");
+        self.group_event(core, io, group, Event::MemberFault { member, error });
+    }
+
+    /// Tells hosts and cores about the namespaces as they are now.
+    fn publish_namespaces(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        let mut table = Namespaces::default();
+        let mut added = Vec::new();
+        for group in self.groups.iter().filter(|group| group.phase != Phase::Opening) {
+            for record in group.machine.vdisks() {
+                if self.draining.contains_key(&record.nsid) {
+                    continue;
+                }
+                let (namespace, facts) = namespace_of(&group.shared, record);
+                if table.insert(record.nsid, namespace) && !self.announced.contains(&record.nsid) {
+                    added.push(facts);
+                }
+            }
+        }
+        let table = Arc::new(table);
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::Namespaces(Arc::clone(&table)));
+        }
+        for facts in added {
+            self.announced.insert(facts.nsid);
+            self.subsystem_event(core, io, SubsystemEvent::NamespaceAdded(facts));
+        }
+    }
+
+    /// Takes a namespace away from hosts and cores; each core says when nothing of it runs any more.
+    fn remove_namespace(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, nsid: u32) {
+        self.draining.insert(nsid, (group, self.cores));
+        self.announced.remove(&nsid);
+        self.subsystem_event(core, io, SubsystemEvent::NamespaceRemoved { nsid });
+        self.publish_namespaces(core, io);
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::DrainNamespace { group, nsid });
+        }
+    }
+
+    /// One core has nothing of a removed namespace in flight any more.
+    pub(super) fn vdisk_drained(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, nsid: u32) {
+        let Some((_, cores)) = self.draining.get_mut(&nsid) else {
+            return;
+        };
+        *cores -= 1;
+        if *cores == 0 {
+            self.draining.remove(&nsid);
+            self.group_event(core, io, group, Event::VdiskDrained { nsid });
+        }
+    }
+
+    /// Begins to listen once no group is opening and every configured virtual disk is there.
+    pub(super) fn try_listen(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        if self.listening || self.stopping || self.groups.iter().any(|group| group.phase == Phase::Opening) {
+            return;
+        }
+        if let Some(plan) = self.vdisks.pop() {
+            return self.create_planned(core, io, plan);
+        }
+        if self.planned_pending.is_some() {
+            return;
+        }
+        self.listen(io);
+        if let Some(ready) = self.ready.take() {
+            drop(ready.send(Ok(())));
+        }
+    }
+
+    /// Creates a virtual disk that the configuration wants, unless it is there already.
+    fn create_planned(&mut self, core: &mut Core, io: &mut Io<Message>, plan: VdiskPlan) {
+        let found = self
+            .groups
+            .iter()
+            .position(|group| group.shared.name == plan.group.as_str());
+        let exists = self
+            .groups
+            .iter()
+            .flat_map(|group| group.machine.vdisks())
+            .any(|record| record.name == plan.name);
+        let Some(group) = found.filter(|group| !exists && self.groups[*group].phase == Phase::Open) else {
+            if found.is_none() {
+                tracing::warn!(vdisk = %plan.name, group = %plan.group, "virtual disk is not there: its group was not opened");
+            }
+            return self.try_listen(core, io);
+        };
+        let block = u64::from(self.groups[group].shared.geometry.block().bytes());
+        let spec = VdiskSpec {
+            name: plan.name,
+            size: plan.bytes.map_or(VdiskSize::LargestFree, |bytes| {
+                VdiskSize::Blocks(bytes.div_ceil(block))
+            }),
+            nsid: plan.nsid.or_else(|| self.free_nsid()),
+            uuid: Uuid(random_uuid(&plan.entropy[..16])),
+            nguid: self.make_nguid(&plan.entropy[16..]),
+        };
+        let request = self.next_request();
+        self.planned_pending = Some(request);
+        let group = u16::try_from(group).expect("a node has at most 128 groups");
+        self.group_event(core, io, group, Event::CreateVdisk { request, spec });
+    }
+
+    /// The lowest namespace number that no group uses.
+    pub(super) fn free_nsid(&self) -> Option<u32> {
+        let used = |nsid: u32| {
+            self.groups
+                .iter()
+                .flat_map(|group| group.machine.vdisks())
+                .any(|record| record.nsid == nsid)
+        };
+        (1..=crate::target::namespaces::NSID_MAX).find(|nsid| !used(*nsid))
+    }
+
+    /// A globally unique identifier with the vendor's OUI.
+    ///
+    /// Source: NVM Express Base Specification 2.0, section 4.5.1.2: bytes 8 to 10 are the OUI, the others the vendor's.
+    pub(super) fn make_nguid(&self, entropy: &[u8]) -> [u8; 16] {
+        let mut nguid = [0; 16];
+        nguid.copy_from_slice(&entropy[..16]);
+        nguid[8..11].copy_from_slice(&self.oui);
+        nguid
+    }
+
+    pub(super) fn next_request(&mut self) -> RequestId {
+        self.request_next += 1;
+        RequestId(self.request_next)
+    }
+}
+
+// Resynchronisation of parity.
+impl Control {
+    /// Begins to resynchronise a group that needs it.
+    fn begin_resync(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        if let Some(left) = state.machine.snapshot().resync {
+            state.resync = Some(Resync {
+                next_row: left.next_row,
+                in_flight: 0,
+                failed_row: None,
+                durable_row: left.next_row,
+                flushing: None,
+            });
+            self.resync_step(core, io, group);
+        }
+    }
+
+    /// Goes on with resynchronisations that wait.
+    pub(super) fn resync_tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        for group in 0..self.groups.len() {
+            self.resync_step(
+                core,
+                io,
+                u16::try_from(group).expect("a node has at most 128 groups"),
+            );
+        }
+    }
+
+    /// Hands rows to this core's engine until the window is full, and makes progress durable now and then.
+    fn resync_step(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        let rows = state.shared.geometry.rows();
+        if state.machine.snapshot().resync.is_none() {
+            // The group has decided that nothing is left to do.
+            state.resync = None;
+        }
+        let Some(resync) = &mut state.resync else { return };
+        while resync.in_flight < RESYNC_WINDOW
+            && resync.failed_row.is_none()
+            && resync.flushing.is_none()
+            && resync.next_row < rows.min(resync.durable_row + RESYNC_STEP_ROWS)
+        {
+            let number = u32::try_from(resync.next_row & u64::from(u32::MAX)).expect("masked");
+            let owner = Owner::Internal(InternalCommand::Resync { row: number });
+            let Some(command) = core.commands.insert(owner, None) else {
+                break;
+            };
+            core.queue_group(
+                group,
+                command,
+                Request::Resync {
+                    row: RowIndex(resync.next_row),
+                },
+            );
+            resync.next_row += 1;
+            resync.in_flight += 1;
+        }
+        let due = resync.next_row >= rows.min(resync.durable_row + RESYNC_STEP_ROWS);
+        if due && resync.in_flight == 0 && resync.flushing.is_none() && resync.failed_row.is_none() {
+            if let Some(command) = core
+                .commands
+                .insert(Owner::Internal(InternalCommand::ResyncFlush), None)
+            {
+                resync.flushing = Some(resync.next_row);
+                core.queue_group(group, command, Request::Flush);
+            }
+        }
+        core.run_queued(io, group);
+    }
+
+    /// An engine completed a request of the control core's own.
+    pub(in crate::target) fn internal_done(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        command: InternalCommand,
+        result: Result<(), GroupError>,
+    ) {
+        match command {
+            InternalCommand::Close => self.group_event(core, io, group, Event::Stop),
+            InternalCommand::ResyncFlush => self.resync_flushed(core, io, group, result.is_ok()),
+            InternalCommand::Resync { row } => self.row_resynchronised(group, row, result.is_ok()),
+        }
+        self.resync_step(core, io, group);
+    }
+
+    fn row_resynchronised(&mut self, group: u16, row: u32, done: bool) {
+        let Some(resync) = &mut self.groups[usize::from(group)].resync else {
+            return;
+        };
+        assert!(resync.in_flight > 0, "a row is answered once");
+        resync.in_flight -= 1;
+        if !done {
+            let row = u64::from(row);
+            resync.failed_row = Some(resync.failed_row.map_or(row, |first| first.min(row)));
+        }
+    }
+
+    fn resync_flushed(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, done: bool) {
+        let state = &mut self.groups[usize::from(group)];
+        let rows = state.shared.geometry.rows();
+        let Some(resync) = &mut state.resync else { return };
+        let upto = resync.flushing.take().expect("one flush at a time");
+        if !done {
+            return; // Comes again with the next tick.
+        }
+        resync.durable_row = upto;
+        if upto < rows {
+            return self.group_event(core, io, group, Event::ResyncProgress { next_row: upto });
+        }
+        state.resync = None;
+        tracing::info!(group = %state.shared.name, rows, "parity is resynchronised");
+        self.group_event(core, io, group, Event::ResyncDone);
+    }
+}
+
+// The end.
+impl Control {
+    /// Closes every group; connections are drained by now.
+    pub(in crate::target) fn close_groups(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        for group in 0..self.groups.len() {
+            self.groups[group].resync = None;
+            let index = u16::try_from(group).expect("a node has at most 128 groups");
+            if self.groups[group].phase == Phase::Open {
+                // What hosts wrote without a Flush must be durable before "clean" is.
+                match core
+                    .commands
+                    .insert(Owner::Internal(InternalCommand::Close), None)
+                {
+                    Some(command) => {
+                        core.queue_group(index, command, Request::Flush);
+                        core.run_queued(io, index);
+                    }
+                    None => self.group_event(core, io, index, Event::Stop),
+                }
+            } else {
+                self.groups[group].phase = Phase::Stopped;
+            }
+        }
+        self.try_finish(io);
+    }
+
+    fn try_finish(&mut self, io: &Io<Message>) {
+        if self.stopping && self.groups.iter().all(|group| group.phase == Phase::Stopped) {
+            io.stop();
+        }
+    }
+}
+
+/// A virtual disk as cores and hosts see it.
+fn namespace_of(shared: &GroupShared, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
+    let geometry = &shared.geometry;
+    let format = NamespaceFormat {
+        blocks: record.blocks,
+        block_shift: geometry.block().shift(),
+    };
+    let facts = SubsystemNamespace {
+        nsid: record.nsid,
+        nguid: record.nguid,
+        uuid: record.uuid.0,
+        format,
+        strip_blocks: Some(geometry.strip_blocks()),
+        stripe_blocks: Some(geometry.row_blocks()),
+    };
+    let disk = VirtualDisk::new(record);
+    let namespace = Namespace {
+        group: shared.index,
+        format,
+        compare_write_blocks_max: COMPARE_WRITE_BLOCKS,
+        disk,
+    };
+    (namespace, facts)
+}
+
+/// A version 4 UUID from random bytes.
+pub(super) fn random_uuid(entropy: &[u8]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&entropy[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()
+}

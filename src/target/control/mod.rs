@@ -1,0 +1,306 @@
+//! The control core's machines: the subsystem with its controllers, the groups, and the management calls.
+//!
+//! Lives on core 0 beside that core's share of the data path. Everything here is rare; nothing here is on the way of
+//! a read or write.
+
+mod groups;
+mod operator;
+mod queues;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use nvme::subsystem::{self, Port, PortId, Subsystem};
+use reactor::{Io, Nanos, OperationId, Span};
+
+use super::core::Core;
+use super::drives::DriveSpec;
+use super::manage::{ManageError, Reply, Request};
+use super::message::{ControlMessage, Message, Traffic};
+use crate::amf::MemberIndex;
+use crate::amf::group::{RequestId, SuperblockIo};
+use crate::amf::superblock::{Found, RECORD_BYTES};
+
+pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
+
+/// A listener of the node.
+pub struct Listener {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Its name towards the subsystem.
+    pub port: PortId,
+}
+
+/// What becomes of a start: the node's main thread waits for it.
+pub type Ready = SyncSender<Result<(), String>>;
+
+/// A call of the management plane, on its way to the control core.
+pub struct ManageCall {
+    /// What is asked.
+    pub request: Request,
+    /// Random bytes, because the control core makes none: identities of what is created.
+    pub entropy: [u8; 64],
+    /// Takes the answer.
+    pub reply: SyncSender<Result<Reply, ManageError>>,
+}
+
+/// A drive as the control core knows it.
+#[derive(Clone, Debug)]
+pub(super) struct DriveUse {
+    /// Group and member, if it is one.
+    member: Option<(u16, u8)>,
+    /// Commands since the start.
+    reads: u64,
+    writes: u64,
+    errors: u64,
+    /// What was found on it at the start.
+    existing: Found,
+    /// The same as a sentence, unless it was blank or a member.
+    finding: Option<String>,
+}
+
+/// What was found on a drive at the start.
+pub struct DriveFound {
+    /// As the examination says.
+    pub existing: Found,
+    /// As a sentence, if there is something to say.
+    pub finding: Option<String>,
+}
+
+/// What the management plane shows of a controller beyond what the subsystem knows.
+#[derive(Clone, Debug)]
+pub(super) struct ControllerFacts {
+    /// The host's end of the admin queue.
+    address: String,
+    /// When it connected.
+    since: Nanos,
+}
+
+/// Everything that the control core is started with.
+pub struct ControlSetup {
+    /// The subsystem's configuration.
+    pub subsystem: subsystem::Config,
+    /// The listeners, in the order of their ports.
+    pub listeners: Vec<Listener>,
+    /// The drives.
+    pub drives: Arc<Vec<DriveSpec>>,
+    /// What was found on each drive.
+    pub found: Vec<DriveFound>,
+    /// Groups to open or create.
+    pub groups: Vec<GroupPlan>,
+    /// Virtual disks to create if they do not exist.
+    pub vdisks: Vec<VdiskPlan>,
+    /// Facts about the node for `node.show`.
+    pub node: NodeFacts,
+    /// Number of cores.
+    pub cores: u16,
+    /// Told when hosts may connect, or why that never will be.
+    pub ready: Ready,
+    /// Scratch memory of each engine, in bytes.
+    pub scratch_bytes: u32,
+    /// Called when an operator wants the node to stop.
+    pub stop: SyncSender<()>,
+}
+
+/// What the node is, for `node.show`.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// How its cores poll.
+    pub poll: String,
+    /// Its listeners' addresses and whether they are for discovery only.
+    pub listen: Vec<(String, bool)>,
+    /// What it does differently than one would like.
+    pub notes: Vec<String>,
+}
+
+/// The machines of the control core.
+pub struct Control {
+    subsystem: Subsystem,
+    /// Actions of the subsystem that are being carried out; kept for its memory.
+    actions: Vec<subsystem::Action>,
+    listeners: Vec<Listener>,
+    /// The accepts that are under way.
+    accepting: Vec<OperationId>,
+    /// Connections of each core, to give the next one to the least loaded.
+    connections: Vec<u32>,
+    connections_max: u32,
+    groups: Vec<groups::GroupControl>,
+    plans: Vec<GroupPlan>,
+    vdisks: Vec<VdiskPlan>,
+    drives: Arc<Vec<DriveSpec>>,
+    drive_uses: Vec<DriveUse>,
+    /// Superblock writes under way: group, their name there, and the buffer.
+    superblocks: BTreeMap<u64, (u16, SuperblockIo, Span)>,
+    superblock_next: u64,
+    /// Requests of operators that a group works on.
+    waiting: BTreeMap<RequestId, operator::Waiting>,
+    request_next: u64,
+    node: NodeFacts,
+    ports: Vec<Port>,
+    nqn: String,
+    serial: String,
+    cores: u16,
+    scratch_bytes: u32,
+    ready: Option<Ready>,
+    stop: SyncSender<()>,
+    started_at: Nanos,
+    traffic: Traffic,
+    health_at: Nanos,
+    /// The host's end of each connection.
+    peers: BTreeMap<u32, SocketAddr>,
+    controllers: BTreeMap<u16, ControllerFacts>,
+    /// Superblock writes that found no buffer.
+    superblocks_waiting: VecDeque<(u16, SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>)>,
+    /// Namespaces that hosts know.
+    announced: BTreeSet<u32>,
+    /// Removed namespaces: their group, and cores that still have commands of them.
+    draining: BTreeMap<u32, (u16, u16)>,
+    /// The creation of a configured virtual disk that is under way.
+    planned_pending: Option<RequestId>,
+    oui: [u8; 3],
+    listening: bool,
+    stopping: bool,
+    closing: bool,
+}
+
+impl Control {
+    /// Makes the machines; nothing happens before [`Control::started`].
+    pub fn new(setup: ControlSetup) -> Result<Self, subsystem::ConfigError> {
+        let unused = |found: DriveFound| DriveUse {
+            member: None,
+            reads: 0,
+            writes: 0,
+            errors: 0,
+            existing: found.existing,
+            finding: found.finding,
+        };
+        let drive_uses = setup.found.into_iter().map(unused).collect();
+        let oui = setup.subsystem.oui;
+        Ok(Self {
+            nqn: setup.subsystem.nqn.as_str().to_owned(),
+            serial: setup.subsystem.serial.clone(),
+            ports: setup.subsystem.ports.clone(),
+            connections_max: u32::from(setup.subsystem.controllers_max)
+                * (u32::from(setup.subsystem.io_queues_max) + 1),
+            subsystem: Subsystem::new(setup.subsystem)?,
+            actions: Vec::new(),
+            listeners: setup.listeners,
+            accepting: Vec::new(),
+            connections: vec![0; usize::from(setup.cores)],
+            groups: Vec::new(),
+            plans: setup.groups,
+            vdisks: setup.vdisks,
+            drives: setup.drives,
+            drive_uses,
+            superblocks: BTreeMap::new(),
+            superblock_next: 0,
+            waiting: BTreeMap::new(),
+            request_next: 0,
+            node: setup.node,
+            cores: setup.cores,
+            scratch_bytes: setup.scratch_bytes,
+            ready: Some(setup.ready),
+            stop: setup.stop,
+            started_at: 0,
+            traffic: Traffic::default(),
+            health_at: 0,
+            peers: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            superblocks_waiting: VecDeque::new(),
+            announced: BTreeSet::new(),
+            draining: BTreeMap::new(),
+            planned_pending: None,
+            oui,
+            listening: false,
+            stopping: false,
+            closing: false,
+        })
+    }
+
+    /// The core runs: opens the groups. Listening begins when they are open and their virtual disks are there.
+    pub(super) fn started(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        self.started_at = io.now();
+        for plan in std::mem::take(&mut self.plans) {
+            self.open_group(core, io, plan);
+        }
+        self.try_listen(core, io);
+    }
+
+    /// Looks at deadlines.
+    pub(super) fn tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        self.subsystem_event(core, io, subsystem::Event::Tick);
+        self.report_health(core, io);
+        self.resync_tick(core, io);
+    }
+
+    /// Notes what the cores do without.
+    pub(super) fn add_notes(&mut self, notes: Vec<String>) {
+        self.node.notes.extend(notes);
+    }
+
+    /// A core has something to say.
+    pub(super) fn core_says(&mut self, core: &mut Core, io: &mut Io<Message>, message: ControlMessage) {
+        match message {
+            ControlMessage::Opened {
+                queue,
+                port,
+                local,
+                peer,
+            } => self.queue_opened(core, io, queue, port, local, peer),
+            ControlMessage::Capsule {
+                queue,
+                slot,
+                entry,
+                data,
+            } => {
+                self.subsystem_event(
+                    core,
+                    io,
+                    subsystem::Event::Capsule {
+                        queue,
+                        slot,
+                        entry,
+                        data: &data,
+                    },
+                );
+            }
+            ControlMessage::Closed { queue } => self.queue_closed(core, io, queue),
+            ControlMessage::Aborted { token, aborted } => {
+                self.subsystem_event(core, io, subsystem::Event::Aborted { token, aborted });
+            }
+            ControlMessage::Failed {
+                queue,
+                cid,
+                status,
+                nsid,
+                slba,
+            } => {
+                self.subsystem_event(
+                    core,
+                    io,
+                    subsystem::Event::IoFailed {
+                        queue,
+                        cid,
+                        status,
+                        nsid,
+                        slba,
+                    },
+                );
+            }
+            ControlMessage::Fault { group, member, error } => {
+                self.member_fault(core, io, group, member, error)
+            }
+            ControlMessage::Counts { traffic, drives } => self.add_counts(traffic, &drives),
+            ControlMessage::NotAdopted { core: of } => {
+                self.connection_ended(of);
+                self.try_close(core, io);
+            }
+            ControlMessage::Drained { group, nsid } => self.vdisk_drained(core, io, group, nsid),
+        }
+    }
+}

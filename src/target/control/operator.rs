@@ -1,0 +1,567 @@
+//! Calls of the management plane: what an operator may see and change.
+
+use std::sync::mpsc::SyncSender;
+
+use reactor::{Io, Nanos};
+
+use super::groups::{GroupControl, GroupPlan, GroupSource, random_uuid};
+use super::{Control, ManageCall};
+use crate::amf::geometry::Level;
+use crate::amf::group::{
+    Answer, CreateIds, DriveFacts, Event, GroupSpec, GroupState, MemberStatus, RequestError, RequestId,
+    VdiskSize, VdiskSpec, plan_create,
+};
+use crate::amf::superblock::{Found, Name, Uuid, VdiskRecord};
+use crate::drive::block::BlockSize;
+use crate::target::core::Core;
+use crate::target::drives::Medium;
+use crate::target::manage::{self, ManageError, Reply, Request};
+use crate::target::message::Message;
+
+/// An operator's request that a group works on.
+pub(super) struct Waiting {
+    reply: SyncSender<Result<Reply, ManageError>>,
+    what: WaitingFor,
+}
+
+enum WaitingFor {
+    VdiskCreated,
+    VdiskDeleted { name: String, bytes: u64 },
+    MemberFailed,
+}
+
+/// Bytes of one identity in a call's entropy.
+const ID_BYTES: usize = 16;
+
+impl Control {
+    /// Answers a call, at once or when the group has done what it asks for.
+    pub(in crate::target) fn manage(&mut self, core: &mut Core, io: &mut Io<Message>, call: ManageCall) {
+        let ManageCall {
+            request,
+            entropy,
+            reply,
+        } = call;
+        let answer = match request {
+            Request::NodeShow => Ok(Reply::Node(self.node_status(io.now()))),
+            Request::GroupList => Ok(Reply::Groups(
+                self.groups.iter().map(|group| self.group_status(group)).collect(),
+            )),
+            Request::GroupShow(wanted) => self
+                .group_named(&wanted.group)
+                .map(|group| Reply::Group(self.group_status(&self.groups[group]))),
+            Request::GroupCreate(create) => self.create_group(core, io, &create, &entropy),
+            Request::VdiskList => Ok(Reply::Vdisks(self.vdisk_list())),
+            Request::VdiskShow(wanted) => self
+                .vdisk_list()
+                .into_iter()
+                .find(|vdisk| vdisk.name == wanted.vdisk)
+                .map(Reply::Vdisk)
+                .ok_or_else(|| ManageError::not_found("vdisk", &wanted.vdisk)),
+            Request::VdiskCreate(create) => match self.vdisk_spec(&create, &entropy) {
+                Ok((group, spec)) => {
+                    let event = |request| Event::CreateVdisk { request, spec };
+                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskCreated, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::VdiskDelete(delete) => match self.vdisk_to_delete(&delete) {
+                Ok((group, record)) => {
+                    let block = u64::from(self.groups[group].shared.geometry.block().bytes());
+                    let what = WaitingFor::VdiskDeleted {
+                        name: record.name.to_string(),
+                        bytes: record.blocks * block,
+                    };
+                    let event = |request| Event::DeleteVdisk {
+                        request,
+                        nsid: record.nsid,
+                    };
+                    return self.ask_group(core, io, group, reply, what, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::DriveList => Ok(Reply::Drives(
+                (0..self.drives.len())
+                    .map(|drive| self.drive_status(drive))
+                    .collect(),
+            )),
+            Request::DriveShow(wanted) => self
+                .drive_named(&wanted.drive)
+                .map(|drive| Reply::Drive(self.drive_status(drive))),
+            Request::DriveFail(fail) => match self.member_to_fail(&fail) {
+                Ok((group, member)) => {
+                    let event = |request| Event::FailMember {
+                        request,
+                        member,
+                        force: fail.force,
+                    };
+                    return self.ask_group(core, io, group, reply, WaitingFor::MemberFailed, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::HostList => Ok(Reply::Hosts(self.host_list(io.now()))),
+            // The node's own thread asks every core and answers these.
+            Request::Latency | Request::Counters => Err(ManageError::new(
+                ManageError::INVALID,
+                "this call is not for the control core",
+                "",
+            )),
+            Request::Shutdown => {
+                // The main thread begins the stop, so that this answer goes out first.
+                let _ = self.stop.try_send(());
+                Ok(Reply::Stopping(manage::Stopping { stopping: true }))
+            }
+        };
+        // An asker that gave up is not interested any more.
+        drop(reply.try_send(answer));
+    }
+
+    /// Hands a request to a group's machine; the answer follows.
+    fn ask_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: usize,
+        reply: SyncSender<Result<Reply, ManageError>>,
+        what: WaitingFor,
+        event: impl FnOnce(RequestId) -> Event,
+    ) {
+        let request = self.next_request();
+        self.waiting.insert(request, Waiting { reply, what });
+        let group = u16::try_from(group).expect("a node has at most 128 groups");
+        self.group_event(core, io, group, event(request));
+    }
+
+    /// A group has done what was asked, or says why not.
+    pub(super) fn request_done(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        request: RequestId,
+        result: Result<Answer, RequestError>,
+    ) {
+        if self.planned_pending == Some(request) {
+            self.planned_pending = None;
+            match result {
+                Ok(_) => tracing::info!("virtual disk of the configuration created"),
+                Err(error) => {
+                    tracing::error!(%error, "virtual disk of the configuration could not be created")
+                }
+            }
+            return self.try_listen(core, io);
+        }
+        let Some(waiting) = self.waiting.remove(&request) else {
+            return;
+        };
+        let state = &self.groups[usize::from(group)];
+        let answer = match (result, waiting.what) {
+            (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
+            (Ok(_), WaitingFor::VdiskDeleted { name, bytes }) => Ok(Reply::Deleted(manage::Deleted {
+                vdisk: name,
+                freed_bytes: bytes,
+            })),
+            (Ok(_), WaitingFor::MemberFailed | WaitingFor::VdiskCreated) => {
+                Ok(Reply::Group(self.group_status(state)))
+            }
+            (Err(error), _) => Err(refusal(error)),
+        };
+        drop(waiting.reply.try_send(answer));
+    }
+
+    fn group_named(&self, name: &str) -> Result<usize, ManageError> {
+        let found = self.groups.iter().position(|group| group.shared.name == name);
+        found.ok_or_else(|| ManageError::not_found("group", name))
+    }
+
+    fn drive_named(&self, name: &str) -> Result<usize, ManageError> {
+        let found = self.drives.iter().position(|drive| drive.name == name);
+        found.ok_or_else(|| ManageError::not_found("drive", name))
+    }
+
+    fn create_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        create: &manage::GroupCreate,
+        entropy: &[u8],
+    ) -> Result<Reply, ManageError> {
+        let invalid =
+            |what: String| ManageError::new(ManageError::INVALID, what, "see `braid group create --help`");
+        let name = Name::parse(&create.name).map_err(|error| invalid(error.to_string()))?;
+        if self.group_named(&create.name).is_ok() {
+            return Err(ManageError::new(
+                ManageError::EXISTS,
+                format!("there is a group named \"{name}\" already"),
+                "choose another name",
+            ));
+        }
+        if create.level != "raid5" {
+            return Err(invalid(format!(
+                "level \"{}\" is not known; raid5 is",
+                create.level
+            )));
+        }
+        let block = BlockSize::from_bytes(create.block_bytes).ok_or_else(|| {
+            invalid(format!(
+                "a block has 512 or 4096 bytes, not {}",
+                create.block_bytes
+            ))
+        })?;
+        let strip_bytes = create
+            .strip_kib
+            .checked_mul(1024)
+            .ok_or_else(|| invalid("the strip is too long".into()))?;
+        let mut drives = Vec::new();
+        for drive in &create.drives {
+            drives.push(self.drive_facts(self.drive_named(drive)?));
+        }
+        let ids = CreateIds {
+            array: derived_id(entropy, 0),
+            group: derived_id(entropy, 1),
+            drives: (0..drives.len())
+                .map(|drive| derived_id(entropy, 2 + drive))
+                .collect(),
+        };
+        let spec = GroupSpec {
+            name,
+            level: Level::Raid5,
+            strip_bytes,
+            block,
+            exclusive_local: true,
+            force: create.force,
+            zeroed: drives
+                .iter()
+                .all(|drive| self.drives[usize::from(drive.index)].fresh),
+            drives,
+        };
+        let creation = plan_create(&spec, &ids)
+            .map_err(|error| ManageError::new(ManageError::REFUSED, error.to_string(), ""))?;
+        for warning in &creation.warnings {
+            tracing::warn!(group = %create.name, %warning, "creating group");
+        }
+        let group = self.open_group(
+            core,
+            io,
+            GroupPlan {
+                source: GroupSource::New(Box::new(creation)),
+            },
+        );
+        Ok(Reply::Group(self.group_status(&self.groups[usize::from(group)])))
+    }
+
+    /// What the planner of a new group wants to know of a drive.
+    fn drive_facts(&self, drive: usize) -> DriveFacts {
+        let spec = &self.drives[drive];
+        DriveFacts {
+            index: u16::try_from(drive).expect("a node has at most 1024 drives"),
+            label: spec.name.clone(),
+            bytes: spec.bytes,
+            logical_block: spec.logical_block_bytes,
+            in_use: self.drive_uses[drive].member.is_some(),
+            existing: self.drive_uses[drive].existing.clone(),
+        }
+    }
+
+    fn vdisk_spec(
+        &self,
+        create: &manage::VdiskCreate,
+        entropy: &[u8],
+    ) -> Result<(usize, VdiskSpec), ManageError> {
+        let group = self.group_named(&create.group)?;
+        let invalid =
+            |what: String| ManageError::new(ManageError::INVALID, what, "see `braid vdisk create --help`");
+        let name = Name::parse(&create.name).map_err(|error| invalid(error.to_string()))?;
+        if self.vdisk_list().iter().any(|vdisk| vdisk.name == create.name) {
+            return Err(ManageError::new(
+                ManageError::EXISTS,
+                format!("there is a virtual disk named \"{name}\" already"),
+                "choose another name",
+            ));
+        }
+        let taken = |nsid: u32| {
+            self.groups
+                .iter()
+                .flat_map(|group| group.machine.vdisks())
+                .any(|vdisk| vdisk.nsid == nsid)
+        };
+        if let Some(nsid) = create.nsid {
+            if nsid == 0 || nsid > crate::target::namespaces::NSID_MAX {
+                return Err(invalid(format!(
+                    "namespace numbers are 1 to {}",
+                    crate::target::namespaces::NSID_MAX
+                )));
+            }
+            if taken(nsid) {
+                return Err(ManageError::new(
+                    ManageError::EXISTS,
+                    format!("namespace {nsid} exists already"),
+                    "choose another number, or leave it out",
+                ));
+            }
+        }
+        let block = u64::from(self.groups[group].shared.geometry.block().bytes());
+        let size = match create.size {
+            manage::Size::All => VdiskSize::LargestFree,
+            manage::Size::Bytes(bytes) => VdiskSize::Blocks(bytes.div_ceil(block)),
+        };
+        let nsid = create.nsid.or_else(|| self.free_nsid());
+        let uuid = Uuid(random_uuid(&entropy[..ID_BYTES]));
+        let nguid = self.make_nguid(&entropy[ID_BYTES..]);
+        Ok((
+            group,
+            VdiskSpec {
+                name,
+                size,
+                nsid,
+                uuid,
+                nguid,
+            },
+        ))
+    }
+
+    fn vdisk_to_delete(&self, delete: &manage::VdiskDelete) -> Result<(usize, VdiskRecord), ManageError> {
+        let found = self.groups.iter().enumerate().find_map(|(at, group)| {
+            let record = group
+                .machine
+                .vdisks()
+                .iter()
+                .find(|record| record.name.as_str() == delete.vdisk)?;
+            Some((at, record.clone()))
+        });
+        let found = found.ok_or_else(|| ManageError::not_found("vdisk", &delete.vdisk))?;
+        let hosts = self
+            .subsystem
+            .associations()
+            .filter(|association| association.io_queues > 0)
+            .count();
+        if hosts > 0 && !delete.force {
+            return Err(ManageError::new(
+                ManageError::REFUSED,
+                format!(
+                    "{hosts} hosts are connected and may be using \"{}\"",
+                    delete.vdisk
+                ),
+                "disconnect them first, or use --force: the data is lost",
+            ));
+        }
+        Ok(found)
+    }
+
+    fn member_to_fail(
+        &self,
+        fail: &manage::DriveFail,
+    ) -> Result<(usize, crate::amf::MemberIndex), ManageError> {
+        let group = self.group_named(&fail.group)?;
+        let drive = self.drive_named(&fail.drive)?;
+        match self.drive_uses[drive].member {
+            Some((of, member)) if usize::from(of) == group => Ok((group, crate::amf::MemberIndex(member))),
+            Some(_) | None => Err(ManageError::new(
+                ManageError::INVALID,
+                format!(
+                    "drive \"{}\" is not a member of group \"{}\"",
+                    fail.drive, fail.group
+                ),
+                format!("`braid group show {}` lists its members", fail.group),
+            )),
+        }
+    }
+
+    fn node_status(&self, now: Nanos) -> manage::NodeStatus {
+        let listen = self
+            .node
+            .listen
+            .iter()
+            .map(|(address, discovery_only)| manage::ListenStatus {
+                address: address.clone(),
+                transport: "tcp".to_owned(),
+                discovery_only: *discovery_only,
+            });
+        manage::NodeStatus {
+            name: self.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nqn: self.nqn.clone(),
+            serial: self.serial.clone(),
+            pid: std::process::id(),
+            uptime_ms: (now - self.started_at) / 1_000_000,
+            cores: self.cores,
+            poll: self.node.poll.clone(),
+            listen: listen.collect(),
+            groups: u32::try_from(self.groups.len()).expect("few"),
+            vdisks: u32::try_from(self.vdisk_list().len()).expect("few"),
+            controllers: u32::try_from(self.subsystem.associations().count()).expect("few"),
+            notes: self.node.notes.clone(),
+        }
+    }
+
+    fn group_status(&self, group: &GroupControl) -> manage::GroupStatus {
+        let snapshot = group.machine.snapshot();
+        let block = u64::from(snapshot.block.bytes());
+        let members = snapshot.members.iter().map(|member| manage::MemberStatus {
+            index: member.member.0,
+            drive: member.label.clone(),
+            state: match member.status {
+                MemberStatus::Active => manage::MemberState::Active,
+                MemberStatus::Lost(_) if member.drive.is_none() => manage::MemberState::Missing,
+                MemberStatus::Lost(_) => manage::MemberState::Failed,
+            },
+            reason: match member.status {
+                MemberStatus::Active => None,
+                MemberStatus::Lost(reason) => Some(reason.to_string()),
+            },
+        });
+        manage::GroupStatus {
+            name: snapshot.name.to_string(),
+            uuid: snapshot.uuid.to_string(),
+            level: match snapshot.level {
+                Level::Raid5 => "raid5".to_owned(),
+            },
+            state: state_of(group),
+            generation: snapshot.generation,
+            strip_kib: u32::try_from(u64::from(snapshot.strip_blocks) * block / 1024).expect("at most 1024"),
+            block_bytes: snapshot.block.bytes(),
+            capacity_bytes: snapshot.capacity_blocks * block,
+            free_bytes: snapshot.free_blocks * block,
+            rows: snapshot.rows,
+            resync_done_rows: group.resync_done_rows(),
+            members: members.collect(),
+            vdisks: snapshot
+                .vdisks
+                .iter()
+                .map(|vdisk| vdisk.name.to_string())
+                .collect(),
+        }
+    }
+
+    fn vdisk_status(&self, group: &GroupControl, record: &VdiskRecord) -> manage::VdiskStatus {
+        let block_bytes = group.shared.geometry.block().bytes();
+        manage::VdiskStatus {
+            name: record.name.to_string(),
+            group: group.shared.name.clone(),
+            nsid: record.nsid,
+            capacity_bytes: record.blocks * u64::from(block_bytes),
+            block_bytes,
+            uuid: record.uuid.to_string(),
+            nguid: record.nguid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            state: state_of(group),
+        }
+    }
+
+    fn vdisk_list(&self) -> Vec<manage::VdiskStatus> {
+        let disks = self
+            .groups
+            .iter()
+            .flat_map(|group| group.machine.vdisks().iter().map(move |vdisk| (group, vdisk)));
+        disks
+            .map(|(group, record)| self.vdisk_status(group, record))
+            .collect()
+    }
+
+    fn drive_status(&self, drive: usize) -> manage::DriveStatus {
+        let spec = &self.drives[drive];
+        let usage = &self.drive_uses[drive];
+        let member = usage.member.map(|(group, member)| {
+            let group = &self.groups[usize::from(group)];
+            let snapshot = group.machine.snapshot();
+            (
+                group.shared.name.clone(),
+                member,
+                snapshot.members[usize::from(member)].status,
+            )
+        });
+        let (kind, path) = match &spec.medium {
+            Medium::File {
+                path, is_block: true, ..
+            } => (manage::DriveKind::Block, Some(path)),
+            Medium::File {
+                path,
+                is_block: false,
+                ..
+            } => (manage::DriveKind::File, Some(path)),
+            Medium::Memory(_) => (manage::DriveKind::Memory, None),
+        };
+        let (state, reason) = match &member {
+            Some((_, _, MemberStatus::Active)) => (manage::DriveState::Member, None),
+            Some((_, _, MemberStatus::Lost(reason))) => {
+                (manage::DriveState::Failed, Some(reason.to_string()))
+            }
+            None if matches!(usage.existing, Found::Blank) => (manage::DriveState::Free, None),
+            None => (manage::DriveState::Foreign, usage.finding.clone()),
+        };
+        manage::DriveStatus {
+            name: spec.name.clone(),
+            kind,
+            path: path.map(|path| path.display().to_string()),
+            state,
+            capacity_bytes: spec.bytes,
+            block_bytes: spec.logical_block_bytes,
+            group: member.as_ref().map(|(group, ..)| group.clone()),
+            member_index: member.as_ref().map(|(_, member, _)| *member),
+            reads: usage.reads,
+            writes: usage.writes,
+            errors: usage.errors,
+            reason,
+        }
+    }
+
+    fn host_list(&self, now: Nanos) -> Vec<manage::HostStatus> {
+        self.subsystem
+            .associations()
+            .map(|association| {
+                let facts = self.controllers.get(&association.cntlid);
+                let discovery = association.kind == nvme::identify::ControllerKind::Discovery;
+                let subsystem = if discovery {
+                    nvme::nqn::Nqn::DISCOVERY.as_str().to_owned()
+                } else {
+                    self.nqn.clone()
+                };
+                manage::HostStatus {
+                    cntlid: association.cntlid,
+                    host_nqn: association.host.as_str().to_owned(),
+                    subsystem_nqn: subsystem,
+                    address: facts.map(|facts| facts.address.clone()).unwrap_or_default(),
+                    io_queues: u16::try_from(association.io_queues).expect("bounded by the configuration"),
+                    keep_alive_ms: association.kato_ms,
+                    connected_ms: facts.map_or(0, |facts| (now - facts.since) / 1_000_000),
+                }
+            })
+            .collect()
+    }
+}
+
+/// An identity derived from a call's random bytes: a version 5 UUID of them and a number.
+fn derived_id(entropy: &[u8], number: usize) -> Uuid {
+    let space =
+        uuid::Builder::from_random_bytes(entropy[..ID_BYTES].try_into().expect("16 bytes")).into_uuid();
+    Uuid(uuid::Uuid::new_v5(&space, &number.to_le_bytes()).into_bytes())
+}
+
+fn state_of(group: &GroupControl) -> manage::GroupState {
+    match group.machine.snapshot().state {
+        GroupState::Failed(_) => manage::GroupState::Failed,
+        GroupState::Degraded => manage::GroupState::Degraded,
+        GroupState::Opening | GroupState::Healthy | GroupState::Stopped if group.is_resyncing() => {
+            manage::GroupState::Resyncing
+        }
+        GroupState::Opening | GroupState::Healthy | GroupState::Stopped => manage::GroupState::Healthy,
+    }
+}
+
+/// The management plane's word for a refusal of a group.
+fn refusal(error: RequestError) -> ManageError {
+    let code = match error {
+        RequestError::NotOpen | RequestError::Busy | RequestError::AlreadyLeaving(_) => ManageError::BUSY,
+        RequestError::GroupFailed | RequestError::WouldLoseData(_) | RequestError::Resynchronising(_) => {
+            ManageError::REFUSED
+        }
+        RequestError::NoSuchMember(_) | RequestError::NoSuchVdisk(_) => ManageError::NOT_FOUND,
+        RequestError::AlreadyLost(_)
+        | RequestError::NameTaken
+        | RequestError::NsidTaken(_)
+        | RequestError::Identity => ManageError::EXISTS,
+        RequestError::Nsid(_) | RequestError::Empty => ManageError::INVALID,
+        RequestError::NoSpace { .. } | RequestError::TooManyVdisks => ManageError::NO_SPACE,
+    };
+    let text = error.to_string();
+    let (message, remedy) = text.split_once(": ").unwrap_or((&text, ""));
+    ManageError::new(code, message, remedy)
+}

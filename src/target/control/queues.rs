@@ -1,0 +1,289 @@
+//! Connections and controllers: what the subsystem machine hears and has carried out.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nvme::log::Health;
+use nvme::subsystem::{Action, Event, PortId, QueueId, Report};
+use reactor::{CoreIndex, Errno, Io, Nanos};
+
+use super::{Control, ControllerFacts};
+use crate::target::core::{Core, TokenKind, queue_core, token};
+use crate::target::message::{Accept, Message, Traffic};
+use crate::target::sockets;
+
+/// How often the health log is brought up to date.
+const HEALTH_NS: Nanos = 1_000_000_000;
+const NANOS_PER_HOUR: Nanos = 3_600_000_000_000;
+/// Unit of data read and written: 1000 units of 512 bytes.
+///
+/// Source: NVM Express Base Specification 2.0, figure 207 (SMART / Health Information Log Page).
+const DATA_UNIT_BYTES: u128 = 512_000;
+/// Critical warning: reliability is degraded.
+const RELIABILITY_DEGRADED: u8 = 1 << 2;
+/// Critical warning: the media are read only.
+const MEDIA_READ_ONLY: u8 = 1 << 3;
+
+impl Control {
+    /// Begins to accept hosts.
+    pub(super) fn listen(&mut self, io: &mut Io<Message>) {
+        for (at, listener) in self.listeners.iter().enumerate() {
+            let accepting = io.accept(listener.socket.as_fd(), token(TokenKind::Accept, at as u64));
+            self.accepting
+                .push(accepting.expect("a core has room for its listeners"));
+        }
+        self.listening = true;
+    }
+
+    /// A host connected: gives the connection to the core with the fewest.
+    pub(in crate::target) fn accepted(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        listener: u64,
+        result: Result<OwnedFd, Errno>,
+    ) {
+        let socket = match result {
+            Ok(socket) => socket,
+            Err(error) => {
+                if !self.stopping {
+                    tracing::warn!(%error, "accepting a connection failed");
+                }
+                return;
+            }
+        };
+        let Ok(peer) = sockets::peer_address(&socket) else {
+            return;
+        };
+        let open: u32 = self.connections.iter().sum();
+        if self.stopping || open >= self.connections_max {
+            tracing::warn!(%peer, open, "connection refused: the node serves as many as its configuration allows");
+            return;
+        }
+        let (at, count) = self
+            .connections
+            .iter_mut()
+            .enumerate()
+            .min_by_key(|(_, count)| **count)
+            .expect("a node has at least one core");
+        *count += 1;
+        let to = CoreIndex(u16::try_from(at).expect("at most 16 cores"));
+        let port = self.listeners[usize::try_from(listener).expect("an index of listeners")].port;
+        core.tell(io, to, Message::Adopt { socket, port, peer });
+    }
+
+    pub(super) fn queue_opened(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        queue: QueueId,
+        port: PortId,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) {
+        self.peers.insert(queue.0, peer);
+        let local_address = local.ip().to_canonical().to_string();
+        self.subsystem_event(
+            core,
+            io,
+            Event::Opened {
+                queue,
+                port,
+                local_address: &local_address,
+            },
+        );
+    }
+
+    pub(super) fn queue_closed(&mut self, core: &mut Core, io: &mut Io<Message>, queue: QueueId) {
+        self.peers.remove(&queue.0);
+        self.connection_ended(queue_core(queue));
+        self.subsystem_event(core, io, Event::Closed { queue });
+        self.try_close(core, io);
+    }
+
+    /// A core has one connection fewer, or could not take one.
+    pub(super) fn connection_ended(&mut self, core: CoreIndex) {
+        let count = &mut self.connections[core.index()];
+        assert!(*count > 0, "a connection ends once");
+        *count -= 1;
+    }
+
+    /// Feeds the subsystem machine and carries out what it wants.
+    pub(super) fn subsystem_event(&mut self, core: &mut Core, io: &mut Io<Message>, event: Event<'_>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.subsystem.handle(io.now(), event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Accept {
+                    queue,
+                    qid,
+                    entries,
+                    flow_control,
+                    ..
+                } => {
+                    core.tell(
+                        io,
+                        queue_core(queue),
+                        Message::Accept(Accept {
+                            queue,
+                            qid,
+                            entries,
+                            flow_control,
+                        }),
+                    );
+                }
+                Action::Complete {
+                    queue,
+                    slot,
+                    result,
+                    status,
+                    data,
+                } => {
+                    core.tell(
+                        io,
+                        queue_core(queue),
+                        Message::Complete {
+                            queue,
+                            slot,
+                            result,
+                            status,
+                            data,
+                        },
+                    );
+                }
+                Action::Abort { queue, cid, token } => {
+                    core.tell(io, queue_core(queue), Message::Abort { queue, cid, token });
+                }
+                Action::Close { queue, reason } => {
+                    tracing::debug!(queue = queue.0, ?reason, "closing connection");
+                    core.tell(io, queue_core(queue), Message::Close { queue });
+                }
+                Action::Report(report) => self.take_report(io.now(), &report),
+            }
+        }
+        self.actions = actions;
+    }
+
+    pub(super) fn add_counts(&mut self, traffic: Traffic, drives: &[(u16, [u64; 3])]) {
+        self.traffic.read_commands += traffic.read_commands;
+        self.traffic.write_commands += traffic.write_commands;
+        self.traffic.read_bytes += traffic.read_bytes;
+        self.traffic.write_bytes += traffic.write_bytes;
+        for &(drive, [reads, writes, errors]) in drives {
+            let counts = &mut self.drive_uses[usize::from(drive)];
+            counts.reads += reads;
+            counts.writes += writes;
+            counts.errors += errors;
+        }
+    }
+}
+
+impl Control {
+    /// Brings the health log up to date, once a second.
+    pub(super) fn report_health(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        if io.now() < self.health_at {
+            return;
+        }
+        self.health_at = io.now() + HEALTH_NS;
+        let degraded = self.groups.iter().any(super::groups::GroupControl::is_degraded);
+        let failed = self.groups.iter().any(super::groups::GroupControl::is_failed);
+        let traffic = self.traffic;
+        let errors: u64 = self.drive_uses.iter().map(|drive| drive.errors).sum();
+        let units = |bytes: u64| u128::from(bytes).div_ceil(DATA_UNIT_BYTES);
+        let health = Health {
+            critical_warning: u8::from(degraded) * RELIABILITY_DEGRADED | u8::from(failed) * MEDIA_READ_ONLY,
+            data_units_read: units(traffic.read_bytes),
+            data_units_written: units(traffic.write_bytes),
+            read_commands: u128::from(traffic.read_commands),
+            write_commands: u128::from(traffic.write_commands),
+            power_on_hours: u128::from((io.now() - self.started_at) / NANOS_PER_HOUR),
+            media_errors: u128::from(errors),
+            ..Health::default()
+        };
+        self.subsystem_event(core, io, Event::Health(health));
+    }
+
+    /// Notes what the management plane shows, and logs the fact.
+    fn take_report(&mut self, now: Nanos, report: &Report) {
+        match report {
+            Report::Connected {
+                queue,
+                cntlid,
+                kind,
+                host,
+            } => {
+                let address = self
+                    .peers
+                    .get(&queue.0)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                tracing::info!(%host, cntlid, ?kind, %address, "host connected");
+                self.controllers
+                    .insert(*cntlid, ControllerFacts { address, since: now });
+            }
+            Report::QueueConnected { cntlid, qid, queue } => {
+                tracing::debug!(cntlid, qid, queue = queue.0, "I/O queue connected");
+            }
+            Report::Refused { queue, host, why } => {
+                let address = self
+                    .peers
+                    .get(&queue.0)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(%host, %address, %why, "connect refused");
+            }
+            Report::Unconnected { queue, reason } => {
+                tracing::debug!(queue = queue.0, ?reason, "connection without a Connect closed");
+            }
+            Report::Ready { cntlid } => tracing::debug!(cntlid, "controller ready"),
+            Report::BadConfiguration { cntlid, cc } => {
+                tracing::warn!(
+                    cntlid,
+                    cc,
+                    "host wrote a controller configuration that is not supported"
+                );
+            }
+            Report::Reset { cntlid } => tracing::info!(cntlid, "host reset its controller"),
+            Report::ShutDown { cntlid } => tracing::debug!(cntlid, "host shut its controller down"),
+            Report::KeepAliveExpired { cntlid, host } => {
+                tracing::warn!(cntlid, %host, "association closed: the host was silent for its keep alive timeout");
+            }
+            Report::HostRevoked { cntlid, host } => {
+                tracing::info!(cntlid, %host, "host is not allowed any more")
+            }
+            Report::Disconnected { cntlid, host } => {
+                tracing::info!(cntlid, %host, "host disconnected");
+                self.controllers.remove(cntlid);
+            }
+        }
+    }
+}
+
+// The end.
+impl Control {
+    /// Stops the node: hosts are told, connections drained, groups closed.
+    pub(in crate::target) fn begin_stop(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        tracing::info!("stopping");
+        if let Some(ready) = self.ready.take() {
+            drop(ready.send(Err("the node was stopped before it was ready".to_owned())));
+        }
+        for operation in std::mem::take(&mut self.accepting) {
+            io.cancel(operation);
+        }
+        self.subsystem_event(core, io, Event::Shutdown);
+        self.try_close(core, io);
+    }
+
+    /// Closes the groups once the last connection is gone.
+    pub(super) fn try_close(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        if self.stopping && !self.closing && self.connections.iter().all(|count| *count == 0) {
+            self.closing = true;
+            self.close_groups(core, io);
+        }
+    }
+}

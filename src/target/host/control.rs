@@ -1,0 +1,251 @@
+//! The associations of a host, on core 0: they are told what happens and tell the cores what to do.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use nvme::host::{Action, Association, Config, Event as AssociationEvent, Kind};
+use reactor::{CoreIndex, Nanos};
+
+use super::job::QueueName;
+use super::{Event, Namespace, Target, TargetFacts};
+
+/// Entries of an admin queue: the association's commands and those of the workload.
+const ADMIN_ENTRIES: u16 = 32;
+/// Longest wait between attempts to reconnect.
+const RECONNECT_MAX_NS: u64 = 5_000_000_000;
+
+/// What the control core wants of the core that has a queue.
+#[derive(Debug)]
+pub enum Order {
+    /// Connect.
+    Open {
+        /// Jobs that may be in flight.
+        jobs_max: u16,
+    },
+    /// Drop the connection.
+    Close,
+    /// Send a command of the association.
+    Submit {
+        /// The command.
+        entry: nvme::command::SubmissionEntry,
+        /// Data to the controller.
+        payload: Vec<u8>,
+        /// Bytes wanted from it.
+        read_bytes: u32,
+    },
+}
+
+/// One association.
+struct Link {
+    association: Association,
+    depth: u16,
+    /// Number of the present opening of each queue; 0 while it is closed.
+    epochs: Vec<u32>,
+    /// What the controller is, while it is live; its namespaces grow as they are reported.
+    facts: Option<TargetFacts>,
+    over: bool,
+}
+
+/// All associations of a host.
+pub struct Control {
+    links: Vec<Link>,
+    cores: u16,
+    epoch: u32,
+    events: Sender<Event>,
+    actions: Vec<Action>,
+    /// Orders for the cores, in order: to be handed out after each call.
+    pub orders: Vec<(CoreIndex, QueueName, u32, Order)>,
+    /// Facts for all cores, likewise, after the orders.
+    pub ready: Vec<(u16, Arc<TargetFacts>)>,
+    stopping: bool,
+}
+
+impl Control {
+    /// Associations to all targets, not yet started.
+    pub fn new(targets: Arc<[Target]>, cores: u16, events: Sender<Event>) -> Self {
+        let links = targets.iter().map(|target| Link {
+            association: Association::new(config(target)),
+            depth: target.depth,
+            epochs: vec![0; usize::from(target.io_queues) + 1],
+            facts: None,
+            over: false,
+        });
+        Self {
+            links: links.collect(),
+            cores,
+            epoch: 0,
+            events,
+            actions: Vec::new(),
+            orders: Vec::new(),
+            ready: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Starts all associations.
+    pub fn start(&mut self, now: Nanos) {
+        self.each(now, AssociationEvent::Start);
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Nanos) {
+        self.each(now, AssociationEvent::Tick);
+    }
+
+    /// Takes leave of all targets.
+    pub fn stop(&mut self, now: Nanos) {
+        self.stopping = true;
+        self.each(now, AssociationEvent::Stop);
+    }
+
+    /// Whether all associations have ended as they were asked to.
+    pub fn has_stopped(&self) -> bool {
+        self.stopping && self.links.iter().all(|link| link.over)
+    }
+
+    fn each(&mut self, now: Nanos, event: AssociationEvent<'_>) {
+        for target in 0..self.links.len() {
+            if !self.links[target].over {
+                self.handle(now, target, event);
+            }
+        }
+    }
+
+    /// Something happened to a queue; ignored unless it is about its present opening.
+    pub fn queue_event(&mut self, now: Nanos, queue: QueueName, epoch: u32, event: AssociationEvent<'_>) {
+        let target = usize::from(queue.target);
+        if epoch != 0 && self.links[target].epochs[usize::from(queue.qid)] == epoch {
+            self.handle(now, target, event);
+        }
+    }
+
+    /// The core that has a queue.
+    fn core_of(&self, queue: QueueName) -> CoreIndex {
+        if queue.qid == 0 {
+            return CoreIndex(0);
+        }
+        CoreIndex((queue.target + queue.qid - 1) % self.cores)
+    }
+
+    fn handle(&mut self, now: Nanos, target: usize, event: AssociationEvent<'_>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.links[target].association.handle(now, event, &mut actions);
+        for action in actions.drain(..) {
+            self.carry_out(target, action);
+        }
+        self.actions = actions;
+    }
+
+    fn carry_out(&mut self, target: usize, action: Action) {
+        let name = |qid| QueueName { target: u16::try_from(target).expect("a host has few targets"), qid };
+        let link = &mut self.links[target];
+        match action {
+            Action::OpenQueue { qid, entries } => {
+                self.epoch += 1;
+                link.epochs[usize::from(qid)] = self.epoch;
+                let jobs_max = if qid == 0 {
+                    ADMIN_ENTRIES - 1 - nvme::host::ADMIN_CIDS_RESERVED
+                } else {
+                    link.depth.min(entries - 1) // A queue is full with one entry empty.
+                };
+                self.order(name(qid), self.epoch, Order::Open { jobs_max });
+            }
+            Action::CloseQueue { qid } => {
+                let epoch = std::mem::replace(&mut link.epochs[usize::from(qid)], 0);
+                self.order(name(qid), epoch, Order::Close);
+            }
+            Action::Submit { qid, entry, payload, read_bytes } => {
+                let epoch = link.epochs[usize::from(qid)];
+                self.order(name(qid), epoch, Order::Submit { entry, payload, read_bytes });
+            }
+            Action::Live {
+                cntlid,
+                io_queues,
+                queue_entries,
+                max_transfer_bytes,
+                in_capsule_bytes,
+                volatile_write_cache,
+                oncs,
+                fuses,
+            } => {
+                let namespaces = link.facts.take().map_or_else(Vec::new, |facts| facts.namespaces);
+                link.facts = Some(TargetFacts {
+                    cntlid,
+                    io_queues,
+                    depth: link.depth.min(queue_entries.saturating_sub(1)),
+                    max_transfer_bytes,
+                    in_capsule_bytes,
+                    volatile_write_cache,
+                    oncs,
+                    fuses,
+                    namespaces,
+                });
+            }
+            Action::Namespace { nsid, blocks, block_bytes, nguid, uuid } => {
+                link.put(Namespace { nsid, blocks, block_bytes, nguid, uuid });
+            }
+            Action::NamespaceRemoved { nsid } => {
+                if let Some(facts) = &mut link.facts {
+                    facts.namespaces.retain(|namespace| namespace.nsid != nsid);
+                }
+            }
+            Action::NamespacesChanged => {}
+            Action::Scanned { .. } => self.scanned(target),
+            Action::Discovered { entries, .. } => self.say(Event::Discovered { target, entries }),
+            Action::Down { reason, will_retry_at_ns } => {
+                link.over = will_retry_at_ns.is_none();
+                let over = link.over;
+                self.say(if over { Event::Stopped { target } } else { Event::Down { target, reason } });
+            }
+            Action::Failed { reason } => {
+                link.over = true;
+                self.say(Event::Failed { target, reason });
+            }
+        }
+    }
+
+    fn scanned(&mut self, target: usize) {
+        let Some(facts) = &self.links[target].facts else { return };
+        let facts = Arc::new(facts.clone());
+        self.ready.push((u16::try_from(target).expect("a host has few targets"), Arc::clone(&facts)));
+        self.say(Event::Ready { target, facts });
+    }
+
+    fn order(&mut self, queue: QueueName, epoch: u32, order: Order) {
+        self.orders.push((self.core_of(queue), queue, epoch, order));
+    }
+
+    fn say(&self, event: Event) {
+        let _ = self.events.send(event); // The host may have been dropped.
+    }
+}
+
+impl Link {
+    fn put(&mut self, namespace: Namespace) {
+        let Some(facts) = &mut self.facts else { return };
+        facts.namespaces.retain(|old| old.nsid != namespace.nsid);
+        let at = facts.namespaces.partition_point(|old| old.nsid < namespace.nsid);
+        facts.namespaces.insert(at, namespace);
+    }
+}
+
+fn config(target: &Target) -> Config {
+    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let reconnect_min_ns = nanos(target.reconnect).clamp(1, RECONNECT_MAX_NS);
+    Config {
+        subnqn: target.subnqn.clone(),
+        hostnqn: target.hostnqn.clone(),
+        hostid: target.hostid,
+        kind: target.kind,
+        io_queues: if target.kind == Kind::Io { target.io_queues } else { 0 },
+        queue_entries: target.depth.saturating_add(1),
+        admin_entries: ADMIN_ENTRIES,
+        kato_ms: target.kato_ms,
+        flow_control: target.flow_control,
+        max_transfer_bytes: target.max_transfer_bytes,
+        command_timeout_ns: nanos(target.command_timeout),
+        reconnect_min_ns,
+        reconnect_max_ns: RECONNECT_MAX_NS,
+        loss_timeout_ns: target.loss_timeout.map(nanos),
+    }
+}

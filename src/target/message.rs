@@ -1,0 +1,212 @@
+//! What cores tell one another. Everything that is not of one core's own queues crosses here.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nvme::command::SubmissionEntry;
+use nvme::status::Status;
+use nvme::subsystem::{PortId, QueueId};
+
+use super::array::GroupShared;
+use super::control::ManageCall;
+use super::namespaces::Namespaces;
+use crate::amf::group::SuperblockIo;
+use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+
+/// A message to one core. Those from `ToControl` on are for core 0, where the control machines live.
+pub enum Message {
+    /// A freshly accepted connection is this core's from its first byte on.
+    Adopt {
+        /// The socket.
+        socket: OwnedFd,
+        /// The listener that it came in on.
+        port: PortId,
+        /// The host's end.
+        peer: SocketAddr,
+    },
+    /// The subsystem accepted the queue: from here on it is an admin or I/O queue.
+    Accept(Accept),
+    /// Answer to a capsule that was sent to the control core.
+    Complete {
+        /// The connection.
+        queue: QueueId,
+        /// The command's slot on it.
+        slot: u16,
+        /// Dwords 0 and 1 of the completion.
+        result: u64,
+        /// Status of the completion.
+        status: Status,
+        /// Data for the host; empty if there is none.
+        data: Vec<u8>,
+    },
+    /// Stop executing this queue's commands, drain, flush, close, then report `QueueEvent::Closed`.
+    Close {
+        /// The connection.
+        queue: QueueId,
+    },
+    /// Try to abort a command of this queue.
+    Abort {
+        /// The connection.
+        queue: QueueId,
+        /// The command's identifier.
+        cid: u16,
+        /// Comes back with the answer.
+        token: u32,
+    },
+    /// A group was opened: every core binds an engine to it.
+    AddGroup(Arc<GroupShared>, MemberSet),
+    /// A new generation of a group's members is durable.
+    Members {
+        /// Which group.
+        group: u16,
+        /// Its members from now on.
+        set: MemberSet,
+    },
+    /// Another core released a row that commands of this core wait for.
+    Wake {
+        /// Which group.
+        group: u16,
+        /// The row that is free.
+        row: RowIndex,
+    },
+    /// The namespaces changed.
+    Namespaces(Arc<Namespaces>),
+    /// Ask every core for its latency histograms and counters.
+    Observe(super::observe::ObserveCall),
+    /// From a queue's core to the control core.
+    ToControl(ControlMessage),
+    /// From the management plane to the control core.
+    Manage(ManageCall),
+    /// Tell the control core when no command of this removed namespace is in flight any more.
+    DrainNamespace {
+        /// Its group.
+        group: u16,
+        /// The namespace.
+        nsid: u32,
+    },
+    /// To itself: carry out what an engine has queued.
+    Pump {
+        /// Which group.
+        group: u16,
+    },
+    /// To itself: a superblock write was answered without the ring.
+    SuperblockWritten {
+        /// Which group.
+        group: u16,
+        /// Which write.
+        io: SuperblockIo,
+        /// How it went.
+        result: Result<(), DriveError>,
+    },
+    /// What the cores do without, as sentences, for `node.show`.
+    Notes(Vec<String>),
+    /// From the outside: stop the node cleanly.
+    Stop,
+}
+
+/// How the subsystem accepted a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Accept {
+    /// The connection.
+    pub queue: QueueId,
+    /// Queue identifier; 0 is the admin queue.
+    pub qid: u16,
+    /// Entries of the submission queue.
+    pub entries: u16,
+    /// Whether the host wants SQHD kept.
+    pub flow_control: bool,
+}
+
+/// What a queue's core tells the control core.
+pub enum ControlMessage {
+    /// A connection was accepted.
+    Opened {
+        /// The connection.
+        queue: QueueId,
+        /// The listener that it came in on.
+        port: PortId,
+        /// The address that the host reached.
+        local: SocketAddr,
+        /// The host's end.
+        peer: SocketAddr,
+    },
+    /// A capsule for the control machines.
+    Capsule {
+        /// The connection.
+        queue: QueueId,
+        /// The command's slot on it.
+        slot: u16,
+        /// The command.
+        entry: SubmissionEntry,
+        /// Its data, for commands that bring some.
+        data: Vec<u8>,
+    },
+    /// The connection is gone and nothing of it runs any more.
+    Closed {
+        /// The connection.
+        queue: QueueId,
+    },
+    /// Answer to `Message::Abort`.
+    Aborted {
+        /// Token of the request.
+        token: u32,
+        /// Whether the command was aborted.
+        aborted: bool,
+    },
+    /// A host command failed with a status that belongs into the error log.
+    Failed {
+        /// The connection.
+        queue: QueueId,
+        /// The command's identifier.
+        cid: u16,
+        /// What the host was told.
+        status: Status,
+        /// The namespace.
+        nsid: u32,
+        /// First block.
+        slba: u64,
+    },
+    /// A member of a group failed a command.
+    Fault {
+        /// Which group.
+        group: u16,
+        /// Which of its members.
+        member: MemberIndex,
+        /// What the drive said.
+        error: DriveError,
+    },
+    /// A connection given to this core could not be taken.
+    NotAdopted {
+        /// The core.
+        core: reactor::CoreIndex,
+    },
+    /// What the core did since the last such message.
+    Counts {
+        /// Traffic of hosts.
+        traffic: Traffic,
+        /// Reads, writes and errors of each drive that had any.
+        drives: Vec<(u16, [u64; 3])>,
+    },
+    /// Nothing of a removed namespace is in flight on one core any more.
+    Drained {
+        /// Its group.
+        group: u16,
+        /// The namespace.
+        nsid: u32,
+    },
+}
+
+/// What hosts moved, for the health log page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Read commands completed.
+    pub read_commands: u64,
+    /// Write commands completed.
+    pub write_commands: u64,
+    /// Bytes read by hosts.
+    pub read_bytes: u64,
+    /// Bytes written by hosts.
+    pub write_bytes: u64,
+}
