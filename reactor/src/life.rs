@@ -28,8 +28,8 @@ const TURN_MESSAGES_MAX: usize = 64;
 const TURN_TIMERS_MAX: usize = 256;
 /// A core looks around at least this often, whatever it waits for: should a wake-up ever get lost, it costs this much.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
-/// Turns between two publications of the counters on a busy core.
-const PUBLISH_TURNS: u64 = 1024;
+/// A busy core publishes its counters this often, and every core before it sleeps.
+const PUBLISH_NS: Nanos = 100_000_000;
 /// How long stopping waits for what is in flight. Disk I/O cannot be called back, so this is the patience with a drive.
 const DRAIN_NS_MAX: Nanos = 30_000_000_000;
 
@@ -50,6 +50,7 @@ pub(crate) struct Life<P: Program> {
     poll: PollMode,
     /// When the core last had something to do.
     busy_at: Nanos,
+    published_at: Nanos,
 }
 
 /// How a core ended.
@@ -122,12 +123,14 @@ impl<P: Program> Life<P> {
             completions: Vec::with_capacity(TURN_COMPLETIONS_MAX),
             poll: options.poll,
             busy_at: now,
+            published_at: now,
         };
         Ok((life, facts))
     }
 
     /// Runs until the reactor is stopped and nothing is in flight any more.
     pub(crate) fn live(&mut self) -> Ended {
+        self.io.refresh_now(); // Other cores may have taken long to be set up: that was no turn.
         self.io.arm_doorbell();
         self.program.started(&mut self.io);
         self.io.ring_bells();
@@ -150,7 +153,8 @@ impl<P: Program> Life<P> {
         self.io.ring_bells();
         self.io.ring.enter();
         self.io.counters.turns += 1;
-        if self.io.counters.turns.is_multiple_of(PUBLISH_TURNS) {
+        if self.io.now - self.published_at >= PUBLISH_NS {
+            self.published_at = self.io.now;
             self.io.publish_counters();
         }
         let busy = work > 0 || wants_more == Progress::Busy || !self.io.deferred.is_empty();

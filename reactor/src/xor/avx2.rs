@@ -1,4 +1,4 @@
-//! Kernels for CPUs with AVX2: 32 bytes a register, 128 a round.
+//! Kernels for CPUs with AVX2: 32 bytes a register, 256 a round.
 
 use std::arch::x86_64::{
     __m256i, _mm_sfence, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_stream_si256, _mm256_xor_si256,
@@ -15,8 +15,9 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 const VECTOR_BYTES: usize = 32;
-/// Four registers are summed at a time: enough loads in flight to hide the latency of the second-level cache.
-const ROUND_VECTORS: usize = 4;
+/// Eight registers are summed at a time: enough loads in flight to hide the latency of the caches, and from memory long
+/// enough pieces of each source; four were a tenth slower there.
+const ROUND_VECTORS: usize = 8;
 const ROUND_BYTES: usize = VECTOR_BYTES * ROUND_VECTORS;
 
 /// # Safety
