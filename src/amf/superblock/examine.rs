@@ -18,6 +18,8 @@ pub struct Foreign(pub &'static str);
 pub struct Scan {
     /// The newest good copy.
     pub superblock: Superblock,
+    /// The newest record is in both of its places, in the head and in the tail.
+    pub whole: bool,
     /// Bit `i` is set when copy `i` (head 0, head 1, tail 0, tail 1) is not a good copy of this group.
     pub damaged: u8,
 }
@@ -99,8 +101,10 @@ fn best(copies: &[Result<Superblock, ParseError>; COPIES]) -> Option<Found> {
         .enumerate()
         .filter(|(_, copy)| copy.is_err())
         .fold(0, |mask, (at, _)| mask | 1 << at);
+    let whole = good().filter(|copy| copy.record == newest.record).count() >= 2;
     Some(Found::Braid(Box::new(Scan {
         superblock: newest.clone(),
+        whole,
         damaged,
     })))
 }
