@@ -1,2 +1,44 @@
-//! braid.
-fn main() {}
+//! The program `braid`: see `braid --help`.
+
+use std::process::ExitCode;
+
+use braid::target::cli::{self, Failure, Programs};
+use braid::target::node::{self, NodeError};
+
+fn main() -> ExitCode {
+    let programs = Programs {
+        node: run_node,
+        demo: |_| {
+            Err(Failure::new(
+                "this build has no demo",
+                "run a node and `braid status`",
+            ))
+        },
+        perf: |_| {
+            Err(Failure::new(
+                "this build has no perf",
+                "use fio through the kernel's initiator",
+            ))
+        },
+    };
+    cli::run(std::env::args_os(), programs)
+}
+
+fn run_node(config: config::Config) -> Result<(), Failure> {
+    node::run(config).map_err(|error| {
+        let remedy = match &error {
+            NodeError::Rpc(error) => error.remedy(),
+            NodeError::Core(_) => "see the log above, and report it",
+            NodeError::Storage(_)
+            | NodeError::Groups(_)
+            | NodeError::Listen { .. }
+            | NodeError::Subsystem(_)
+            | NodeError::Cores(_)
+            | NodeError::NotReady(_)
+            | NodeError::System { .. } => {
+                "`braid preflight --config FILE` looks at everything that a node needs"
+            }
+        };
+        Failure::new(error.to_string(), remedy)
+    })
+}
