@@ -277,6 +277,23 @@ impl Engine {
         self.in_flight
     }
 
+    /// How much memory each queue has: none of it may grow while commands run.
+    #[cfg(test)]
+    pub(super) fn rooms(&self) -> [usize; 6] {
+        let RowPlan {
+            reads, steps, writes, ..
+        } = &self.plan;
+        let plan = [reads.capacity(), steps.capacity(), writes.capacity()];
+        [
+            self.granted.capacity(),
+            self.woken.capacity(),
+            self.free_pieces.capacity(),
+            plan[0],
+            plan[1],
+            plan[2],
+        ]
+    }
+
     /// How many blocks a request has, or why it is refused. Flush and resync count as one.
     fn admit(&self, request: &Request) -> Result<u64, GroupError> {
         let (lba, blocks) = match *request {

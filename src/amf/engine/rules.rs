@@ -531,6 +531,13 @@ fn an_aborted_waiter_passes_its_turn_on() {
     }
     // Core 1 has been given the turn but has not heard of it yet.
     assert!(world.abort(1, 0));
+    assert!(
+        world.cores[2]
+            .owed
+            .iter()
+            .any(|owed| matches!(owed, Owed::Wake(_))),
+        "core 2 hears at once"
+    );
     world.settle();
     assert_eq!(world.result(2, 0), Some(Ok(())));
     assert_eq!(world.contents(0)[..12], [3; 12]);
@@ -759,6 +766,32 @@ fn scratch_is_waited_for_in_order() {
         let start = usize::try_from(u64::from(command) * row).expect("small");
         assert_eq!(world.contents(0)[start..start + 40], [1 + command; 40]);
     }
+    world.assert_idle();
+}
+
+/// A small wish that would fit does not overtake a large one that does not.
+#[test]
+fn scratch_is_not_taken_past_those_who_wait_for_it() {
+    let shape = Shape {
+        scratch_strips: 0,
+        members: 6,
+        strip: 16,
+        ..Shape::SMALL
+    };
+    let mut world = World::new(&shape, 1);
+    // Of 96 blocks of scratch the large writes need 56 each and the small one 16.
+    world.write(0, 0, 0, &[1; 40]);
+    world.write(0, 1, 80, &[2; 40]);
+    world.write(0, 2, 160, &[3; 8]);
+    let issued = |world: &World| [0, 1, 2].map(|command| world.cores[0].engine.commands[command].issued);
+    assert_eq!(issued(&world), [true, false, false]);
+    world.read(0, 3, 240, 1);
+    assert!(
+        world.cores[0].engine.commands[3].issued,
+        "who needs no scratch does not wait"
+    );
+    world.settle();
+    assert!((0..4).all(|command| world.result(0, command) == Some(Ok(()))));
     world.assert_idle();
 }
 

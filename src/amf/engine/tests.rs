@@ -227,6 +227,14 @@ impl Run {
 
     /// Runs `steps` random steps; `event` may fail members at some of them.
     fn run(&mut self, steps: u32, mut event: impl FnMut(&mut World, u32)) {
+        let rooms = |world: &World| {
+            world
+                .cores
+                .iter()
+                .map(|core| core.engine.rooms())
+                .collect::<Vec<_>>()
+        };
+        let before = rooms(&self.world);
         for step in 0..steps {
             event(&mut self.world, step);
             match self.random().below(10) {
@@ -244,6 +252,7 @@ impl Run {
         self.world.settle();
         self.check_done();
         assert!(self.running.is_empty(), "nothing hangs");
+        assert_eq!(rooms(&self.world), before, "no allocation in steady state");
         self.world.assert_idle();
     }
 

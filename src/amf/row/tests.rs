@@ -299,6 +299,18 @@ fn the_method_that_reads_fewer_blocks_is_taken() {
     });
 }
 
+/// Three data columns, one written: two reads either way, and old parity is not one of them.
+#[test]
+fn on_a_tie_old_parity_is_not_built_upon() {
+    let g = geometry(4, 4);
+    let mut plan = RowPlan::default();
+    plan.write(&g, &piece(1, 0, 4), Source::User, HEALTHY)
+        .expect("healthy");
+    let parity = g.parity_member(RowIndex(1));
+    assert_eq!(plan.reads.len(), 2);
+    assert!(plan.reads.iter().all(|io| io.member != parity));
+}
+
 #[test]
 fn a_full_row_is_written_without_reading() {
     let g = geometry(5, 4);
