@@ -357,3 +357,198 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn put_u64(bytes: &mut [u8], value: u64) {
     bytes[..8].copy_from_slice(&value.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{full, small};
+    use super::*;
+
+    /// Puts the right checksum onto a record that was tampered with.
+    fn sign(bytes: &mut [u8]) {
+        let crc = checksum(bytes);
+        bytes[CRC_AT..MEMBER_TABLE_AT].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Tampers with a good record and returns what the parser says.
+    fn tampered(at: usize, patch: &[u8]) -> Result<Superblock, ParseError> {
+        let mut bytes = encode(&small());
+        bytes[at..at + patch.len()].copy_from_slice(patch);
+        sign(&mut bytes[..]);
+        parse(&bytes[..])
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for superblock in [small(), full()] {
+            assert_eq!(parse(&encode(&superblock)[..]), Ok(superblock));
+        }
+        for parity in [
+            ParityState::Trusted,
+            ParityState::Initial { next_row: 32 },
+            ParityState::Resync { next_row: 0 },
+        ] {
+            for flags in 0..8 {
+                let mut superblock = small();
+                superblock.record.parity = parity;
+                superblock.record.exclusive_local = flags & 1 == 1;
+                superblock.record.clean = flags & 2 == 2 || flags & 4 == 4;
+                superblock.record.forming = flags & 4 == 4;
+                if superblock.record.forming {
+                    superblock.record.vdisks.clear();
+                }
+                assert_eq!(parse(&encode(&superblock)[..]), Ok(superblock));
+            }
+        }
+    }
+
+    const LAYOUT_SMALL: u32 = 2_957_957_170;
+    const LAYOUT_FULL: u32 = 2_274_866_706;
+
+    /// The layout is a promise to drives that exist: this fails if a byte of it moves.
+    #[test]
+    fn layout_is_frozen() {
+        assert_eq!(crc32c::portable(0, &encode(&small())[..]), LAYOUT_SMALL);
+        assert_eq!(crc32c::portable(0, &encode(&full())[..]), LAYOUT_FULL);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        for superblock in [small(), full()] {
+            let mut bytes = encode(&superblock);
+            for at in 0..RECORD_BYTES {
+                for bit in 0..8 {
+                    bytes[at] ^= 1 << bit;
+                    assert!(parse(&bytes[..]).is_err(), "byte {at} bit {bit}");
+                    bytes[at] ^= 1 << bit;
+                }
+            }
+        }
+    }
+
+    /// A byte that is wrong under a right checksum is refused, or is another sound record in full.
+    #[test]
+    fn every_changed_byte_under_a_right_checksum_is_checked() {
+        let mut accepted = 0;
+        for superblock in [small(), full()] {
+            for at in 0..RECORD_BYTES {
+                for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
+                    let mut bytes = encode(&superblock);
+                    bytes[at] = value;
+                    sign(&mut bytes[..]);
+                    if let Ok(parsed) = parse(&bytes[..]) {
+                        assert_eq!(parsed.check(), Ok(()));
+                        assert_eq!(encode(&parsed), bytes, "byte {at} = {value}");
+                        accepted += 1;
+                    }
+                }
+            }
+        }
+        assert!(accepted > 1000, "identities may be anything: {accepted}");
+    }
+
+    #[test]
+    fn random_bytes_never_panic_and_are_never_accepted() {
+        let mut state = 0x1234_5678_9abc_def1_u64;
+        let mut bytes = [0; RECORD_BYTES];
+        for round in 0..3000 {
+            for byte in &mut bytes {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                *byte = state.to_le_bytes()[3];
+            }
+            if round % 3 > 0 {
+                bytes[..10].copy_from_slice(&encode(&small())[..10]);
+            }
+            if round % 3 == 2 {
+                // Plausible counts, so that the tables are looked at.
+                let counts = [
+                    5,
+                    12,
+                    2 + bytes[12] % 31,
+                    bytes[13] % 32,
+                    bytes[14] % 33,
+                    bytes[15] % 8,
+                ];
+                bytes[10..16].copy_from_slice(&counts);
+                sign(&mut bytes);
+            }
+            assert!(parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn wrong_length_magic_and_version_are_told_apart() {
+        assert_eq!(parse(&[]), Err(ParseError::Length(0)));
+        assert_eq!(parse(&encode(&small())[..4095]), Err(ParseError::Length(4095)));
+        assert_eq!(parse(&[0; RECORD_BYTES]), Err(ParseError::Magic));
+        let error = tampered(8, &[2, 0]).unwrap_err();
+        assert_eq!(error, ParseError::Version(2));
+        assert!(
+            error
+                .to_string()
+                .contains("use the program that created the group")
+        );
+    }
+
+    #[test]
+    fn unknown_values_are_refused_by_field() {
+        let unknown = |field, value| Err(ParseError::Unknown { field, value });
+        assert_eq!(tampered(LEVEL_AT, &[6]), unknown("level", 6));
+        assert_eq!(tampered(BLOCK_SHIFT_AT, &[10]), unknown("block shift", 10));
+        assert_eq!(tampered(BLOCK_SHIFT_AT, &[200]), unknown("block shift", 200));
+        assert_eq!(tampered(FLAGS_AT, &[8]), unknown("flags", 8));
+        assert_eq!(tampered(PARITY_AT, &[0]), unknown("state of the parity", 0));
+        assert_eq!(
+            tampered(MEMBER_TABLE_AT + 24, &[0]),
+            unknown("state of a member", 0)
+        );
+    }
+
+    #[test]
+    fn counts_names_and_reserved_bytes_are_checked() {
+        assert_eq!(
+            tampered(MEMBERS_AT, &[33]),
+            Err(ParseError::Record(RecordError::Members))
+        );
+        assert_eq!(
+            tampered(MEMBERS_AT, &[1]),
+            Err(ParseError::Record(RecordError::Members))
+        );
+        assert_eq!(
+            tampered(VDISKS_AT, &[33]),
+            Err(ParseError::Record(RecordError::Vdisks))
+        );
+        assert_eq!(
+            tampered(MEMBER_AT, &[3]),
+            Err(ParseError::Record(RecordError::MemberIndex))
+        );
+        assert_eq!(
+            tampered(MEMBER_AT, &[0]),
+            Err(ParseError::Record(RecordError::MemberIndex))
+        );
+        assert_eq!(tampered(NAME_LENGTH_AT, &[33]), Err(ParseError::Name("group")));
+        assert_eq!(tampered(NAME_LENGTH_AT, &[0]), Err(ParseError::Name("group")));
+        assert_eq!(tampered(NAME_AT, &[0xff]), Err(ParseError::Name("group")));
+        assert_eq!(
+            tampered(VDISK_TABLE_AT + 32, b"/"),
+            Err(ParseError::Name("virtual disk"))
+        );
+        for reserved in [
+            98,
+            99,
+            152,
+            251,
+            MEMBER_TABLE_AT + 25,
+            MEMBER_TABLE_AT + 3 * 32,
+            VDISK_TABLE_AT + 85,
+            4095,
+        ] {
+            assert_eq!(
+                tampered(reserved, &[1]),
+                Err(ParseError::Reserved),
+                "byte {reserved}"
+            );
+        }
+    }
+}

@@ -144,3 +144,139 @@ pub fn signature(head: &[u8]) -> Option<Foreign> {
         .any(|&byte| byte != 0)
         .then_some(Foreign("data of an unknown kind"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode;
+    use super::super::samples::small;
+    use super::*;
+
+    fn at_generation(generation: u64) -> Superblock {
+        let mut superblock = small();
+        superblock.record.generation = generation;
+        superblock.record.previous = generation - 1;
+        for member in &mut superblock.record.members {
+            member.current_at = generation;
+        }
+        superblock
+    }
+
+    /// Head and tail of a drive with these copies; `None` leaves zeros.
+    fn drive(copies: [Option<&Superblock>; COPIES]) -> [Vec<u8>; 2] {
+        let mut regions = [vec![0; HEAD_READ_BYTES], vec![0; TAIL_READ_BYTES]];
+        for (at, superblock) in copies.into_iter().enumerate() {
+            if let Some(superblock) = superblock {
+                let slot = &mut regions[at / 2][(1 + at % 2) * RECORD_BYTES..][..RECORD_BYTES];
+                slot.copy_from_slice(&encode(superblock)[..]);
+            }
+        }
+        regions
+    }
+
+    fn scan(found: Found) -> Scan {
+        let Found::Braid(scan) = found else {
+            panic!("{found:?}")
+        };
+        *scan
+    }
+
+    #[test]
+    fn the_newest_good_copy_counts_wherever_it_is() {
+        let (old, new) = (at_generation(8), at_generation(9));
+        for place in 0..COPIES {
+            let mut copies = [Some(&old); COPIES];
+            copies[place] = Some(&new);
+            let [head, tail] = drive(copies);
+            let scan = scan(examine(Some(&head), Some(&tail)));
+            assert_eq!(
+                (scan.superblock, scan.damaged, scan.whole),
+                (new.clone(), 0, false)
+            );
+        }
+        let [head, tail] = drive([Some(&old), Some(&new), Some(&old), Some(&new)]);
+        assert!(scan(examine(Some(&head), Some(&tail))).whole);
+    }
+
+    #[test]
+    fn damaged_copies_and_unreadable_regions_are_counted() {
+        let good = small();
+        let [mut head, tail] = drive([Some(&good); COPIES]);
+        head[5000] ^= 1;
+        assert_eq!(scan(examine(Some(&head), Some(&tail))).damaged, 0b0001);
+        assert_eq!(scan(examine(None, Some(&tail))).damaged, 0b0011);
+        assert_eq!(scan(examine(Some(&head), None)).damaged, 0b1101);
+        assert_eq!(scan(examine(Some(&head), Some(&tail[..100]))).damaged, 0b1101);
+        assert_eq!(examine(None, None), Found::Unreadable);
+        assert_eq!(examine(Some(&head[..8192]), None), Found::Unreadable);
+    }
+
+    #[test]
+    fn no_good_copy_is_damaged_and_not_blank() {
+        let good = small();
+        let [mut head, _] = drive([Some(&good), None, None, None]);
+        head[5000] ^= 1;
+        let blank = vec![0; TAIL_READ_BYTES];
+        assert_eq!(
+            examine(Some(&head), Some(&blank)),
+            Found::Damaged(ParseError::Checksum)
+        );
+        assert_eq!(
+            examine(Some(&vec![0; HEAD_READ_BYTES]), Some(&blank)),
+            Found::Blank
+        );
+        assert_eq!(
+            examine(None, Some(&blank)),
+            Found::Unreadable,
+            "a head that cannot be read may hold anything"
+        );
+    }
+
+    #[test]
+    fn copies_of_two_groups_or_two_drives_are_mixed() {
+        let good = small();
+        let mut other_group = small();
+        other_group.record.group = Uuid([7; 16]);
+        let mut other_drive = small();
+        other_drive.member.0 = 2;
+        for other in [other_group, other_drive] {
+            let [head, tail] = drive([Some(&good), Some(&good), Some(&good), Some(&other)]);
+            let groups = [good.record.group, other.record.group];
+            assert_eq!(examine(Some(&head), Some(&tail)), Found::Mixed { groups });
+        }
+    }
+
+    #[test]
+    fn other_programs_are_known_by_their_signatures() {
+        for (name, at, bytes) in SIGNATURES {
+            let mut head = vec![0; HEAD_READ_BYTES];
+            head[at..at + bytes.len()].copy_from_slice(bytes);
+            assert_eq!(signature(&head), Some(Foreign(name)));
+        }
+        let mut head = vec![0; HEAD_READ_BYTES];
+        assert_eq!(signature(&head), None);
+        head[HEAD_READ_BYTES - 1] = 1;
+        assert_eq!(
+            examine(Some(&head), None),
+            Found::Foreign(Foreign("data of an unknown kind"))
+        );
+    }
+
+    #[test]
+    fn random_regions_never_panic() {
+        let mut state = 7_u64;
+        let mut bytes = vec![0; HEAD_READ_BYTES];
+        for length in [0, 1, 4096, TAIL_READ_BYTES - 1, TAIL_READ_BYTES, HEAD_READ_BYTES] {
+            for _ in 0..50 {
+                for byte in &mut bytes {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    *byte = state.to_be_bytes()[0];
+                }
+                for record in 0..3 {
+                    bytes[record * RECORD_BYTES..][..8].copy_from_slice(&MAGIC);
+                }
+                let found = examine(Some(&bytes), Some(&bytes[..length]));
+                assert_eq!(found, Found::Damaged(ParseError::Checksum));
+            }
+        }
+    }
+}

@@ -10,6 +10,8 @@
 
 mod codec;
 mod examine;
+#[cfg(test)]
+mod samples;
 
 use std::fmt;
 
@@ -540,3 +542,221 @@ const _: () = assert!(
     STEP % 2 == 1 && STEP_WITHOUT_MEMBER % 2 == 1,
     "newest and second newest use different slots"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{full, small};
+    use super::*;
+
+    /// Changes one thing in a sound record and returns what the check says.
+    fn broken(change: impl FnOnce(&mut Superblock)) -> Result<(), RecordError> {
+        let mut superblock = small();
+        change(&mut superblock);
+        superblock.check()
+    }
+
+    #[test]
+    fn sound_records_pass() {
+        assert_eq!((small().check(), full().check()), (Ok(()), Ok(())));
+        let geometry = small().record.geometry();
+        assert_eq!(geometry.capacity_blocks(), small().record.capacity_blocks());
+        assert_eq!(u64::from(geometry.row_blocks()), small().record.row_blocks());
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused() {
+        assert_eq!(broken(|s| s.record.array = Uuid::NIL), Err(RecordError::NilUuid));
+        assert_eq!(broken(|s| s.record.group = Uuid::NIL), Err(RecordError::NilUuid));
+        assert_eq!(
+            broken(|s| s.record.members.truncate(1)),
+            Err(RecordError::Members)
+        );
+        for strip_blocks in [0, 3, 512, 1 << 31] {
+            assert_eq!(
+                broken(|s| s.record.strip_blocks = strip_blocks),
+                Err(RecordError::Strip)
+            );
+        }
+        for start in [0, 255, u64::MAX, 1 << 60] {
+            let error = broken(|s| s.record.data_start = MemberLba(start)).unwrap_err();
+            assert!(matches!(
+                error,
+                RecordError::DataStart | RecordError::Size | RecordError::DriveBytes
+            ));
+        }
+        for rows in [0, ROWS_MAX + 1, u64::MAX] {
+            assert_eq!(broken(|s| s.record.rows = rows), Err(RecordError::Size));
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_the_drive_are_refused() {
+        assert_eq!(broken(|s| s.drive_bytes -= 1), Err(RecordError::DriveBytes));
+        assert_eq!(broken(|s| s.drive_bytes = 0), Err(RecordError::DriveBytes));
+        assert_eq!(broken(|s| s.record.rows += 1), Err(RecordError::DriveBytes));
+        assert_eq!(broken(|s| s.drive_bytes = u64::MAX), Ok(()));
+    }
+
+    #[test]
+    fn members_that_contradict_the_record_are_refused() {
+        let lost = |state, current_at| {
+            move |s: &mut Superblock| {
+                s.record.parity = ParityState::Trusted;
+                (s.record.members[0].state, s.record.members[0].current_at) = (state, current_at);
+            }
+        };
+        assert_eq!(broken(lost(MemberState::Failed, 8)), Ok(()));
+        assert_eq!(
+            broken(lost(MemberState::Failed, 9)),
+            Err(RecordError::MemberGeneration)
+        );
+        assert_eq!(
+            broken(lost(MemberState::Active, 8)),
+            Err(RecordError::MemberGeneration)
+        );
+        assert_eq!(
+            broken(|s| s.member = MemberIndex(3)),
+            Err(RecordError::MemberIndex)
+        );
+        let twice = broken(|s| s.record.members[0].drive = s.record.members[2].drive);
+        assert_eq!(twice, Err(RecordError::DriveTwice));
+        let nil = broken(|s| s.record.members[0].drive = Uuid::NIL);
+        assert_eq!(nil, Err(RecordError::NilUuid));
+        let own = broken(|s| {
+            lost(MemberState::Missing, 1)(s);
+            s.member = MemberIndex(0);
+        });
+        assert_eq!(own, Err(RecordError::OwnMemberLost));
+        let two = broken(|s| {
+            lost(MemberState::Missing, 1)(s);
+            (s.record.members[2].state, s.record.members[2].current_at) = (MemberState::Failed, 1);
+        });
+        assert_eq!(two, Err(RecordError::TooManyLost));
+    }
+
+    #[test]
+    fn generations_go_in_legal_steps() {
+        for (previous, legal) in [
+            (9, false),
+            (8, true),
+            (7, false),
+            (6, true),
+            (5, false),
+            (10, false),
+            (0, false),
+        ] {
+            let verdict = broken(|s| s.record.previous = previous);
+            assert_eq!(
+                verdict,
+                if legal {
+                    Ok(())
+                } else {
+                    Err(RecordError::Generation)
+                }
+            );
+        }
+        let far = broken(|s| {
+            (s.record.generation, s.record.previous) = (GENERATION_MAX + 1, GENERATION_MAX);
+            s.record
+                .members
+                .iter_mut()
+                .for_each(|member| member.current_at = GENERATION_MAX + 1);
+        });
+        assert_eq!(far, Err(RecordError::Generation));
+    }
+
+    #[test]
+    fn parity_and_forming_fit_the_rest() {
+        let beyond = broken(|s| s.record.parity = ParityState::Initial { next_row: 33 });
+        assert_eq!(beyond, Err(RecordError::Parity));
+        let degraded = broken(|s| {
+            (s.record.members[0].state, s.record.members[0].current_at) = (MemberState::Failed, 1)
+        });
+        assert_eq!(
+            degraded,
+            Err(RecordError::Parity),
+            "a degraded group lives by its parity"
+        );
+        assert_eq!(broken(|s| s.record.forming = true), Err(RecordError::Forming));
+        let open = broken(|s| {
+            s.record.vdisks.clear();
+            (s.record.forming, s.record.clean) = (true, false);
+        });
+        assert_eq!(open, Err(RecordError::Forming));
+    }
+
+    #[test]
+    fn virtual_disks_have_identities_and_extents_of_their_own() {
+        assert_eq!(broken(|s| s.record.vdisks[0].nsid = 0), Err(RecordError::Nsid));
+        assert_eq!(
+            broken(|s| s.record.vdisks[0].nsid = u32::MAX),
+            Err(RecordError::Nsid)
+        );
+        assert_eq!(
+            broken(|s| s.record.vdisks[0].nsid = 2),
+            Err(RecordError::VdiskTwice)
+        );
+        assert_eq!(
+            broken(|s| s.record.vdisks[0].nguid = [2; 16]),
+            Err(RecordError::VdiskTwice)
+        );
+        assert_eq!(
+            broken(|s| s.record.vdisks[0].uuid = Uuid([2; 16])),
+            Err(RecordError::VdiskTwice)
+        );
+        assert_eq!(
+            broken(|s| s.record.vdisks[0].uuid = Uuid::NIL),
+            Err(RecordError::NilUuid)
+        );
+        let same_name = broken(|s| s.record.vdisks[0].name = s.record.vdisks[1].name.clone());
+        assert_eq!(same_name, Err(RecordError::VdiskTwice));
+        for (blocks, legal) in [(0, false), (64, true), (65, false), (u64::MAX, false)] {
+            let verdict = broken(|s| s.record.vdisks[0].blocks = blocks);
+            assert_eq!(
+                verdict.is_ok(),
+                legal,
+                "{blocks} blocks from the start of the group"
+            );
+        }
+        for start in [1, 32, 65, 96, 1024, u64::MAX - 31] {
+            assert_eq!(
+                broken(|s| s.record.vdisks[1].start = GroupLba(start)),
+                Err(RecordError::Extent)
+            );
+        }
+        let many = broken(|s| s.record.vdisks = vec![s.record.vdisks[0].clone(); VDISKS_MAX + 1]);
+        assert_eq!(many, Err(RecordError::Vdisks));
+    }
+
+    #[test]
+    fn copies_lie_in_head_and_tail_of_every_drive() {
+        assert_eq!(tail_start((2 << 20) - 1), None);
+        assert_eq!(copy_offsets(0), None);
+        for bytes in [2 << 20, (2 << 20) + 4095, 5_000_000_000, u64::MAX] {
+            let [a, b, c, d] = copy_offsets(bytes).unwrap();
+            assert_eq!((a, b), (4096, 8192));
+            assert!(c >= HEAD_BYTES && c.is_multiple_of(4096) && d == c + 4096);
+            assert!(d.checked_add(RECORD_BYTES as u64).unwrap() <= bytes);
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for good in ["a", "g0", "A-b_c.9", &"x".repeat(32)] {
+            assert_eq!(Name::parse(good).unwrap().as_str(), good);
+        }
+        assert_eq!(Name::parse(""), Err(NameError::Length(0)));
+        assert_eq!(Name::parse(&"x".repeat(33)), Err(NameError::Length(33)));
+        for bad in ["a b", "a/b", "ä", "a\0"] {
+            assert!(matches!(Name::parse(bad), Err(NameError::Byte(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn identifiers_are_written_as_everywhere() {
+        let uuid = Uuid([
+            0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0, 1, 2, 3, 4, 5, 6, 7, 8,
+        ]);
+        assert_eq!(uuid.to_string(), "12345678-9abc-def0-0102-030405060708");
+    }
+}

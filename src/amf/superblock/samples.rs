@@ -1,0 +1,85 @@
+//! Records for the tests of this module.
+
+use super::{
+    GroupRecord, Level, MemberRecord, MemberState, Name, ParityState, Superblock, Uuid, VDISKS_MAX,
+    VdiskRecord,
+};
+use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::drive::block::{BlockSize, GroupLba, MemberLba};
+
+/// Three members, two virtual disks, some of everything.
+pub(super) fn small() -> Superblock {
+    let member = |number: u8| MemberRecord {
+        drive: Uuid([number; 16]),
+        state: MemberState::Active,
+        current_at: 9,
+    };
+    let vdisk = |number: u8, start: u64, blocks: u64| VdiskRecord {
+        nsid: u32::from(number),
+        name: Name::parse(&format!("v{number}")).unwrap(),
+        uuid: Uuid([number; 16]),
+        nguid: [number; 16],
+        start: GroupLba(start),
+        blocks,
+    };
+    let record = GroupRecord {
+        array: Uuid([0xa1; 16]),
+        group: Uuid([0xb2; 16]),
+        name: Name::parse("group-0.a_b").unwrap(),
+        level: Level::Raid5,
+        strip_blocks: 16,
+        block: BlockSize::B4096,
+        data_start: MemberLba(256),
+        rows: 32,
+        generation: 9,
+        previous: 8,
+        clean: true,
+        forming: false,
+        exclusive_local: true,
+        parity: ParityState::Resync { next_row: 5 },
+        members: vec![member(1), member(2), member(3)],
+        vdisks: vec![vdisk(1, 0, 33), vdisk(2, 64, 960)],
+    };
+    Superblock {
+        record,
+        member: MemberIndex(1),
+        drive_bytes: 4 << 20,
+    }
+}
+
+/// Every table full, one member lost.
+pub(super) fn full() -> Superblock {
+    let mut superblock = small();
+    let record = &mut superblock.record;
+    record.name = Name::parse(&"n".repeat(32)).unwrap();
+    record.block = BlockSize::B512;
+    record.strip_blocks = 8;
+    record.data_start = MemberLba(2048);
+    record.rows = 512;
+    record.parity = ParityState::Trusted;
+    record.clean = false;
+    (record.generation, record.previous) = (12, 9);
+    record.members = (0..u8::try_from(MEMBERS_MAX).unwrap())
+        .map(|number| MemberRecord {
+            drive: Uuid([number + 1; 16]),
+            state: if number == 31 {
+                MemberState::Missing
+            } else {
+                MemberState::Active
+            },
+            current_at: if number == 31 { 4 } else { 12 },
+        })
+        .collect();
+    let row_blocks = record.row_blocks();
+    record.vdisks = (0..u8::try_from(VDISKS_MAX).unwrap())
+        .map(|number| VdiskRecord {
+            nsid: u32::MAX - 1 - u32::from(number),
+            name: Name::parse(&format!("{number:032}")).unwrap(),
+            uuid: Uuid([number + 1; 16]),
+            nguid: [number; 16],
+            start: GroupLba(u64::from(number) * 16 * row_blocks),
+            blocks: 16 * row_blocks,
+        })
+        .collect();
+    superblock
+}
