@@ -126,6 +126,8 @@ pub struct Control {
     listeners: Vec<Listener>,
     /// The accepts that are under way.
     accepting: Vec<OperationId>,
+    /// Listeners whose accept failed.
+    accept_again: Vec<u64>,
     /// Connections of each core, to give the next one to the least loaded.
     connections: Vec<u32>,
     connections_max: u32,
@@ -191,6 +193,7 @@ impl Control {
             actions: Vec::new(),
             listeners: setup.listeners,
             accepting: Vec::new(),
+            accept_again: Vec::new(),
             connections: vec![0; usize::from(setup.cores)],
             groups: Vec::new(),
             plans: setup.groups,
@@ -234,6 +237,7 @@ impl Control {
     /// Looks at deadlines.
     pub(super) fn tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
         self.subsystem_event(core, io, subsystem::Event::Tick);
+        self.listen_again(io);
         self.report_health(core, io);
         self.resync_tick(core, io);
     }

@@ -35,6 +35,18 @@ impl Control {
         self.listening = true;
     }
 
+    /// Begins again the accepts that failed.
+    pub(super) fn listen_again(&mut self, io: &mut Io<Message>) {
+        for listener in std::mem::take(&mut self.accept_again) {
+            let at = usize::try_from(listener).expect("an index of listeners");
+            let socket = self.listeners[at].socket.as_fd();
+            match io.accept(socket, token(TokenKind::Accept, listener)) {
+                Some(accepting) => self.accepting.push(accepting),
+                None => self.accept_again.push(listener),
+            }
+        }
+    }
+
     /// A host connected: gives the connection to the core with the fewest.
     pub(in crate::target) fn accepted(
         &mut self,
@@ -46,8 +58,11 @@ impl Control {
         let socket = match result {
             Ok(socket) => socket,
             Err(error) => {
+                // The reactor has ended the accept; the next tick begins another, so that a node without
+                // descriptors does not spin.
                 if !self.stopping {
                     tracing::warn!(%error, "accepting a connection failed");
+                    self.accept_again.push(listener);
                 }
                 return;
             }
