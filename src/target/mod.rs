@@ -23,6 +23,9 @@ pub mod rpc;
 mod sockets;
 mod storage;
 
+pub mod demo;
+pub mod host;
+
 /// CRC-32C of `bytes` continued from `crc`, by the fastest means that this CPU has; the convention of
 /// [`nvme::crc32c::Crc32c`].
 pub fn crc32c(crc: u32, bytes: &[u8]) -> u32 {

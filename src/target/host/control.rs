@@ -137,52 +137,49 @@ impl Control {
     }
 
     fn carry_out(&mut self, target: usize, action: Action) {
-        let name = |qid| QueueName { target: u16::try_from(target).expect("a host has few targets"), qid };
+        let name = |qid| QueueName {
+            target: u16::try_from(target).expect("a host has few targets"),
+            qid,
+        };
         let link = &mut self.links[target];
         match action {
-            Action::OpenQueue { qid, entries } => {
-                self.epoch += 1;
-                link.epochs[usize::from(qid)] = self.epoch;
-                let jobs_max = if qid == 0 {
-                    ADMIN_ENTRIES - 1 - nvme::host::ADMIN_CIDS_RESERVED
-                } else {
-                    link.depth.min(entries - 1) // A queue is full with one entry empty.
-                };
-                self.order(name(qid), self.epoch, Order::Open { jobs_max });
-            }
+            Action::OpenQueue { qid, entries } => self.open(name(qid), entries),
             Action::CloseQueue { qid } => {
                 let epoch = std::mem::replace(&mut link.epochs[usize::from(qid)], 0);
                 self.order(name(qid), epoch, Order::Close);
             }
-            Action::Submit { qid, entry, payload, read_bytes } => {
-                let epoch = link.epochs[usize::from(qid)];
-                self.order(name(qid), epoch, Order::Submit { entry, payload, read_bytes });
-            }
-            Action::Live {
-                cntlid,
-                io_queues,
-                queue_entries,
-                max_transfer_bytes,
-                in_capsule_bytes,
-                volatile_write_cache,
-                oncs,
-                fuses,
+            Action::Submit {
+                qid,
+                entry,
+                payload,
+                read_bytes,
             } => {
-                let namespaces = link.facts.take().map_or_else(Vec::new, |facts| facts.namespaces);
-                link.facts = Some(TargetFacts {
-                    cntlid,
-                    io_queues,
-                    depth: link.depth.min(queue_entries.saturating_sub(1)),
-                    max_transfer_bytes,
-                    in_capsule_bytes,
-                    volatile_write_cache,
-                    oncs,
-                    fuses,
-                    namespaces,
-                });
+                let epoch = link.epochs[usize::from(qid)];
+                self.order(
+                    name(qid),
+                    epoch,
+                    Order::Submit {
+                        entry,
+                        payload,
+                        read_bytes,
+                    },
+                );
             }
-            Action::Namespace { nsid, blocks, block_bytes, nguid, uuid } => {
-                link.put(Namespace { nsid, blocks, block_bytes, nguid, uuid });
+            Action::Live { .. } => link.live(&action),
+            Action::Namespace {
+                nsid,
+                blocks,
+                block_bytes,
+                nguid,
+                uuid,
+            } => {
+                link.put(Namespace {
+                    nsid,
+                    blocks,
+                    block_bytes,
+                    nguid,
+                    uuid,
+                });
             }
             Action::NamespaceRemoved { nsid } => {
                 if let Some(facts) = &mut link.facts {
@@ -192,10 +189,17 @@ impl Control {
             Action::NamespacesChanged => {}
             Action::Scanned { .. } => self.scanned(target),
             Action::Discovered { entries, .. } => self.say(Event::Discovered { target, entries }),
-            Action::Down { reason, will_retry_at_ns } => {
+            Action::Down {
+                reason,
+                will_retry_at_ns,
+            } => {
                 link.over = will_retry_at_ns.is_none();
                 let over = link.over;
-                self.say(if over { Event::Stopped { target } } else { Event::Down { target, reason } });
+                self.say(if over {
+                    Event::Stopped { target }
+                } else {
+                    Event::Down { target, reason }
+                });
             }
             Action::Failed { reason } => {
                 link.over = true;
@@ -204,10 +208,27 @@ impl Control {
         }
     }
 
+    fn open(&mut self, queue: QueueName, entries: u16) {
+        self.epoch += 1;
+        let link = &mut self.links[usize::from(queue.target)];
+        link.epochs[usize::from(queue.qid)] = self.epoch;
+        let jobs_max = if queue.qid == 0 {
+            ADMIN_ENTRIES - 1 - nvme::host::ADMIN_CIDS_RESERVED
+        } else {
+            link.depth.min(entries - 1) // A queue is full with one entry empty.
+        };
+        self.order(queue, self.epoch, Order::Open { jobs_max });
+    }
+
     fn scanned(&mut self, target: usize) {
-        let Some(facts) = &self.links[target].facts else { return };
+        let Some(facts) = &self.links[target].facts else {
+            return;
+        };
         let facts = Arc::new(facts.clone());
-        self.ready.push((u16::try_from(target).expect("a host has few targets"), Arc::clone(&facts)));
+        self.ready.push((
+            u16::try_from(target).expect("a host has few targets"),
+            Arc::clone(&facts),
+        ));
         self.say(Event::Ready { target, facts });
     }
 
@@ -221,6 +242,35 @@ impl Control {
 }
 
 impl Link {
+    /// The controller works: keeps what it says of itself, and the namespaces that were known before.
+    fn live(&mut self, action: &Action) {
+        let &Action::Live {
+            cntlid,
+            io_queues,
+            queue_entries,
+            max_transfer_bytes,
+            in_capsule_bytes,
+            volatile_write_cache,
+            oncs,
+            fuses,
+        } = action
+        else {
+            unreachable!("the caller has matched it");
+        };
+        let namespaces = self.facts.take().map_or_else(Vec::new, |facts| facts.namespaces);
+        self.facts = Some(TargetFacts {
+            cntlid,
+            io_queues,
+            depth: self.depth.min(queue_entries.saturating_sub(1)),
+            max_transfer_bytes,
+            in_capsule_bytes,
+            volatile_write_cache,
+            oncs,
+            fuses,
+            namespaces,
+        });
+    }
+
     fn put(&mut self, namespace: Namespace) {
         let Some(facts) = &mut self.facts else { return };
         facts.namespaces.retain(|old| old.nsid != namespace.nsid);
@@ -237,7 +287,11 @@ fn config(target: &Target) -> Config {
         hostnqn: target.hostnqn.clone(),
         hostid: target.hostid,
         kind: target.kind,
-        io_queues: if target.kind == Kind::Io { target.io_queues } else { 0 },
+        io_queues: if target.kind == Kind::Io {
+            target.io_queues
+        } else {
+            0
+        },
         queue_entries: target.depth.saturating_add(1),
         admin_entries: ADMIN_ENTRIES,
         kato_ms: target.kato_ms,

@@ -33,6 +33,9 @@ pub enum Report {
     Completed(CompletionEntry, Vec<u8>),
 }
 
+/// What the outside wants done with a workload.
+pub type Call<W> = Box<dyn FnOnce(&mut W, Nanos) + Send>;
+
 /// What cores of a host send each other, and the outside sends to them.
 pub enum Message<W> {
     /// From control to the core of a queue.
@@ -42,7 +45,7 @@ pub enum Message<W> {
     /// From control to all: jobs of this target may run.
     Ready(u16, Arc<TargetFacts>),
     /// From outside: do this with the workload.
-    Call(Box<dyn FnOnce(&mut W, Nanos) + Send>),
+    Call(Call<W>),
     /// From outside to control: take leave.
     Stop,
 }
@@ -127,12 +130,21 @@ impl<W: Workload> HostCore<W> {
                     control.queue_event(now, name, epoch, event);
                 }
                 Report::Completed(entry, data) => {
-                    let event = AssociationEvent::Completion { qid: name.qid, entry, data: &data };
+                    let event = AssociationEvent::Completion {
+                        qid: name.qid,
+                        entry,
+                        data: &data,
+                    };
                     control.queue_event(now, name, epoch, event);
                 }
             }),
             Message::Ready(target, facts) => {
-                for queue in self.queues.iter_mut().flatten().filter(|queue| queue.name.target == target) {
+                for queue in self
+                    .queues
+                    .iter_mut()
+                    .flatten()
+                    .filter(|queue| queue.name.target == target)
+                {
                     if queue.name.qid > 0 {
                         queue.machine.set_in_capsule_bytes(facts.in_capsule_bytes);
                     }
@@ -151,7 +163,10 @@ impl<W: Workload> HostCore<W> {
 
     /// Lets the associations handle something and hands out what they want done.
     fn with_control(&mut self, io: &mut Io<Message<W>>, act: impl FnOnce(&mut Control, Nanos)) {
-        let mut control = self.control.take().expect("only core 0 is sent what concerns associations");
+        let mut control = self
+            .control
+            .take()
+            .expect("only core 0 is sent what concerns associations");
         act(&mut control, io.now());
         for (core, name, epoch, order) in control.orders.drain(..) {
             self.post(io, core, Message::Order(name, epoch, order));
@@ -172,23 +187,45 @@ impl<W: Workload> HostCore<W> {
             return self.open(io, name, epoch, jobs_max);
         }
         let is_it = |queue: &Option<Box<Queue>>| queue.as_ref().is_some_and(|queue| queue.epoch == epoch);
-        let Some(place) = self.queues.iter().position(is_it) else { return };
+        let Some(place) = self.queues.iter().position(is_it) else {
+            return;
+        };
         match order {
             Order::Open { .. } => unreachable!("returned above"),
             Order::Close => self.close(io, place),
-            Order::Submit { entry, payload, read_bytes } => self.submit_own(io, place, entry, &payload, read_bytes),
+            Order::Submit {
+                entry,
+                payload,
+                read_bytes,
+            } => self.submit_own(io, place, entry, &payload, read_bytes),
         }
     }
 
     fn open(&mut self, io: &mut Io<Message<W>>, name: QueueName, epoch: u32, jobs_max: u16) {
-        let place = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
-        assert!(place < QUEUES_MAX, "a host has at most 1024 queues to each of few targets");
+        let place = self
+            .queues
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.queues.len());
+        assert!(
+            place < QUEUES_MAX,
+            "a host has at most 1024 queues to each of few targets"
+        );
         let target = &self.targets[usize::from(name.target)];
         let operation = io.connect(target.address, queue_token(place, epoch));
-        let life = Life::Connecting { operation, cancelled: false };
-        let reserved = if name.qid == 0 { nvme::host::ADMIN_CIDS_RESERVED } else { 1 };
+        let life = Life::Connecting {
+            operation,
+            cancelled: false,
+        };
+        let reserved = if name.qid == 0 {
+            nvme::host::ADMIN_CIDS_RESERVED
+        } else {
+            1
+        };
         let digests = (target.header_digest, target.data_digest);
-        let queue = Some(Box::new(Queue::new(name, epoch, life, reserved, jobs_max, digests)));
+        let queue = Some(Box::new(Queue::new(
+            name, epoch, life, reserved, jobs_max, digests,
+        )));
         if place == self.queues.len() {
             self.queues.push(queue);
         } else {
@@ -204,7 +241,9 @@ impl<W: Workload> HostCore<W> {
         payload: &[u8],
         read_bytes: u32,
     ) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         if queue.life != Life::Open {
             return; // It is ending, which the association is about to hear.
         }
@@ -215,7 +254,11 @@ impl<W: Workload> HostCore<W> {
             (bytes, _) => Payload::ToTarget(bytes),
         };
         let bytes = write_bytes.max(read_bytes);
-        let span = if bytes == 0 { None } else { io.arena_mut().alloc(bytes) };
+        let span = if bytes == 0 {
+            None
+        } else {
+            io.arena_mut().alloc(bytes)
+        };
         if bytes > 0 && span.is_none() {
             return self.lose(io, place, QueueFault::Lost); // All memory is in use: try again later.
         }
@@ -227,7 +270,9 @@ impl<W: Workload> HostCore<W> {
     }
 
     fn mark_dirty(&mut self, place: usize) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         if !queue.dirty {
             queue.dirty = true;
             self.dirty.push(place);
@@ -237,7 +282,9 @@ impl<W: Workload> HostCore<W> {
     /// Sends what this turn produced: one send a queue.
     fn flush(&mut self, io: &mut Io<Message<W>>) {
         while let Some(place) = self.dirty.pop() {
-            let Some(queue) = self.queues[place].as_deref_mut() else { continue };
+            let Some(queue) = self.queues[place].as_deref_mut() else {
+                continue;
+            };
             queue.dirty = false;
             let Some(socket) = queue.socket else { continue };
             if queue.can_send() && queue.life != Life::Leaving {
@@ -249,15 +296,23 @@ impl<W: Workload> HostCore<W> {
 
     /// The connection failed: tells control, and lets go of it.
     fn lose(&mut self, io: &mut Io<Message<W>>, place: usize, fault: QueueFault) {
-        let Some(queue) = self.queues[place].as_deref() else { return };
+        let Some(queue) = self.queues[place].as_deref() else {
+            return;
+        };
         let (name, epoch) = (queue.name, queue.epoch);
-        self.post(io, CoreIndex(0), Message::Report(name, epoch, Report::Down(fault)));
+        self.post(
+            io,
+            CoreIndex(0),
+            Message::Report(name, epoch, Report::Down(fault)),
+        );
         self.close(io, place);
     }
 
     /// Lets go of a connection; what was in flight ends when the ring has done with it.
     fn close(&mut self, io: &mut Io<Message<W>>, place: usize) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         queue.ready = false;
         match &mut queue.life {
             Life::Connecting { operation, cancelled } => {
@@ -274,7 +329,9 @@ impl<W: Workload> HostCore<W> {
 
     /// Takes the socket off the ring.
     fn leave(&mut self, io: &mut Io<Message<W>>, place: usize) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         queue.life = Life::Leaving;
         queue.ready = false;
         match queue.socket {
@@ -285,17 +342,21 @@ impl<W: Workload> HostCore<W> {
 
     /// Nothing of the connection is with the kernel any more: ends what was in flight.
     fn bury(&mut self, io: &mut Io<Message<W>>, place: usize) {
-        let Some(mut queue) = self.queues[place].take() else { return };
+        let Some(mut queue) = self.queues[place].take() else {
+            return;
+        };
         queue.forget_composed(io.arena_mut());
         while let Some(Ended { owner, cid, .. }) = queue.end_any() {
             if let Owner::Workload(job) = owner {
-                self.workload.done(io.now(), queue.name, &job, Err(JobError::Lost), &[]);
+                self.workload
+                    .done(io.now(), queue.name, &job, Err(JobError::Lost), &[]);
             }
             let freed = queue.release(io.arena_mut(), cid);
             assert!(freed, "no send is in flight");
         }
         if let Some(job) = queue.held.take() {
-            self.workload.done(io.now(), queue.name, &job, Err(JobError::NotSent), &[]);
+            self.workload
+                .done(io.now(), queue.name, &job, Err(JobError::NotSent), &[]);
         }
         self.runnable = true;
     }
@@ -312,11 +373,10 @@ impl<W: Workload> HostCore<W> {
         let mut input = bytes;
         let mut outbox = std::mem::take(&mut self.outbox);
         // Ends: each turn takes bytes from `input`, or is one of the events that a header may cause.
-        loop {
-            let Some(queue) = self.queues[place].as_deref_mut() else { break };
-            if queue.life != Life::Open {
-                break;
-            }
+        while let Some(queue) = self.queues[place]
+            .as_deref_mut()
+            .filter(|queue| queue.life == Life::Open)
+        {
             match queue.next(io.arena_mut(), &mut input, &mut outbox) {
                 None => break,
                 Some(Event::Data { .. }) => {}
@@ -324,10 +384,16 @@ impl<W: Workload> HostCore<W> {
                     let (name, epoch) = (queue.name, queue.epoch);
                     self.post(io, CoreIndex(0), Message::Report(name, epoch, Report::Up));
                 }
-                Some(Event::Completion { entry, data_bytes }) => self.completed(io, place, now, entry, data_bytes),
+                Some(Event::Completion { entry, data_bytes }) => {
+                    self.completed(io, place, now, entry, data_bytes)
+                }
                 Some(Event::Corrupt { cid }) => self.completed(io, place, now, corrupt(cid), 0),
                 Some(Event::Close { reason }) => {
-                    tracing::warn!(qid = queue.name.qid, ?reason, "connection ended: the target broke the protocol");
+                    tracing::warn!(
+                        qid = queue.name.qid,
+                        ?reason,
+                        "connection ended: the target broke the protocol"
+                    );
                     self.terminate(io, place);
                 }
             }
@@ -340,16 +406,24 @@ impl<W: Workload> HostCore<W> {
 
     /// The protocol is at its end: lets the target know why, then closes.
     fn terminate(&mut self, io: &mut Io<Message<W>>, place: usize) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         let (name, epoch) = (queue.name, queue.epoch);
         queue.ready = false;
         if queue.is_sending() {
-            queue.life = Life::Terminating { until: io.now() + TERMINATE_NS };
+            queue.life = Life::Terminating {
+                until: io.now() + TERMINATE_NS,
+            };
             self.mark_dirty(place);
         } else {
             self.leave(io, place);
         }
-        self.post(io, CoreIndex(0), Message::Report(name, epoch, Report::Down(QueueFault::Lost)));
+        self.post(
+            io,
+            CoreIndex(0),
+            Message::Report(name, epoch, Report::Down(QueueFault::Lost)),
+        );
     }
 
     fn completed(
@@ -360,21 +434,33 @@ impl<W: Workload> HostCore<W> {
         entry: CompletionEntry,
         data_bytes: u32,
     ) {
-        let Some(queue) = self.queues[place].as_deref_mut() else { return };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return;
+        };
         let Ended { owner, cid, span } = queue.end(entry.cid);
-        let data = span.filter(|_| data_bytes > 0).map(|span| span.part(0, data_bytes));
+        let data = span
+            .filter(|_| data_bytes > 0)
+            .map(|span| span.part(0, data_bytes));
         let (name, epoch) = (queue.name, queue.epoch);
         match owner {
             Owner::Association => {
                 let data = data.map_or_else(Vec::new, |data| io.arena().with_bytes(data, <[u8]>::to_vec));
-                self.post(io, CoreIndex(0), Message::Report(name, epoch, Report::Completed(entry, data)));
+                self.post(
+                    io,
+                    CoreIndex(0),
+                    Message::Report(name, epoch, Report::Completed(entry, data)),
+                );
             }
             Owner::Workload(job) => {
-                let outcome: Outcome = Ok(Answer { status: entry.status, result: entry.result });
+                let outcome: Outcome = Ok(Answer {
+                    status: entry.status,
+                    result: entry.result,
+                });
                 let workload = &mut self.workload;
                 match data {
                     Some(data) if entry.status.is_success() => {
-                        io.arena().with_bytes(data, |data| workload.done(now, name, &job, outcome, data));
+                        io.arena()
+                            .with_bytes(data, |data| workload.done(now, name, &job, outcome, data));
                     }
                     Some(_) | None => workload.done(now, name, &job, outcome, &[]),
                 }
@@ -421,18 +507,26 @@ impl<W: Workload> HostCore<W> {
     /// Sends a job; false if it has to wait for memory.
     fn submit_job(&mut self, io: &mut Io<Message<W>>, place: usize, job: Job, now: Nanos) -> bool {
         let alone = self.queues.iter().flatten().all(|queue| queue.jobs() == 0);
-        let Some(queue) = self.queues[place].as_deref_mut() else { return false };
+        let Some(queue) = self.queues[place].as_deref_mut() else {
+            return false;
+        };
         let target = &self.targets[usize::from(queue.name.target)];
         let bytes = job.bytes();
         if bytes > target.max_transfer_bytes {
-            self.workload.done(now, queue.name, &job, Err(JobError::TooLarge), &[]);
+            self.workload
+                .done(now, queue.name, &job, Err(JobError::TooLarge), &[]);
             return true;
         }
-        let span = if bytes == 0 { None } else { io.arena_mut().alloc(bytes) };
+        let span = if bytes == 0 {
+            None
+        } else {
+            io.arena_mut().alloc(bytes)
+        };
         if bytes > 0 && span.is_none() {
             if alone {
                 // Nothing of ours will end and give memory back.
-                self.workload.done(now, queue.name, &job, Err(JobError::NoMemory), &[]);
+                self.workload
+                    .done(now, queue.name, &job, Err(JobError::NoMemory), &[]);
                 return true;
             }
             queue.held = Some(job);
@@ -440,7 +534,8 @@ impl<W: Workload> HostCore<W> {
         }
         if let (Some(span), Payload::ToTarget(_)) = (span, job.data) {
             let workload = &mut self.workload;
-            io.arena_mut().with_bytes_mut(span, |data| workload.fill(&job, data));
+            io.arena_mut()
+                .with_bytes_mut(span, |data| workload.fill(&job, data));
         }
         let deadline = now + u64::try_from(target.job_timeout.as_nanos()).unwrap_or(u64::MAX / 2);
         queue.submit_job(io.arena(), job, span, deadline, &mut self.outbox);
@@ -465,7 +560,9 @@ impl<W: Workload> HostCore<W> {
     fn tick(&mut self, io: &mut Io<Message<W>>) {
         io.set_timer(io.now() + TICK_NS, Token(TOKEN_TICK));
         for place in 0..self.queues.len() {
-            let Some(queue) = self.queues[place].as_deref() else { continue };
+            let Some(queue) = self.queues[place].as_deref() else {
+                continue;
+            };
             let expired = queue.life == Life::Open && queue.has_expired(io.now());
             let overdue = matches!(queue.life, Life::Terminating { until } if io.now() >= until);
             if expired {
@@ -500,7 +597,9 @@ impl<W: Workload> reactor::Program for HostCore<W> {
     }
 
     fn received(&mut self, io: &mut Io<Self::Message>, token: Token, event: Received<'_>) {
-        let Some((place, queue)) = self.queue_mut(token) else { return };
+        let Some((place, queue)) = self.queue_mut(token) else {
+            return;
+        };
         let open = queue.life == Life::Open;
         match event {
             Received::Data(bytes) => {
@@ -516,8 +615,16 @@ impl<W: Workload> reactor::Program for HostCore<W> {
         }
     }
 
-    fn sent(&mut self, io: &mut Io<Self::Message>, token: Token, batch: Box<SendBatch>, result: Result<(), Errno>) {
-        let (place, queue) = self.queue_mut(token).expect("a queue stays until its sends are done");
+    fn sent(
+        &mut self,
+        io: &mut Io<Self::Message>,
+        token: Token,
+        batch: Box<SendBatch>,
+        result: Result<(), Errno>,
+    ) {
+        let (place, queue) = self
+            .queue_mut(token)
+            .expect("a queue stays until its sends are done");
         let freed = queue.sent(io.arena_mut(), batch);
         let (life, more) = (queue.life, queue.can_send());
         self.runnable |= freed;
@@ -535,8 +642,12 @@ impl<W: Workload> reactor::Program for HostCore<W> {
     }
 
     fn connected(&mut self, io: &mut Io<Self::Message>, token: Token, result: Result<OwnedFd, Errno>) {
-        let (place, queue) = self.queue_mut(token).expect("a queue stays until its connect is done");
-        let Life::Connecting { cancelled, .. } = queue.life else { unreachable!("it connects once") };
+        let (place, queue) = self
+            .queue_mut(token)
+            .expect("a queue stays until its connect is done");
+        let Life::Connecting { cancelled, .. } = queue.life else {
+            unreachable!("it connects once")
+        };
         if cancelled {
             return self.leave(io, place);
         }

@@ -39,7 +39,12 @@ impl Job {
     pub fn new(opcode: u8, nsid: u32, tag: u64) -> Self {
         let mut entry = SubmissionEntry::new(opcode, 0);
         entry.set_nsid(nsid);
-        Self { entry, data: Payload::None, tag, started: 0 }
+        Self {
+            entry,
+            data: Payload::None,
+            tag,
+            started: 0,
+        }
     }
 
     /// Reads `blocks` blocks, in `1..=65_536`, of `block_bytes` bytes each, from `slba`.
@@ -180,7 +185,10 @@ mod tests {
     #[test]
     fn jobs_carry_the_fields_of_their_commands() {
         let job = Job::write(7, 0x1_0000_0002, 8, 512, 3).with_fua();
-        assert_eq!((job.entry.nsid(), job.slba(), job.blocks()), (7, 0x1_0000_0002, 8));
+        assert_eq!(
+            (job.entry.nsid(), job.slba(), job.blocks()),
+            (7, 0x1_0000_0002, 8)
+        );
         assert_eq!(job.entry.dword(12), 7 | 1 << 30);
         assert_eq!((job.bytes(), job.data), (4096, Payload::ToTarget(4096)));
         assert_eq!(Job::write_zeroes(1, 0, 65_536, 0).blocks(), 65_536);

@@ -12,7 +12,9 @@
 mod control;
 mod core;
 mod job;
+pub mod ledger;
 mod queue;
+pub mod random;
 pub mod stamp;
 
 use std::net::SocketAddr;
@@ -204,7 +206,11 @@ impl<W: Workload> Host<W> {
     ) -> Result<Self, HostError> {
         let (sender, events) = mpsc::channel();
         let targets: Arc<[Target]> = targets.into();
-        let control = Mutex::new(Some(Box::new(Control::new(Arc::clone(&targets), options.cores, sender))));
+        let control = Mutex::new(Some(Box::new(Control::new(
+            Arc::clone(&targets),
+            options.cores,
+            sender,
+        ))));
         let running = reactor::run(options, move |index| {
             let control = if index == CoreIndex(0) {
                 control.lock().ok().and_then(|mut control| control.take())
@@ -214,7 +220,11 @@ impl<W: Workload> Host<W> {
             HostCore::new(index, Arc::clone(&targets), control, make(index))
         })?;
         let remote = running.handle();
-        Ok(Self { running, remote, events })
+        Ok(Self {
+            running,
+            remote,
+            events,
+        })
     }
 
     /// What becomes of the associations.
@@ -246,7 +256,9 @@ impl<W: Workload> Host<W> {
         &self,
         act: impl Fn(&mut W, Nanos) -> R + Clone + Send + 'static,
     ) -> Result<Vec<R>, HostError> {
-        (0..self.cores()).map(|core| self.with(CoreIndex(core), act.clone())).collect()
+        (0..self.cores())
+            .map(|core| self.with(CoreIndex(core), act.clone()))
+            .collect()
     }
 
     /// What a core counted, as it last published it.

@@ -107,9 +107,18 @@ impl Queue {
             header_digest: digests.0,
             data_digest: digests.1,
             commands_max,
-            in_capsule_bytes: if name.qid == 0 { nvme::tcp::target::ADMIN_IN_CAPSULE_BYTES } else { 0 },
+            in_capsule_bytes: if name.qid == 0 {
+                nvme::tcp::target::ADMIN_IN_CAPSULE_BYTES
+            } else {
+                0
+            },
         };
-        let command = || Command { owner: Owner::Nobody, span: None, deadline: Nanos::MAX, sends: 0 };
+        let command = || Command {
+            owner: Owner::Nobody,
+            span: None,
+            deadline: Nanos::MAX,
+            sends: 0,
+        };
         Self {
             name,
             epoch,
@@ -141,7 +150,14 @@ impl Queue {
     }
 
     /// Sends a job whose data, if any, is in `span` or comes there. Panics unless it has room.
-    pub fn submit_job(&mut self, arena: &Arena, job: Job, span: Option<Span>, deadline: Nanos, out: &mut Outbox) {
+    pub fn submit_job(
+        &mut self,
+        arena: &Arena,
+        job: Job,
+        span: Option<Span>,
+        deadline: Nanos,
+        out: &mut Outbox,
+    ) {
         assert!(self.has_room());
         let cid = self.free.pop().expect("has_room() says so");
         self.jobs += 1;
@@ -162,7 +178,10 @@ impl Queue {
         self.submit(arena, entry, payload, Owner::Association, span, Nanos::MAX, out);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the command or its bookkeeping")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one field of the command or its bookkeeping"
+    )]
     fn submit(
         &mut self,
         arena: &Arena,
@@ -175,9 +194,17 @@ impl Queue {
     ) {
         let cid = entry.cid();
         let command = &mut self.commands[usize::from(cid)];
-        assert!(matches!(command.owner, Owner::Nobody), "an identifier is used once at a time");
+        assert!(
+            matches!(command.owner, Owner::Nobody),
+            "an identifier is used once at a time"
+        );
         assert!(command.sends == 0 && command.span.is_none());
-        *command = Command { owner, span, deadline, sends: 0 };
+        *command = Command {
+            owner,
+            span,
+            deadline,
+            sends: 0,
+        };
         let commands = &self.commands;
         let mut crc = |cid, offset, bytes| payload_crc(commands, arena, cid, offset, bytes);
         self.machine.submit(entry, payload, &mut crc, out);
@@ -198,8 +225,15 @@ impl Queue {
         if !out.is_empty() {
             self.compose(shared, out);
         }
-        if let Some(initiator::Event::Data { cid, offset_bytes, bytes }) = event {
-            let span = self.commands[usize::from(cid)].span.expect("a command that reads has a buffer");
+        if let Some(initiator::Event::Data {
+            cid,
+            offset_bytes,
+            bytes,
+        }) = event
+        {
+            let span = self.commands[usize::from(cid)]
+                .span
+                .expect("a command that reads has a buffer");
             arena.copy_in(span, offset_bytes, bytes);
         }
         event
@@ -214,14 +248,21 @@ impl Queue {
             Owner::Workload(_) => self.jobs -= 1,
             Owner::Nobody | Owner::Lingering => unreachable!("a command ends once"),
         }
-        Ended { owner, cid, span: command.span }
+        Ended {
+            owner,
+            cid,
+            span: command.span,
+        }
     }
 
     /// Frees the identifier of a command that is over, and its buffer, unless the kernel still sends its data:
     /// then that happens when it has done so. Whether it was freed.
     pub fn release(&mut self, arena: &mut Arena, cid: u16) -> bool {
         let command = &mut self.commands[usize::from(cid)];
-        assert!(matches!(command.owner, Owner::Lingering), "only what is over is released");
+        assert!(
+            matches!(command.owner, Owner::Lingering),
+            "only what is over is released"
+        );
         if command.sends > 0 {
             return false;
         }
@@ -236,12 +277,17 @@ impl Queue {
     }
 
     fn reserved(&self) -> u16 {
-        if self.name.qid == 0 { nvme::host::ADMIN_CIDS_RESERVED } else { 1 }
+        if self.name.qid == 0 {
+            nvme::host::ADMIN_CIDS_RESERVED
+        } else {
+            1
+        }
     }
 
     /// Whether a job is older than it may be.
     pub fn has_expired(&self, now: Nanos) -> bool {
-        let expired = |command: &Command| matches!(command.owner, Owner::Workload(_)) && now >= command.deadline;
+        let expired =
+            |command: &Command| matches!(command.owner, Owner::Workload(_)) && now >= command.deadline;
         self.jobs > 0 && self.commands.iter().any(expired)
     }
 
@@ -256,8 +302,14 @@ impl Queue {
     fn compose(&mut self, arena: &Arena, out: &mut Outbox) {
         for part in &out.parts {
             match *part {
-                Part::Bytes { start, end } => self.composing.push_bytes(&out.bytes[start as usize..end as usize]),
-                Part::Payload { slot, offset_bytes, length_bytes } => {
+                Part::Bytes { start, end } => self
+                    .composing
+                    .push_bytes(&out.bytes[start as usize..end as usize]),
+                Part::Payload {
+                    slot,
+                    offset_bytes,
+                    length_bytes,
+                } => {
                     let command = &mut self.commands[usize::from(slot.0)];
                     let span = command.span.expect("a command that writes has a buffer");
                     let part = span.part(offset_bytes, length_bytes);
@@ -293,7 +345,10 @@ impl Queue {
 
     /// Hands out the composed batch; `sent` brings it back.
     pub fn take_batch(&mut self) -> Box<SendBatch> {
-        let spare = self.spare.take().expect("one send at a time: the caller asked can_send()");
+        let spare = self
+            .spare
+            .take()
+            .expect("one send at a time: the caller asked can_send()");
         assert!(self.sending_cids.is_empty(), "the last send was accounted for");
         std::mem::swap(&mut self.composing_cids, &mut self.sending_cids);
         std::mem::replace(&mut self.composing, spare)
@@ -301,7 +356,10 @@ impl Queue {
 
     /// The batch is on the wire (or lost). Whether that made room.
     pub fn sent(&mut self, arena: &mut Arena, mut batch: Box<SendBatch>) -> bool {
-        assert!(self.spare.is_none(), "a batch comes back only after it was handed out");
+        assert!(
+            self.spare.is_none(),
+            "a batch comes back only after it was handed out"
+        );
         batch.clear();
         self.spare = Some(batch);
         let mut cids = std::mem::take(&mut self.sending_cids);
@@ -333,11 +391,20 @@ impl Queue {
 
 /// CRC-32C of a part of a command's data.
 fn payload_crc(commands: &[Command], arena: &Arena, cid: u16, offset_bytes: u32, bytes: u32) -> u32 {
-    let span = commands[usize::from(cid)].span.expect("only commands that write are asked for");
-    arena.with_bytes(span.part(offset_bytes, bytes), |bytes| crate::target::crc32c(0, bytes))
+    let span = commands[usize::from(cid)]
+        .span
+        .expect("only commands that write are asked for");
+    arena.with_bytes(span.part(offset_bytes, bytes), |bytes| {
+        crate::target::crc32c(0, bytes)
+    })
 }
 
 /// The completion that stands for data whose digest was wrong.
 pub fn corrupt(cid: u16) -> CompletionEntry {
-    CompletionEntry { result: 0, sqhd: 0, cid, status: nvme::status::Status::TRANSIENT_TRANSPORT_ERROR }
+    CompletionEntry {
+        result: 0,
+        sqhd: 0,
+        cid,
+        status: nvme::status::Status::TRANSIENT_TRANSPORT_ERROR,
+    }
 }
