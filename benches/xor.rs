@@ -1,0 +1,152 @@
+//! How fast is parity computed, against ISA-L and against memory itself?
+//!
+//! Figures count source bytes. Run with `cargo bench --bench xor`; `-- --quick` or `BRAID_BENCH_QUICK=1` for smoke. Without
+//! libisal.so.2 (Debian: `apt-get install libisal2`) the baseline is plain reading.
+
+use std::cell::{Cell, RefCell};
+use std::hint::black_box;
+
+use baseline::{Buffer, Candidate, Effort, Isal, Unit, compare, print_line};
+use reactor::xor::Kernels;
+
+const SOURCES: [usize; 3] = [5, 8, 16];
+const SOURCES_MAX: usize = 16;
+
+/// Parity against ISA-L where caches hold the data (DESIGN, section 10).
+const GOAL_OF_ISAL: f64 = 1.0;
+/// Parity against the same traffic without work, where memory has the data (DESIGN, section 10).
+const GOAL_OF_MEMORY: f64 = 0.9;
+
+/// Rows of strips that are gone through one after the other: one row stays in the caches, many do not fit into any.
+struct Rows {
+    sources: Buffer,
+    targets: RefCell<Buffer>,
+    sources_per_row: usize,
+    strip_bytes: usize,
+    rows: usize,
+    next: Cell<usize>,
+}
+
+impl Rows {
+    fn new(sources_per_row: usize, strip_bytes: usize, bytes_min: usize) -> Self {
+        let rows = bytes_min.div_ceil(sources_per_row * strip_bytes);
+        Self {
+            sources: Buffer::new(rows * sources_per_row * strip_bytes),
+            targets: RefCell::new(Buffer::new(rows * strip_bytes)),
+            sources_per_row,
+            strip_bytes,
+            rows,
+            next: Cell::new(0),
+        }
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.sources_per_row * self.strip_bytes
+    }
+
+    /// Hands the next row to `work`: target and sources.
+    fn turn(&self, work: impl FnOnce(&mut [u8], &[&[u8]])) {
+        let row = self.next.get();
+        self.next.set(if row + 1 == self.rows { 0 } else { row + 1 });
+        let mut sources: [&[u8]; SOURCES_MAX] = [&[]; SOURCES_MAX];
+        let strips =
+            self.sources[row * self.row_bytes()..][..self.row_bytes()].chunks_exact(self.strip_bytes);
+        for (source, strip) in sources.iter_mut().zip(strips) {
+            *source = strip;
+        }
+        let mut targets = self.targets.borrow_mut();
+        let target = &mut targets[row * self.strip_bytes..][..self.strip_bytes];
+        work(black_box(target), black_box(&sources[..self.sources_per_row]));
+    }
+}
+
+/// Where the data is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Caches,
+    Memory,
+}
+
+fn measure(effort: &Effort, isal: Option<Isal>, what: &str, rows: &Rows, place: Place) {
+    let kernels = Kernels::all_supported();
+    let mut candidates: Vec<Candidate<'_>> = kernels
+        .iter()
+        .rev()
+        .map(|kernels| {
+            Candidate::new(kernels.name(), move || {
+                rows.turn(|target, sources| kernels.xor_many(target, sources));
+            })
+        })
+        .collect();
+    if let Some(isal) = isal {
+        candidates.push(Candidate::new("ISA-L xor_gen", move || {
+            rows.turn(|target, sources| isal.xor(target, sources));
+        }));
+    }
+    candidates.push(Candidate::new("read all, write one", || {
+        rows.turn(|target, sources| {
+            black_box(baseline::read_all_write_one(target, sources));
+        });
+    }));
+    candidates.push(Candidate::new("read only", || {
+        rows.turn(|_, sources| {
+            black_box(sources.iter().fold(0, |sum, source| sum ^ baseline::read(source)));
+        });
+    }));
+    let unit = Unit::Gigabytes {
+        bytes: rows.row_bytes(),
+    };
+    let series = compare(effort, unit, candidates);
+    let (ours, baselines) = series.split_at(kernels.len());
+    let (memory, reading) = (&baselines[baselines.len() - 2], &baselines[baselines.len() - 1]);
+    for (index, own) in ours.iter().enumerate() {
+        let goal = |goal| (index == 0).then_some(goal); // The node runs the fastest kernel.
+        match (place, isal) {
+            (Place::Caches, Some(_)) => print_line(what, unit, own, &baselines[0], goal(GOAL_OF_ISAL)),
+            (Place::Caches, None) => print_line(what, unit, own, reading, None),
+            (Place::Memory, isal) => {
+                print_line(what, unit, own, memory, goal(GOAL_OF_MEMORY));
+                if isal.is_some() {
+                    print_line(what, unit, own, &baselines[0], None);
+                }
+            }
+        }
+    }
+    if isal.is_some() {
+        print_line(what, unit, &baselines[0], reading, None);
+    }
+    print_line(what, unit, memory, reading, None);
+}
+
+fn main() {
+    let effort = Effort::from_process();
+    let isal = Isal::load();
+    let cold_bytes = effort.pick(320 << 20, 16 << 20);
+    println!("parity by exclusive or, GB/s of source data");
+    for sources in SOURCES {
+        let hot = Rows::new(sources, 4 << 10, 1);
+        measure(
+            &effort,
+            isal,
+            &format!("{sources} x 4 KiB hot"),
+            &hot,
+            Place::Caches,
+        );
+        let warm = Rows::new(sources, 64 << 10, 1);
+        measure(
+            &effort,
+            isal,
+            &format!("{sources} x 64 KiB warm"),
+            &warm,
+            Place::Caches,
+        );
+        let cold = Rows::new(sources, 64 << 10, cold_bytes);
+        measure(
+            &effort,
+            isal,
+            &format!("{sources} x 64 KiB cold"),
+            &cold,
+            Place::Memory,
+        );
+    }
+}
