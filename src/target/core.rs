@@ -168,16 +168,6 @@ impl Connections {
     pub fn iter(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slots.iter_mut().flatten().map(Box::as_mut)
     }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// The core that a queue belongs to.
@@ -507,7 +497,11 @@ impl Core {
         }
         let rest = self.parse(io, queue, bytes);
         if rest > 0 {
-            let Some(connection) = self.connections.find(queue) else {
+            let Some(connection) = self
+                .connections
+                .find(queue)
+                .filter(|open| open.life == Life::Open)
+            else {
                 return;
             };
             connection.backlog.extend_from_slice(&bytes[bytes.len() - rest..]);

@@ -92,9 +92,12 @@ pub struct Zeroing {
 /// Answers of memory drives that are due later, by time.
 #[derive(Default)]
 pub struct DelayedIo {
-    due: BinaryHeap<Reverse<(Nanos, u64, u16, u32, bool)>>,
+    due: BinaryHeap<Reverse<DueIo>>,
     sequence: u64,
 }
+
+/// When an answer is due, its place among those due at the same time, group, `IoTag`, and whether it is a success.
+type DueIo = (Nanos, u64, u16, u32, bool);
 
 impl DelayedIo {
     /// Whether none is outstanding.
@@ -148,8 +151,7 @@ impl MemoryDrive {
             return None;
         }
         let mut start = now;
-        if self.bandwidth > 0 {
-            let takes = bytes.saturating_mul(1_000_000_000) / self.bandwidth;
+        if let Some(takes) = bytes.saturating_mul(1_000_000_000).checked_div(self.bandwidth) {
             let mut busy_until = self.busy_until.load(Ordering::Relaxed);
             loop {
                 let done = busy_until.max(now) + takes;
@@ -207,7 +209,8 @@ impl Core {
         let result = if memory.fails() {
             Err(DriveError::Media)
         } else {
-            Ok(act(&memory.memory))
+            act(&memory.memory);
+            Ok(())
         };
         match memory.due(now, bytes) {
             None => Outcome::Done(result),

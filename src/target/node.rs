@@ -102,7 +102,11 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         groups,
         mut notes,
     } = assemble::find(config)?;
-    let (listeners, ports, addresses) = listen(config)?;
+    let Listening {
+        listeners,
+        ports,
+        addresses,
+    } = listen(config)?;
     notes.extend(config.notes.iter().map(|note| note.text.clone()));
     for note in &notes {
         tracing::info!(note = %note, "note");
@@ -274,27 +278,19 @@ impl Manage for NodeManage {
                 "try again later",
             )
         };
-        match request {
-            Request::Latency | Request::Counters => {
-                let mut observations = self.observe().ok_or_else(busy)?;
-                observations.sort_by_key(|observation| observation.counters.core);
-                return Ok(if request == Request::Latency {
-                    Reply::Latency(
-                        observations
-                            .into_iter()
-                            .flat_map(|observation| observation.latencies)
-                            .collect(),
-                    )
-                } else {
-                    Reply::Counters(
-                        observations
-                            .into_iter()
-                            .map(|observation| observation.counters)
-                            .collect(),
-                    )
-                });
-            }
-            _ => {}
+        if matches!(request, Request::Latency | Request::Counters) {
+            let mut observations = self.observe().ok_or_else(busy)?;
+            observations.sort_by_key(|observation| observation.counters.core);
+            let observations = observations.into_iter();
+            return Ok(if request == Request::Latency {
+                Reply::Latency(
+                    observations
+                        .flat_map(|observation| observation.latencies)
+                        .collect(),
+                )
+            } else {
+                Reply::Counters(observations.map(|observation| observation.counters).collect())
+            });
         }
         let entropy = storage::random_bytes().map_err(|_| busy())?;
         let (reply, answer) = mpsc::sync_channel(1);
@@ -328,8 +324,15 @@ impl NodeManage {
     }
 }
 
+/// The listeners of a node, in the order of the configuration.
+struct Listening {
+    listeners: Vec<Listener>,
+    ports: Vec<Port>,
+    addresses: Vec<SocketAddr>,
+}
+
 /// Opens the listeners and names them as ports.
-fn listen(config: &Config) -> Result<(Vec<Listener>, Vec<Port>, Vec<SocketAddr>), NodeError> {
+fn listen(config: &Config) -> Result<Listening, NodeError> {
     let mut listeners = Vec::new();
     let mut ports = Vec::new();
     let mut addresses = Vec::new();
@@ -351,7 +354,11 @@ fn listen(config: &Config) -> Result<(Vec<Listener>, Vec<Port>, Vec<SocketAddr>)
         listeners.push(Listener { socket, port: id });
         addresses.push(address);
     }
-    Ok((listeners, ports, addresses))
+    Ok(Listening {
+        listeners,
+        ports,
+        addresses,
+    })
 }
 
 fn subsystem_config(config: &Config, ports: Vec<Port>) -> Result<subsystem::Config, NodeError> {

@@ -133,10 +133,12 @@ fn open_path(name: &str, path: &Path, size_mib: Option<u64>) -> Result<Opened, S
     let failed = |error: io::Error| StorageError::Open {
         drive: name.to_owned(),
         path: path.to_owned(),
-        remedy: match error.kind() {
-            io::ErrorKind::NotFound => "Give `size_mib` to have a file made, or correct the path",
-            io::ErrorKind::PermissionDenied => "Run as a user who may read and write it",
-            _ => "Check the path and the device",
+        remedy: if error.kind() == io::ErrorKind::NotFound {
+            "Give `size_mib` to have a file made, or correct the path"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "Run as a user who may read and write it"
+        } else {
+            "Check the path and the device"
         },
         error,
     };
@@ -160,11 +162,9 @@ fn open_path(name: &str, path: &Path, size_mib: Option<u64>) -> Result<Opened, S
     lock(&file, name, path, failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mut fresh = false;
-    if metadata.is_file() && metadata.len() == 0 {
-        if let Some(size_mib) = size_mib {
-            file.set_len(size_mib * MIB).map_err(failed)?;
-            fresh = true;
-        }
+    if let Some(size_mib) = size_mib.filter(|_| metadata.is_file() && metadata.len() == 0) {
+        file.set_len(size_mib * MIB).map_err(failed)?;
+        fresh = true;
     }
     let is_block = metadata.file_type().is_block_device();
     if !metadata.is_file() && !is_block {

@@ -359,12 +359,6 @@ impl Control {
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::Members { group, set });
         }
-        let state = &mut self.groups[usize::from(group)];
-        if let Some(resync) = state.resync.as_mut().filter(|resync| resync.in_flight == 0) {
-            if let Some(row) = resync.failed_row.take() {
-                resync.next_row = row;
-            }
-        }
     }
 
     /// A core reports that a member failed a command.
@@ -529,6 +523,14 @@ impl Control {
     /// Goes on with resynchronisations that wait.
     pub(super) fn resync_tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
         for group in 0..self.groups.len() {
+            if let Some(resync) = self.groups[group]
+                .resync
+                .as_mut()
+                .filter(|resync| resync.in_flight == 0)
+                && let Some(row) = resync.failed_row.take()
+            {
+                resync.next_row = row; // The members may have changed since.
+            }
             self.resync_step(
                 core,
                 io,
@@ -567,14 +569,14 @@ impl Control {
             resync.in_flight += 1;
         }
         let due = resync.next_row >= rows.min(resync.durable_row + RESYNC_STEP_ROWS);
-        if due && resync.in_flight == 0 && resync.flushing.is_none() && resync.failed_row.is_none() {
-            if let Some(command) = core
-                .commands
-                .insert(Owner::Internal(InternalCommand::ResyncFlush), None)
-            {
-                resync.flushing = Some(resync.next_row);
-                core.queue_group(group, command, Request::Flush);
-            }
+        let idle = resync.in_flight == 0 && resync.flushing.is_none() && resync.failed_row.is_none();
+        let owner = Owner::Internal(InternalCommand::ResyncFlush);
+        if due
+            && idle
+            && let Some(command) = core.commands.insert(owner, None)
+        {
+            resync.flushing = Some(resync.next_row);
+            core.queue_group(group, command, Request::Flush);
         }
         core.run_queued(io, group);
     }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use nvme::subsystem::{self, Port, PortId, Subsystem};
+use nvme::subsystem::{self, PortId, Subsystem};
 use reactor::{Io, Nanos, OperationId, Span};
 
 use super::core::Core;
@@ -118,6 +118,9 @@ pub struct NodeFacts {
     pub notes: Vec<String>,
 }
 
+/// A superblock write that found no buffer: group, name, member, offset in bytes, record.
+type WaitingSuperblock = (u16, SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>);
+
 /// The machines of the control core.
 pub struct Control {
     subsystem: Subsystem,
@@ -143,7 +146,6 @@ pub struct Control {
     waiting: BTreeMap<RequestId, operator::Waiting>,
     request_next: u64,
     node: NodeFacts,
-    ports: Vec<Port>,
     nqn: String,
     serial: String,
     cores: u16,
@@ -157,7 +159,7 @@ pub struct Control {
     peers: BTreeMap<u32, SocketAddr>,
     controllers: BTreeMap<u16, ControllerFacts>,
     /// Superblock writes that found no buffer.
-    superblocks_waiting: VecDeque<(u16, SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>)>,
+    superblocks_waiting: VecDeque<WaitingSuperblock>,
     /// Namespaces that hosts know.
     announced: BTreeSet<u32>,
     /// Removed namespaces: their group, and cores that still have commands of them.
@@ -186,7 +188,6 @@ impl Control {
         Ok(Self {
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
-            ports: setup.subsystem.ports.clone(),
             connections_max: u32::from(setup.subsystem.controllers_max)
                 * (u32::from(setup.subsystem.io_queues_max) + 1),
             subsystem: Subsystem::new(setup.subsystem)?,

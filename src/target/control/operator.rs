@@ -51,12 +51,7 @@ impl Control {
                 .map(|group| Reply::Group(self.group_status(&self.groups[group]))),
             Request::GroupCreate(create) => self.create_group(core, io, &create, &entropy),
             Request::VdiskList => Ok(Reply::Vdisks(self.vdisk_list())),
-            Request::VdiskShow(wanted) => self
-                .vdisk_list()
-                .into_iter()
-                .find(|vdisk| vdisk.name == wanted.vdisk)
-                .map(Reply::Vdisk)
-                .ok_or_else(|| ManageError::not_found("vdisk", &wanted.vdisk)),
+            Request::VdiskShow(wanted) => self.vdisk_named(&wanted.vdisk).map(Reply::Vdisk),
             Request::VdiskCreate(create) => match self.vdisk_spec(&create, &entropy) {
                 Ok((group, spec)) => {
                     let event = |request| Event::CreateVdisk { request, spec };
@@ -171,6 +166,11 @@ impl Control {
     fn group_named(&self, name: &str) -> Result<usize, ManageError> {
         let found = self.groups.iter().position(|group| group.shared.name == name);
         found.ok_or_else(|| ManageError::not_found("group", name))
+    }
+
+    fn vdisk_named(&self, name: &str) -> Result<manage::VdiskStatus, ManageError> {
+        let found = self.vdisk_list().into_iter().find(|vdisk| vdisk.name == name);
+        found.ok_or_else(|| ManageError::not_found("vdisk", name))
     }
 
     fn drive_named(&self, name: &str) -> Result<usize, ManageError> {

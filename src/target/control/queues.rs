@@ -206,7 +206,8 @@ impl Control {
         let errors: u64 = self.drive_uses.iter().map(|drive| drive.errors).sum();
         let units = |bytes: u64| u128::from(bytes).div_ceil(DATA_UNIT_BYTES);
         let health = Health {
-            critical_warning: u8::from(degraded) * RELIABILITY_DEGRADED | u8::from(failed) * MEDIA_READ_ONLY,
+            critical_warning: (u8::from(degraded) * RELIABILITY_DEGRADED)
+                | (u8::from(failed) * MEDIA_READ_ONLY),
             data_units_read: units(traffic.read_bytes),
             data_units_written: units(traffic.write_bytes),
             read_commands: u128::from(traffic.read_commands),
