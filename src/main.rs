@@ -3,17 +3,13 @@
 use std::process::ExitCode;
 
 use braid::target::cli::{self, Failure, Programs};
+use braid::target::demo;
 use braid::target::node::{self, NodeError};
 
 fn main() -> ExitCode {
     let programs = Programs {
         node: run_node,
-        demo: |_| {
-            Err(Failure::new(
-                "this build has no demo",
-                "run a node and `braid status`",
-            ))
-        },
+        demo: demo::run,
         perf: |_| {
             Err(Failure::new(
                 "this build has no perf",
