@@ -101,10 +101,7 @@ impl Core {
         let mut input = bytes;
         let mut outbox = std::mem::take(&mut self.outbox);
         let mut composed = false;
-        loop {
-            let Some(connection) = self.connections.find(queue) else {
-                break;
-            };
+        while let Some(connection) = self.connections.find(queue) {
             if connection.blocked || connection.life != Life::Open {
                 break;
             }
@@ -148,7 +145,7 @@ impl Core {
                 }
                 Some(Event::Close { reason }) => {
                     tracing::warn!(
-                        queue = queue.0,
+                        peer = %connection.peer,
                         ?reason,
                         "connection ended: the host broke the protocol"
                     );

@@ -231,11 +231,9 @@ impl Core {
 
     /// Notes that a connection has something to send at the end of the turn.
     pub(super) fn mark_dirty(&mut self, index: u16) {
-        if let Some(connection) = self.connections.at(index) {
-            if !connection.dirty {
-                connection.dirty = true;
-                self.dirty.push(index);
-            }
+        if let Some(connection) = self.connections.at(index).filter(|connection| !connection.dirty) {
+            connection.dirty = true;
+            self.dirty.push(index);
         }
     }
 
