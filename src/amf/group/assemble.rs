@@ -456,7 +456,8 @@ fn same_shape(a: &GroupRecord, b: &GroupRecord) -> bool {
 ///
 /// Two starts that each left out others may have written different records of one generation. One
 /// that somebody who should have it does not have was never announced. If that is true of all,
-/// nothing was written under any of them and each will do; if of all but one, that one counts.
+/// nothing was written under any of them and each would do, but rotten copies may look like that too:
+/// then the one that most drives have, or that trusts fewer of them. If of all but one, that one counts.
 fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
     let generation = parts
         .iter()
@@ -487,17 +488,17 @@ fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
         // Both lack the member that would tell: so few are there that either is refused.
         (Some(either), _) => Ok(either.record()),
         (None, _) => {
-            let usable = |holder: &&&Part<'a>| {
+            let likely = |holder: &&&Part<'a>| {
+                let record = holder.record();
+                let copies = parts.iter().filter(|part| part.record() == record).count();
                 (
-                    holder.record().failed_mask().count_ones(),
+                    copies,
+                    record.failed_mask().count_ones(),
                     holder.superblock().member,
                 )
             };
-            let best = holders
-                .iter()
-                .min_by_key(usable)
-                .expect("the largest generation has a holder");
-            Ok(best.record())
+            let best = holders.iter().max_by_key(likely);
+            Ok(best.expect("the largest generation has a holder").record())
         }
     }
 }

@@ -198,6 +198,12 @@ fn restart(disks: &mut [Disk]) -> (Group, Vec<Action>) {
     (group, actions)
 }
 
+fn restart_accepting(disks: &mut [Disk]) -> (Group, Vec<Action>) {
+    let mut group = Group::assembled(found_with(&facts(disks), &accepting()).unwrap());
+    let actions = run(&mut group, disks, Event::Start);
+    (group, actions)
+}
+
 fn members_of(actions: &[Action]) -> MemberSet {
     let mut sets = actions.iter().filter_map(|action| {
         if let Action::Members(set) = action {
@@ -206,7 +212,8 @@ fn members_of(actions: &[Action]) -> MemberSet {
             None
         }
     });
-    sets.next_back().expect("members were announced")
+    sets.next_back()
+        .unwrap_or_else(|| panic!("members were announced: {actions:?}"))
 }
 
 fn reply_of(actions: &[Action]) -> Result<Answer, RequestError> {

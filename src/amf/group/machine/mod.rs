@@ -457,7 +457,7 @@ impl Group {
             self.fail(why, out);
             return;
         }
-        if next == self.record {
+        if next == self.record && !opening {
             assert!(
                 self.effects.is_empty(),
                 "whatever has an effect changes the record"

@@ -100,6 +100,19 @@ fn refuses_dirty_and_degraded_unless_accepted() {
 }
 
 #[test]
+fn dirty_and_degraded_starts_again_and_again_once_accepted() {
+    let (mut group, mut disks) = started(3);
+    run(&mut group, &mut disks, Event::ResyncDone);
+    let error = DriveError::Gone;
+    let member = MemberIndex(0);
+    run(&mut group, &mut disks, Event::MemberFault { member, error });
+    for _ in 0..3 {
+        let (_, actions) = restart_accepting(&mut disks);
+        assert!(actions.contains(&Action::Started));
+    }
+}
+
+#[test]
 fn dirty_and_complete_starts_with_untrusted_parity() {
     let (mut group, mut disks) = started(3);
     run(&mut group, &mut disks, Event::ResyncDone);
@@ -310,5 +323,111 @@ fn drives_that_are_no_members_get_a_sentence_each() {
         .zip(["blank", "all copies", "unknown kind", "cannot be read"])
     {
         assert!(sentence.contains(part), "{sentence}");
+    }
+}
+
+fn generation(disk: &Disk) -> u64 {
+    let Found::Braid(scan) = disk.facts(0).existing else {
+        panic!("the drive is a member");
+    };
+    scan.superblock.record.generation
+}
+
+/// Starts on the present drives until all of `takers` have the first record, then cuts the power.
+fn start_torn(disks: &mut [Disk], present: &[usize], takers: &[u8]) {
+    let facts: Vec<DriveFacts> = present.iter().map(|&index| disks[index].facts(index)).collect();
+    let mut group = Group::assembled(found_with(&facts, &AssembleOptions::default()).unwrap());
+    let mut actions = Vec::new();
+    group.handle(Event::Start, &mut actions);
+    while let Some(action) = actions.pop() {
+        let Action::WriteSuperblock {
+            io,
+            member,
+            offset_bytes,
+            record,
+        } = action
+        else {
+            continue;
+        };
+        if takers.contains(&member.0) {
+            disks[usize::from(member.0)]
+                .at(offset_bytes)
+                .copy_from_slice(&record[..]);
+            group.handle(Event::SuperblockWritten { io, result: Ok(()) }, &mut actions);
+        }
+    }
+}
+
+#[test]
+fn of_two_starts_of_one_age_the_one_that_ended_counts() {
+    let mut disks = stopped(3);
+    start_torn(&mut disks, &[0, 2], &[0]);
+    start_torn(&mut disks, &[1, 2], &[1, 2]);
+    assert_eq!(
+        generation(&disks[0]),
+        generation(&disks[1]),
+        "the two cannot be told by number"
+    );
+    let lost = found_with(&facts(&disks), &accepting()).unwrap().lost();
+    assert_eq!(lost.iter().map(|lost| lost.member.0).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn of_two_starts_of_one_age_that_both_broke_off_either_counts() {
+    let mut disks = stopped(3);
+    start_torn(&mut disks, &[0, 2], &[0]);
+    start_torn(&mut disks, &[1, 2], &[1]);
+    let (_, actions) = restart_accepting(&mut disks);
+    assert_eq!(members_of(&actions).failed.count_ones(), 1, "{actions:?}");
+    assert_eq!(found_with(&facts(&disks), &accepting()).unwrap().lost().len(), 1);
+}
+
+#[test]
+fn a_start_without_a_member_outnumbers_what_that_member_may_hold() {
+    let mut disks = stopped(3);
+    start_torn(&mut disks, &[0, 1, 2], &[0]);
+    start_torn(&mut disks, &[1, 2], &[1, 2]);
+    assert!(generation(&disks[1]) > generation(&disks[0]));
+    // Even if the newest record of one of them rots away, the drive that was left out is not trusted.
+    for copy in 0..COPIES {
+        if parse(disks[1].copy(copy)).is_ok_and(|superblock| superblock.record.failed_mask() != 0) {
+            disks[1].copy(copy)[9] ^= 1;
+        }
+    }
+    let candidate = found_with(&facts(&disks), &accepting()).unwrap();
+    assert_eq!(candidate.lost()[0].member, MemberIndex(0));
+    assert_eq!(
+        candidate.lost()[0].reason,
+        LossReason::Stale {
+            generation: candidate.record().previous + 1
+        }
+    );
+}
+
+#[test]
+fn a_record_is_in_both_its_places_before_anything_is_built_upon_it() {
+    for spoiled in 0..COPIES {
+        let mut disks = stopped(3);
+        let base = found(&disks).unwrap().record().generation;
+        if parse(disks[1].copy(spoiled)).unwrap().record.generation != base {
+            continue;
+        }
+        disks[1].copy(spoiled)[9] ^= 1;
+        let mut group = Group::assembled(found(&disks).unwrap());
+        let mut actions = Vec::new();
+        group.handle(Event::Start, &mut actions);
+        let first = actions.iter().find_map(|action| match action {
+            Action::WriteSuperblock { member, record, .. } => Some((member.0, parse(&record[..]).unwrap())),
+            Action::Members(_)
+            | Action::Started
+            | Action::VdiskAdded(_)
+            | Action::VdiskRemoved { .. }
+            | Action::Reply { .. }
+            | Action::GroupFailed { .. }
+            | Action::Stopped { .. }
+            | Action::Report(_) => None,
+        });
+        let (member, superblock) = first.expect("something is written");
+        assert_eq!((member, superblock.record.generation), (1, base));
     }
 }

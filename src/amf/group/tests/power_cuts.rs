@@ -183,6 +183,8 @@ impl World {
     }
 
     fn step(&mut self, life: &mut Life) {
+        let stuck = !life.open && life.writes.is_empty();
+        assert!(!stuck, "a group that opens or closes waits for a write");
         match self.random.below(16) {
             0..=8 => self.answer_write(life),
             9 | 10 => self.write_data(life),
