@@ -3,8 +3,8 @@
 //! Why the safe interface is sound although the kernel writes into the same mapping:
 //! - a [`Span`] is two numbers. No reference into the arena outlives the call that makes it (`with_bytes` lends one to a
 //!   closure), and methods that change memory take `&mut self`, so Rust code never aliases itself;
-//! - the kernel reads and writes only spans that were lent to it. While it may write a page, the page is counted in
-//!   `kernel_writes`, and making a reference to any byte of such a page panics; `free` panics while anything is lent;
+//! - the kernel reads and writes only spans that were lent to it. While it may write a granule (512 bytes), that is
+//!   counted in `kernel_writes`, and making a reference to any byte of such a granule panics; `free` panics while anything is lent;
 //! - the mapping is dropped after the ring, when nothing is in flight.
 
 mod buddy;
@@ -15,8 +15,12 @@ use crate::memory::{HUGE_PAGE_BYTES, Mapping, Pages};
 use crate::xor::Kernels;
 use buddy::Buddy;
 
-/// The unit of allocation and of lending.
+/// The unit of allocation.
 pub const PAGE_BYTES: u32 = 4096;
+/// Bytes that are lent to the kernel as one: the smallest logical block of a drive. Parts of one buffer that do not
+/// share a granule may be with the kernel and with us at the same time.
+pub const GRANULE_BYTES: u32 = 512;
+const GRANULES_PER_PAGE: usize = (PAGE_BYTES / GRANULE_BYTES) as usize;
 
 /// A range of bytes in one core's arena: the address that I/O is asked for with.
 ///
@@ -96,8 +100,8 @@ impl Arena {
         let arena = Self {
             mapping,
             buddy: Buddy::new(u32::try_from(page_count).expect("3 GiB has fewer pages than 2^32")),
-            kernel_writes: vec![0; page_count],
-            kernel_reads: vec![0; page_count],
+            kernel_writes: vec![0; bytes / GRANULE_BYTES as usize],
+            kernel_reads: vec![0; bytes / GRANULE_BYTES as usize],
             kernels: Kernels::detect(),
         };
         Ok((arena, pages))
@@ -131,7 +135,8 @@ impl Arena {
             span.offset.is_multiple_of(PAGE_BYTES),
             "alloc gave a span that starts a page"
         );
-        let (first, count) = pages_of(span);
+        let (page, page_count) = pages_of(span);
+        let (first, count) = (page * GRANULES_PER_PAGE, page_count * GRANULES_PER_PAGE);
         assert!(
             self.kernel_writes[first..first + count]
                 .iter()
@@ -232,7 +237,7 @@ impl Arena {
     pub(crate) fn lend(&mut self, span: Span, lending: Lending) -> *mut u8 {
         let start = self.address(span);
         for lent in self.lent(span, lending) {
-            *lent = lent.checked_add(1).expect("at most 65535 operations on one page");
+            *lent = lent.checked_add(1).expect("at most 65535 operations on one granule");
         }
         start
     }
@@ -273,7 +278,7 @@ impl Arena {
     }
 
     fn lent(&mut self, span: Span, lending: Lending) -> &mut [u16] {
-        let (first, count) = pages_of(span);
+        let (first, count) = granules_of(span);
         match lending {
             Lending::ToRead => &mut self.kernel_reads[first..first + count],
             Lending::ToWrite => &mut self.kernel_writes[first..first + count],
@@ -281,7 +286,7 @@ impl Arena {
     }
 
     fn readable(&self, span: Span) -> *const u8 {
-        let (first, count) = pages_of(span);
+        let (first, count) = granules_of(span);
         let start = self.address(span);
         assert!(
             self.kernel_writes[first..first + count]
@@ -310,6 +315,14 @@ impl Arena {
 /// Source: io_uring_register(2), `IORING_REGISTER_BUFFERS`: at most 1 GiB for each buffer.
 const REGISTERED_BYTES_MAX: usize = 1 << 30;
 
+/// The granules that a span touches: first and count.
+fn granules_of(span: Span) -> (usize, usize) {
+    let first = span.offset / GRANULE_BYTES;
+    let last = (span.end() - 1) / GRANULE_BYTES;
+    (first as usize, (last - first) as usize + 1)
+}
+
+/// The pages that a span touches: first and count.
 fn pages_of(span: Span) -> (usize, usize) {
     let first = span.offset / PAGE_BYTES;
     let last = (span.end() - 1) / PAGE_BYTES;
@@ -389,6 +402,18 @@ mod tests {
         assert_eq!(arena.alloc(1), None);
         all.into_iter().for_each(|span| arena.free(span));
         assert!(arena.alloc(2 << 20).is_some());
+    }
+
+    /// Blocks of 512 bytes: one drive writes a part of a page while parity is computed in another part.
+    #[test]
+    fn granules_of_one_page_are_lent_on_their_own() {
+        let mut arena = arena();
+        let page = arena.alloc(4096).unwrap();
+        arena.lend(page.part(0, 512), Lending::ToWrite);
+        arena.zero(page.part(512, 3584));
+        arena.xor(page.part(512, 512), page.part(1024, 512));
+        arena.take_back(page.part(0, 512), Lending::ToWrite);
+        arena.free(page);
     }
 
     #[test]

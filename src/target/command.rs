@@ -657,6 +657,7 @@ impl Core {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
+        let is_io = connection.role == Role::Io;
         let command = std::mem::replace(connection.command(slot), Command::free());
         let mut free = command.span;
         if let Some(id) = command.id {
@@ -691,7 +692,7 @@ impl Core {
         if let Some(span) = free {
             io.arena_mut().free(span);
         }
-        if !status.is_success() && command.request.is_some() {
+        if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
         }
     }
