@@ -3,19 +3,14 @@
 use std::process::ExitCode;
 
 use braid::target::cli::{self, Failure, Programs};
-use braid::target::demo;
 use braid::target::node::{self, NodeError};
+use braid::target::{demo, perf};
 
 fn main() -> ExitCode {
     let programs = Programs {
         node: run_node,
         demo: demo::run,
-        perf: |_| {
-            Err(Failure::new(
-                "this build has no perf",
-                "use fio through the kernel's initiator",
-            ))
-        },
+        perf: perf::run,
     };
     cli::run(std::env::args_os(), programs)
 }

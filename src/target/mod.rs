@@ -25,6 +25,7 @@ mod storage;
 
 pub mod demo;
 pub mod host;
+pub mod perf;
 
 /// CRC-32C of `bytes` continued from `crc`, by the fastest means that this CPU has; the convention of
 /// [`nvme::crc32c::Crc32c`].

@@ -11,6 +11,7 @@
 
 mod control;
 mod core;
+pub mod identity;
 mod job;
 pub mod ledger;
 mod queue;
