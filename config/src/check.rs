@@ -357,7 +357,8 @@ fn capacity_mib(drives: &[Placed<Drive>], group: &Group) -> Option<u64> {
         };
         smallest = Some(smallest.map_or(memory.size_mib, |mib: u64| mib.min(memory.size_mib)));
     }
-    let data_members = u64::try_from(group.drives.len()).ok()?.saturating_sub(1);
+    let data_members = group.drives.len().saturating_sub(group.level.drives_lost_max());
+    let data_members = u64::try_from(data_members).ok()?;
     Some(
         smallest?
             .saturating_sub(MEMBER_METADATA_MIB)
@@ -521,6 +522,21 @@ mod tests {
     }
 
     #[test]
+    fn striping_needs_no_more_than_one_drive() {
+        let group = |drives: &str| {
+            let listed = format!("level = \"raid0\"\ndrives = [{drives}]\n");
+            GROUP.replace("drives = [\"d0\", \"d1\", \"d2\"]\n", &listed)
+        };
+        let config = good(&group("\"d1\""));
+        assert_eq!(
+            (config.groups[0].level, config.groups[0].drives.as_slice()),
+            (crate::Level::Raid0, &[1][..])
+        );
+        good(&group("\"d2\", \"d1\""));
+        refuses(&group(""), 15, &["has 0 drives", "raid0 needs at least 1"]);
+    }
+
+    #[test]
     fn groups_have_no_more_drives_than_a_superblock_lists() {
         let names = |count: usize| (0..count).map(|i| format!("\"d{i}\",")).collect::<String>();
         let drives: String = (0..33)
@@ -628,6 +644,18 @@ mod tests {
             &["125 MiB are asked of group \"g0\", which has less than 125"],
         );
         refuses(&with(&(of("a", 100) + &of("b", 25))), 22, &["125 MiB are asked"]);
+    }
+
+    #[test]
+    fn without_redundancy_every_drive_holds_user_data() {
+        let striped = GROUP.replace("name = \"g0\"\n", "name = \"g0\"\nlevel = \"raid0\"\n");
+        let of = |mib: u64| format!("{striped}[[vdisk]]\nname = \"v\"\ngroup = \"g0\"\nsize_mib = {mib}\n");
+        good(&of(186));
+        refuses(
+            &of(187),
+            19,
+            &["187 MiB are asked of group \"g0\", which has less than 187"],
+        );
     }
 
     #[test]

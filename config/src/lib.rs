@@ -228,6 +228,8 @@ pub struct Group {
 /// How a group protects its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// Striping without redundancy over one drive or more: the loss of any drive loses data.
+    Raid0,
     /// One rotating parity strip in each row: survives the loss of one drive.
     Raid5,
 }
@@ -336,16 +338,29 @@ impl Subsystem {
 }
 
 impl Level {
+    /// Every level, the default first.
+    pub const ALL: [Self; 2] = [Self::Raid5, Self::Raid0];
+
     /// Fewest drives that make a group.
     pub const fn drives_min(self) -> usize {
         match self {
+            Self::Raid0 => 1,
             Self::Raid5 => 3,
+        }
+    }
+
+    /// Drives that may be lost without losing data, which is also how many hold check data instead of users' data.
+    pub const fn drives_lost_max(self) -> usize {
+        match self {
+            Self::Raid0 => 0,
+            Self::Raid5 => 1,
         }
     }
 
     /// The word in the file.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Raid0 => "raid0",
             Self::Raid5 => "raid5",
         }
     }

@@ -266,4 +266,6 @@ mod executor;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod striped;
+#[cfg(test)]
 mod tests;

@@ -19,25 +19,51 @@ pub const ROWS_MAX: u64 = 1 << 32;
 /// How a redundancy group protects its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// Striping without redundancy: the loss of any member loses data. One member is a plain drive.
+    Raid0,
     /// One rotating parity strip a row, left-symmetric; survives the loss of one member.
     Raid5,
 }
 
 impl Level {
+    /// Every level, in order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Raid0, Self::Raid5];
+
     /// Check strips in each row, which is also how many members may be lost.
     pub const fn check_strips(self) -> u8 {
         match self {
+            Self::Raid0 => 0,
             Self::Raid5 => 1,
         }
+    }
+
+    /// Fewest members of which a row can be made: one with data, and those with check strips.
+    pub const fn members_min(self) -> u8 {
+        self.check_strips() + 1
+    }
+
+    /// What configuration and management call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raid0 => "raid0",
+            Self::Raid5 => "raid5",
+        }
+    }
+
+    /// The level that has this name, if any has.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
     }
 }
 
 /// Why a geometry cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GeometryError {
-    /// A group has 2 to 32 members.
-    #[error("a group has 2 to {MEMBERS_MAX} members, not {members}")]
+    /// Fewer members than the level needs, or more than 32.
+    #[error("a group of level {} has {} to {MEMBERS_MAX} members, not {members}", level.name(), level.members_min())]
     Members {
+        /// The level that was asked for.
+        level: Level,
         /// How many were asked for.
         members: u8,
     },
@@ -127,8 +153,8 @@ impl Geometry {
         rows: u64,
         block: BlockSize,
     ) -> Result<Self, GeometryError> {
-        if members < 2 || usize::from(members) > MEMBERS_MAX {
-            return Err(GeometryError::Members { members });
+        if members < level.members_min() || usize::from(members) > MEMBERS_MAX {
+            return Err(GeometryError::Members { level, members });
         }
         if strip_blocks == 0 || strip_blocks > STRIP_BYTES_MAX / block.bytes() {
             return Err(GeometryError::Strip { strip_blocks });
@@ -136,7 +162,7 @@ impl Geometry {
         if rows == 0 || rows > ROWS_MAX {
             return Err(GeometryError::Rows { rows });
         }
-        // rows <= 2^32 and strips < 2^12 blocks: the product cannot overflow, the sum can.
+        // rows <= 2^32 and strips <= 2^11 blocks: the product cannot overflow, the sum can.
         if data_start.0.checked_add(rows * u64::from(strip_blocks)).is_none() {
             return Err(GeometryError::DataStart {
                 data_start: data_start.0,
@@ -157,7 +183,7 @@ impl Geometry {
         self.level
     }
 
-    /// Number of members, `2..=32`.
+    /// Number of members, from [`Level::members_min`] to 32.
     pub const fn members(&self) -> u8 {
         self.members
     }
@@ -183,7 +209,7 @@ impl Geometry {
         self.strip_blocks * self.block.bytes()
     }
 
-    /// User data of one row in blocks, less than 2^16.
+    /// User data of one row in blocks, at most 2^16.
     pub const fn row_blocks(&self) -> u32 {
         self.strip_blocks * self.data_members() as u32
     }
@@ -222,8 +248,7 @@ impl Geometry {
     /// Source: mdadm(8), option `--layout`: the RAID5 default there, left-symmetric.
     pub fn locate(&self, lba: GroupLba) -> Placement {
         let (row, in_row) = self.row_of(lba);
-        // Both are smaller than a row, which is less than 2^16 blocks of at most 31 columns.
-        let column = u8::try_from(in_row / self.strip_blocks).expect("a row has at most 31 data columns");
+        let column = u8::try_from(in_row / self.strip_blocks).expect("a row has at most 32 data columns");
         let offset_blocks = in_row % self.strip_blocks;
         let member = self.data_member(row, column);
         Placement {
@@ -249,29 +274,45 @@ impl Geometry {
         (RowIndex(lba.0 / row_blocks), in_row)
     }
 
-    /// The member that holds the row's parity strip: it moves one to the left with each row.
+    /// The member that holds the row's parity strip: it moves one to the left with each row. `None` without redundancy.
     ///
     /// Source: mdadm(8), option `--layout`: left-symmetric.
-    pub fn parity_member(&self, row: RowIndex) -> MemberIndex {
-        let turn = u8::try_from(row.0 % u64::from(self.members)).expect("a remainder of at most 32 fits");
-        MemberIndex(self.members - 1 - turn)
+    pub fn parity_member(&self, row: RowIndex) -> Option<MemberIndex> {
+        match self.level {
+            Level::Raid0 => None,
+            Level::Raid5 => {
+                let turn =
+                    u8::try_from(row.0 % u64::from(self.members)).expect("a remainder of at most 32 fits");
+                Some(MemberIndex(self.members - 1 - turn))
+            }
+        }
     }
 
-    /// The member that holds one data column of the row: data starts on the member after parity.
+    /// The member that holds one data column of the row: data starts on the member after parity, and
+    /// on the first one if there is no parity.
     ///
     /// Panics if there is no such column.
     ///
     /// Source: mdadm(8), option `--layout`: left-symmetric.
     pub fn data_member(&self, row: RowIndex, column: u8) -> MemberIndex {
+        self.data_member_after(self.parity_member(row), column)
+    }
+
+    /// Like [`Geometry::data_member`], for a caller that knows the row's parity member already.
+    pub(super) fn data_member_after(&self, parity: Option<MemberIndex>, column: u8) -> MemberIndex {
         assert!(column < self.data_members(), "a row has data_members columns");
-        let parity = self.parity_member(row);
-        MemberIndex((parity.0 + 1 + column) % self.members)
+        parity.map_or(MemberIndex(column), |parity| {
+            MemberIndex((parity.0 + 1 + column) % self.members)
+        })
     }
 
     /// The data column that a member holds in this row; `None` when it holds parity there.
     pub fn column_of(&self, row: RowIndex, member: MemberIndex) -> Option<u8> {
         assert!(member.0 < self.members, "a member belongs to the group");
-        let distance = (member.0 + self.members - self.parity_member(row).0) % self.members;
+        let Some(parity) = self.parity_member(row) else {
+            return Some(member.0);
+        };
+        let distance = (member.0 + self.members - parity.0) % self.members;
         distance.checked_sub(1)
     }
 
@@ -294,7 +335,7 @@ impl Geometry {
         assert!(blocks > 0, "an empty range has no pieces");
         let (row, start_blocks) = self.row_of(lba);
         let room = u64::from(self.row_blocks() - start_blocks);
-        let blocks = u32::try_from(blocks.min(room)).expect("a row has fewer than 2^16 blocks");
+        let blocks = u32::try_from(blocks.min(room)).expect("a row has at most 2^16 blocks");
         RowPiece {
             row,
             start_blocks,
@@ -377,7 +418,7 @@ impl Iterator for Segments {
             return None;
         }
         let offset_blocks = self.next % self.strip_blocks;
-        let column = u8::try_from(self.next / self.strip_blocks).expect("a row has at most 31 data columns");
+        let column = u8::try_from(self.next / self.strip_blocks).expect("a row has at most 32 data columns");
         let blocks = (self.strip_blocks - offset_blocks).min(self.end - self.next);
         let segment = Segment {
             column,
@@ -397,8 +438,12 @@ mod tests {
     use super::*;
 
     fn geometry(members: u8, strip_blocks: u32, rows: u64) -> Geometry {
+        shaped(Level::Raid5, members, strip_blocks, rows)
+    }
+
+    fn shaped(level: Level, members: u8, strip_blocks: u32, rows: u64) -> Geometry {
         Geometry::new(
-            Level::Raid5,
+            level,
             members,
             strip_blocks,
             MemberLba(256),
@@ -423,7 +468,7 @@ mod tests {
         for (row, members) in (0..).zip(table) {
             for (member, block) in (0..).zip(members) {
                 let Some(block) = block else {
-                    assert_eq!(g.parity_member(RowIndex(row)), MemberIndex(member));
+                    assert_eq!(g.parity_member(RowIndex(row)), Some(MemberIndex(member)));
                     assert_eq!(g.column_of(RowIndex(row), MemberIndex(member)), None);
                     continue;
                 };
@@ -438,81 +483,125 @@ mod tests {
         }
     }
 
-    /// Every width and several strips: each block has one place, no two share it, and together with
-    /// the parity strips they fill the members without a gap.
+    /// Without parity the strips go round the members, in order.
+    #[test]
+    fn striping_goes_round_the_members() {
+        let g = shaped(Level::Raid0, 3, 2, 4);
+        assert_eq!((g.capacity_blocks(), g.row_blocks(), g.losses_max()), (24, 6, 0));
+        for block in 0..24 {
+            let place = g.locate(GroupLba(block));
+            let strip = block / 2;
+            assert_eq!(u64::from(place.member.0), strip % 3);
+            assert_eq!(place.lba, MemberLba(256 + strip / 3 * 2 + block % 2));
+            assert_eq!(g.column_of(place.row, place.member), Some(place.column));
+            assert_eq!(g.parity_member(place.row), None);
+        }
+    }
+
+    /// A group of one member is that drive, block by block.
+    #[test]
+    fn one_member_is_a_plain_drive() {
+        let g = shaped(Level::Raid0, 1, 8, 5);
+        assert_eq!(g.capacity_blocks(), 40);
+        for block in 0..40 {
+            let place = g.locate(GroupLba(block));
+            assert_eq!(
+                (place.member, place.lba),
+                (MemberIndex(0), MemberLba(256 + block))
+            );
+        }
+    }
+
+    /// Every level and width and several strips: each block has one place, no two share it, and together
+    /// with the parity strips they fill the members without a gap.
     #[test]
     fn every_block_has_exactly_one_place() {
-        for members in 2..=32 {
-            for strip in [1, 2, 3, 7, 16] {
-                let rows = u64::from(members) * 2 + 1;
-                let g = geometry(members, strip, rows);
-                let mut taken = BTreeSet::new();
-                for lba in 0..g.capacity_blocks() {
-                    let place = g.locate(GroupLba(lba));
-                    assert!(taken.insert((place.member, place.lba)), "two blocks in one place");
-                    assert_ne!(place.member, g.parity_member(place.row));
-                    assert_eq!(place.lba, g.member_lba(place.row, place.offset_blocks));
-                    assert_eq!(place.member, g.data_member(place.row, place.column));
+        for level in Level::ALL {
+            for members in level.members_min()..=32 {
+                for strip in [1, 2, 3, 7, 16] {
+                    every_block_has_a_place(&shaped(level, members, strip, u64::from(members) * 2 + 1));
                 }
-                for row in (0..rows).map(RowIndex) {
-                    for offset in 0..strip {
-                        assert!(taken.insert((g.parity_member(row), g.member_lba(row, offset))));
-                    }
-                }
-                let blocks = u64::from(members) * u64::from(strip) * rows;
-                assert_eq!(taken.len() as u64, blocks);
-                assert!(
-                    taken
-                        .iter()
-                        .all(|(_, lba)| lba.0 >= 256 && lba.0 < 256 + rows * u64::from(strip))
-                );
             }
         }
+    }
+
+    fn every_block_has_a_place(g: &Geometry) {
+        let mut taken = BTreeSet::new();
+        for lba in 0..g.capacity_blocks() {
+            let place = g.locate(GroupLba(lba));
+            assert!(taken.insert((place.member, place.lba)), "two blocks in one place");
+            assert_ne!(Some(place.member), g.parity_member(place.row));
+            assert_eq!(place.lba, g.member_lba(place.row, place.offset_blocks));
+            assert_eq!(place.member, g.data_member(place.row, place.column));
+            assert_eq!(g.column_of(place.row, place.member), Some(place.column));
+        }
+        for row in (0..g.rows()).map(RowIndex) {
+            for offset in 0..g.strip_blocks() {
+                if let Some(parity) = g.parity_member(row) {
+                    assert!(taken.insert((parity, g.member_lba(row, offset))));
+                }
+            }
+        }
+        let strips = u64::from(g.strip_blocks()) * g.rows();
+        assert_eq!(taken.len() as u64, u64::from(g.members()) * strips);
+        assert!(taken.iter().all(|(_, lba)| lba.0 >= 256 && lba.0 < 256 + strips));
     }
 
     /// Every range of small groups: the segments of its pieces are the range's blocks, in order.
     #[test]
     fn pieces_and_segments_cover_the_range_in_order() {
         for (members, strip) in [(2, 1), (2, 4), (3, 2), (4, 3), (5, 1)] {
-            let g = geometry(members, strip, 3);
-            for lba in 0..g.capacity_blocks() {
-                for blocks in 0..=g.capacity_blocks() - lba {
-                    let mut next = lba;
-                    for piece in g.pieces(GroupLba(lba), blocks) {
-                        assert_eq!(piece.skipped_blocks, next - lba);
-                        let first = next;
-                        for segment in g.segments(&piece) {
-                            assert_eq!(u64::from(segment.skipped_blocks), next - first);
-                            for i in 0..segment.blocks {
-                                let place = g.locate(GroupLba(next));
-                                assert_eq!(place.row, piece.row);
-                                assert_eq!(place.column, segment.column);
-                                assert_eq!(place.offset_blocks, segment.offset_blocks + i);
-                                next += 1;
-                            }
+            every_range_is_covered(&geometry(members, strip, 3));
+        }
+        for members in 1..=4 {
+            for strip in 1..=3 {
+                every_range_is_covered(&shaped(Level::Raid0, members, strip, 3));
+            }
+        }
+    }
+
+    fn every_range_is_covered(g: &Geometry) {
+        for lba in 0..g.capacity_blocks() {
+            for blocks in 0..=g.capacity_blocks() - lba {
+                let mut next = lba;
+                for piece in g.pieces(GroupLba(lba), blocks) {
+                    assert_eq!(piece.skipped_blocks, next - lba);
+                    let first = next;
+                    for segment in g.segments(&piece) {
+                        assert_eq!(u64::from(segment.skipped_blocks), next - first);
+                        for i in 0..segment.blocks {
+                            let place = g.locate(GroupLba(next));
+                            assert_eq!(place.row, piece.row);
+                            assert_eq!(place.column, segment.column);
+                            assert_eq!(place.offset_blocks, segment.offset_blocks + i);
+                            next += 1;
                         }
-                        assert_eq!(next - first, u64::from(piece.blocks));
                     }
-                    assert_eq!(next, lba + blocks);
+                    assert_eq!(next - first, u64::from(piece.blocks));
                 }
+                assert_eq!(next, lba + blocks);
             }
         }
     }
 
     #[test]
     fn impossible_shapes_are_refused() {
-        let new = |members, strip, start, rows| {
-            Geometry::new(
-                Level::Raid5,
-                members,
-                strip,
-                MemberLba(start),
-                rows,
-                BlockSize::B4096,
-            )
+        let of = |level, members, strip, start, rows| {
+            Geometry::new(level, members, strip, MemberLba(start), rows, BlockSize::B4096)
         };
-        assert_eq!(new(1, 1, 0, 1), Err(GeometryError::Members { members: 1 }));
-        assert_eq!(new(33, 1, 0, 1), Err(GeometryError::Members { members: 33 }));
+        let new = |members, strip, start, rows| of(Level::Raid5, members, strip, start, rows);
+        for (level, members) in [
+            (Level::Raid5, 0),
+            (Level::Raid5, 1),
+            (Level::Raid5, 33),
+            (Level::Raid0, 0),
+            (Level::Raid0, 33),
+        ] {
+            assert_eq!(
+                of(level, members, 1, 0, 1),
+                Err(GeometryError::Members { level, members })
+            );
+        }
         assert_eq!(new(3, 0, 0, 1), Err(GeometryError::Strip { strip_blocks: 0 }));
         assert_eq!(new(3, 257, 0, 1), Err(GeometryError::Strip { strip_blocks: 257 }));
         assert_eq!(new(3, 1, 0, 0), Err(GeometryError::Rows { rows: 0 }));
@@ -529,6 +618,30 @@ mod tests {
             largest.locate(GroupLba(largest.capacity_blocks() - 1)).row,
             RowIndex(ROWS_MAX - 1)
         );
+    }
+
+    /// The one row of 2^16 blocks: 32 members without parity and the longest strip of the smallest blocks.
+    #[test]
+    fn the_longest_row_is_cut_right() {
+        let g = shaped(Level::Raid0, 32, 2048, ROWS_MAX);
+        assert_eq!(g.row_blocks(), 1 << 16);
+        let last = GroupLba(g.capacity_blocks() - 1);
+        assert_eq!(
+            (g.locate(last).member, g.locate(last).row),
+            (MemberIndex(31), RowIndex(ROWS_MAX - 1))
+        );
+        let piece = g.first_piece(GroupLba(1 << 16), u64::MAX >> 8);
+        assert_eq!((piece.row, piece.blocks), (RowIndex(1), 1 << 16));
+        assert_eq!(g.segments(&piece).count(), 32);
+    }
+
+    #[test]
+    fn levels_are_known_by_name() {
+        for level in Level::ALL {
+            assert_eq!(Level::from_name(level.name()), Some(level));
+        }
+        assert_eq!(Level::from_name("raid6"), None);
+        assert_eq!(Level::from_name(""), None);
     }
 
     #[test]

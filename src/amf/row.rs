@@ -127,7 +127,7 @@ const INTERVALS_MAX: usize = 3;
 /// How parity of one interval is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
-    /// There is no parity to keep: its member is lost.
+    /// There is no parity to keep: the level has none, or its member is lost.
     DataOnly,
     /// Old data of the touched columns and old parity are read.
     ReadModifyWrite,
@@ -135,7 +135,7 @@ enum Method {
     Reconstruct,
 }
 
-/// For each data column, and behind them for parity: which offsets of its strip lie in scratch, and where.
+/// For each data column, and behind them for parity if there is any: which offsets of its strip lie in scratch, and where.
 struct Scratch {
     /// Offset of the first block in the strip and in the scratch area, per column.
     starts: [(u32, u32); MEMBERS_MAX],
@@ -233,22 +233,26 @@ impl RowPlan {
             .clone()
             .filter(|(_, m)| *m == Method::ReadModifyWrite)
             .map(|(i, _)| i);
-        self.read_merged(row.parity, old_parity, |offset| scratch.area(columns, offset));
+        if let Some(member) = row.parity {
+            self.read_merged(member, old_parity, |offset| scratch.area(columns, offset));
+        }
         for (interval, method) in work.clone() {
             self.parity_steps(&row, &scratch, &interval, method, source);
         }
         self.scratch_blocks = scratch.used;
         self.data_writes(&row, source, members);
         let parity = work.filter(|(_, m)| *m != Method::DataOnly).map(|(i, _)| i);
-        merge(parity, |offset, blocks| {
-            let area = scratch.area(columns, offset);
-            self.writes.push(RowIo {
-                member: row.parity,
-                offset_blocks: offset,
-                blocks,
-                area,
+        if let Some(member) = row.parity {
+            merge(parity, |offset, blocks| {
+                let area = scratch.area(columns, offset);
+                self.writes.push(RowIo {
+                    member,
+                    offset_blocks: offset,
+                    blocks,
+                    area,
+                });
             });
-        });
+        }
         Ok(())
     }
 
@@ -282,7 +286,7 @@ impl RowPlan {
                 }
                 lost = Some(segment.column);
                 // Parity takes the place of the lost strip, and the other columns are then taken out.
-                member = row.parity;
+                member = row.parity.expect("a level that survives a loss has parity");
             }
             let area = base.plus(segment.skipped_blocks);
             let (offset_blocks, blocks) = (segment.offset_blocks, segment.blocks);
@@ -302,7 +306,7 @@ impl RowPlan {
 
     /// Plans the resynchronisation of a whole row: all data is read, parity is written anew.
     ///
-    /// Nothing is planned when the parity member is lost. When a data member is lost there is nothing
+    /// Nothing is planned when the level has no parity or the parity member is lost. When a data member is lost there is nothing
     /// to do as long as parity is trusted, and nothing that could be done if it is not: an error.
     pub fn resync(
         &mut self,
@@ -314,7 +318,9 @@ impl RowPlan {
         if members.failed.count_ones() > geometry.losses_max() {
             return Err(PlanError::TooManyMembersLost);
         }
-        let parity = geometry.parity_member(row);
+        let Some(parity) = geometry.parity_member(row) else {
+            return Ok(());
+        };
         if members.failed != 0 {
             let harmless = members.parity_trusted || members.failed >> parity.0 & 1 == 1;
             return if harmless {
@@ -375,15 +381,15 @@ impl RowPlan {
         method: Method,
         source: Source,
     ) {
-        let columns = row.geometry.data_members();
-        let (offset, blocks) = (interval.offset, interval.blocks);
-        let into = scratch.area(columns, offset);
         // Read-modify-write has the old parity there already.
         let mut filled = match method {
             Method::DataOnly => return,
             Method::ReadModifyWrite => true,
             Method::Reconstruct => false,
         };
+        let columns = row.geometry.data_members();
+        let (offset, blocks) = (interval.offset, interval.blocks);
+        let into = scratch.area(columns, offset);
         let mut add = |from| {
             let step = if filled {
                 Step::Xor { into, from, blocks }
@@ -480,7 +486,7 @@ pub fn zero_row(
 struct Row<'a> {
     geometry: &'a Geometry,
     piece: &'a RowPiece,
-    parity: MemberIndex,
+    parity: Option<MemberIndex>,
     intervals: [Interval; INTERVALS_MAX],
     intervals_used: usize,
 }
@@ -538,7 +544,7 @@ impl<'a> Row<'a> {
     }
 
     fn member(&self, column: u8) -> MemberIndex {
-        MemberIndex((self.parity.0 + 1 + column) % self.geometry.members())
+        self.geometry.data_member_after(self.parity, column)
     }
 
     /// Blocks from the start of the piece to a block that it touches.
@@ -551,7 +557,10 @@ impl<'a> Row<'a> {
     }
 
     fn method(&self, interval: &Interval, members: Members) -> Result<Method, PlanError> {
-        if members.failed >> self.parity.0 & 1 == 1 {
+        let Some(parity) = self.parity else {
+            return Ok(Method::DataOnly);
+        };
+        if members.failed >> parity.0 & 1 == 1 {
             return Ok(Method::DataOnly);
         }
         let columns = self.geometry.data_members();

@@ -127,7 +127,7 @@ pub struct DriveName {
 pub struct GroupCreate {
     /// Name of the new group.
     pub name: String,
-    /// RAID level, `"raid5"`.
+    /// RAID level, `"raid0"` or `"raid5"`.
     #[serde(default = "default_level")]
     pub level: String,
     /// Size of a strip in KiB, a power of two.
@@ -383,7 +383,7 @@ pub struct GroupStatus {
     pub name: String,
     /// Its UUID.
     pub uuid: String,
-    /// RAID level, `raid5`.
+    /// RAID level, `raid0` or `raid5`.
     pub level: String,
     /// Its health.
     pub state: GroupState,

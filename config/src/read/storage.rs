@@ -90,7 +90,7 @@ pub(crate) fn group<'a>(
 ) -> Option<Placed<GroupDraft<'a>>> {
     let (name, at) = name(&mut section, "group", "g0", problems);
     let level = section
-        .choice("level", &[(Level::Raid5.name(), Level::Raid5)], problems)
+        .choice("level", &Level::ALL.map(|level| (level.name(), level)), problems)
         .or(Level::Raid5);
     let strip = section.number("strip_kib", 4..=1024, problems);
     let strip_kib = power_of_two(strip, "strip_kib", &section, problems).or(64);
@@ -271,6 +271,11 @@ mod tests {
         refuses(&group("strip_kib = 2048"), 15, &["4..=1024"]);
         refuses(&group("block_bytes = 1024"), 15, &["512 or 4096"]);
         refuses(&group("level = \"raid6\""), 15, &["did you mean \"raid5\"?"]);
+        for level in Level::ALL {
+            let text = group(&format!("level = \"{}\"", level.name()));
+            assert_eq!(good(&text).groups[0].level, level);
+        }
+        assert_eq!(good(&group("")).groups[0].level, Level::Raid5, "by default");
         refuses(&group("create = \"yes\""), 15, &["true or false"]);
         assert_eq!(good(&group("block_bytes = 512")).groups[0].block_bytes, 512);
     }

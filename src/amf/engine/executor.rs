@@ -79,6 +79,7 @@ pub struct World {
 }
 
 pub struct Shape {
+    pub level: Level,
     pub members: u8,
     pub strip: u32,
     pub rows: u64,
@@ -91,6 +92,7 @@ pub struct Shape {
 
 impl Shape {
     pub const SMALL: Self = Self {
+        level: Level::Raid5,
         members: 4,
         strip: 4,
         rows: 8,
@@ -105,7 +107,7 @@ impl World {
     pub fn new(shape: &Shape, seed: u64) -> Self {
         let start = MemberLba(3);
         let geometry = Geometry::new(
-            Level::Raid5,
+            shape.level,
             shape.members,
             shape.strip,
             start,
@@ -313,7 +315,7 @@ impl World {
         )
     }
 
-    /// Whether parity matches data in every row; `except` is a set of members that do not count.
+    /// Whether parity matches data in every row.
     pub fn parity_matches(&self) -> bool {
         (3..self.drives[0].len()).all(|at| self.drives.iter().fold(0, |sum, drive| sum ^ drive[at]) == 0)
     }

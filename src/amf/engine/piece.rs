@@ -221,7 +221,7 @@ impl Engine {
         if offset_blocks + blocks > strip {
             return false;
         }
-        let column = u8::try_from(start_blocks / strip).expect("a row has at most 31 data columns");
+        let column = u8::try_from(start_blocks / strip).expect("a row has at most 32 data columns");
         let member = self.geometry.data_member(row, column);
         if (piece.members.failed | piece.avoid) >> member.0 & 1 == 1 {
             return false;

@@ -400,7 +400,10 @@ fn untrusted_parity_is_not_built_upon() {
         ..Shape::SMALL
     };
     let (mut world, mut data) = filled(&shape);
-    let parity = world.geometry.parity_member(RowIndex(0));
+    let parity = world
+        .geometry
+        .parity_member(RowIndex(0))
+        .expect("RAID-5 has parity");
     world.drives[usize::from(parity.0)][3] ^= 0x55;
     world.announce(MemberSet {
         parity_trusted: false,
@@ -439,7 +442,11 @@ fn a_lost_strip_is_not_regenerated_from_untrusted_parity() {
 #[test]
 fn resync_makes_the_parity_of_its_row_match() {
     let (mut world, data) = filled(&Shape::SMALL);
-    let parity = usize::from(world.geometry.parity_member(RowIndex(2)).0);
+    let parity = world
+        .geometry
+        .parity_member(RowIndex(2))
+        .expect("RAID-5 has parity");
+    let parity = usize::from(parity.0);
     world.drives[parity][3 + 8..3 + 12].fill(0x77);
     world.announce(MemberSet {
         parity_trusted: false,

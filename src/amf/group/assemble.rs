@@ -10,6 +10,7 @@
 //! records have the same number, and of these at most one was announced. And with more members than
 //! twice what may be lost, any two sets of members that can start have one in common. Only where
 //! that is not so, with two members, could another set have gone on unseen; see `OthersMayBeNewer`.
+//! Without redundancy all members have to be there, and there is only ever one history.
 
 use std::collections::BTreeMap;
 

@@ -28,6 +28,7 @@ pub struct GroupSpec {
     /// One node alone will open these drives (PROTOCOL 3.6).
     pub exclusive_local: bool,
     /// Every drive is known to hold only zeroes, whose parity is right as it is: there is nothing to resynchronise.
+    /// Means nothing where the level has no parity.
     pub zeroed: bool,
     /// Overwrite what is on the drives.
     pub force: bool,
@@ -109,7 +110,7 @@ pub enum Warning {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CreateError {
     /// Too few drives.
-    #[error("{level:?} needs at least {needed} drives, {given} are given: add drives")]
+    #[error("{} needs {needed} or more drives, {given} are given: add drives", level.name())]
     TooFewDrives {
         /// The level.
         level: Level,
@@ -256,7 +257,7 @@ pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, Create
         clean: true,
         forming: true,
         exclusive_local: spec.exclusive_local,
-        parity: if spec.zeroed {
+        parity: if spec.zeroed || spec.level.check_strips() == 0 {
             ParityState::Trusted
         } else {
             ParityState::Initial { next_row: 0 }
@@ -298,9 +299,10 @@ fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
     }
 }
 
-/// Drives that a level needs to be worth its name. With two, either could claim to be the newer one.
+/// Drives that a level needs to be worth its name. Of two that may go on alone, either could claim to be the newer one.
 const fn drives_min(level: Level) -> usize {
     match level {
+        Level::Raid0 => 1,
         Level::Raid5 => 3,
     }
 }
@@ -387,7 +389,7 @@ fn plan_rows(spec: &GroupSpec, warnings: &mut Vec<Warning>) -> Result<u64, Creat
         .iter()
         .map(usable)
         .min()
-        .expect("there are at least three drives");
+        .expect("every level has at least one drive");
     let strip_bytes = u64::from(spec.strip_bytes);
     let rows = smallest / strip_bytes;
     for drive in &spec.drives {

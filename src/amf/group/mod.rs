@@ -228,7 +228,9 @@ pub enum RequestError {
     #[error("member {0} is out already")]
     AlreadyLost(u8),
     /// Without this member the data is gone.
-    #[error("without member {0} the group would lose its data: replace the lost members first, or use force")]
+    #[error(
+        "without member {0} the group would lose its data: bring lost members back first if there are any, or use force"
+    )]
     WouldLoseData(u8),
     /// The parity does not yet fit the data.
     #[error(

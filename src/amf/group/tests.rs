@@ -4,6 +4,7 @@ mod assembly;
 mod creation;
 mod power_cuts;
 mod running;
+mod striped;
 mod virtual_disks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +97,13 @@ fn spec(drives: Vec<DriveFacts>) -> GroupSpec {
     }
 }
 
+fn spec_of(level: Level, drives: Vec<DriveFacts>) -> GroupSpec {
+    GroupSpec {
+        level,
+        ..spec(drives)
+    }
+}
+
 fn ids(seed: u8, count: usize) -> CreateIds {
     let drives = (1..).take(count).map(|drive| uuid(seed + drive)).collect();
     CreateIds {
@@ -176,8 +184,12 @@ fn accepting() -> AssembleOptions {
 
 /// A started group with its drives.
 fn started(count: usize) -> (Group, Vec<Disk>) {
+    started_as(Level::Raid5, count)
+}
+
+fn started_as(level: Level, count: usize) -> (Group, Vec<Disk>) {
     let mut disks = disks(count);
-    let mut group = Group::form(create(&spec(facts(&disks))).unwrap());
+    let mut group = Group::form(create(&spec_of(level, facts(&disks))).unwrap());
     let actions = run(&mut group, &mut disks, Event::Start);
     assert!(actions.contains(&Action::Started));
     (group, disks)
@@ -185,7 +197,11 @@ fn started(count: usize) -> (Group, Vec<Disk>) {
 
 /// Drives of a group that was stopped in good order, with trusted parity.
 fn stopped(count: usize) -> Vec<Disk> {
-    let (mut group, mut disks) = started(count);
+    stopped_as(Level::Raid5, count)
+}
+
+fn stopped_as(level: Level, count: usize) -> Vec<Disk> {
+    let (mut group, mut disks) = started_as(level, count);
     run(&mut group, &mut disks, Event::ResyncDone);
     let actions = run(&mut group, &mut disks, Event::Stop);
     assert!(actions.contains(&Action::Stopped { clean: true }));

@@ -11,15 +11,15 @@ const HEALTHY: Members = Members {
 };
 
 fn geometry(members: u8, strip_blocks: u32) -> Geometry {
-    Geometry::new(
-        Level::Raid5,
-        members,
-        strip_blocks,
-        MemberLba(0),
-        64,
-        BlockSize::B512,
-    )
-    .expect("legal")
+    shaped(Level::Raid5, members, strip_blocks)
+}
+
+fn shaped(level: Level, members: u8, strip_blocks: u32) -> Geometry {
+    Geometry::new(level, members, strip_blocks, MemberLba(0), 64, BlockSize::B512).expect("legal")
+}
+
+fn parity_of(g: &Geometry, row: RowIndex) -> MemberIndex {
+    g.parity_member(row).expect("the level has parity")
 }
 
 fn piece(row: u64, start_blocks: u32, blocks: u32) -> RowPiece {
@@ -51,12 +51,16 @@ impl Disks {
         disks
     }
 
+    /// Does nothing to a level without parity.
     fn set_parity(&mut self, g: &Geometry, row: RowIndex, wrong: u8) {
+        let Some(member) = g.parity_member(row) else {
+            return;
+        };
         for offset in 0..g.strip_blocks() as usize {
             let parity = (0..g.data_members()).fold(wrong, |sum, column| {
                 sum ^ self.strips[usize::from(g.data_member(row, column).0)][offset].expect("not lost yet")
             });
-            self.strips[usize::from(g.parity_member(row).0)][offset] = Some(parity);
+            self.strips[usize::from(member.0)][offset] = Some(parity);
         }
     }
 
@@ -146,10 +150,19 @@ fn blocks_read(plan: &RowPlan) -> u32 {
 }
 
 /// Every piece of small rows: `(geometry, row, start, blocks)`.
-fn all_pieces(mut each: impl FnMut(&Geometry, RowPiece)) {
-    for members in 2..=6 {
+fn all_pieces(each: impl FnMut(&Geometry, RowPiece)) {
+    pieces_of(Level::Raid5, 2..=6, each);
+}
+
+/// The same without redundancy, on 1 to 4 members.
+fn all_striped_pieces(each: impl FnMut(&Geometry, RowPiece)) {
+    pieces_of(Level::Raid0, 1..=4, each);
+}
+
+fn pieces_of(level: Level, widths: std::ops::RangeInclusive<u8>, mut each: impl FnMut(&Geometry, RowPiece)) {
+    for members in widths {
         for strip in 1..=4 {
-            let g = geometry(members, strip);
+            let g = shaped(level, members, strip);
             let row = u64::from(members) + u64::from(strip);
             for start in 0..g.row_blocks() {
                 for blocks in 1..=g.row_blocks() - start {
@@ -250,6 +263,86 @@ fn every_read_gives_the_data() {
     });
 }
 
+/// Exhaustive: a healthy write without redundancy puts the new data in its place, leaves the rest alone,
+/// reads nothing and computes nothing, whatever is said of parity.
+#[test]
+fn a_striped_write_is_one_transfer_a_strip() {
+    let mut plan = RowPlan::default();
+    all_striped_pieces(|g, p| {
+        for (source, parity_trusted) in [
+            (Source::User, true),
+            (Source::User, false),
+            (Source::Zeroes, true),
+        ] {
+            let mut disks = Disks::new(g, p.row, 0x5A);
+            let mut expected = disks.user(g, p.row);
+            let members = Members {
+                failed: 0,
+                parity_trusted,
+            };
+            plan.write(g, &p, source, members).expect("healthy");
+            assert_eq!(
+                (plan.reads.len(), plan.steps.len(), plan.scratch_blocks),
+                (0, 0, 0)
+            );
+            assert_eq!(plan.writes.len(), g.segments(&p).count());
+            let mut user: Vec<u8> = (0..p.blocks)
+                .map(|i| 0x80 | u8::try_from(i).expect("short"))
+                .collect();
+            let range = p.start_blocks as usize..(p.start_blocks + p.blocks) as usize;
+            match source {
+                Source::User => expected[range].copy_from_slice(&user),
+                Source::Zeroes => expected[range].fill(0),
+            }
+            disks.run(&plan, &mut user);
+            assert_eq!(disks.user(g, p.row), expected);
+        }
+    });
+}
+
+/// Exhaustive: without redundancy a read is served as long as it touches no lost member, and refused
+/// as soon as it does; a write is refused with any member lost.
+#[test]
+fn a_striped_group_serves_only_reads_of_live_members() {
+    let mut plan = RowPlan::default();
+    let too_many = Err(PlanError::TooManyMembersLost);
+    all_striped_pieces(|g, p| {
+        for failed in 0..1_u32 << g.members() {
+            let touches = g
+                .segments(&p)
+                .any(|segment| failed >> g.data_member(p.row, segment.column).0 & 1 == 1);
+            let mut disks = Disks::new(g, p.row, 0xC3);
+            let row = disks.user(g, p.row);
+            let range = p.start_blocks as usize..(p.start_blocks + p.blocks) as usize;
+            disks.lose(failed);
+            for target in [Target::User, Target::Scratch] {
+                let read = plan.read(g, &p, target, failed, true);
+                if touches {
+                    assert_eq!(read, too_many);
+                    continue;
+                }
+                assert_eq!((read, plan.steps.len()), (Ok(()), 0));
+                if target == Target::Scratch {
+                    assert_eq!(plan.scratch_blocks, p.blocks);
+                    continue;
+                }
+                let mut user = vec![0; p.blocks as usize];
+                disks.run(&plan, &mut user);
+                assert_eq!(user, row[range.clone()]);
+            }
+            let members = Members { failed, ..HEALTHY };
+            let expected = if failed == 0 { Ok(()) } else { too_many };
+            assert_eq!(plan.write(g, &p, Source::User, members), expected);
+            assert_eq!(zero_row(g, members).map(|_| ()), expected);
+            assert_eq!(plan.resync(g, p.row, members), expected);
+            assert!(
+                plan.reads.is_empty() && plan.writes.is_empty(),
+                "nothing to compute"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_healthy_read_is_one_transfer_a_strip() {
     let mut plan = RowPlan::default();
@@ -306,7 +399,7 @@ fn on_a_tie_old_parity_is_not_built_upon() {
     let mut plan = RowPlan::default();
     plan.write(&g, &piece(1, 0, 4), Source::User, HEALTHY)
         .expect("healthy");
-    let parity = g.parity_member(RowIndex(1));
+    let parity = parity_of(&g, RowIndex(1));
     assert_eq!(plan.reads.len(), 2);
     assert!(plan.reads.iter().all(|io| io.member != parity));
 }
@@ -324,7 +417,7 @@ fn a_full_row_is_written_without_reading() {
 fn lost_parity_means_just_write_data() {
     let mut plan = RowPlan::default();
     all_pieces(|g, p| {
-        let failed = 1 << g.parity_member(p.row).0;
+        let failed = 1 << parity_of(g, p.row).0;
         plan.write(
             g,
             &p,
@@ -359,7 +452,7 @@ fn a_lost_member_that_is_written_is_reconstructed() {
         },
     )
     .expect("one loss");
-    let parity = g.parity_member(RowIndex(1));
+    let parity = parity_of(&g, RowIndex(1));
     assert!(
         plan.reads
             .iter()
@@ -389,7 +482,7 @@ fn a_lost_member_that_is_not_written_needs_read_modify_write() {
     assert!(
         plan.reads
             .iter()
-            .any(|io| io.member == g.parity_member(RowIndex(1)))
+            .any(|io| io.member == parity_of(&g, RowIndex(1)))
     );
     assert_eq!(plan.reads.len(), 3);
 }
@@ -406,7 +499,7 @@ fn untrusted_parity_is_never_read_and_comes_right() {
         let mut disks = Disks::new(g, p.row, 0x11);
         disks.set_parity(g, p.row, 0xFF);
         plan.write(g, &p, Source::User, members).expect("no loss");
-        assert!(plan.reads.iter().all(|io| io.member != g.parity_member(p.row)));
+        assert!(plan.reads.iter().all(|io| io.member != parity_of(g, p.row)));
         disks.run(&plan, &mut vec![0x77; p.blocks as usize]);
         for offset in 0..g.strip_blocks() as usize {
             let in_piece = |column: u32| {
@@ -492,7 +585,7 @@ fn resync_makes_parity_match_and_changes_no_data() {
             later.lose(1 << lost);
             assert_eq!(later.user(&g, row), expected);
         }
-        let failed = 1 << g.parity_member(row).0;
+        let failed = 1 << parity_of(&g, row).0;
         plan.resync(
             &g,
             row,
@@ -504,6 +597,22 @@ fn resync_makes_parity_match_and_changes_no_data() {
         .expect("nothing to do");
         assert!(plan.reads.is_empty() && plan.writes.is_empty());
     }
+}
+
+/// 32 data columns are as many as a mask has bits, and leave no column for parity in the scratch table.
+#[test]
+fn the_widest_striped_row_is_planned() {
+    let g = shaped(Level::Raid0, 32, 4);
+    let mut plan = RowPlan::with_capacity(&g);
+    let room = plan.writes.capacity();
+    for (start, blocks) in [(0, 128), (1, 127), (124, 4), (0, 1), (3, 122)] {
+        let p = piece(7, start, blocks);
+        plan.write(&g, &p, Source::User, HEALTHY).expect("healthy");
+        assert_eq!(plan.writes.len(), g.segments(&p).count());
+        plan.read(&g, &p, Target::Scratch, 0, true).expect("healthy");
+        assert_eq!(plan.reads.len(), g.segments(&p).count());
+    }
+    assert_eq!(plan.writes.capacity(), room);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! | 10..16 | level, block shift, members, member index, virtual disks, flags |
 //! | 16..64 | array, group and drive UUID |
 //! | 64..96, 96 | name and its length |
-//! | 97 | state of the parity |
+//! | 97 | state of the parity; always trusted where the level has none |
 //! | 100..104 | strip in blocks |
 //! | 104..152 | data start, rows, generation, previous generation, resync row, drive bytes: 8 bytes each |
 //! | 252..256 | CRC-32C |
@@ -206,12 +206,14 @@ const fn flag(bit: u8, set: bool) -> u8 {
 
 const fn level_code(level: Level) -> u8 {
     match level {
+        Level::Raid0 => 0,
         Level::Raid5 => 5,
     }
 }
 
 const fn parse_level(value: u8) -> Result<Level, ParseError> {
     match value {
+        0 => Ok(Level::Raid0),
         5 => Ok(Level::Raid5),
         _ => Err(ParseError::Unknown {
             field: "level",
@@ -360,7 +362,7 @@ fn put_u64(bytes: &mut [u8], value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{full, small};
+    use super::super::samples::{full, small, striped};
     use super::*;
 
     /// Puts the right checksum onto a record that was tampered with.
@@ -379,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for superblock in [small(), full()] {
+        for superblock in [small(), full(), striped(1), striped(2), striped(32)] {
             assert_eq!(parse(&encode(&superblock)[..]), Ok(superblock));
         }
         for parity in [
@@ -401,6 +403,7 @@ mod tests {
         }
     }
 
+    const LAYOUT_STRIPED: u32 = 3_656_646_949;
     const LAYOUT_SMALL: u32 = 2_957_957_170;
     const LAYOUT_FULL: u32 = 2_274_866_706;
 
@@ -409,11 +412,12 @@ mod tests {
     fn layout_is_frozen() {
         assert_eq!(crc32c::portable(0, &encode(&small())[..]), LAYOUT_SMALL);
         assert_eq!(crc32c::portable(0, &encode(&full())[..]), LAYOUT_FULL);
+        assert_eq!(crc32c::portable(0, &encode(&striped(1))[..]), LAYOUT_STRIPED);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        for superblock in [small(), full()] {
+        for superblock in [small(), full(), striped(1)] {
             let mut bytes = encode(&superblock);
             for at in 0..RECORD_BYTES {
                 for bit in 0..8 {
@@ -429,7 +433,7 @@ mod tests {
     #[test]
     fn every_changed_byte_under_a_right_checksum_is_checked() {
         let mut accepted = 0;
-        for superblock in [small(), full()] {
+        for superblock in [small(), full(), striped(1), striped(4)] {
             for at in 0..RECORD_BYTES {
                 for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
                     let mut bytes = encode(&superblock);
@@ -462,10 +466,11 @@ mod tests {
             }
             if round % 3 == 2 {
                 // Plausible counts, so that the tables are looked at.
+                let (level, members) = if bytes[10] & 1 == 0 { (0, 1) } else { (5, 2) };
                 let counts = [
-                    5,
+                    level,
                     12,
-                    2 + bytes[12] % 31,
+                    members + bytes[12] % 31,
                     bytes[13] % 32,
                     bytes[14] % 33,
                     bytes[15] % 8,

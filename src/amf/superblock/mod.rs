@@ -187,7 +187,7 @@ pub struct VdiskRecord {
 /// How far the check data of the group can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParityState {
-    /// Every row's check data fits its data.
+    /// Every row's check data fits its data, or the level has none.
     Trusted,
     /// Never computed for rows from `next_row` on, but every row written since fits: losing a member loses no host's data.
     Initial {
@@ -242,7 +242,7 @@ pub struct GroupRecord {
     pub exclusive_local: bool,
     /// How far check data can be believed.
     pub parity: ParityState,
-    /// One line per member, 2 to 32.
+    /// One line per member, from the fewest of the level to 32.
     pub members: Vec<MemberRecord>,
     /// Virtual disks, in order of their extents.
     pub vdisks: Vec<VdiskRecord>,
@@ -293,7 +293,7 @@ pub enum RecordError {
     #[error("an identifier is nil")]
     NilUuid,
     /// Too few or too many members.
-    #[error("number of members is not within 2 to 32")]
+    #[error("number of members is below what the level needs or above 32")]
     Members,
     /// The member's index is not below the number of members.
     #[error("member index is beyond the table of members")]
@@ -325,7 +325,7 @@ pub enum RecordError {
     /// Generation out of range or not a legal step after the previous one.
     #[error("generation is not a legal step after the previous one")]
     Generation,
-    /// Resync position beyond the last row, or untrusted parity of a degraded group.
+    /// Resync position beyond the last row, or parity to be computed where the group is degraded or has none.
     #[error("state of the parity contradicts the rows or the members")]
     Parity,
     /// A forming group with virtual disks or an open one.
@@ -430,7 +430,8 @@ impl GroupRecord {
             return Err(RecordError::Generation);
         }
         let beyond = self.parity.next_row().is_some_and(|row| row > self.rows);
-        if beyond || (self.parity != ParityState::Trusted && self.failed_mask() != 0) {
+        let settled = self.failed_mask() != 0 || self.level.check_strips() == 0;
+        if beyond || (self.parity != ParityState::Trusted && settled) {
             return Err(RecordError::Parity);
         }
         if self.forming && !(self.clean && self.vdisks.is_empty()) {
@@ -443,7 +444,8 @@ impl GroupRecord {
         if self.array == Uuid::NIL || self.group == Uuid::NIL {
             return Err(RecordError::NilUuid);
         }
-        if !(2..=MEMBERS_MAX).contains(&self.members.len()) {
+        let members_min = usize::from(self.level.members_min());
+        if !(members_min..=MEMBERS_MAX).contains(&self.members.len()) {
             return Err(RecordError::Members);
         }
         let strip_bytes = u64::from(self.strip_blocks) * u64::from(self.block.bytes());
@@ -545,7 +547,7 @@ const _: () = assert!(
 
 #[cfg(test)]
 mod tests {
-    use super::samples::{full, small};
+    use super::samples::{full, small, striped};
     use super::*;
 
     /// Changes one thing in a sound record and returns what the check says.
@@ -557,10 +559,34 @@ mod tests {
 
     #[test]
     fn sound_records_pass() {
-        assert_eq!((small().check(), full().check()), (Ok(()), Ok(())));
-        let geometry = small().record.geometry();
-        assert_eq!(geometry.capacity_blocks(), small().record.capacity_blocks());
-        assert_eq!(u64::from(geometry.row_blocks()), small().record.row_blocks());
+        for superblock in [small(), full(), striped(1), striped(3), striped(32)] {
+            assert_eq!(superblock.check(), Ok(()));
+            let geometry = superblock.record.geometry();
+            assert_eq!(geometry.capacity_blocks(), superblock.record.capacity_blocks());
+            assert_eq!(u64::from(geometry.row_blocks()), superblock.record.row_blocks());
+        }
+    }
+
+    #[test]
+    fn without_redundancy_no_member_is_lost_and_there_is_no_parity_to_compute() {
+        let broken = |change: fn(&mut Superblock)| {
+            let mut superblock = striped(2);
+            change(&mut superblock);
+            superblock.check()
+        };
+        let none = broken(|s| s.record.members.clear());
+        assert_eq!(none, Err(RecordError::Members));
+        for state in [MemberState::Failed, MemberState::Missing] {
+            let mut lost = striped(2);
+            (lost.record.members[0].state, lost.record.members[0].current_at) = (state, 1);
+            assert_eq!(lost.check(), Err(RecordError::TooManyLost));
+        }
+        let initial = broken(|s| s.record.parity = ParityState::Initial { next_row: 0 });
+        let resync = broken(|s| s.record.parity = ParityState::Resync { next_row: 32 });
+        assert_eq!(
+            (initial, resync),
+            (Err(RecordError::Parity), Err(RecordError::Parity))
+        );
     }
 
     #[test]

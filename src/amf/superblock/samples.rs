@@ -47,6 +47,27 @@ pub(super) fn small() -> Superblock {
     }
 }
 
+/// Stripes without redundancy, on up to 32 members.
+pub(super) fn striped(members: u8) -> Superblock {
+    let mut superblock = small();
+    let record = &mut superblock.record;
+    record.level = Level::Raid0;
+    record.parity = ParityState::Trusted;
+    record.members = (1..=members)
+        .map(|number| MemberRecord {
+            drive: Uuid([number; 16]),
+            state: MemberState::Active,
+            current_at: 9,
+        })
+        .collect();
+    let row_blocks = record.row_blocks();
+    record.vdisks.truncate(1);
+    record.vdisks[0].start = GroupLba(row_blocks);
+    record.vdisks[0].blocks = 30 * row_blocks;
+    superblock.member = MemberIndex(members - 1);
+    superblock
+}
+
 /// Every table full, one member lost.
 pub(super) fn full() -> Superblock {
     let mut superblock = small();

@@ -125,9 +125,7 @@ fn group_bytes(config: &Config, group: &config::Group) -> Option<u64> {
     let smallest = sizes.collect::<Option<Vec<u64>>>()?.into_iter().min()?;
     let strip = u64::from(group.strip_kib) << 10;
     let rows = smallest.saturating_sub(METADATA_BYTES) / strip;
-    let data_members = match group.level {
-        config::Level::Raid5 => group.drives.len() as u64 - 1,
-    };
+    let data_members = group.drives.len().checked_sub(group.level.drives_lost_max())? as u64;
     rows.checked_mul(strip)?.checked_mul(data_members)
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 
 enum WaitingFor {
     VdiskCreated,
-    VdiskDeleted { name: String, bytes: u64 },
+    VdiskDeleted { nsid: u32, name: String, bytes: u64 },
     MemberFailed,
 }
 
@@ -41,6 +41,11 @@ impl Control {
             entropy,
             reply,
         } = call;
+        if self.stopping && request.changes_state() {
+            let stopping = ManageError::new(ManageError::BUSY, "the node is stopping", "start it again");
+            drop(reply.try_send(Err(stopping)));
+            return;
+        }
         let answer = match request {
             Request::NodeShow => Ok(Reply::Node(self.node_status(io.now()))),
             Request::GroupList => Ok(Reply::Groups(
@@ -63,6 +68,7 @@ impl Control {
                 Ok((group, record)) => {
                     let block = u64::from(self.groups[group].shared.geometry.block().bytes());
                     let what = WaitingFor::VdiskDeleted {
+                        nsid: record.nsid,
                         name: record.name.to_string(),
                         bytes: record.blocks * block,
                     };
@@ -148,10 +154,15 @@ impl Control {
         let Some(waiting) = self.waiting.remove(&request) else {
             return;
         };
+        if let WaitingFor::VdiskDeleted { nsid, .. } = waiting.what
+            && self.leaving.remove(&nsid)
+        {
+            self.publish_namespaces(core, io);
+        }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
             (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
-            (Ok(_), WaitingFor::VdiskDeleted { name, bytes }) => Ok(Reply::Deleted(manage::Deleted {
+            (Ok(_), WaitingFor::VdiskDeleted { name, bytes, .. }) => Ok(Reply::Deleted(manage::Deleted {
                 vdisk: name,
                 freed_bytes: bytes,
             })),
@@ -195,12 +206,10 @@ impl Control {
                 "choose another name",
             ));
         }
-        if create.level != "raid5" {
-            return Err(invalid(format!(
-                "level \"{}\" is not known; raid5 is",
-                create.level
-            )));
-        }
+        let level = Level::from_name(&create.level).ok_or_else(|| {
+            let known = Level::ALL.map(Level::name).join(" and ");
+            invalid(format!("level \"{}\" is not known; {known} are", create.level))
+        })?;
         let block = BlockSize::from_bytes(create.block_bytes).ok_or_else(|| {
             invalid(format!(
                 "a block has 512 or 4096 bytes, not {}",
@@ -224,7 +233,7 @@ impl Control {
         };
         let spec = GroupSpec {
             name,
-            level: Level::Raid5,
+            level,
             strip_bytes,
             block,
             exclusive_local: true,
@@ -412,9 +421,7 @@ impl Control {
         manage::GroupStatus {
             name: snapshot.name.to_string(),
             uuid: snapshot.uuid.to_string(),
-            level: match snapshot.level {
-                Level::Raid5 => "raid5".to_owned(),
-            },
+            level: snapshot.level.name().to_owned(),
             state: state_of(group),
             generation: snapshot.generation,
             strip_kib: u32::try_from(u64::from(snapshot.strip_blocks) * block / 1024).expect("at most 1024"),

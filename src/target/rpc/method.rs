@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
+use crate::amf::geometry::Level;
 use crate::target::manage::Request;
 
 /// One method of the interface.
@@ -273,7 +274,9 @@ impl Kind {
             Self::Names => value.as_array().is_some_and(|names| {
                 (1..=NAMES_MAX).contains(&names.len()) && names.iter().all(|name| Self::Name.fits(name))
             }),
-            Self::Level => value.as_str() == Some("raid5"),
+            Self::Level => value
+                .as_str()
+                .is_some_and(|name| Level::from_name(name).is_some()),
             Self::Whole(min, max) => value.as_u64().is_some_and(|number| (min..=max).contains(&number)),
             Self::Size => value.as_u64().is_some_and(|bytes| bytes > 0) || value.as_str() == Some("all"),
             Self::Flag => value.is_boolean(),
@@ -285,7 +288,9 @@ impl Kind {
             Self::Name => format!("text of 1 to {NAME_BYTES_MAX} bytes"),
             Self::NewName => format!("1 to {NAME_BYTES_MAX} letters, digits, \"-\", \"_\" and \".\""),
             Self::Names => format!("a list of 1 to {NAMES_MAX} names"),
-            Self::Level => "\"raid5\"".to_owned(),
+            Self::Level => Level::ALL
+                .map(|level| format!("\"{}\"", level.name()))
+                .join(" or "),
             Self::Whole(min, max) => format!("a whole number in {min}..={max}"),
             Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
@@ -297,7 +302,7 @@ impl Kind {
             Self::Name => json!("g0"),
             Self::NewName => json!("new"),
             Self::Names => json!(["d0", "d1", "d2"]),
-            Self::Level => json!("raid5"),
+            Self::Level => json!(Level::Raid5.name()),
             Self::Whole(min, _) => json!(min),
             Self::Size => json!("all"),
             Self::Flag => json!(true),

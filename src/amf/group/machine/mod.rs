@@ -490,7 +490,7 @@ impl Group {
         let absent = seats.filter(|(member, seat)| seat.lost.is_some() && self.faults >> member & 1 == 0);
         let mask = absent.fold(0, |mask, (member, _)| mask | 1 << member) & !next.failed_mask();
         self.mark_lost(next, mask, MemberState::Missing);
-        if unclean {
+        if unclean && next.level.check_strips() > 0 {
             next.parity = ParityState::Resync { next_row: 0 };
         }
         self.resync_row = next.parity.next_row().unwrap_or(0);

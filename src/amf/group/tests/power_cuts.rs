@@ -49,6 +49,7 @@ struct Promises {
 
 struct World {
     random: Random,
+    level: Level,
     /// One superblock write in so many is refused.
     refusals: usize,
     disks: Vec<Disk>,
@@ -73,9 +74,12 @@ struct Life {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(level: Level, seed: u64) -> Self {
         let mut random = Random(seed);
-        let count = 3 + random.below(3);
+        let count = match level {
+            Level::Raid0 => 1 + random.below(4),
+            Level::Raid5 => 3 + random.below(3),
+        };
         let promises = Promises {
             generation: 0,
             lost: 0,
@@ -92,6 +96,7 @@ impl World {
         Self {
             refusals: [40, 300, 3000][random.below(3)],
             random,
+            level,
             disks: disks(count),
             promises,
             next_vdisk: 1,
@@ -132,13 +137,13 @@ impl World {
     /// Finds the group; `None` if it was rightly refused.
     fn assemble(&mut self, first: bool) -> Option<(Group, bool)> {
         if first {
-            let creation = create(&spec(facts(&self.disks))).unwrap();
+            let creation = create(&spec_of(self.level, facts(&self.disks))).unwrap();
             return Some((Group::form(creation), false));
         }
         self.rot();
         let mut facts = facts(&self.disks);
         let mut away = 0;
-        while self.random.one_in(4) && away < 2 {
+        while facts.len() > 1 && self.random.one_in(4) && away < 2 {
             let member = self.random.below(facts.len());
             facts.remove(member);
             away += 1;
@@ -457,7 +462,8 @@ impl World {
         }
         self.promises.unsure.extend(life.requests.into_values());
         if life.open && self.promises.unclean && !life.stopping {
-            self.promises.untrusted = true;
+            // Without check data there is nothing that may not fit.
+            self.promises.untrusted = self.level.check_strips() > 0;
             self.promises.resynced = false;
             self.promises.accepted = false;
         }
@@ -466,9 +472,18 @@ impl World {
 
 #[test]
 fn never_mix_up_drives_generations_or_virtual_disks() {
+    random_lives(Level::Raid5);
+}
+
+#[test]
+fn never_mix_up_anything_without_redundancy_either() {
+    random_lives(Level::Raid0);
+}
+
+fn random_lives(level: Level) {
     let (mut starts, mut cuts) = (0, 0);
     for seed in 0..400 {
-        let mut world = World::new(seed);
+        let mut world = World::new(level, seed);
         world.live(true);
         for _ in 0..12 {
             let blank = world
@@ -496,6 +511,13 @@ fn never_mix_up_drives_generations_or_virtual_disks() {
 /// A group whose every drive is there assembles after a cut at every single write of its life.
 #[test]
 fn cut_at_every_write_of_a_life() {
+    cut_at_every_write(Level::Raid5, 3);
+    for width in 1..=4 {
+        cut_at_every_write(Level::Raid0, width);
+    }
+}
+
+fn cut_at_every_write(level: Level, width: usize) {
     let events = || {
         let create = Event::CreateVdisk {
             request: REQUEST,
@@ -505,7 +527,7 @@ fn cut_at_every_write_of_a_life() {
     };
     for torn_bytes in [0, 2048, RECORD_BYTES] {
         for cut_at in 0.. {
-            let mut disks = stopped(3);
+            let mut disks = stopped_as(level, width);
             let mut group = Group::assembled(found(&disks).unwrap());
             let mut left = cut_at;
             let mut acknowledged = false;
