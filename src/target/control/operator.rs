@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 
 enum WaitingFor {
     VdiskCreated,
-    VdiskDeleted { nsid: u32, name: String, bytes: u64 },
+    VdiskDeleted { name: String, bytes: u64 },
     MemberFailed,
 }
 
@@ -41,11 +41,6 @@ impl Control {
             entropy,
             reply,
         } = call;
-        if self.stopping && request.changes_state() {
-            let stopping = ManageError::new(ManageError::BUSY, "the node is stopping", "start it again");
-            drop(reply.try_send(Err(stopping)));
-            return;
-        }
         let answer = match request {
             Request::NodeShow => Ok(Reply::Node(self.node_status(io.now()))),
             Request::GroupList => Ok(Reply::Groups(
@@ -68,7 +63,6 @@ impl Control {
                 Ok((group, record)) => {
                     let block = u64::from(self.groups[group].shared.geometry.block().bytes());
                     let what = WaitingFor::VdiskDeleted {
-                        nsid: record.nsid,
                         name: record.name.to_string(),
                         bytes: record.blocks * block,
                     };
@@ -154,15 +148,10 @@ impl Control {
         let Some(waiting) = self.waiting.remove(&request) else {
             return;
         };
-        if let WaitingFor::VdiskDeleted { nsid, .. } = waiting.what
-            && self.leaving.remove(&nsid)
-        {
-            self.publish_namespaces(core, io);
-        }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
             (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
-            (Ok(_), WaitingFor::VdiskDeleted { name, bytes, .. }) => Ok(Reply::Deleted(manage::Deleted {
+            (Ok(_), WaitingFor::VdiskDeleted { name, bytes }) => Ok(Reply::Deleted(manage::Deleted {
                 vdisk: name,
                 freed_bytes: bytes,
             })),
