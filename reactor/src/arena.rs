@@ -78,10 +78,11 @@ pub(crate) enum Lending {
 pub struct Arena {
     mapping: Mapping,
     buddy: Buddy,
-    /// For each page, how many operations of the kernel may write to it.
-    kernel_writes: Vec<u16>,
-    /// For each page, how many operations of the kernel may read from it.
-    kernel_reads: Vec<u16>,
+    /// For each granule, how many operations of the kernel may write to it.
+    kernel_writes: Vec<u32>,
+    /// For each granule, how many operations of the kernel may read from it: a region of zeroes that is the source of
+    /// many writes may be in all of them.
+    kernel_reads: Vec<u32>,
     kernels: Kernels,
 }
 
@@ -237,7 +238,9 @@ impl Arena {
     pub(crate) fn lend(&mut self, span: Span, lending: Lending) -> *mut u8 {
         let start = self.address(span);
         for lent in self.lent(span, lending) {
-            *lent = lent.checked_add(1).expect("at most 65535 operations on one granule");
+            *lent = lent
+                .checked_add(1)
+                .expect("fewer operations are in flight than 32 bits count");
         }
         start
     }
@@ -277,7 +280,7 @@ impl Arena {
         u16::try_from(index).expect("an offset of 32 bits lies in one of four")
     }
 
-    fn lent(&mut self, span: Span, lending: Lending) -> &mut [u16] {
+    fn lent(&mut self, span: Span, lending: Lending) -> &mut [u32] {
         let (first, count) = granules_of(span);
         match lending {
             Lending::ToRead => &mut self.kernel_reads[first..first + count],

@@ -20,6 +20,15 @@ use crate::drive::block::{BlockSize, MemberLba};
 /// Row operations under way in one engine.
 const PIECES_MAX: u32 = 4096;
 
+/// Where the scratch memory of a group's engines comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScratchMemory {
+    /// From each core's memory, which was sized for it before the start.
+    Own,
+    /// What each core has kept for one group that is made while it runs, when its memory may be in pieces.
+    Spare,
+}
+
 /// What all cores share of one group.
 pub struct GroupShared {
     /// Index among the node's groups.
@@ -34,6 +43,8 @@ pub struct GroupShared {
     pub drives: Vec<Option<u16>>,
     /// Bytes of scratch memory that an engine gets.
     pub scratch_bytes: u32,
+    /// Where they come from.
+    pub memory: ScratchMemory,
 }
 
 /// One core's part of a group.
@@ -85,10 +96,12 @@ impl Core {
             self.groups.len(),
             "groups are added in order on every core"
         );
-        let scratch = io
-            .arena_mut()
-            .alloc(shared.scratch_bytes)
-            .expect("the memory of a core is sized for its groups");
+        let scratch = match shared.memory {
+            ScratchMemory::Own => io.arena_mut().alloc(shared.scratch_bytes),
+            ScratchMemory::Spare => self.spare_scratch.take(),
+        };
+        let scratch =
+            scratch.expect("the memory was checked before the start, and the spare is given out once");
         let engine = Engine::new(EngineConfig {
             geometry: shared.geometry,
             core: self.index.0,
@@ -140,6 +153,13 @@ impl Core {
         let aborted = binding.engine.abort(command, &mut binding.actions);
         self.pump(io, group);
         aborted
+    }
+
+    /// The host is gone: nothing more of its request is begun; what is half-way is finished.
+    pub(super) fn give_up_in_group(&mut self, io: &mut Io<Message>, group: u16, command: CommandId) {
+        let binding = &mut self.groups[usize::from(group)];
+        let _ = binding.engine.abort(command, &mut binding.actions);
+        self.pump(io, group);
     }
 
     /// A new generation of members is durable.

@@ -6,16 +6,14 @@ use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
 use super::node::NodeError;
 use super::storage::{self, Opened};
-use crate::amf::geometry::Level;
+use crate::amf::engine::Engine;
+use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
     AssembleOptions, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec, assemble,
     plan_create,
 };
 use crate::amf::superblock::{self, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
-
-/// Least scratch memory of an engine: row operations of the largest transfer on three members.
-const SCRATCH_BYTES_MIN: u32 = 4 << 20;
 
 /// What the drives of a configuration hold.
 pub struct Found {
@@ -76,6 +74,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
             groups.push(plan_group(group, &facts, &opened, &mut notes)?);
         }
     }
+    check_scratch(&groups, config.reactor.memory_mib)?;
     let findings = assembly.drives;
     let found = facts
         .into_iter()
@@ -193,32 +192,31 @@ pub fn vdisk_plans(config: &Config) -> Result<Vec<VdiskPlan>, NodeError> {
     Ok(plans)
 }
 
-/// Scratch memory of an engine: some row operations of the largest transfer at a time, at most a quarter of the core's.
-pub fn scratch_bytes(config: &Config) -> u32 {
-    let members = config
-        .groups
-        .iter()
-        .map(|group| group.drives.len())
-        .max()
-        .unwrap_or(3);
-    let largest = config
-        .groups
-        .iter()
-        .map(|group| group.strip_kib)
-        .max()
-        .unwrap_or(64)
-        .max(64)
-        * 1024;
-    let row = largest.saturating_mul(u32::try_from(members + 1).expect("at most 32 members"));
-    let groups = u32::try_from(config.groups.len().max(1)).expect("at most 128 groups");
-    let quarter = config.reactor.memory_mib / 4 * (1 << 20) / groups;
-    row.max(SCRATCH_BYTES_MIN)
-        .next_power_of_two()
-        .min(previous_power_of_two(quarter).max(SCRATCH_BYTES_MIN))
+/// Scratch memory of an engine for a group of this shape, on a core with this much memory: a sixteenth of the memory, but
+/// at least what the longest row operation takes. A power of two, as the arena hands out.
+pub fn scratch_bytes(geometry: &Geometry, memory_mib: u32) -> u32 {
+    let least = Engine::scratch_bytes_min(geometry);
+    least.max(spare_scratch_bytes(memory_mib)).next_power_of_two()
 }
 
-const fn previous_power_of_two(number: u32) -> u32 {
-    if number == 0 { 0 } else { 1 << number.ilog2() }
+/// Scratch memory that a core keeps for one group that is made while it runs.
+pub fn spare_scratch_bytes(memory_mib: u32) -> u32 {
+    1 << (memory_mib << 16).ilog2()
+}
+
+/// Refuses groups that would leave hosts without buffers: their engines take at most half of a core's memory.
+fn check_scratch(groups: &[GroupPlan], memory_mib: u32) -> Result<(), NodeError> {
+    let engines = groups
+        .iter()
+        .map(|plan| u64::from(scratch_bytes(&plan.geometry(), memory_mib)));
+    let wanted_mib = (engines.sum::<u64>() + u64::from(spare_scratch_bytes(memory_mib))).div_ceil(1 << 20);
+    if wanted_mib <= u64::from(memory_mib / 2) {
+        return Ok(());
+    }
+    Err(NodeError::Groups(format!(
+        "the groups' row operations need {wanted_mib} MiB of each core's {memory_mib} MiB. Set `memory_mib` in [reactor] to {} or more",
+        (wanted_mib * 4).next_power_of_two()
+    )))
 }
 
 fn name(text: &str) -> Result<Name, NodeError> {

@@ -17,6 +17,11 @@ use crate::drive::block::NamespaceLba;
 /// Namespace identifier that means all namespaces.
 const NSID_ALL: u32 = 0xffff_ffff;
 
+/// Most failed commands that one core reports to the error log in a tick; a host may cause any number.
+const FAILURES_PER_TICK_MAX: u32 = 16;
+/// Most data that an admin or Fabrics command brings.
+const ADMIN_DATA_BYTES_MAX: u32 = nvme::tcp::target::ADMIN_IN_CAPSULE_BYTES;
+
 /// Most commands of one core in the hands of its engines; further ones wait like those without a buffer.
 ///
 /// Buffers are at least 4 KiB, so this many take 32 MiB of a core's memory.
@@ -102,7 +107,7 @@ impl Core {
         let mut outbox = std::mem::take(&mut self.outbox);
         let mut composed = false;
         while let Some(connection) = self.connections.find(queue) {
-            if connection.blocked || connection.life != Life::Open {
+            if connection.blocked.is_some() || connection.is_congested() || connection.life != Life::Open {
                 break;
             }
             let event = connection.machine.next(&mut input, &mut outbox);
@@ -140,7 +145,7 @@ impl Core {
                 }
                 Some(Event::DataCorrupt { slot }) => {
                     self.outbox = outbox;
-                    self.finish_pair_or_one(io, queue, slot, Status::TRANSIENT_TRANSPORT_ERROR);
+                    self.end_pair(io, queue, slot, Status::TRANSIENT_TRANSPORT_ERROR);
                     outbox = std::mem::take(&mut self.outbox);
                 }
                 Some(Event::Close { reason }) => {
@@ -172,7 +177,7 @@ impl Core {
         direction: Direction,
         transfer_bytes: u32,
     ) {
-        let started = reactor::now();
+        let started = io.now();
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
@@ -184,20 +189,24 @@ impl Core {
             ..Command::free()
         };
         if is_io {
-            match self.parse_io(queue, slot, &entry, transfer_bytes) {
-                Ok(()) => {}
-                Err(status) => return self.refuse(io, queue, slot, status),
+            let checked = self
+                .pair_fused(io, queue, slot, &entry)
+                .and_then(|()| self.parse_io(queue, slot, &entry, transfer_bytes))
+                .and_then(|()| self.check_pair(queue, slot));
+            if let Err(status) = checked {
+                return self.end_pair(io, queue, slot, status);
             }
-            if !self.order_fused(io, queue, slot, &entry) {
-                return;
-            }
+        } else if direction == Direction::FromHost && transfer_bytes > ADMIN_DATA_BYTES_MAX {
+            // No admin or Fabrics command brings as much: nobody gets such a buffer without an association.
+            return self.end_command(io, queue, slot, Status::DATA_SGL_LENGTH_INVALID.do_not_retry());
         }
         let needs_buffer = is_io || (transfer_bytes > 0 && direction == Direction::FromHost);
         if needs_buffer && !self.give_buffer(io, queue, slot) {
             let connection = self.connections.find(queue).expect("looked up above");
             connection.command(slot).state = CommandState::AwaitingBuffer;
-            connection.blocked =
-                direction == Direction::FromHost && matches!(entry.sgl(), Sgl::InCapsule { .. });
+            if direction == Direction::FromHost && matches!(entry.sgl(), Sgl::InCapsule { .. }) {
+                connection.blocked = Some(slot);
+            }
             self.awaiting_buffer.push_back((queue, slot));
             return;
         }
@@ -214,7 +223,7 @@ impl Core {
     ) -> Result<(), Status> {
         let nsid = if entry.nsid() == NSID_ALL && entry.opcode() == nvme::command::io_opcode::FLUSH {
             self.namespaces
-                .first()
+                .first_of_lowest_group()
                 .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?
         } else {
             entry.nsid()
@@ -230,7 +239,8 @@ impl Core {
         let request = IoRequest::parse(entry, bytes, &namespace.format, &limits)?;
         let group = namespace.group;
         let next = match request {
-            IoRequest::Flush if entry.nsid() == NSID_ALL => Next::FlushGroup(1),
+            IoRequest::Flush if entry.nsid() == NSID_ALL => Next::FlushGroup(group),
+            IoRequest::Read { fua: true, .. } => Next::Read,
             IoRequest::DatasetManagement { .. } => Next::Range(0),
             IoRequest::Flush
             | IoRequest::Read { .. }
@@ -238,7 +248,6 @@ impl Core {
             | IoRequest::Compare { .. }
             | IoRequest::WriteZeroes { .. } => Next::Complete,
         };
-        let group = if next == Next::FlushGroup(1) { 0 } else { group };
         let connection = self
             .connections
             .find(queue)
@@ -248,59 +257,6 @@ impl Core {
         command.group = group;
         command.next = next;
         Ok(())
-    }
-
-    /// Pairs fused commands. Returns false when this command was completed here because it fits no pair.
-    fn order_fused(
-        &mut self,
-        io: &mut Io<Message>,
-        queue: QueueId,
-        slot: Slot,
-        entry: &SubmissionEntry,
-    ) -> bool {
-        let connection = self
-            .connections
-            .find(queue)
-            .expect("the caller holds this connection");
-        let first = connection.fused.take();
-        match (fuse_kind(entry), first) {
-            (FuseKind::None, None) => true,
-            (FuseKind::First, None) => {
-                connection.fused = Some(slot);
-                true
-            }
-            (FuseKind::Second, Some(first)) => {
-                let compare = *connection.command(first);
-                if same_blocks(compare.request, connection.command(slot).request)
-                    && compare.entry.nsid() == entry.nsid()
-                {
-                    connection.command(first).partner = Some(slot);
-                    connection.command(slot).partner = Some(first);
-                    return true;
-                }
-                self.finish_one(io, queue, first, Status::INVALID_FIELD.do_not_retry());
-                self.refuse(io, queue, slot, Status::ABORTED_FAILED_FUSED);
-                false
-            }
-            (kind @ (FuseKind::None | FuseKind::First), Some(first)) => {
-                if kind == FuseKind::First {
-                    connection.fused = Some(slot);
-                }
-                self.finish_one(io, queue, first, Status::ABORTED_MISSING_FUSED);
-                true
-            }
-            (FuseKind::Second, None) => {
-                self.refuse(io, queue, slot, Status::ABORTED_MISSING_FUSED);
-                false
-            }
-            (FuseKind::Invalid, first) => {
-                if let Some(first) = first {
-                    self.finish_one(io, queue, first, Status::ABORTED_MISSING_FUSED);
-                }
-                self.refuse(io, queue, slot, Status::INVALID_FIELD.do_not_retry());
-                false
-            }
-        }
     }
 
     /// Allocates the buffer of a command; false when there is none now.
@@ -370,12 +326,9 @@ impl Core {
             }
             self.awaiting_buffer.pop_front();
             if waits {
-                let blocked = self
-                    .connections
-                    .find(queue)
-                    .is_some_and(|connection| connection.blocked);
                 self.with_buffer(io, queue, slot);
-                if blocked {
+                let open = self.connections.find(queue);
+                if open.is_some_and(|connection| connection.blocked == Some(slot)) {
                     self.resume_parsing(io, queue);
                 }
             }
@@ -389,7 +342,7 @@ impl Core {
             .find(queue)
             .expect("the caller holds this connection");
         if let Some(status) = connection.command(slot).end_with {
-            return self.finish_pair_or_one(io, queue, slot, status);
+            return self.end_pair(io, queue, slot, status);
         }
         self.run_command(io, queue, slot);
     }
@@ -428,36 +381,8 @@ impl Core {
         self.submit(io, queue, slot, request);
     }
 
-    /// One half of a fused pair has its data: runs the pair when the other half has it as well.
-    fn run_fused(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
-        let connection = self
-            .connections
-            .find(queue)
-            .expect("the caller holds this connection");
-        connection.command(slot).state = CommandState::AwaitingPartner;
-        let Some(partner) = connection.command(slot).partner else {
-            return;
-        };
-        if connection.command(partner).state != CommandState::AwaitingPartner {
-            return;
-        }
-        let is_first = fuse_kind(&connection.command(slot).entry) == FuseKind::First;
-        let (first, second) = if is_first {
-            (slot, partner)
-        } else {
-            (partner, slot)
-        };
-        connection.command(first).state = CommandState::Running;
-        connection.command(second).state = CommandState::Running;
-        let request = connection
-            .command(first)
-            .request
-            .expect("fused commands are I/O commands");
-        self.submit(io, queue, first, request);
-    }
-
     /// Hands one request of a command to its group's engine.
-    fn submit(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, request: IoRequest) {
+    pub(super) fn submit(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, request: IoRequest) {
         let connection = self
             .connections
             .find(queue)
@@ -468,7 +393,7 @@ impl Core {
             (command.id.expect("given with its buffer"), fua)
         });
         let command = connection.command(slot);
-        command.submitted = reactor::now();
+        command.submitted = io.now();
         let (nsid, group) = (command.entry.nsid(), command.group);
         let id = command.id.expect("given with its buffer");
         let base = |slba: u64, blocks: u64| {
@@ -479,7 +404,11 @@ impl Core {
                 .group_range(NamespaceLba(slba), blocks)
                 .map_err(|_| Status::LBA_OUT_OF_RANGE.do_not_retry())
         };
+        let next = command.next;
         let request = match request {
+            // What other commands wrote may still be volatile in the drives: a read that forces unit access makes it
+            // durable first.
+            IoRequest::Read { .. } if next == Next::Read => Ok(Request::Flush),
             IoRequest::Read { slba, blocks, .. } => {
                 base(slba, u64::from(blocks)).map(|lba| Request::Read { lba, blocks })
             }
@@ -516,8 +445,19 @@ impl Core {
                 connection.running += if write.is_some() { 2 } else { 1 };
                 self.submit_group(io, group, id, request);
             }
-            Err(status) => self.finish_pair_or_one(io, queue, slot, status),
+            Err(status) => self.fail_submit(io, queue, slot, status),
         }
+    }
+
+    /// Completes a command, and its other half, that turned out not to fit its namespace any more.
+    fn fail_submit(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        if let Some(partner) = connection.command(slot).partner {
+            self.finish_one(io, queue, partner, Status::ABORTED_FAILED_FUSED);
+        }
+        self.finish_one(io, queue, slot, status);
     }
 
     /// Submits the next range of a Dataset Management command, or completes it after the last.
@@ -601,59 +541,34 @@ impl Core {
                 (Next::Range(_), IoRequest::DatasetManagement { ranges, deallocate }) => {
                     return self.next_range(io, queue, slot, ranges, deallocate);
                 }
-                (Next::FlushGroup(group), _) if usize::from(group) < self.groups.len() => {
-                    command.next = Next::FlushGroup(group + 1);
-                    connection.running += 1;
-                    return self.submit_group(io, group, id, Request::Flush);
+                (Next::Read, read) => {
+                    command.next = Next::Complete;
+                    return self.submit(io, queue, slot, read);
                 }
                 (Next::Complete | Next::Range(_) | Next::FlushGroup(_), _) => {}
             }
         }
-        let status = match result {
+        let mut status = match result {
             Ok(()) => Status::SUCCESS,
             Err(error) => status_of(error, &request),
         };
+        if let Next::FlushGroup(flushed) = next {
+            // Every group is flushed, also after one of them could not be; the first error counts.
+            status = command.end_with.unwrap_or(status);
+            command.end_with = (!status.is_success()).then_some(status);
+            if let Some(group) = self.namespaces.group_after(flushed).filter(|_| !draining) {
+                command.next = Next::FlushGroup(group);
+                command.group = group;
+                connection.running += 1;
+                return self.submit_group(io, group, id, Request::Flush);
+            }
+        }
         self.finish_one(io, queue, slot, status);
         self.continue_close(io, queue);
     }
 
-    /// Completes a command without running it; in-capsule data that is still to come is skipped by the machine.
-    fn refuse(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
-        self.finish_one(io, queue, slot, status);
-    }
-
-    /// Completes a command that may be half of a fused pair: then the other half fails with it.
-    fn finish_pair_or_one(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
-        let Some(connection) = self.connections.find(queue) else {
-            return;
-        };
-        if connection.fused == Some(slot) {
-            // Its second half is still to come; that one will find no first half and be refused.
-            connection.fused = None;
-        }
-        let partner = connection.command(slot).partner.take();
-        if let Some(partner) = partner {
-            connection.command(partner).partner = None;
-            let can_complete = connection.machine.can_complete(partner);
-            match connection.command(partner).state {
-                CommandState::AwaitingData if !can_complete => {
-                    // Its data is on the way: it ends when that is here.
-                    connection.command(partner).end_with = Some(Status::ABORTED_FAILED_FUSED);
-                }
-                CommandState::AwaitingData
-                | CommandState::AwaitingPartner
-                | CommandState::AwaitingBuffer
-                | CommandState::Running => {
-                    self.finish_one(io, queue, partner, Status::ABORTED_FAILED_FUSED);
-                }
-                CommandState::Free | CommandState::AtControl => {}
-            }
-        }
-        self.finish_one(io, queue, slot, status);
-    }
-
     /// Completes one command towards its host and gives its buffer back.
-    fn finish_one(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
+    pub(super) fn finish_one(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, status: Status) {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
@@ -718,9 +633,15 @@ impl Core {
 
     fn report_failure(&mut self, io: &mut Io<Message>, queue: QueueId, command: &Command, status: Status) {
         // What the host asked for or got in the ordinary course of things is no error of this controller.
-        if status.same_code(Status::COMMAND_ABORT_REQUESTED) || status.same_code(Status::COMPARE_FAILURE) {
+        let ordinary = [
+            Status::COMMAND_ABORT_REQUESTED,
+            Status::COMPARE_FAILURE,
+            Status::ABORTED_FAILED_FUSED,
+        ];
+        if ordinary.iter().any(|known| status.same_code(*known)) || self.failures >= FAILURES_PER_TICK_MAX {
             return;
         }
+        self.failures += 1;
         let slba = command.entry.qword(10);
         let (cid, nsid) = (command.entry.cid(), command.entry.nsid());
         self.tell_control(
@@ -775,19 +696,9 @@ impl Core {
         let Some(slot) = connection.machine.find(cid) else {
             return false;
         };
-        let blocked = connection.blocked;
         match connection.command(slot).state {
-            CommandState::AwaitingBuffer if blocked => false,
-            CommandState::AwaitingBuffer | CommandState::AwaitingPartner => {
-                self.finish_pair_or_one(io, queue, slot, Status::COMMAND_ABORT_REQUESTED);
-                true
-            }
-            CommandState::AwaitingData => {
-                if connection.machine.can_complete(slot) {
-                    self.finish_pair_or_one(io, queue, slot, Status::COMMAND_ABORT_REQUESTED);
-                } else {
-                    connection.command(slot).end_with = Some(Status::COMMAND_ABORT_REQUESTED);
-                }
+            CommandState::AwaitingBuffer | CommandState::AwaitingPartner | CommandState::AwaitingData => {
+                self.end_pair(io, queue, slot, Status::COMMAND_ABORT_REQUESTED);
                 true
             }
             CommandState::Running => {
@@ -809,7 +720,7 @@ impl Core {
             let command = *connection.command(slot);
             match command.state {
                 CommandState::Running => {
-                    self.abort_in_group(io, command.group, command.id.expect("an engine has it"));
+                    self.give_up_in_group(io, command.group, command.id.expect("an engine has it"));
                 }
                 CommandState::AwaitingBuffer
                 | CommandState::AwaitingData
@@ -827,12 +738,4 @@ impl Core {
             }
         }
     }
-}
-
-/// Whether a Compare and a Write are about the same blocks, as a fused pair must be.
-fn same_blocks(first: Option<IoRequest>, second: Option<IoRequest>) -> bool {
-    let Some(IoRequest::Compare { slba, blocks }) = first else {
-        return false;
-    };
-    matches!(second, Some(IoRequest::Write { slba: other, blocks: count, .. }) if other == slba && count == blocks)
 }

@@ -11,6 +11,9 @@ use reactor::{Nanos, SendBatch, SocketId, Span};
 
 use crate::amf::engine::CommandId;
 
+/// Most bytes that are composed while a send is on its way before parsing stops: replies of a deep queue of large reads.
+const UNSENT_BYTES_MAX: u64 = 2 << 20;
+
 /// What a connection is, once its first capsule has told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -57,8 +60,10 @@ pub enum Next {
     Complete,
     /// The range with this index of a Dataset Management command.
     Range(u16),
-    /// The group with this index, for a Flush of all namespaces.
+    /// For a Flush of all namespaces: this group is being flushed, then the next one that has namespaces.
     FlushGroup(u16),
+    /// The read itself, after the flush that forced unit access asks for.
+    Read,
 }
 
 /// One command slot.
@@ -128,12 +133,16 @@ pub struct Connection {
     pub commands: Vec<Command>,
     /// Bytes that came in while a command without a buffer blocked the parser.
     pub backlog: Vec<u8>,
-    /// The parser waits for a buffer for in-capsule data.
-    pub blocked: bool,
+    /// The command whose in-capsule data the parser waits with, because there is no buffer for it.
+    pub blocked: Option<Slot>,
     /// First half of a fused pair whose second half has not come yet.
     pub fused: Option<Slot>,
     /// Commands in the hands of an engine.
     pub running: u32,
+    /// When its end began.
+    pub closing_since: Nanos,
+    /// When the send that is on its way was handed over.
+    pub sent_at: Nanos,
     /// Whether this connection stands in the core's list of those that have something to send.
     pub dirty: bool,
     /// What the next send will carry.
@@ -164,9 +173,11 @@ impl Connection {
             life: Life::Open,
             commands: vec![Command::free(); usize::from(slots)],
             backlog: Vec::new(),
-            blocked: false,
+            blocked: None,
             fused: None,
             running: 0,
+            closing_since: 0,
+            sent_at: 0,
             dirty: false,
             composing: Box::new(SendBatch::new()),
             composing_spans: Vec::new(),
@@ -175,11 +186,10 @@ impl Connection {
         }
     }
 
-    /// Whether an engine has a command of this namespace.
+    /// Whether a command of this namespace is anywhere between its capsule and its completion.
     pub fn uses(&self, nsid: u32) -> bool {
-        let running =
-            |command: &Command| command.state == CommandState::Running && command.entry.nsid() == nsid;
-        self.running > 0 && self.commands.iter().any(running)
+        let is_its = |command: &Command| command.request.is_some() && command.entry.nsid() == nsid;
+        self.commands.iter().any(is_its)
     }
 
     /// The command in a slot.
@@ -232,6 +242,11 @@ impl Connection {
             }
         }
         outbox.clear();
+    }
+
+    /// Whether the host takes its replies so slowly that nothing more of it is parsed for now.
+    pub fn is_congested(&self) -> bool {
+        self.spare.is_none() && self.composing.total_bytes() > UNSENT_BYTES_MAX
     }
 
     /// Whether a batch is composed and none is on its way.

@@ -5,18 +5,19 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use nvme::status::Status;
 use nvme::subsystem::{PortId, QueueId};
 use nvme::tcp::target::{self, Limits, Outbox, Slot, Success};
 use reactor::{CoreIndex, Errno, Io, Nanos, Progress, Received, SendBatch, Span, Token};
 
 use super::array::GroupBinding;
 use super::command::Commands;
-use super::connection::{Connection, Life, Role};
+use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
 use super::drives::{DelayedIo, DriveBinding, DriveSpec, Zeroing};
 use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
-use super::observe::Latencies;
+use super::observe::{Latencies, Stage};
 use crate::amf::engine::IoTag;
 use crate::amf::group::SuperblockIo;
 use crate::drive::DriveError;
@@ -31,6 +32,8 @@ const BACKLOG_KEEP_BYTES: usize = 256 * 1024;
 /// Largest piece of zeroes that the runtime lends to engines: the largest strip.
 pub const ZEROES_BYTES: u32 = 1 << 20;
 
+/// How long a connection that ends may take to send what was composed for it.
+const CLOSE_WAIT_NS: Nanos = 1_000_000_000;
 /// How often what is not urgent is done.
 const TICK_NS: Nanos = 100_000_000;
 
@@ -104,12 +107,17 @@ pub struct Core {
     /// by the commands in flight.
     overflow: Vec<VecDeque<Message>>,
     pub(super) zeroes: Option<Span>,
+    spare_scratch_bytes: u32,
+    /// Scratch memory for a group that is made while the core runs.
+    pub(super) spare_scratch: Option<Span>,
     pub(super) latencies: Latencies,
     pub(super) traffic: Traffic,
     /// Reads, writes and errors of each drive since the last tick.
     pub(super) drive_counts: Vec<[u64; 3]>,
     /// Removed namespaces whose commands are still in flight here.
     draining: Vec<(u16, u32)>,
+    /// Failed commands that were reported to the error log since the last tick.
+    pub(super) failures: u32,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -186,6 +194,7 @@ impl Core {
         index: CoreIndex,
         limits: TransportLimits,
         drive_specs: Arc<Vec<DriveSpec>>,
+        spare_scratch_bytes: u32,
         control: Option<Box<Control>>,
     ) -> Self {
         let drives = drive_specs.len();
@@ -206,10 +215,13 @@ impl Core {
             awaiting_buffer: VecDeque::new(),
             overflow: Vec::new(),
             zeroes: None,
+            spare_scratch_bytes,
+            spare_scratch: None,
             latencies: Latencies::default(),
             traffic: Traffic::default(),
             drive_counts: vec![[0; 3]; drives],
             draining: Vec::new(),
+            failures: 0,
         }
     }
 
@@ -272,6 +284,7 @@ impl Core {
             connection.dirty = false;
             if connection.can_send() {
                 let (socket, queue) = (connection.socket, connection.queue);
+                connection.sent_at = io.now();
                 let batch = connection.take_batch();
                 io.send(socket, token(TokenKind::Connection, u64::from(queue.0)), batch);
             }
@@ -349,10 +362,12 @@ impl Core {
                 self.with_control(io, |control, core, io| control.manage(core, io, call))
             }
             Message::DrainNamespace { group, nsid } => {
+                self.end_waiting(io, nsid);
                 self.draining.push((group, nsid));
                 self.report_drained(io);
             }
             Message::Pump { group } => self.pump(io, group),
+            Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
             Message::SuperblockWritten {
                 group,
                 io: name,
@@ -404,6 +419,7 @@ impl Core {
             return;
         }
         connection.life = Life::Draining;
+        connection.closing_since = io.now();
         connection.backlog = Vec::new();
         io.pause_receive(connection.socket);
         self.abandon_commands(io, queue);
@@ -430,6 +446,35 @@ impl Core {
         );
     }
 
+    /// Ends the commands of a removed namespace that no engine has yet.
+    fn end_waiting(&mut self, io: &mut Io<Message>, nsid: u32) {
+        let queues: Vec<QueueId> = self
+            .connections
+            .iter()
+            .map(|connection| connection.queue)
+            .collect();
+        for queue in queues {
+            for slot in (0..self.limits.machine.slots_max).map(Slot) {
+                let Some(connection) = self.connections.find(queue) else {
+                    break;
+                };
+                let command = connection.command(slot);
+                let waits = matches!(
+                    command.state,
+                    CommandState::AwaitingBuffer | CommandState::AwaitingData | CommandState::AwaitingPartner
+                );
+                if waits && command.request.is_some() && command.entry.nsid() == nsid {
+                    self.end_pair(
+                        io,
+                        queue,
+                        slot,
+                        Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry(),
+                    );
+                }
+            }
+        }
+    }
+
     /// Tells the control core which removed namespaces have nothing in flight here any more.
     fn report_drained(&mut self, io: &mut Io<Message>) {
         for (group, nsid) in std::mem::take(&mut self.draining) {
@@ -437,6 +482,21 @@ impl Core {
                 self.draining.push((group, nsid));
             } else {
                 self.tell_control(io, ControlMessage::Drained { group, nsid });
+            }
+        }
+    }
+
+    /// Ends connections whose hosts do not take what was composed for them before their end.
+    fn cut_slow_closes(&mut self, io: &mut Io<Message>) {
+        let now = io.now();
+        for connection in self.connections.iter() {
+            let over = now > connection.closing_since + CLOSE_WAIT_NS;
+            if connection.life == Life::Draining && connection.running == 0 && over {
+                connection.life = Life::Leaving;
+                io.remove_socket(
+                    connection.socket,
+                    token(TokenKind::Connection, u64::from(connection.queue.0)),
+                );
             }
         }
     }
@@ -463,6 +523,8 @@ impl Core {
     /// Ten times a second: what is not urgent.
     fn tick(&mut self, io: &mut Io<Message>) {
         self.report_drained(io);
+        self.cut_slow_closes(io);
+        self.failures = 0;
         let traffic = std::mem::take(&mut self.traffic);
         let drives: Vec<_> = (0..)
             .zip(&mut self.drive_counts)
@@ -486,7 +548,7 @@ impl Core {
         if connection.life != Life::Open {
             return;
         }
-        if connection.blocked || !connection.backlog.is_empty() {
+        if connection.blocked.is_some() || connection.is_congested() || !connection.backlog.is_empty() {
             connection.backlog.extend_from_slice(bytes);
             if connection.backlog.len() > BACKLOG_KEEP_BYTES {
                 io.pause_receive(connection.socket);
@@ -512,7 +574,10 @@ impl Core {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
-        connection.blocked = false;
+        if connection.life != Life::Open {
+            return;
+        }
+        connection.blocked = None;
         let backlog = std::mem::take(&mut connection.backlog);
         let rest = self.parse(io, queue, &backlog);
         let Some(connection) = self.connections.find(queue) else {
@@ -538,6 +603,7 @@ impl reactor::Program for Core {
             .expect("the memory of a core is at least 16 MiB");
         io.arena_mut().zero(zeroes);
         self.zeroes = Some(zeroes);
+        self.spare_scratch = io.arena_mut().alloc(self.spare_scratch_bytes);
         io.set_timer(io.now() + TICK_NS, token(TokenKind::Tick, 0));
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.started(core, io));
@@ -581,6 +647,8 @@ impl reactor::Program for Core {
             .connections
             .find(queue)
             .expect("a connection stays until its sends are done");
+        self.latencies
+            .record(Stage::Send, reactor::now().saturating_sub(connection.sent_at));
         for span in connection.sent(batch) {
             io.arena_mut().free(span);
         }
@@ -593,8 +661,12 @@ impl reactor::Program for Core {
                 false
             }
         };
+        let held = connection.blocked.is_none() && !connection.backlog.is_empty() && result.is_ok();
         if again {
             self.mark_dirty(queue_index(queue));
+        }
+        if held {
+            self.tell(io, self.index, Message::ResumeParsing { queue });
         }
         if result.is_err() {
             self.begin_close(io, queue);
@@ -644,13 +716,6 @@ impl reactor::Program for Core {
         let mut busy = self.deliver_overflow(io);
         busy |= self.run_delayed(io);
         self.serve_buffer_queue(io);
-        if self
-            .control
-            .as_ref()
-            .is_some_and(|control| control.has_waiting_superblocks())
-        {
-            self.with_control(io, |control, core, io| control.retry_superblocks(core, io));
-        }
         self.flush(io);
         if busy || self.has_overflow() || !self.delayed.is_empty() {
             Progress::Busy

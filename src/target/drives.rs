@@ -62,6 +62,7 @@ pub struct MemoryDrive {
 }
 
 /// How a core reaches a drive.
+#[derive(Clone, Copy, Debug)]
 pub enum DriveBinding {
     /// A file on this core's ring.
     File(FileId),
@@ -79,6 +80,11 @@ pub enum Outcome {
     /// This is the answer.
     Done(Result<(), DriveError>),
 }
+
+/// Place of reads in a drive's counts.
+const READS: usize = 0;
+/// Place of writes in a drive's counts.
+const WRITES: usize = 1;
 
 /// A zeroing of a file that is under way, for what follows it.
 #[derive(Clone, Copy, Debug)]
@@ -146,10 +152,11 @@ impl MemoryDrive {
     }
 
     /// When a command of this many bytes that starts now is done; `None` if that is now.
-    fn due(&self, now: Nanos, bytes: u64) -> Option<Nanos> {
+    fn due(&self, bytes: u64) -> Option<Nanos> {
         if self.delay == 0 && self.bandwidth == 0 {
             return None;
         }
+        let now = reactor::now();
         let mut start = now;
         if let Some(takes) = bytes.saturating_mul(1_000_000_000).checked_div(self.bandwidth) {
             let mut busy_until = self.busy_until.load(Ordering::Relaxed);
@@ -195,15 +202,13 @@ impl Core {
     /// Carries out a memory drive's command now, and says when its answer is due.
     fn memory_command(
         &mut self,
-        now: Nanos,
         drive: u16,
         group: u16,
         tag: IoTag,
         bytes: u64,
         act: impl FnOnce(&SharedMemory),
     ) -> Outcome {
-        let specs = Arc::clone(&self.drive_specs);
-        let Medium::Memory(memory) = &specs[usize::from(drive)].medium else {
+        let Medium::Memory(memory) = &self.drive_specs[usize::from(drive)].medium else {
             unreachable!("a binding is made from its drive's medium")
         };
         let result = if memory.fails() {
@@ -212,7 +217,7 @@ impl Core {
             act(&memory.memory);
             Ok(())
         };
-        match memory.due(now, bytes) {
+        match memory.due(bytes) {
             None => Outcome::Done(result),
             Some(due) => {
                 self.delayed.push(due, group, tag, result);
@@ -233,21 +238,18 @@ impl Core {
         let Some((drive, binding)) = self.binding(drive) else {
             return Outcome::Done(Err(DriveError::Gone));
         };
-        match *binding {
+        let binding = *binding;
+        self.drive_counts[usize::from(drive)][READS] += 1;
+        match binding {
             DriveBinding::File(file) => {
                 io.read(file, drive_token(group, tag), span, at);
                 Outcome::Pending
             }
-            DriveBinding::Memory => self.memory_command(
-                reactor::now(),
-                drive,
-                group,
-                tag,
-                u64::from(span.bytes()),
-                |memory| {
+            DriveBinding::Memory => {
+                self.memory_command(drive, group, tag, u64::from(span.bytes()), |memory| {
                     memory.copy_to(place(at), io.arena_mut(), span);
-                },
-            ),
+                })
+            }
             DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
         }
     }
@@ -266,21 +268,18 @@ impl Core {
         let Some((drive, binding)) = self.binding(drive) else {
             return Outcome::Done(Err(DriveError::Gone));
         };
-        match *binding {
+        let binding = *binding;
+        self.drive_counts[usize::from(drive)][WRITES] += 1;
+        match binding {
             DriveBinding::File(file) => {
                 io.write(file, drive_token(group, tag), span, at, fua);
                 Outcome::Pending
             }
-            DriveBinding::Memory => self.memory_command(
-                reactor::now(),
-                drive,
-                group,
-                tag,
-                u64::from(span.bytes()),
-                |memory| {
+            DriveBinding::Memory => {
+                self.memory_command(drive, group, tag, u64::from(span.bytes()), |memory| {
                     memory.copy_from(place(at), io.arena(), span);
-                },
-            ),
+                })
+            }
             DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
         }
     }
@@ -307,7 +306,7 @@ impl Core {
                 Outcome::Pending
             }
             // Zeroing moves no data over a drive's link: it takes the delay but no bandwidth.
-            DriveBinding::Memory => self.memory_command(reactor::now(), drive, group, tag, 0, |memory| {
+            DriveBinding::Memory => self.memory_command(drive, group, tag, 0, |memory| {
                 memory.zero(place(at), bytes as usize);
             }),
             DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
@@ -355,7 +354,7 @@ impl Core {
                 io.sync(file, drive_token(group, tag));
                 Outcome::Pending
             }
-            DriveBinding::Memory => self.memory_command(reactor::now(), drive, group, tag, 0, |_| ()),
+            DriveBinding::Memory => self.memory_command(drive, group, tag, 0, |_| ()),
             DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
         }
     }

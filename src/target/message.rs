@@ -86,6 +86,11 @@ pub enum Message {
         /// The namespace.
         nsid: u32,
     },
+    /// To itself: go on with bytes of a connection that waited.
+    ResumeParsing {
+        /// The connection.
+        queue: QueueId,
+    },
     /// To itself: carry out what an engine has queued.
     Pump {
         /// Which group.

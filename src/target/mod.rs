@@ -13,6 +13,7 @@ mod connection;
 mod control;
 mod core;
 mod drives;
+mod fused;
 pub mod manage;
 mod message;
 mod namespaces;
@@ -30,6 +31,9 @@ pub mod perf;
 /// CRC-32C of `bytes` continued from `crc`, by the fastest means that this CPU has; the convention of
 /// [`nvme::crc32c::Crc32c`].
 pub fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+    if crc == 0 {
+        return crc_fast::crc32_iscsi(bytes); // Without the fixed cost of a digest's state.
+    }
     let mut digest =
         crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(!crc));
     digest.update(bytes);

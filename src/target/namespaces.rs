@@ -48,9 +48,17 @@ impl Namespaces {
         self.by_nsid.get(nsid as usize)?.as_ref()
     }
 
-    /// The lowest identifier that is in use.
-    pub fn first(&self) -> Option<u32> {
-        let at = self.by_nsid.iter().position(Option::is_some)?;
-        u32::try_from(at).ok()
+    /// The lowest group above `group` that has a namespace.
+    pub fn group_after(&self, group: u16) -> Option<u16> {
+        let groups = self.by_nsid.iter().flatten().map(|namespace| namespace.group);
+        groups.filter(|other| *other > group).min()
+    }
+
+    /// The lowest group that has a namespace, with one of its namespaces.
+    pub fn first_of_lowest_group(&self) -> Option<u32> {
+        let used = (0..)
+            .zip(&self.by_nsid)
+            .filter_map(|(nsid, entry)| Some((entry.as_ref()?.group, nsid)));
+        used.min().map(|(_, nsid)| nsid)
     }
 }

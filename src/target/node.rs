@@ -29,6 +29,8 @@ const BACKLOG: i32 = 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the groups may take to open: each writes a few blocks to each of its drives.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Tries to post to a full inbox, a millisecond apart.
+const POST_TRIES_MAX: u32 = 1000;
 /// Descriptors that a core may hold.
 const FILES_MAX: u32 = 8192;
 /// This node's controller identifiers: slot 0 of the array's slices (PROTOCOL H43).
@@ -133,16 +135,17 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         },
         cores,
         ready,
-        scratch_bytes: assemble::scratch_bytes(config),
+        memory_mib: config.reactor.memory_mib,
         stop: stop.clone(),
     };
     let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
     let limits = transport_limits(config);
+    let spare_scratch_bytes = assemble::spare_scratch_bytes(config.reactor.memory_mib);
     let running = reactor::run(reactor_options(config, cores), move |index: CoreIndex| {
         let control = (index == CONTROL_CORE)
             .then(|| control.lock().ok()?.take())
             .flatten();
-        Core::new(index, limits, Arc::clone(&drives), control)
+        Core::new(index, limits, Arc::clone(&drives), spare_scratch_bytes, control)
     })?;
     let facts: Vec<Facts> = (0..cores)
         .map(|core| running.facts(CoreIndex(core)).clone())
@@ -229,7 +232,9 @@ impl RunningNode {
         let Some(cores) = self.cores.take() else {
             return Ok(());
         };
-        post_patiently(&self.manage.remote, Message::Stop);
+        if !post_patiently(&self.manage.remote, Message::Stop) {
+            cores.stop();
+        }
         cores.join().map_err(NodeError::from)
     }
 
@@ -251,22 +256,25 @@ impl RunningNode {
 impl Drop for RunningNode {
     fn drop(&mut self) {
         if let Some(cores) = self.cores.take() {
-            post_patiently(&self.manage.remote, Message::Stop);
+            if !post_patiently(&self.manage.remote, Message::Stop) {
+                cores.stop();
+            }
             drop(cores.join());
         }
     }
 }
 
-/// Posts to the control core; its inbox is full only for moments.
-fn post_patiently(remote: &Remote<Message>, message: Message) {
+/// Posts to the control core; its inbox is full only for moments. False if it takes nothing any more.
+fn post_patiently(remote: &Remote<Message>, message: Message) -> bool {
     let mut message = message;
-    for _ in 0..1000 {
+    for _ in 0..POST_TRIES_MAX {
         match remote.post(CONTROL_CORE, message) {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(back) => message = back,
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    false
 }
 
 impl Manage for NodeManage {
@@ -403,7 +411,10 @@ fn transport_limits(config: &Config) -> TransportLimits {
             max_transfer_bytes,
             header_digest: subsystem.header_digest,
             data_digest: subsystem.data_digest,
-            slots_max: subsystem.queue_entries_max,
+            // Admin queues may have more entries than the configuration gives I/O queues.
+            slots_max: subsystem
+                .queue_entries_max
+                .max(nvme::subsystem::ADMIN_ENTRIES_MAX),
         },
         success: match subsystem.c2h_success {
             config::C2hSuccess::WithoutFlowControl => Success::WithoutFlowControl,

@@ -126,7 +126,7 @@ target_is_degraded() { # target_is_degraded GROUP DRIVE: as the group says about
   local shown
   shown=$(control group show "$1" --json 2>&1 | tr -d ' \n')
   grep -q '"state":"degraded"' <<<"$shown" || { echo "group $1 is not degraded: $shown"; return 1; }
-  grep -Eq "\"drive\":\"$2\",\"state\":\"(failed|missing)\"" <<<"$shown" || { echo "$2 is not shown as failed: $shown"; return 1; }
+  grep -Eq "\"drive\":\"$2\"[^}]*\"state\":\"(failed|missing)\"" <<<"$shown" || { echo "$2 is not shown as failed: $shown"; return 1; }
 }
 
 target_has_no_hosts() { # Hosts that left, and one that was killed.

@@ -8,6 +8,7 @@ use reactor::{CoreIndex, Errno, Io};
 
 use super::Control;
 use crate::amf::engine::{GroupError, Request};
+use crate::amf::geometry::Geometry;
 use crate::amf::group::{
     Action, Candidate, Creation, Event, Group, GroupState, Report, RequestId, SuperblockIo, VdiskSize,
     VdiskSpec,
@@ -16,7 +17,8 @@ use crate::amf::lock::LockTable;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::target::array::{GroupShared, drive_error};
+use crate::target::array::{GroupShared, ScratchMemory, drive_error};
+use crate::target::assemble;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Medium};
@@ -40,6 +42,14 @@ pub struct GroupPlan {
 }
 
 impl GroupPlan {
+    /// Shape of the group.
+    pub fn geometry(&self) -> Geometry {
+        match &self.source {
+            GroupSource::Found(candidate) => candidate.record().geometry(),
+            GroupSource::New(creation) => creation.record().geometry(),
+        }
+    }
+
     /// Name of the group.
     pub fn name(&self) -> &Name {
         match &self.source {
@@ -137,7 +147,13 @@ impl GroupControl {
 
 impl Control {
     /// Opens one group: binds every core to it, then starts its machine.
-    pub(super) fn open_group(&mut self, core: &mut Core, io: &mut Io<Message>, plan: GroupPlan) -> u16 {
+    pub(super) fn open_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        plan: GroupPlan,
+        memory: ScratchMemory,
+    ) -> u16 {
         let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
         let machine = match plan.source {
             GroupSource::Found(candidate) => Group::assembled(*candidate),
@@ -158,7 +174,11 @@ impl Control {
             geometry,
             lock: LockTable::new(LOCK_SLOTS),
             drives,
-            scratch_bytes: self.scratch_bytes,
+            scratch_bytes: match memory {
+                ScratchMemory::Own => assemble::scratch_bytes(&geometry, self.memory_mib),
+                ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
+            },
+            memory,
         });
         // Nothing is served under this set: the machine announces the first one when it is durable.
         let members = MemberSet {
@@ -220,6 +240,7 @@ impl Control {
                 tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
                 self.announce_members(core, io, group, members);
                 self.try_listen(core, io);
+                self.try_finish(io);
             }
             Action::Stopped { clean } => {
                 let state = &mut self.groups[usize::from(group)];
@@ -276,9 +297,8 @@ impl Control {
         let spec = &self.drives[usize::from(drive)];
         match (&core.drives[usize::from(drive)], &spec.medium) {
             (DriveBinding::File(file), _) => {
-                let bytes = u32::try_from(RECORD_BYTES).expect("4096");
-                let Some(span) = io.arena_mut().alloc(bytes) else {
-                    // Every buffer is in use: comes again when one is free.
+                let Some(span) = self.superblock_spans.pop() else {
+                    // As many as may be are under way: it is written when one of them is done.
                     self.superblocks_waiting.push_back((
                         group,
                         name,
@@ -312,11 +332,6 @@ impl Control {
         }
     }
 
-    /// Whether superblocks wait for a buffer.
-    pub(in crate::target) fn has_waiting_superblocks(&self) -> bool {
-        !self.superblocks_waiting.is_empty()
-    }
-
     /// Writes the superblocks that found no buffer.
     pub(in crate::target) fn retry_superblocks(&mut self, core: &mut Core, io: &mut Io<Message>) {
         for _ in 0..self.superblocks_waiting.len() {
@@ -339,7 +354,8 @@ impl Control {
             .superblocks
             .remove(&number)
             .expect("its number was given with it");
-        io.arena_mut().free(span);
+        self.superblock_spans.push(span);
+        self.retry_superblocks(core, io);
         self.superblock_written(core, io, group, name, result.map_err(drive_error));
     }
 
@@ -374,17 +390,21 @@ impl Control {
         if let Some(drive) = state.shared.drives[usize::from(member.0)] {
             self.drive_uses[usize::from(drive)].errors += 1;
         }
-        tracing::warn!(group = %state.shared.name, member = member.0, %error, "member failed a command");
+        // Every command that was under way reports its own failure: one line is enough.
+        let fault = (member.0, state.machine.snapshot().generation);
+        if self.logged_faults.insert(group, fault) != Some(fault) {
+            tracing::warn!(group = %state.shared.name, member = member.0, %error, "member failed a command");
+        }
         self.group_event(core, io, group, Event::MemberFault { member, error });
     }
 
     /// Tells hosts and cores about the namespaces as they are now.
-    fn publish_namespaces(&mut self, core: &mut Core, io: &mut Io<Message>) {
+    pub(super) fn publish_namespaces(&mut self, core: &mut Core, io: &mut Io<Message>) {
         let mut table = Namespaces::default();
         let mut added = Vec::new();
         for group in self.groups.iter().filter(|group| group.phase != Phase::Opening) {
             for record in group.machine.vdisks() {
-                if self.draining.contains_key(&record.nsid) {
+                if self.leaving.contains(&record.nsid) {
                     continue;
                 }
                 let (namespace, facts) = namespace_of(&group.shared, record);
@@ -405,6 +425,7 @@ impl Control {
 
     /// Takes a namespace away from hosts and cores; each core says when nothing of it runs any more.
     fn remove_namespace(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, nsid: u32) {
+        self.leaving.insert(nsid);
         self.draining.insert(nsid, (group, self.cores));
         self.announced.remove(&nsid);
         self.subsystem_event(core, io, SubsystemEvent::NamespaceRemoved { nsid });
@@ -591,6 +612,7 @@ impl Control {
         result: Result<(), GroupError>,
     ) {
         match command {
+            InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),
             InternalCommand::ResyncFlush => self.resync_flushed(core, io, group, result.is_ok()),
             InternalCommand::Resync { row } => self.row_resynchronised(group, row, result.is_ok()),
@@ -635,27 +657,41 @@ impl Control {
         for group in 0..self.groups.len() {
             self.groups[group].resync = None;
             let index = u16::try_from(group).expect("a node has at most 128 groups");
-            if self.groups[group].phase == Phase::Open {
-                // What hosts wrote without a Flush must be durable before "clean" is.
-                match core
-                    .commands
-                    .insert(Owner::Internal(InternalCommand::Close), None)
-                {
-                    Some(command) => {
-                        core.queue_group(index, command, Request::Flush);
-                        core.run_queued(io, index);
-                    }
-                    None => self.group_event(core, io, index, Event::Stop),
-                }
-            } else {
-                self.groups[group].phase = Phase::Stopped;
+            match self.groups[group].phase {
+                Phase::Open => self.close_open_group(core, io, index),
+                // It closes as soon as it has opened; nothing was written to it.
+                Phase::Opening => self.group_event(core, io, index, Event::Stop),
+                Phase::Failed | Phase::Stopped => {}
             }
         }
         self.try_finish(io);
     }
 
+    /// Closes one group: what hosts wrote without a Flush must be durable before "clean" is.
+    fn close_open_group(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let owner = Owner::Internal(InternalCommand::Close);
+        match core.commands.insert(owner, None) {
+            Some(command) => {
+                core.queue_group(group, command, Request::Flush);
+                core.run_queued(io, group);
+            }
+            None => self.close_unclean(io, group),
+        }
+    }
+
+    /// Leaves a group as it is: the next start will notice, and resynchronise.
+    fn close_unclean(&mut self, io: &Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        tracing::error!(group = %state.shared.name, "group is not closed cleanly: its last writes could not be flushed");
+        if state.phase == Phase::Open {
+            state.phase = Phase::Stopped;
+        }
+        self.try_finish(io);
+    }
+
     fn try_finish(&mut self, io: &Io<Message>) {
-        if self.stopping && self.groups.iter().all(|group| group.phase == Phase::Stopped) {
+        let is_over = |group: &GroupControl| matches!(group.phase, Phase::Stopped | Phase::Failed);
+        if self.closing && self.groups.iter().all(is_over) {
             io.stop();
         }
     }

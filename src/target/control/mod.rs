@@ -16,6 +16,7 @@ use std::sync::mpsc::SyncSender;
 use nvme::subsystem::{self, PortId, Subsystem};
 use reactor::{Io, Nanos, OperationId, Span};
 
+use super::array::ScratchMemory;
 use super::core::Core;
 use super::drives::DriveSpec;
 use super::manage::{ManageError, Reply, Request};
@@ -25,6 +26,9 @@ use crate::amf::group::{RequestId, SuperblockIo};
 use crate::amf::superblock::{Found, RECORD_BYTES};
 
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
+
+/// Superblock writes that are under way at a time; the others wait for these.
+const SUPERBLOCK_SPANS: usize = 64;
 
 /// A listener of the node.
 pub struct Listener {
@@ -99,8 +103,8 @@ pub struct ControlSetup {
     pub cores: u16,
     /// Told when hosts may connect, or why that never will be.
     pub ready: Ready,
-    /// Scratch memory of each engine, in bytes.
-    pub scratch_bytes: u32,
+    /// Memory of each core.
+    pub memory_mib: u32,
     /// Called when an operator wants the node to stop.
     pub stop: SyncSender<()>,
 }
@@ -128,7 +132,7 @@ pub struct Control {
     actions: Vec<subsystem::Action>,
     listeners: Vec<Listener>,
     /// The accepts that are under way.
-    accepting: Vec<OperationId>,
+    accepting: Vec<Option<OperationId>>,
     /// Listeners whose accept failed.
     accept_again: Vec<u64>,
     /// Connections of each core, to give the next one to the least loaded.
@@ -149,7 +153,9 @@ pub struct Control {
     nqn: String,
     serial: String,
     cores: u16,
-    scratch_bytes: u32,
+    memory_mib: u32,
+    /// The cores still have their spare scratch memory, for one group that is made while they run.
+    has_spare_scratch: bool,
     ready: Option<Ready>,
     stop: SyncSender<()>,
     started_at: Nanos,
@@ -170,6 +176,15 @@ pub struct Control {
     listening: bool,
     stopping: bool,
     closing: bool,
+    stop_deadline: Nanos,
+    /// The stop has taken too long.
+    gave_up: bool,
+    /// Buffers for superblocks, so that they never wait for those of hosts: a host's write may wait for them.
+    superblock_spans: Vec<Span>,
+    /// Virtual disks that are being deleted: they are not shown, although their group still lists them.
+    leaving: BTreeSet<u32>,
+    /// Member and generation of the last fault that was logged, of each group.
+    logged_faults: BTreeMap<u16, (u8, u64)>,
 }
 
 impl Control {
@@ -207,7 +222,8 @@ impl Control {
             request_next: 0,
             node: setup.node,
             cores: setup.cores,
-            scratch_bytes: setup.scratch_bytes,
+            memory_mib: setup.memory_mib,
+            has_spare_scratch: true,
             ready: Some(setup.ready),
             stop: setup.stop,
             started_at: 0,
@@ -223,14 +239,23 @@ impl Control {
             listening: false,
             stopping: false,
             closing: false,
+            stop_deadline: 0,
+            gave_up: false,
+            superblock_spans: Vec::new(),
+            leaving: BTreeSet::new(),
+            logged_faults: BTreeMap::new(),
         })
     }
 
     /// The core runs: opens the groups. Listening begins when they are open and their virtual disks are there.
     pub(super) fn started(&mut self, core: &mut Core, io: &mut Io<Message>) {
         self.started_at = io.now();
+        for _ in 0..SUPERBLOCK_SPANS {
+            let bytes = u32::try_from(RECORD_BYTES).expect("4096");
+            self.superblock_spans.extend(io.arena_mut().alloc(bytes));
+        }
         for plan in std::mem::take(&mut self.plans) {
-            self.open_group(core, io, plan);
+            self.open_group(core, io, plan, ScratchMemory::Own);
         }
         self.try_listen(core, io);
     }
@@ -239,6 +264,7 @@ impl Control {
     pub(super) fn tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
         self.subsystem_event(core, io, subsystem::Event::Tick);
         self.listen_again(io);
+        self.check_stop(io);
         self.report_health(core, io);
         self.resync_tick(core, io);
     }

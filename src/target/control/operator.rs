@@ -6,6 +6,7 @@ use reactor::{Io, Nanos};
 
 use super::groups::{GroupControl, GroupPlan, GroupSource, random_uuid};
 use super::{Control, ManageCall};
+use crate::amf::engine::Engine;
 use crate::amf::geometry::Level;
 use crate::amf::group::{
     Answer, CreateIds, DriveFacts, Event, GroupSpec, GroupState, MemberStatus, RequestError, RequestId,
@@ -13,6 +14,7 @@ use crate::amf::group::{
 };
 use crate::amf::superblock::{Found, Name, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
+use crate::target::array::ScratchMemory;
 use crate::target::core::Core;
 use crate::target::drives::Medium;
 use crate::target::manage::{self, ManageError, Reply, Request};
@@ -26,7 +28,7 @@ pub(super) struct Waiting {
 
 enum WaitingFor {
     VdiskCreated,
-    VdiskDeleted { name: String, bytes: u64 },
+    VdiskDeleted { nsid: u32, name: String, bytes: u64 },
     MemberFailed,
 }
 
@@ -41,6 +43,9 @@ impl Control {
             entropy,
             reply,
         } = call;
+        if let Err(error) = self.refuse_while_stopping(&request) {
+            return drop(reply.try_send(Err(error)));
+        }
         let answer = match request {
             Request::NodeShow => Ok(Reply::Node(self.node_status(io.now()))),
             Request::GroupList => Ok(Reply::Groups(
@@ -63,6 +68,7 @@ impl Control {
                 Ok((group, record)) => {
                     let block = u64::from(self.groups[group].shared.geometry.block().bytes());
                     let what = WaitingFor::VdiskDeleted {
+                        nsid: record.nsid,
                         name: record.name.to_string(),
                         bytes: record.blocks * block,
                     };
@@ -74,11 +80,7 @@ impl Control {
                 }
                 Err(error) => Err(error),
             },
-            Request::DriveList => Ok(Reply::Drives(
-                (0..self.drives.len())
-                    .map(|drive| self.drive_status(drive))
-                    .collect(),
-            )),
+            Request::DriveList => Ok(Reply::Drives(self.drive_list())),
             Request::DriveShow(wanted) => self
                 .drive_named(&wanted.drive)
                 .map(|drive| Reply::Drive(self.drive_status(drive))),
@@ -108,6 +110,18 @@ impl Control {
         };
         // An asker that gave up is not interested any more.
         drop(reply.try_send(answer));
+    }
+
+    /// Refuses what changes anything once the node is stopping.
+    fn refuse_while_stopping(&self, request: &Request) -> Result<(), ManageError> {
+        if self.stopping && request.changes_state() {
+            return Err(ManageError::new(
+                ManageError::BUSY,
+                "the node is stopping",
+                "start it again",
+            ));
+        }
+        Ok(())
     }
 
     /// Hands a request to a group's machine; the answer follows.
@@ -148,10 +162,15 @@ impl Control {
         let Some(waiting) = self.waiting.remove(&request) else {
             return;
         };
+        if let WaitingFor::VdiskDeleted { nsid, .. } = waiting.what
+            && self.leaving.remove(&nsid)
+        {
+            self.publish_namespaces(core, io);
+        }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
             (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
-            (Ok(_), WaitingFor::VdiskDeleted { name, bytes }) => Ok(Reply::Deleted(manage::Deleted {
+            (Ok(_), WaitingFor::VdiskDeleted { name, bytes, .. }) => Ok(Reply::Deleted(manage::Deleted {
                 vdisk: name,
                 freed_bytes: bytes,
             })),
@@ -237,13 +256,19 @@ impl Control {
         for warning in &creation.warnings {
             tracing::warn!(group = %create.name, %warning, "creating group");
         }
-        let group = self.open_group(
-            core,
-            io,
-            GroupPlan {
-                source: GroupSource::New(Box::new(creation)),
-            },
-        );
+        let plan = GroupPlan {
+            source: GroupSource::New(Box::new(creation)),
+        };
+        let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
+        let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare;
+        if !fits || !std::mem::take(&mut self.has_spare_scratch) {
+            return Err(ManageError::new(
+                ManageError::BUSY,
+                "the running cores have no memory left for the row operations of this group",
+                "name the group in the configuration with `create = true` and restart the node",
+            ));
+        }
+        let group = self.open_group(core, io, plan, ScratchMemory::Spare);
         Ok(Reply::Group(self.group_status(&self.groups[usize::from(group)])))
     }
 
@@ -449,6 +474,12 @@ impl Control {
             .flat_map(|group| group.machine.vdisks().iter().map(move |vdisk| (group, vdisk)));
         disks
             .map(|(group, record)| self.vdisk_status(group, record))
+            .collect()
+    }
+
+    fn drive_list(&self) -> Vec<manage::DriveStatus> {
+        (0..self.drives.len())
+            .map(|drive| self.drive_status(drive))
             .collect()
     }
 

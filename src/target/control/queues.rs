@@ -7,11 +7,13 @@ use nvme::log::Health;
 use nvme::subsystem::{Action, Event, PortId, QueueId, Report};
 use reactor::{CoreIndex, Errno, Io, Nanos};
 
-use super::{Control, ControllerFacts};
+use super::{Control, ControllerFacts, Listener};
 use crate::target::core::{Core, TokenKind, queue_core, token};
 use crate::target::message::{Accept, Message, Traffic};
 use crate::target::sockets;
 
+/// How long a stop may take before what hangs is left behind, unclean.
+const STOP_NS: Nanos = 20_000_000_000;
 /// How often the health log is brought up to date.
 const HEALTH_NS: Nanos = 1_000_000_000;
 const NANOS_PER_HOUR: Nanos = 3_600_000_000_000;
@@ -27,11 +29,10 @@ const MEDIA_READ_ONLY: u8 = 1 << 3;
 impl Control {
     /// Begins to accept hosts.
     pub(super) fn listen(&mut self, io: &mut Io<Message>) {
-        for (at, listener) in self.listeners.iter().enumerate() {
-            let accepting = io.accept(listener.socket.as_fd(), token(TokenKind::Accept, at as u64));
-            self.accepting
-                .push(accepting.expect("a core has room for its listeners"));
-        }
+        let accept = |(at, listener): (u64, &Listener)| {
+            io.accept(listener.socket.as_fd(), token(TokenKind::Accept, at))
+        };
+        self.accepting = (0..).zip(&self.listeners).map(accept).collect();
         self.listening = true;
     }
 
@@ -40,10 +41,8 @@ impl Control {
         for listener in std::mem::take(&mut self.accept_again) {
             let at = usize::try_from(listener).expect("an index of listeners");
             let socket = self.listeners[at].socket.as_fd();
-            match io.accept(socket, token(TokenKind::Accept, listener)) {
-                Some(accepting) => self.accepting.push(accepting),
-                None => self.accept_again.push(listener),
-            }
+            // When the reactor cannot, it says so as a failed accept, and this comes again.
+            self.accepting[at] = io.accept(socket, token(TokenKind::Accept, listener));
         }
     }
 
@@ -288,11 +287,26 @@ impl Control {
         if let Some(ready) = self.ready.take() {
             drop(ready.send(Err("the node was stopped before it was ready".to_owned())));
         }
-        for operation in std::mem::take(&mut self.accepting) {
+        self.stop_deadline = io.now() + STOP_NS;
+        self.accept_again.clear();
+        for operation in self.accepting.drain(..).flatten() {
             io.cancel(operation);
         }
         self.subsystem_event(core, io, Event::Shutdown);
         self.try_close(core, io);
+    }
+
+    /// Ends a stop that takes too long.
+    pub(super) fn check_stop(&mut self, io: &Io<Message>) {
+        if self.stopping && !self.gave_up && io.now() > self.stop_deadline {
+            self.gave_up = true;
+            let connections: u32 = self.connections.iter().sum();
+            tracing::error!(
+                connections,
+                "stopping without a clean close: connections or drives do not end their commands"
+            );
+            io.stop();
+        }
     }
 
     /// Closes the groups once the last connection is gone.

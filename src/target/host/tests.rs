@@ -68,10 +68,11 @@ fn event(host: &Host<Nothing>) -> Event {
 }
 
 fn down(host: &Host<Nothing>) -> DownReason {
-    match event(host) {
-        Event::Down { reason, .. } => reason,
-        other => panic!("{other:?}"),
-    }
+    let event = event(host);
+    let Event::Down { reason, .. } = event else {
+        panic!("{event:?}")
+    };
+    reason
 }
 
 #[test]
@@ -146,19 +147,20 @@ fn a_target_that_does_not_come_back_is_given_up_for_good() {
         target.loss_timeout = Some(Duration::from_millis(100))
     });
     let reason = loop {
-        match event(&host) {
-            Event::Down { reason, .. } => {
-                assert_eq!(
-                    reason,
-                    DownReason::Queue {
-                        qid: 0,
-                        fault: QueueFault::Unreachable
-                    }
-                );
-            }
-            Event::Failed { reason, .. } => break reason,
-            other => panic!("{other:?}"),
+        let event = event(&host);
+        if let Event::Failed { reason, .. } = event {
+            break reason;
         }
+        let Event::Down { reason, .. } = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(
+            reason,
+            DownReason::Queue {
+                qid: 0,
+                fault: QueueFault::Unreachable
+            }
+        );
     };
     assert_eq!(reason, FailReason::LossTimeout);
     host.stop().unwrap();

@@ -326,10 +326,11 @@ pub mod tests {
     /// Options as the command line gives them.
     pub fn options(arguments: &str) -> PerfOptions {
         let line = format!("braid perf 127.0.0.1:1 --nqn nqn.2026-01.io.braid:x {arguments}");
-        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Perf(options) => *options,
-            other => panic!("{other:?}"),
-        }
+        let command = Cli::try_parse_from(line.split_whitespace()).unwrap().command;
+        let Command::Perf(options) = command else {
+            panic!("{command:?}")
+        };
+        *options
     }
 
     /// A report with a thousand reads of 1 to 1000 us in two seconds.

@@ -569,10 +569,9 @@ mod tests {
     }
 
     fn job(perf: &mut Perf, now: Nanos) -> Job {
-        match perf.next(now, QUEUE) {
-            Next::Job(job) => job,
-            other => panic!("{other:?}"),
-        }
+        let next = perf.next(now, QUEUE);
+        let Next::Job(job) = next else { panic!("{next:?}") };
+        job
     }
 
     /// Goal: a stall is charged to every command that was due meanwhile (no coordinated omission).
@@ -652,7 +651,7 @@ mod tests {
         random.begin(0, 0);
         for _ in 0..500 {
             let slba = job(&mut random, 0).slba();
-            assert!(slba % 8 == 0 && slba + 8 <= 100);
+            assert!(slba.is_multiple_of(8) && slba + 8 <= 100);
         }
     }
 
