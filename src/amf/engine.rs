@@ -231,7 +231,8 @@ pub enum GroupError {
     /// The write was not carried out, because the comparison fused with it did not succeed.
     #[error("the comparison did not succeed")]
     FusedCompareFailed,
-    /// The command was aborted before it had any effect.
+    /// The command was aborted before it had any effect, or given up: then some of its rows may have
+    /// been carried out, each as a whole or not at all.
     #[error("aborted")]
     Aborted,
     /// Longer than a command may be, or a fused pair that leaves its stripe row.
@@ -263,6 +264,8 @@ pub struct EngineConfig {
 
 #[cfg(test)]
 mod executor;
+#[cfg(test)]
+mod given_up;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

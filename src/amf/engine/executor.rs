@@ -199,6 +199,12 @@ impl World {
         aborted
     }
 
+    pub fn give_up(&mut self, core: usize, command: u32) {
+        let mut out = Vec::new();
+        self.cores[core].engine.give_up(CommandId(command), &mut out);
+        self.act(core, out);
+    }
+
     /// Makes a new generation durable and tells some cores now, the others when their turn comes.
     pub fn fail_members(&mut self, failed: u32) {
         let failed = self.members.failed | failed;

@@ -1,4 +1,4 @@
-//! The engine's commands: admission, cutting into row operations, completion, abort.
+//! The engine's commands: admission, cutting into row operations, completion, abort and giving up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ pub(super) struct Command {
     pub(super) issued: bool,
     /// The comparison of a fused pair succeeded.
     pub(super) compared: bool,
+    /// Nothing new of it is started, and what has not begun to write does not begin.
+    pub(super) given_up: bool,
     error: Option<GroupError>,
 }
 
@@ -94,6 +96,7 @@ impl Command {
         pieces: 0,
         issued: false,
         compared: false,
+        given_up: false,
         error: None,
     };
 
@@ -243,33 +246,75 @@ impl Engine {
     /// Aborts a command if nothing of it has touched a drive: it then completes with
     /// [`GroupError::Aborted`], a fused pair as a whole. False if it goes on or is not there.
     pub fn abort(&mut self, command: CommandId, out: &mut Vec<Action>) -> bool {
-        let Some(slot) = self.commands.get(command.0 as usize) else {
+        let Some(index) = self.active(command) else {
             return false;
-        };
-        let index = match slot.state {
-            CommandState::Free => return false,
-            CommandState::Fused { compare } => compare.0,
-            CommandState::Active => command.0,
         };
         if self.commands[index as usize].issued {
             return false;
         }
-        if self.command_links.is_listed(index) {
-            self.command_links.remove(&mut self.starved, index);
-        }
         self.commands[index as usize].error = Some(GroupError::Aborted);
-        // Rare, and the slab is small enough to look through.
-        for piece in 0..u32::try_from(self.pieces.len()).expect("pieces_max is 32 bits") {
-            if self.pieces[piece as usize].command == index {
-                self.abort_piece(piece, out);
-            }
-        }
-        if self.commands[index as usize].state == CommandState::Active {
-            // It had no piece yet, whose end would have completed it.
-            self.complete(index, out);
-        }
+        self.leave_off(index, out);
+        assert!(
+            self.commands[index as usize].state == CommandState::Free,
+            "a command of which nothing was issued ends at once"
+        );
         self.settle(out);
         true
+    }
+
+    /// Stops a command whose host has gone, so that it overwrites nothing that the host writes by
+    /// another way (PROTOCOL H37). From here on the drives are asked for nothing more of it.
+    ///
+    /// What waits for a lock, scratch or members before it could write ends at once, what reads or
+    /// compares ends with the answers that are still to come, and what has begun to write ends as
+    /// always, so that no row stays half written. The command completes, at once or when the last of
+    /// that has ended and its buffer is free: with [`GroupError::Aborted`] if anything was left off, or
+    /// else with its result. A fused pair is given up as a whole, by either half, and each half
+    /// completes; a comparison that had succeeded before says so. Nothing happens if the command is
+    /// not there or was given up before.
+    pub fn give_up(&mut self, command: CommandId, out: &mut Vec<Action>) {
+        let Some(index) = self.active(command) else {
+            return;
+        };
+        self.leave_off(index, out);
+        self.settle(out);
+    }
+
+    /// The slot that works for a command: of a fused pair its comparison.
+    fn active(&self, command: CommandId) -> Option<u32> {
+        match self.commands.get(command.0 as usize)?.state {
+            CommandState::Free => None,
+            CommandState::Fused { compare } => Some(compare.0),
+            CommandState::Active => Some(command.0),
+        }
+    }
+
+    /// Ends what of a command waits before its writes, and lets nothing more of it begin.
+    fn leave_off(&mut self, command: u32, out: &mut Vec<Action>) {
+        // Between calls a piece is in the queue of what it awaits, or answers to it are still to come.
+        assert!(
+            self.granted.is_empty(),
+            "what has been let in was begun before the call ended"
+        );
+        if self.command_links.is_listed(command) {
+            self.command_links.remove(&mut self.starved, command);
+        }
+        let slot = &mut self.commands[command as usize];
+        slot.given_up = true;
+        if slot.wants_more() {
+            slot.error = Some(GroupError::Aborted);
+        }
+        // Rare, and the slab is small enough to look through.
+        for piece in 0..u32::try_from(self.pieces.len()).expect("pieces_max is 32 bits") {
+            if self.pieces[piece as usize].command == command {
+                self.leave_off_piece(piece, out);
+            }
+        }
+        let slot = &self.commands[command as usize];
+        if slot.state == CommandState::Active && slot.pieces == 0 {
+            // It had no piece, whose end would have completed it.
+            self.complete(command, out);
+        }
     }
 
     /// Commands taken and not completed; a fused pair counts as one.
@@ -464,10 +509,10 @@ impl Engine {
         }
     }
 
-    fn abort_piece(&mut self, index: u32, out: &mut Vec<Action>) {
+    fn leave_off_piece(&mut self, index: u32, out: &mut Vec<Action>) {
         let Piece { state, slot, row, .. } = self.pieces[index as usize];
         match state {
-            State::Free => {}
+            State::Free => unreachable!("no command has the number of a free piece"),
             State::AwaitingLock => {
                 self.stop_waiting(index);
                 if self.first_waiter(slot).is_none() {
@@ -479,14 +524,14 @@ impl Engine {
             State::AwaitingScratch => {
                 self.piece_links.remove(&mut self.scratch_waiters, index);
                 self.scratch_retry = true;
-                self.unlock(index, out);
-                self.end_piece(index, Err(GroupError::Aborted), out);
+                self.finish(index, Err(GroupError::Aborted), out);
             }
-            State::Reading
-            | State::Comparing
-            | State::Writing
-            | State::AwaitingMembersToPlan
-            | State::AwaitingMembersToEnd => unreachable!("a command of which nothing was issued"),
+            State::AwaitingMembersToPlan => {
+                self.piece_links.remove(&mut self.members_waiters, index);
+                self.finish(index, Err(GroupError::Aborted), out);
+            }
+            // Their last answer ends these, and the others have begun to write.
+            State::Reading | State::Comparing | State::Writing | State::AwaitingMembersToEnd => {}
         }
     }
 

@@ -375,6 +375,10 @@ impl Engine {
             return;
         }
         match (piece.state, piece.errors == 0) {
+            // Nothing of it is written, so nothing has to be: its host may write there another way.
+            (State::Reading, _) if self.commands[piece.command as usize].given_up => {
+                self.finish(index, Err(GroupError::Aborted), out);
+            }
             (State::Reading, true) if piece.direct => self.finish(index, Ok(()), out),
             (State::Reading, true) => {
                 let mut plan = std::mem::take(&mut self.plan);
@@ -469,6 +473,9 @@ impl Engine {
             "a comparison is answered once"
         );
         piece.pending = 0;
+        if self.commands[piece.command as usize].given_up {
+            return self.finish(index, Err(GroupError::Aborted), out);
+        }
         if !equal {
             return self.finish(index, Err(GroupError::CompareFailed), out);
         }
@@ -563,7 +570,7 @@ impl Engine {
     }
 
     /// Gives everything back that a piece holds, and ends it.
-    fn finish(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
+    pub(super) fn finish(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
         assert!(
             self.pieces[index as usize].pending == 0,
             "no lock is released with I/O outstanding"
@@ -574,7 +581,7 @@ impl Engine {
         self.end_piece(index, result, out);
     }
 
-    pub(super) fn unlock(&mut self, index: u32, out: &mut Vec<Action>) {
+    fn unlock(&mut self, index: u32, out: &mut Vec<Action>) {
         let piece = &self.pieces[index as usize];
         if let Some(mode) = piece.work.mode() {
             let row = piece.row.row;
