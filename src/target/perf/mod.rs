@@ -441,10 +441,12 @@ fn failure(error: &PerfError) -> Failure {
         PerfError::Memory(_) => {
             Failure::usage(what, "lower --depth, --queues or --block-size, or raise --cores")
         }
+        PerfError::Failed(_) | PerfError::Down(DownReason::CommandFailed(_)) => {
+            Failure::unreachable(what, "check --nqn and --host-nqn against the target's")
+        }
         PerfError::Down(_) | PerfError::Timeout => {
             Failure::unreachable(what, "check address and port, and that a target listens there")
         }
-        PerfError::Failed(_) => Failure::unreachable(what, "check --nqn and --host-nqn against the target's"),
         PerfError::Unfit(Unfit::NoNamespace(_)) => {
             Failure::usage(what, "give --nsid one that the target has")
         }

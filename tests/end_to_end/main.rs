@@ -1,0 +1,16 @@
+//! A node as hosts meet it: real TCP over loopback, real drives, several cores; hosts that behave and hosts that do not.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "the tests are hosts: threads, sockets and files are what they are about, and a surprise ends them"
+)]
+
+mod bad_hosts;
+mod commands;
+mod drives;
+mod initiator;
+mod programs;
+mod queue;
+mod raw;
+mod stage;

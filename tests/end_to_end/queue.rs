@@ -1,0 +1,334 @@
+//! A host that behaves, by blocking calls: one association, its queues driven one command after the other or several.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use nvme::command::{CompletionEntry, SubmissionEntry, admin_opcode, io_opcode};
+use nvme::crc32c::portable;
+use nvme::fabrics::{CNTLID_DYNAMIC, Configuration, Connect, ConnectData, PropertyAccess, property};
+use nvme::nqn::Nqn;
+use nvme::status::Status;
+use nvme::tcp::initiator::{Connection, Event, Options, Outbox, Part, Payload};
+
+use super::stage::{NQN, WAIT};
+
+/// Commands in flight on a queue at most.
+const COMMANDS: u16 = 64;
+
+/// The answer to a command.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its completion.
+    pub entry: CompletionEntry,
+    /// The data that came with it.
+    pub data: Vec<u8>,
+}
+
+impl Answer {
+    /// Its status.
+    pub fn status(&self) -> Status {
+        self.entry.status
+    }
+
+    /// The data of a command that must have succeeded.
+    pub fn data(self) -> Vec<u8> {
+        assert!(self.entry.status.is_success(), "{}", self.entry.status);
+        self.data
+    }
+
+    /// Nothing, of a command that must have succeeded.
+    pub fn ok(self) {
+        let _ = self.data();
+    }
+
+    /// Whether it failed in this way, whatever its retry bits say.
+    pub fn is(&self, status: Status) -> bool {
+        self.entry.status.same_code(status)
+    }
+}
+
+/// One connection.
+pub struct Queue {
+    stream: TcpStream,
+    machine: Connection,
+    /// Data of commands in flight: to be sent, or as it comes in.
+    data: BTreeMap<u16, Vec<u8>>,
+    answers: BTreeMap<u16, Answer>,
+    next_cid: u16,
+    /// Capsule data that is held back until `release`, to let a command stand in the middle of its transfer.
+    outbox: Outbox,
+}
+
+impl Queue {
+    /// Connects and exchanges ICReq and ICResp.
+    pub fn open(address: SocketAddr, digests: (bool, bool)) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        let options = Options {
+            header_digest: digests.0,
+            data_digest: digests.1,
+            commands_max: COMMANDS,
+            in_capsule_bytes: 8192,
+        };
+        let mut queue = Self {
+            stream,
+            machine: Connection::new(options, portable),
+            data: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next_cid: 0,
+            outbox: Outbox::default(),
+        };
+        queue.machine.start(&mut queue.outbox);
+        queue.flush();
+        while !queue.machine.is_ready() {
+            queue.receive();
+        }
+        queue
+    }
+
+    /// Sends a command; its identifier. `data` goes to the target; `read_bytes` are wanted from it.
+    pub fn submit(&mut self, mut entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> u16 {
+        let cid = self.next_cid;
+        self.next_cid = (cid + 1) % COMMANDS;
+        assert!(
+            !self.machine.is_in_flight(cid),
+            "the tests have few commands in flight"
+        );
+        entry.set_cid(cid);
+        let payload = match (u32::try_from(data.len()).unwrap(), read_bytes) {
+            (0, 0) => Payload::None,
+            (0, bytes) => Payload::FromTarget(bytes),
+            (bytes, _) => Payload::ToTarget(bytes),
+        };
+        let buffer = if data.is_empty() {
+            vec![0; read_bytes as usize]
+        } else {
+            data.to_vec()
+        };
+        self.data.insert(cid, buffer);
+        let data = &self.data;
+        let mut crc = |cid, offset, bytes| payload_crc(data, cid, offset, bytes);
+        self.machine.submit(entry, payload, &mut crc, &mut self.outbox);
+        self.flush();
+        cid
+    }
+
+    /// Waits for the answer to a command.
+    pub fn wait(&mut self, cid: u16) -> Answer {
+        loop {
+            if let Some(answer) = self.answers.remove(&cid) {
+                return answer;
+            }
+            self.receive();
+        }
+    }
+
+    /// Sends a command and waits for its answer.
+    pub fn run(&mut self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> Answer {
+        let cid = self.submit(entry, data, read_bytes);
+        self.wait(cid)
+    }
+
+    /// Whether the target closes the connection, with or without saying why, before the test has waited for too long.
+    pub fn ends_by_target(mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for part in &self.outbox.parts {
+            let bytes = match *part {
+                Part::Bytes { start, end } => &self.outbox.bytes[start as usize..end as usize],
+                Part::Payload {
+                    slot,
+                    offset_bytes,
+                    length_bytes,
+                } => &self.data[&slot.0][offset_bytes as usize..(offset_bytes + length_bytes) as usize],
+            };
+            self.stream.write_all(bytes).unwrap();
+        }
+        self.outbox.clear();
+    }
+
+    fn receive(&mut self) {
+        let mut buffer = [0; 64 * 1024];
+        let got = self.stream.read(&mut buffer).unwrap();
+        assert!(got > 0, "the target keeps the connection open");
+        let mut input = &buffer[..got];
+        loop {
+            let data = &self.data;
+            let mut crc = |cid, offset, bytes| payload_crc(data, cid, offset, bytes);
+            match self.machine.next(&mut input, &mut crc, &mut self.outbox) {
+                None => break,
+                Some(Event::Ready) => {}
+                Some(Event::Data {
+                    cid,
+                    offset_bytes,
+                    bytes,
+                }) => {
+                    let start = offset_bytes as usize;
+                    self.data.get_mut(&cid).unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
+                }
+                Some(Event::Completion { entry, data_bytes }) => {
+                    let mut data = self.data.remove(&entry.cid).unwrap();
+                    data.truncate(data_bytes as usize);
+                    self.answers.insert(entry.cid, Answer { entry, data });
+                }
+                Some(event @ (Event::Corrupt { .. } | Event::Close { .. })) => panic!("{event:?}"),
+            }
+        }
+        self.flush();
+    }
+}
+
+fn payload_crc(data: &BTreeMap<u16, Vec<u8>>, cid: u16, offset: u32, bytes: u32) -> u32 {
+    portable(0, &data[&cid][offset as usize..(offset + bytes) as usize])
+}
+
+/// How a host connects.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Header and data digests.
+    pub digests: (bool, bool),
+    /// I/O queues.
+    pub queues: u16,
+    /// Keep alive timeout.
+    pub kato_ms: u32,
+    /// Who it is.
+    pub host: u8,
+    /// Whether submission queue flow control is used.
+    pub flow_control: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            digests: (false, false),
+            queues: 1,
+            kato_ms: 0,
+            host: 1,
+            flow_control: true,
+        }
+    }
+}
+
+/// One association.
+pub struct Host {
+    /// The admin queue.
+    pub admin: Queue,
+    /// The I/O queues.
+    pub io: Vec<Queue>,
+    /// Controller identifier.
+    pub cntlid: u16,
+}
+
+impl Host {
+    /// Connects with one I/O queue and nothing special.
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::connect_as(address, Manner::default())
+    }
+
+    /// Connects.
+    pub fn connect_as(address: SocketAddr, manner: Manner) -> Self {
+        let mut data = ConnectData {
+            hostid: [manner.host; 16],
+            cntlid: CNTLID_DYNAMIC,
+            subnqn: Nqn::parse(NQN).unwrap(),
+            hostnqn: Nqn::parse(&format!("nqn.2026-01.io.braid:host-{}", manner.host)).unwrap(),
+        };
+        let cattr = if manner.flow_control {
+            0
+        } else {
+            Connect::CATTR_DISABLE_FLOW_CONTROL
+        };
+        let connect = |qid, kato_ms| {
+            Connect {
+                recfmt: 0,
+                qid,
+                sqsize: COMMANDS - 1,
+                cattr,
+                kato_ms,
+            }
+            .encode(0)
+        };
+        let mut admin = Queue::open(address, manner.digests);
+        let answer = admin.run(connect(0, manner.kato_ms), &data.encode(), 0);
+        assert!(answer.status().is_success(), "{}", answer.status());
+        let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
+        data.cntlid = cntlid;
+        admin
+            .run(
+                PropertyAccess::set(0, property::CC, Configuration::START.0),
+                &[],
+                0,
+            )
+            .ok();
+        let open = |qid| {
+            let mut queue = Queue::open(address, manner.digests);
+            queue.run(connect(qid, 0), &data.encode(), 0).ok();
+            queue
+        };
+        Self {
+            io: (1..=manner.queues).map(open).collect(),
+            admin,
+            cntlid,
+        }
+    }
+
+    /// Identify with a CNS value, for a namespace or for none.
+    pub fn identify(&mut self, cns: u8, nsid: u32) -> Vec<u8> {
+        let mut entry = SubmissionEntry::new(admin_opcode::IDENTIFY, 0);
+        entry.set_nsid(nsid);
+        entry.set_dword(10, u32::from(cns));
+        self.admin.run(entry, &[], 4096).data()
+    }
+
+    /// Reads.
+    pub fn read(&mut self, nsid: u32, slba: u64, blocks: u32, block_bytes: u32) -> Vec<u8> {
+        self.io[0]
+            .run(read(nsid, slba, blocks), &[], blocks * block_bytes)
+            .data()
+    }
+
+    /// Writes whole blocks.
+    pub fn write(&mut self, nsid: u32, slba: u64, block_bytes: u32, data: &[u8]) {
+        let blocks = u32::try_from(data.len()).unwrap() / block_bytes;
+        self.io[0].run(write(nsid, slba, blocks), data, 0).ok();
+    }
+}
+
+/// A command that names blocks.
+pub fn command(opcode: u8, nsid: u32, slba: u64, blocks: u32) -> SubmissionEntry {
+    let mut entry = SubmissionEntry::new(opcode, 0);
+    entry.set_nsid(nsid);
+    entry.set_qword(10, slba);
+    entry.set_dword(12, blocks - 1);
+    entry
+}
+
+/// Read.
+pub fn read(nsid: u32, slba: u64, blocks: u32) -> SubmissionEntry {
+    command(io_opcode::READ, nsid, slba, blocks)
+}
+
+/// Write.
+pub fn write(nsid: u32, slba: u64, blocks: u32) -> SubmissionEntry {
+    command(io_opcode::WRITE, nsid, slba, blocks)
+}
+
+/// Bytes that differ from block to block and from `seed` to `seed`.
+pub fn pattern(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut random = braid::target::host::random::Random::new(seed);
+    (0..bytes.div_ceil(8))
+        .flat_map(|_| random.draw().to_le_bytes())
+        .take(bytes)
+        .collect()
+}
