@@ -54,8 +54,6 @@ pub struct Figures {
     pub iops: f64,
     /// Latency of a batch of replies in ns: at depth 1, of each command.
     pub latency: Histogram<u64>,
-    /// Time of the server's cores is not visible here; this is the client's share of waiting.
-    pub commands: u64,
 }
 
 /// Prepares `count` requests over `blocks` blocks, one after the other in memory, command identifiers `0..count`.
@@ -66,14 +64,21 @@ pub fn prepare(operation: Operation, count: u16, blocks: u64, seed: u64) -> Vec<
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        let opcode = if operation == Operation::Read { io_opcode::READ } else { io_opcode::WRITE };
+        let opcode = if operation == Operation::Read {
+            io_opcode::READ
+        } else {
+            io_opcode::WRITE
+        };
         let mut entry = SubmissionEntry::new(opcode, cid);
         entry.set_nsid(1);
         entry.set_qword(10, state % blocks);
         let length_bytes = u32::try_from(BLOCK_BYTES).expect("4096");
         entry.set_sgl(match operation {
             Operation::Read => nvme::command::Sgl::Transport { length_bytes },
-            Operation::Write => nvme::command::Sgl::InCapsule { offset_bytes: 0, length_bytes },
+            Operation::Write => nvme::command::Sgl::InCapsule {
+                offset_bytes: 0,
+                length_bytes,
+            },
         });
         let total = u32::try_from(operation.request_bytes()).expect("small");
         let data_offset = if operation == Operation::Write { 72 } else { 0 };
@@ -81,17 +86,28 @@ pub fn prepare(operation: Operation, count: u16, blocks: u64, seed: u64) -> Vec<
         bytes.extend_from_slice(&total.to_le_bytes());
         bytes.extend_from_slice(entry.encode());
         if operation == Operation::Write {
-            bytes.extend((0..BLOCK_BYTES).map(|at| u8::try_from((at ^ usize::from(cid)) & 0xff).expect("masked")));
+            bytes.extend(
+                (0..BLOCK_BYTES).map(|at| u8::try_from((at ^ usize::from(cid)) & 0xff).expect("masked")),
+            );
         }
     }
     bytes
 }
 
 /// Keeps `depth` of the prepared requests in flight for `time`.
-pub fn run(stream: &mut TcpStream, operation: Operation, depth: usize, requests: &[u8], time: Duration) -> Figures {
+pub fn run(
+    stream: &mut TcpStream,
+    operation: Operation,
+    depth: usize,
+    requests: &[u8],
+    time: Duration,
+) -> Figures {
     let (request, reply) = (operation.request_bytes(), operation.reply_bytes());
     let count = requests.len() / request;
-    assert!(depth < count, "an identifier is not used again while it may be in flight");
+    assert!(
+        depth < count,
+        "an identifier is not used again while it may be in flight"
+    );
     let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("legal bounds");
     let mut buffer = vec![0; 1 << 20];
     let start = Instant::now();
@@ -103,7 +119,9 @@ pub fn run(stream: &mut TcpStream, operation: Operation, depth: usize, requests:
         if !ended {
             while owed > 0 {
                 let batch = owed.min(count - next);
-                stream.write_all(&requests[next * request..(next + batch) * request]).expect("the server lives");
+                stream
+                    .write_all(&requests[next * request..(next + batch) * request])
+                    .expect("the server lives");
                 next = (next + batch) % count;
                 owed -= batch;
                 outstanding += batch;
@@ -133,23 +151,43 @@ pub fn run(stream: &mut TcpStream, operation: Operation, depth: usize, requests:
         owed += done;
     }
     assert_eq!(partial, 0, "replies are whole");
-    Figures { iops: commands as f64 / start.elapsed().as_secs_f64(), latency, commands }
+    Figures {
+        iops: commands as f64 / start.elapsed().as_secs_f64(),
+        latency,
+    }
 }
 
 /// Connects an I/O queue to a target: an admin queue first, which must stay open meanwhile.
 pub fn connect_target(address: SocketAddr, nqn: &str, entries: u16) -> (TcpStream, TcpStream) {
     let subnqn = Nqn::parse(nqn).expect("a good name");
-    let hostnqn = Nqn::parse("nqn.2014-08.org.nvmexpress:uuid:6f0e9e4c-0000-4000-8000-00000000b7ad").expect("good");
-    let mut data =
-        ConnectData { hostid: [7; 16], cntlid: fabrics::CNTLID_DYNAMIC, subnqn, hostnqn };
+    let hostnqn =
+        Nqn::parse("nqn.2014-08.org.nvmexpress:uuid:6f0e9e4c-0000-4000-8000-00000000b7ad").expect("good");
+    let mut data = ConnectData {
+        hostid: [7; 16],
+        cntlid: fabrics::CNTLID_DYNAMIC,
+        subnqn,
+        hostnqn,
+    };
     let mut admin = Queue::open(address);
-    let connect = Connect { recfmt: 0, qid: 0, sqsize: 31, cattr: 0, kato_ms: 0 };
+    let connect = Connect {
+        recfmt: 0,
+        qid: 0,
+        sqsize: 31,
+        cattr: 0,
+        kato_ms: 0,
+    };
     let completion = admin.exchange(connect.encode(0), &data.encode());
     data.cntlid = u16::try_from(completion.result & 0xffff).expect("masked");
     admin.exchange(PropertyAccess::set(1, property::CC, Configuration::START.0), &[]);
     let mut io = Queue::open(address);
     let cattr = Connect::CATTR_DISABLE_FLOW_CONTROL;
-    let connect = Connect { recfmt: 0, qid: 1, sqsize: entries - 1, cattr, kato_ms: 0 };
+    let connect = Connect {
+        recfmt: 0,
+        qid: 1,
+        sqsize: entries - 1,
+        cattr,
+        kato_ms: 0,
+    };
     io.exchange(connect.encode(0), &data.encode());
     (admin.stream, io.stream)
 }
@@ -164,9 +202,16 @@ impl Queue {
     fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the target listens");
         stream.set_nodelay(true).expect("a TCP socket");
-        let options =
-            Options { header_digest: false, data_digest: false, commands_max: 16, in_capsule_bytes: 8192 };
-        let mut queue = Self { stream, machine: Connection::new(options, portable) };
+        let options = Options {
+            header_digest: false,
+            data_digest: false,
+            commands_max: 16,
+            in_capsule_bytes: 8192,
+        };
+        let mut queue = Self {
+            stream,
+            machine: Connection::new(options, portable),
+        };
         let mut out = Outbox::default();
         queue.machine.start(&mut out);
         queue.send(&out, &[]);
@@ -178,9 +223,11 @@ impl Queue {
         for part in &out.parts {
             let bytes = match *part {
                 Part::Bytes { start, end } => &out.bytes[start as usize..end as usize],
-                Part::Payload { offset_bytes, length_bytes, .. } => {
-                    &data[offset_bytes as usize..(offset_bytes + length_bytes) as usize]
-                }
+                Part::Payload {
+                    offset_bytes,
+                    length_bytes,
+                    ..
+                } => &data[offset_bytes as usize..(offset_bytes + length_bytes) as usize],
             };
             self.stream.write_all(bytes).expect("the target lives");
         }

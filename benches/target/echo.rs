@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use reactor::{Errno, Io, Options, PollMode, Program, Progress, Received, Running, SendBatch, SocketId, Span, Token};
+use reactor::{
+    Errno, Io, Options, PollMode, Program, Progress, Received, Running, SendBatch, SocketId, Span, Token,
+};
 
 /// What one exchange moves.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +43,8 @@ impl Program for Echo {
         if self.exchange.payload_bytes > 0 {
             self.payload = io.arena_mut().alloc(self.exchange.payload_bytes);
         }
-        io.accept(self.listener.as_fd(), Token(0)).expect("the only operation");
+        io.accept(self.listener.as_fd(), Token(0))
+            .expect("the only operation");
     }
 
     fn message(&mut self, _io: &mut Io<()>, _message: ()) {}
@@ -51,7 +54,12 @@ impl Program for Echo {
         let Ok(socket) = io.add_socket(socket) else { return };
         io.receive(socket, Token(1));
         let batch = || Box::new(SendBatch::new());
-        self.peer = Some(Peer { socket, pending_bytes: 0, composing: batch(), spare: Some(batch()) });
+        self.peer = Some(Peer {
+            socket,
+            pending_bytes: 0,
+            composing: batch(),
+            spare: Some(batch()),
+        });
     }
 
     fn received(&mut self, io: &mut Io<()>, _token: Token, event: Received<'_>) {
@@ -75,7 +83,13 @@ impl Program for Echo {
         }
     }
 
-    fn sent(&mut self, _io: &mut Io<()>, _token: Token, mut batch: Box<SendBatch>, _result: Result<(), Errno>) {
+    fn sent(
+        &mut self,
+        _io: &mut Io<()>,
+        _token: Token,
+        mut batch: Box<SendBatch>,
+        _result: Result<(), Errno>,
+    ) {
         if let Some(peer) = &mut self.peer {
             batch.clear();
             peer.spare = Some(batch);
@@ -91,11 +105,15 @@ impl Program for Echo {
     fn timer(&mut self, _io: &mut Io<()>, _token: Token) {}
 
     fn turn(&mut self, io: &mut Io<()>) -> Progress {
-        let Some(peer) = &mut self.peer else { return Progress::Idle };
+        let Some(peer) = &mut self.peer else {
+            return Progress::Idle;
+        };
         if peer.composing.is_empty() {
             return Progress::Idle;
         }
-        let Some(spare) = peer.spare.take() else { return Progress::Idle };
+        let Some(spare) = peer.spare.take() else {
+            return Progress::Idle;
+        };
         let batch = std::mem::replace(&mut peer.composing, spare);
         io.send(peer.socket, Token(1), batch);
         Progress::Busy
@@ -104,13 +122,23 @@ impl Program for Echo {
 
 /// Starts the server on one core.
 pub fn start(exchange: Exchange, poll: PollMode, cpu: Option<usize>) -> (Running<()>, SocketAddr) {
-    let listener = reactor::listener("127.0.0.1:0".parse().expect("an address"), 16).expect("loopback is there");
+    let listener =
+        reactor::listener("127.0.0.1:0".parse().expect("an address"), 16).expect("loopback is there");
     let address = std::net::TcpListener::from(listener.try_clone().expect("descriptors are left"));
     let address = address.local_addr().expect("it is bound");
-    let options = Options { cores: 1, poll, cpus: cpu.map(|cpu| vec![cpu]), ..Options::default() };
+    let options = Options {
+        cores: 1,
+        poll,
+        cpus: cpu.map(|cpu| vec![cpu]),
+        ..Options::default()
+    };
     let listener = std::sync::Mutex::new(Some(listener));
     let running = reactor::run(options, move |_| Echo {
-        listener: listener.lock().expect("nobody panics with it").take().expect("there is one core"),
+        listener: listener
+            .lock()
+            .expect("nobody panics with it")
+            .take()
+            .expect("there is one core"),
         exchange,
         header: vec![0; exchange.header_bytes],
         payload: None,

@@ -3,7 +3,11 @@
 //!
 //! `cargo bench --bench target [-- --quick]`. One server core, busy polling; the client runs on the other CPU.
 //! Rounds of target and baseline alternate; the median of the rounds counts.
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a bench is about clocks and sockets")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a bench is about clocks and sockets"
+)]
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
 mod client;
@@ -64,7 +68,8 @@ fn compare(name: &str, level: &str, drives: usize, rounds: usize, time: Duration
             for _ in 0..rounds {
                 // Each server has the core to itself: the other one would poll beside it.
                 let text = configuration(level, drives);
-                let config = config::parse(&text, Path::new("bench.toml")).expect("the configuration is right");
+                let config =
+                    config::parse(&text, Path::new("bench.toml")).expect("the configuration is right");
                 let node = node::start(&config).expect("the node starts");
                 let (admin, mut stream) = client::connect_target(node.addresses()[0], NQN, 256);
                 let figures = measure(&mut stream, operation, depth, time);
@@ -84,7 +89,11 @@ fn compare(name: &str, level: &str, drives: usize, rounds: usize, time: Duration
             let (target, baseline) = (median(target), median(baseline));
             println!(
                 "{name:6} {:5} 4 KiB depth {depth:3}: {:8.1} kIOPS, echo {:8.1} kIOPS, ratio {:.3}; p50 {:7.1} us, p99 {:7.1} us",
-                if operation == Operation::Read { "read" } else { "write" },
+                if operation == Operation::Read {
+                    "read"
+                } else {
+                    "write"
+                },
                 target / 1e3,
                 baseline / 1e3,
                 target / baseline,
@@ -96,8 +105,16 @@ fn compare(name: &str, level: &str, drives: usize, rounds: usize, time: Duration
 }
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick") || std::env::var_os("BRAID_BENCH_QUICK").is_some();
-    let (rounds, time) = if quick { (1, Duration::from_millis(100)) } else { (5, Duration::from_secs(1)) };
-    println!("target against echo server: request {CAPSULE_BYTES} B (+ {BLOCK_BYTES} B for writes), one server core, {rounds} rounds");
+    let quick = std::env::args().any(|argument| argument == "--quick")
+        || std::env::var_os("BRAID_BENCH_QUICK").is_some();
+    let (rounds, time) = if quick {
+        (1, Duration::from_millis(100))
+    } else {
+        (5, Duration::from_secs(1))
+    };
+    println!(
+        "target against echo server: request {CAPSULE_BYTES} B (+ {BLOCK_BYTES} B for writes), one server core, {rounds} rounds"
+    );
+    compare("plain", "raid0", 1, rounds, time);
     compare("raid5", "raid5", 5, rounds, time);
 }

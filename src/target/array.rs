@@ -158,7 +158,7 @@ impl Core {
     /// The host is gone: nothing more of its request is begun; what is half-way is finished.
     pub(super) fn give_up_in_group(&mut self, io: &mut Io<Message>, group: u16, command: CommandId) {
         let binding = &mut self.groups[usize::from(group)];
-        let _ = binding.engine.abort(command, &mut binding.actions);
+        binding.engine.give_up(command, &mut binding.actions);
         self.pump(io, group);
     }
 
