@@ -198,24 +198,28 @@ fn more_jobs_than_places_all_end_once_with_their_own_data() {
 #[test]
 fn what_cannot_be_sent_and_what_the_target_refuses_are_told_apart() {
     let stage = Stage::set(TWO_NAMESPACES);
-    let host = start(Target {
-        max_transfer_bytes: 128 << 10,
-        ..target(stage.address())
-    });
-    assert_eq!(await_ready(&host).max_transfer_bytes, 128 << 10);
-    tell(
-        &host,
-        vec![
-            (Job::read(2, 0, 64, 4096, 0), Vec::new()),
-            (Job::read(2, 1 << 40, 1, 4096, 1), Vec::new()),
-            (Job::read(2, 0, 32, 4096, 2), Vec::new()),
-        ],
-    );
-    let results = results(&host, 3);
-    assert_eq!(results[0].1, Err(JobError::TooLarge));
-    assert!(results[1].1.unwrap().status.same_code(Status::LBA_OUT_OF_RANGE));
-    assert!(results[2].1.unwrap().status.is_success() && results[2].2.len() == 128 << 10);
-    host.stop().unwrap();
+    // The node's limit, and a lower one of the host's own.
+    for (wanted, granted) in [(1 << 20, 256 << 10), (128 << 10, 128 << 10)] {
+        let host = start(Target {
+            max_transfer_bytes: wanted,
+            ..target(stage.address())
+        });
+        assert_eq!(await_ready(&host).max_transfer_bytes, granted);
+        let blocks = granted / 4096;
+        tell(
+            &host,
+            vec![
+                (Job::read(2, 0, blocks + 1, 4096, 0), Vec::new()),
+                (Job::read(2, 1 << 40, 1, 4096, 1), Vec::new()),
+                (Job::read(2, 0, blocks, 4096, 2), Vec::new()),
+            ],
+        );
+        let results = results(&host, 3);
+        assert_eq!(results[0].1, Err(JobError::TooLarge));
+        assert!(results[1].1.unwrap().status.same_code(Status::LBA_OUT_OF_RANGE));
+        assert!(results[2].1.unwrap().status.is_success() && results[2].2.len() == granted as usize);
+        host.stop().unwrap();
+    }
 }
 
 /// Drives slower than the host waits.

@@ -148,6 +148,7 @@ impl<W: Workload> HostCore<W> {
                     if queue.name.qid > 0 {
                         queue.machine.set_in_capsule_bytes(facts.in_capsule_bytes);
                     }
+                    queue.max_transfer_bytes = facts.max_transfer_bytes;
                     queue.ready = true;
                 }
                 self.workload.ready(io.now(), usize::from(target), &facts);
@@ -512,7 +513,7 @@ impl<W: Workload> HostCore<W> {
         };
         let target = &self.targets[usize::from(queue.name.target)];
         let bytes = job.bytes();
-        if bytes > target.max_transfer_bytes {
+        if bytes > queue.max_transfer_bytes {
             self.workload
                 .done(now, queue.name, &job, Err(JobError::TooLarge), &[]);
             return true;

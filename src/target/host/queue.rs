@@ -74,6 +74,8 @@ pub struct Queue {
     pub machine: initiator::Connection,
     /// Jobs may be submitted.
     pub ready: bool,
+    /// Data bytes of a job at most, as the controller allows; set when it gets ready.
+    pub max_transfer_bytes: u32,
     /// A job that waits for a buffer.
     pub held: Option<Job>,
     /// Whether it stands in the core's list of those that have something to send.
@@ -126,6 +128,7 @@ impl Queue {
             socket: None,
             machine: initiator::Connection::new(options, crate::target::crc32c),
             ready: false,
+            max_transfer_bytes: 0,
             held: None,
             dirty: false,
             commands: (0..commands_max).map(|_| command()).collect(),
