@@ -16,6 +16,8 @@ pub struct Exchange {
     pub header_bytes: usize,
     /// Bytes of payload that go out for each, from memory that no header shares.
     pub payload_bytes: u32,
+    /// Bytes of that memory.
+    pub memory_bytes: u32,
 }
 
 /// The server's only connection.
@@ -32,7 +34,10 @@ struct Echo {
     listener: OwnedFd,
     exchange: Exchange,
     header: Vec<u8>,
+    /// As much memory as the target's commands touch, so that both send from as much.
     payload: Option<Span>,
+    /// The block of it to send next.
+    next: u32,
     peer: Option<Peer>,
 }
 
@@ -41,7 +46,10 @@ impl Program for Echo {
 
     fn started(&mut self, io: &mut Io<()>) {
         if self.exchange.payload_bytes > 0 {
-            self.payload = io.arena_mut().alloc(self.exchange.payload_bytes);
+            self.payload = io.arena_mut().alloc(self.exchange.memory_bytes);
+            if let Some(payload) = self.payload {
+                io.arena_mut().zero(payload); // Every page is there before the clock runs.
+            }
         }
         io.accept(self.listener.as_fd(), Token(0))
             .expect("the only operation");
@@ -70,8 +78,12 @@ impl Program for Echo {
                 while peer.pending_bytes >= self.exchange.request_bytes {
                     peer.pending_bytes -= self.exchange.request_bytes;
                     peer.composing.push_bytes(&self.header);
-                    if let Some(span) = self.payload {
-                        peer.composing.push_span(span);
+                    if let Some(memory) = self.payload {
+                        let blocks = memory.bytes() / self.exchange.payload_bytes;
+                        self.next = (self.next + 1) % blocks;
+                        let block = self.next;
+                        let bytes = self.exchange.payload_bytes;
+                        peer.composing.push_span(memory.part(block * bytes, bytes));
                     }
                 }
             }
@@ -142,6 +154,7 @@ pub fn start(exchange: Exchange, poll: PollMode, cpu: Option<usize>) -> (Running
         exchange,
         header: vec![0; exchange.header_bytes],
         payload: None,
+        next: 0,
         peer: None,
     });
     (running.expect("the ring can be set up"), address)

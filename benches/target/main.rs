@@ -24,8 +24,10 @@ use reactor::PollMode;
 const DEPTHS: [usize; 3] = [1, 32, 128];
 /// Commands prepared for each measurement: more than the deepest queue, few enough to stay in the cache.
 const PREPARED: u16 = 512;
-/// Blocks that are read and written: 32 MiB, more than the second-level cache.
+/// Blocks that the commands are spread over: 32 MiB.
 const BLOCKS: u64 = 8192;
+/// Memory that the prepared commands touch, and that the echo server sends from.
+const MEMORY_BYTES: u32 = PREPARED as u32 * 4096;
 const NQN: &str = "nqn.2026-01.io.braid:bench";
 
 fn configuration(level: &str, drives: usize) -> String {
@@ -61,6 +63,7 @@ fn compare(name: &str, level: &str, drives: usize, rounds: usize, time: Duration
             request_bytes: operation.request_bytes(),
             header_bytes: REPLY_BYTES,
             payload_bytes: if operation == Operation::Read { 4096 } else { 0 },
+            memory_bytes: MEMORY_BYTES,
         };
         for depth in DEPTHS {
             let (mut target, mut baseline) = (Vec::new(), Vec::new());
@@ -72,6 +75,8 @@ fn compare(name: &str, level: &str, drives: usize, rounds: usize, time: Duration
                     config::parse(&text, Path::new("bench.toml")).expect("the configuration is right");
                 let node = node::start(&config).expect("the node starts");
                 let (admin, mut stream) = client::connect_target(node.addresses()[0], NQN, 256);
+                // The same blocks: no page of the memory drives is touched for the first time while the clock runs.
+                measure(&mut stream, Operation::Write, 32, Duration::from_millis(50));
                 let figures = measure(&mut stream, operation, depth, time);
                 target.push(figures.iops);
                 latencies.push(figures.latency);

@@ -16,8 +16,10 @@ const MIB: u64 = 1 << 20;
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 /// How often a lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
-/// Logical block size assumed of a file: every file system's direct I/O takes multiples of it or of 512 bytes.
+/// Smallest logical block that drives have.
 const FILE_BLOCK_BYTES: u32 = 512;
+/// Alignment in memory that suffices for direct I/O everywhere.
+const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
 
 /// Why a drive cannot be used.
 #[derive(Debug, Error)]
@@ -174,6 +176,11 @@ fn open_path(name: &str, path: &Path, size_mib: Option<u64>) -> Result<Opened, S
         });
     }
     let bytes = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+    let logical_block_bytes = if is_block {
+        device_block_bytes(&metadata)
+    } else {
+        direct_block_bytes(&file)
+    };
     let identity = if is_block {
         (u64::MAX, metadata.rdev())
     } else {
@@ -188,11 +195,7 @@ fn open_path(name: &str, path: &Path, size_mib: Option<u64>) -> Result<Opened, S
                 is_block,
             },
             bytes,
-            logical_block_bytes: if is_block {
-                device_block_bytes(&metadata)
-            } else {
-                FILE_BLOCK_BYTES
-            },
+            logical_block_bytes,
             fresh,
         },
         notes,
@@ -221,6 +224,20 @@ fn lock(
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+    }
+}
+
+/// Smallest unit of direct I/O on a file: that of the device below its file system, found by trying.
+fn direct_block_bytes(file: &File) -> u32 {
+    let mut memory = vec![0; 2 * DIRECT_BLOCK_BYTES_MAX];
+    let aligned = memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES_MAX);
+    let smallest = FILE_BLOCK_BYTES as usize;
+    match file.read_at(
+        &mut memory[aligned..aligned + smallest],
+        u64::from(FILE_BLOCK_BYTES),
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => 4096,
+        Ok(_) | Err(_) => FILE_BLOCK_BYTES,
     }
 }
 
