@@ -1,7 +1,7 @@
 //! `braid perf`: measures the latency of any NVMe/TCP target with our own initiator.
 //!
 //! Knows how a measurement goes (connect, warm up, measure, drain, add up) and whom to tell; what a command is and when
-//! it is due is [`workload`]'s business.
+//! it is due is `workload`'s business.
 
 mod html;
 mod report;

@@ -155,7 +155,7 @@ const NAME_BYTES_MAX: usize = config::NAME_BYTES_MAX;
 /// Most drives that one request may name.
 const NAMES_MAX: usize = config::GROUP_DRIVES_MAX;
 
-/// The parameters of a request as JSON, the way [`read`] takes them. `None` for methods without any.
+/// The parameters of a request as JSON, the way `read` takes them. `None` for methods without any.
 pub fn params(request: &Request) -> Option<Value> {
     fn value<T: serde::Serialize>(params: &T) -> Option<Value> {
         Some(serde_json::to_value(params).expect("parameters are plain data with text keys"))
