@@ -368,6 +368,10 @@ impl Core {
             }
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
+            Message::CountNow { request } => {
+                self.report_counts(io);
+                self.tell_control(io, ControlMessage::Counted { request });
+            }
             Message::SuperblockWritten {
                 group,
                 io: name,
@@ -520,11 +524,8 @@ impl Core {
         );
     }
 
-    /// Ten times a second: what is not urgent.
-    fn tick(&mut self, io: &mut Io<Message>) {
-        self.report_drained(io);
-        self.cut_slow_closes(io);
-        self.failures = 0;
+    /// Tells the control core what was counted since the last time.
+    fn report_counts(&mut self, io: &mut Io<Message>) {
         let traffic = std::mem::take(&mut self.traffic);
         let drives: Vec<_> = (0..)
             .zip(&mut self.drive_counts)
@@ -534,6 +535,14 @@ impl Core {
         if traffic != Traffic::default() || !drives.is_empty() {
             self.tell_control(io, ControlMessage::Counts { traffic, drives });
         }
+    }
+
+    /// Ten times a second: what is not urgent.
+    fn tick(&mut self, io: &mut Io<Message>) {
+        self.report_drained(io);
+        self.cut_slow_closes(io);
+        self.failures = 0;
+        self.report_counts(io);
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.tick(core, io));
         }

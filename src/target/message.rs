@@ -86,6 +86,11 @@ pub enum Message {
         /// The namespace.
         nsid: u32,
     },
+    /// Tell the control core what was counted until now.
+    CountNow {
+        /// Comes back with the answer.
+        request: u64,
+    },
     /// To itself: go on with bytes of a connection that waited.
     ResumeParsing {
         /// The connection.
@@ -193,6 +198,11 @@ pub enum ControlMessage {
         traffic: Traffic,
         /// Reads, writes and errors of each drive that had any.
         drives: Vec<(u16, [u64; 3])>,
+    },
+    /// Everything that one core counted before `Message::CountNow` was told.
+    Counted {
+        /// As in the question.
+        request: u64,
     },
     /// Nothing of a removed namespace is in flight on one core any more.
     Drained {

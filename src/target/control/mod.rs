@@ -183,6 +183,8 @@ pub struct Control {
     superblock_spans: Vec<Span>,
     /// Virtual disks that are being deleted: they are not shown, although their group still lists them.
     leaving: BTreeSet<u32>,
+    /// Requests for the health log that wait until every core has told what it counted: cores left, and the capsule.
+    health_waiting: BTreeMap<u64, queues::HealthRequest>,
     /// Member and generation of the last fault that was logged, of each group.
     logged_faults: BTreeMap<u16, (u8, u64)>,
 }
@@ -243,6 +245,7 @@ impl Control {
             gave_up: false,
             superblock_spans: Vec::new(),
             leaving: BTreeSet::new(),
+            health_waiting: BTreeMap::new(),
             logged_faults: BTreeMap::new(),
         })
     }
@@ -283,23 +286,13 @@ impl Control {
                 local,
                 peer,
             } => self.queue_opened(core, io, queue, port, local, peer),
+            ControlMessage::Counted { request } => self.counted(core, io, request),
             ControlMessage::Capsule {
                 queue,
                 slot,
                 entry,
                 data,
-            } => {
-                self.subsystem_event(
-                    core,
-                    io,
-                    subsystem::Event::Capsule {
-                        queue,
-                        slot,
-                        entry,
-                        data: &data,
-                    },
-                );
-            }
+            } => self.capsule(core, io, queue, slot, entry, &data),
             ControlMessage::Closed { queue } => self.queue_closed(core, io, queue),
             ControlMessage::Aborted { token, aborted } => {
                 self.subsystem_event(core, io, subsystem::Event::Aborted { token, aborted });

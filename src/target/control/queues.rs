@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nvme::command::{SubmissionEntry, admin_opcode};
 use nvme::log::Health;
 use nvme::subsystem::{Action, Event, PortId, QueueId, Report};
 use reactor::{CoreIndex, Errno, Io, Nanos};
@@ -11,6 +12,20 @@ use super::{Control, ControllerFacts, Listener};
 use crate::target::core::{Core, TokenKind, queue_core, token};
 use crate::target::message::{Accept, Message, Traffic};
 use crate::target::sockets;
+
+/// Log page identifier of SMART / Health Information.
+///
+/// Source: NVM Express Base Specification 2.0, Get Log Page: Log Page Identifiers.
+const HEALTH_LOG: u32 = 0x02;
+
+/// A request for the health log that waits for the cores' counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HealthRequest {
+    cores_left: u16,
+    queue: QueueId,
+    slot: u16,
+    entry: SubmissionEntry,
+}
 
 /// How long a stop may take before what hangs is left behind, unclean.
 const STOP_NS: Nanos = 20_000_000_000;
@@ -110,6 +125,7 @@ impl Control {
 
     pub(super) fn queue_closed(&mut self, core: &mut Core, io: &mut Io<Message>, queue: QueueId) {
         self.peers.remove(&queue.0);
+        self.health_waiting.retain(|_, request| request.queue != queue);
         self.connection_ended(queue_core(queue));
         self.subsystem_event(core, io, Event::Closed { queue });
         self.try_close(core, io);
@@ -193,6 +209,74 @@ impl Control {
 }
 
 impl Control {
+    /// Takes a capsule for the subsystem. A host that asks for the health log gets what was counted until then: every
+    /// core is asked first.
+    pub(super) fn capsule(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        queue: QueueId,
+        slot: u16,
+        entry: SubmissionEntry,
+        data: &[u8],
+    ) {
+        let wants_health =
+            entry.opcode() == admin_opcode::GET_LOG_PAGE && entry.dword(10) & 0xff == HEALTH_LOG;
+        if !wants_health {
+            return self.subsystem_event(
+                core,
+                io,
+                Event::Capsule {
+                    queue,
+                    slot,
+                    entry,
+                    data,
+                },
+            );
+        }
+        let request = self.next_request().0;
+        let cores_left = self.cores;
+        self.health_waiting.insert(
+            request,
+            HealthRequest {
+                cores_left,
+                queue,
+                slot,
+                entry,
+            },
+        );
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::CountNow { request });
+        }
+    }
+
+    /// One core has told what it counted.
+    pub(super) fn counted(&mut self, core: &mut Core, io: &mut Io<Message>, request: u64) {
+        let Some(waiting) = self.health_waiting.get_mut(&request) else {
+            return;
+        };
+        waiting.cores_left -= 1;
+        if waiting.cores_left > 0 {
+            return;
+        }
+        let HealthRequest {
+            queue, slot, entry, ..
+        } = *waiting;
+        self.health_waiting.remove(&request);
+        self.health_at = 0;
+        self.report_health(core, io);
+        self.subsystem_event(
+            core,
+            io,
+            Event::Capsule {
+                queue,
+                slot,
+                entry,
+                data: &[],
+            },
+        );
+    }
+
     /// Brings the health log up to date, once a second.
     pub(super) fn report_health(&mut self, core: &mut Core, io: &mut Io<Message>) {
         if io.now() < self.health_at {
