@@ -53,6 +53,8 @@ check() {
     why=$bad
     [ "$rc" = 0 ] || why=$(grep -v '^line [0-9]*: exit' "$log" | tail -n 2 | tr '\n' ' ')
     echo "FAIL $name: ${why:-exit $rc without output}"
+    # What the kernel said after its first complaint (registers, page, stack): one line is no diagnosis.
+    [ -z "$bad" ] || grep -F -A 45 -- "$bad" "$W/dmesg" | sed 's/^/  | /'
   fi
   if [ "$rc" = hung ]; then
     echo "FAIL suite: stopped after a hang, later checks did not run"
