@@ -65,7 +65,11 @@ pub enum Acquire {
         wake: WakeMask,
     },
     /// Another holds it, or it is another core's turn. This core is named as waiting and will be told.
-    Busy,
+    Busy {
+        /// The core whose writer holds the slot, when this core has just been named: it may keep the row
+        /// for its dirty data and must be told that it is wanted. Another who waits has told it before.
+        recall: Option<u16>,
+    },
 }
 
 /// The lock table of one group, shared by the node's cores.
@@ -130,6 +134,12 @@ impl LockTable {
     /// `core` has nobody waiting any more for the row's slot; its turn, if it has come, goes to the next.
     pub fn withdraw(&self, row: RowIndex, core: u16) -> WakeMask {
         self.words[self.slot(row) as usize].withdraw(core)
+    }
+
+    /// Whether any core waits for the row's slot. A core that keeps a row looks here before it settles down with it: who
+    /// comes later tells it.
+    pub fn is_awaited(&self, row: RowIndex) -> bool {
+        self.words[self.slot(row) as usize].is_awaited()
     }
 
     /// Whether nobody holds or awaits any lock.
@@ -266,7 +276,10 @@ mod tests {
             .find(|row| table.slot(*row) == table.slot(first))
             .expect("64 slots");
         assert_eq!(table.try_acquire(first, Mode::Read, 0), ACQUIRED);
-        assert_eq!(table.try_acquire(second, Mode::Read, 1), Acquire::Busy);
+        assert_eq!(
+            table.try_acquire(second, Mode::Read, 1),
+            Acquire::Busy { recall: None }
+        );
         assert_eq!(table.release(first, Mode::Read), WakeMask(0b10));
         assert_eq!(table.try_acquire(second, Mode::Read, 1), ACQUIRED);
         assert_eq!(table.release(second, Mode::Read), WakeMask(0));

@@ -422,7 +422,7 @@ impl Engine {
                     self.tell(wake, row.row, out);
                     return self.begin(index, out);
                 }
-                Acquire::Busy => {}
+                Acquire::Busy { .. } => {}
             }
         }
         let piece = &mut self.pieces[index as usize];

@@ -42,7 +42,7 @@ impl Shared {
         loop {
             match self.word.try_acquire(TAG, mode, core) {
                 Acquire::Acquired { wake } => return self.ring(wake),
-                Acquire::Busy => self.bells[usize::from(core)].wait(),
+                Acquire::Busy { .. } => self.bells[usize::from(core)].wait(),
             }
         }
     }
@@ -132,7 +132,7 @@ fn giving_up_loses_no_turn() {
                 shared.ring(wake);
                 shared.unlock(Mode::Write);
             }
-            Acquire::Busy => shared.ring(shared.word.withdraw(core)),
+            Acquire::Busy { .. } => shared.ring(shared.word.withdraw(core)),
         }
     }
     bounded(|| run(&[Shared::write, give_up, Shared::write], 2));

@@ -89,9 +89,11 @@ impl LockWord {
                 ((word + READER) & !own, Acquire::Acquired { wake: WakeMask(0) })
             } else if word & own != 0 {
                 // Whoever changes this word sees our name in it: nothing to add.
-                return Acquire::Busy;
+                return Acquire::Busy { recall: None };
             } else {
-                (word | own, Acquire::Busy)
+                // A writer may have done its work and keep the row for its dirty data: it is asked for it once.
+                let recall = (word & WRITER != 0).then(|| turn(word));
+                (word | own, Acquire::Busy { recall })
             };
             match self
                 .0
@@ -177,6 +179,11 @@ impl LockWord {
     pub fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) == 0
     }
+
+    /// See [`super::LockTable::is_awaited`].
+    pub fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & WAITING != 0
+    }
 }
 
 /// The word of a slot that one operation holds and nobody awaits, without the turn.
@@ -227,7 +234,14 @@ mod tests {
     use super::*;
 
     const ACQUIRED: Acquire = Acquire::Acquired { wake: WakeMask(0) };
+    /// Busy with readers, or told before.
+    const BUSY: Acquire = Acquire::Busy { recall: None };
     const NOBODY: WakeMask = WakeMask(0);
+
+    /// Busy with a writer of this core, which is to be asked.
+    fn busy(recall: u16) -> Acquire {
+        Acquire::Busy { recall: Some(recall) }
+    }
 
     fn acquired(wake: u16) -> Acquire {
         Acquire::Acquired { wake: WakeMask(wake) }
@@ -237,8 +251,14 @@ mod tests {
     fn a_writer_is_alone() {
         let word = LockWord::new();
         assert_eq!(word.try_acquire(5, Mode::Write, 0), ACQUIRED);
-        assert_eq!(word.try_acquire(5, Mode::Write, 1), Acquire::Busy);
-        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert!(!word.is_awaited());
+        assert_eq!(word.try_acquire(5, Mode::Write, 1), busy(0));
+        assert!(word.is_awaited());
+        assert_eq!(
+            word.try_acquire(5, Mode::Write, 1),
+            BUSY,
+            "the writer is asked once"
+        );
         assert!(!word.join_read(5), "nobody joins a writer");
         assert_eq!(word.release(5, Mode::Write), WakeMask(0b10));
     }
@@ -262,19 +282,15 @@ mod tests {
     fn newcomers_do_not_overtake() {
         let word = LockWord::new();
         assert_eq!(word.try_acquire(5, Mode::Read, 0), ACQUIRED);
-        assert_eq!(word.try_acquire(5, Mode::Write, 1), Acquire::Busy);
-        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Write, 1), BUSY);
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), BUSY);
         assert_eq!(
             word.release(5, Mode::Read),
             WakeMask(0b10),
             "the next core round from 0"
         );
-        assert_eq!(
-            word.try_acquire(5, Mode::Write, 0),
-            Acquire::Busy,
-            "it is core 1's turn"
-        );
-        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Write, 0), BUSY, "it is core 1's turn");
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), BUSY);
         assert_eq!(word.try_acquire(5, Mode::Write, 1), ACQUIRED);
         assert_eq!(word.release(5, Mode::Write), WakeMask(0b100));
         assert_eq!(
@@ -293,7 +309,7 @@ mod tests {
         let word = LockWord::new();
         assert_eq!(word.try_acquire(5, Mode::Write, 3), ACQUIRED);
         for core in [0, 7, 15] {
-            assert_eq!(word.try_acquire(9, Mode::Write, core), Acquire::Busy);
+            assert_eq!(word.try_acquire(9, Mode::Write, core), busy(3));
         }
         assert_eq!(word.withdraw(7), NOBODY, "it was not its turn");
         assert_eq!(word.release(5, Mode::Write), WakeMask(1 << 15));
@@ -310,7 +326,7 @@ mod tests {
         for _ in 0..0xFFF {
             assert_eq!(word.try_acquire(5, Mode::Read, 1), ACQUIRED);
         }
-        assert_eq!(word.try_acquire(5, Mode::Read, 2), Acquire::Busy);
+        assert_eq!(word.try_acquire(5, Mode::Read, 2), BUSY);
         assert!(!word.join_read(5));
         for _ in 1..0xFFF {
             assert_eq!(word.release(5, Mode::Read), NOBODY);
