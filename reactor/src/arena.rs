@@ -12,7 +12,7 @@ mod buddy;
 use std::io;
 
 use crate::memory::{HUGE_PAGE_BYTES, Mapping, Pages};
-use crate::xor::Kernels;
+use crate::{parity, xor};
 use buddy::Buddy;
 
 /// The unit of allocation.
@@ -83,7 +83,8 @@ pub struct Arena {
     /// For each granule, how many operations of the kernel may read from it: a region of zeroes that is the source of
     /// many writes may be in all of them.
     kernel_reads: Vec<u32>,
-    kernels: Kernels,
+    xor: xor::Kernels,
+    parity: parity::Kernels,
 }
 
 impl Arena {
@@ -103,7 +104,8 @@ impl Arena {
             buddy: Buddy::new(u32::try_from(page_count).expect("3 GiB has fewer pages than 2^32")),
             kernel_writes: vec![0; bytes / GRANULE_BYTES as usize],
             kernel_reads: vec![0; bytes / GRANULE_BYTES as usize],
-            kernels: Kernels::detect(),
+            xor: xor::Kernels::detect(),
+            parity: parity::Kernels::detect(),
         };
         Ok((arena, pages))
     }
@@ -217,12 +219,12 @@ impl Arena {
         let source = self.readable(from);
         let target = self.writable(to);
         // SAFETY: both ranges are mapped for `to.bytes`, and the kernel does not write to them.
-        unsafe { self.kernels.xor_in_place_raw(target, source, to.bytes as usize) };
+        unsafe { self.xor.xor_in_place_raw(target, source, to.bytes as usize) };
     }
 
     /// Makes `to` the exclusive or of `from`: in 1..=`SOURCES_MAX` spans as long as `to` and apart from it.
     pub fn xor_into(&mut self, to: Span, from: &[Span]) {
-        let mut sources = [std::ptr::null::<u8>(); crate::xor::SOURCES_MAX];
+        let mut sources = [std::ptr::null::<u8>(); xor::SOURCES_MAX];
         let sources = &mut sources[..from.len()];
         for (source, span) in sources.iter_mut().zip(from) {
             assert_eq!(to.bytes, span.bytes, "operands of one length");
@@ -231,7 +233,45 @@ impl Arena {
         }
         let target = self.writable(to);
         // SAFETY: all ranges are mapped for `to.bytes`, and the kernel does not write to them.
-        unsafe { self.kernels.xor_many_raw(target, sources, to.bytes as usize) };
+        unsafe { self.xor.xor_many_raw(target, sources, to.bytes as usize) };
+    }
+
+    /// Adds `factor` times `from` to `into`, byte by byte in GF(2^8) with polynomial 0x11D; equally long and apart.
+    pub fn mul_add(&mut self, into: Span, from: Span, factor: u8) {
+        self.combine(&[into], &[from], &[factor], true);
+    }
+
+    /// Makes each of `outputs` the sum of all `sources`, each times its factor, and with `accumulate` of what it was before:
+    /// sums and products of bytes are those of GF(2^8) with polynomial 0x11D.
+    ///
+    /// `factors` holds one factor a source for the first output, then those for the second, and so on. There are
+    /// 1..=`parity::OUTPUTS_MAX` outputs and 1..=`parity::SOURCES_MAX` sources, all equally long; an output lies apart from
+    /// the sources and from other outputs.
+    pub fn combine(&mut self, outputs: &[Span], sources: &[Span], factors: &[u8], accumulate: bool) {
+        assert!(!outputs.is_empty(), "one output at least");
+        assert!(
+            outputs.len() <= parity::OUTPUTS_MAX,
+            "no level has more check strips"
+        );
+        assert!(sources.len() <= parity::SOURCES_MAX, "no group is wider");
+        let bytes = outputs[0].bytes;
+        let mut from = [std::ptr::null::<u8>(); parity::SOURCES_MAX];
+        let from = &mut from[..sources.len()];
+        for (pointer, span) in from.iter_mut().zip(sources) {
+            assert_eq!(span.bytes, bytes, "operands of one length");
+            *pointer = self.readable(*span);
+        }
+        let mut to = [std::ptr::null_mut::<u8>(); parity::OUTPUTS_MAX];
+        let to = &mut to[..outputs.len()];
+        for (index, (pointer, span)) in to.iter_mut().zip(outputs).enumerate() {
+            assert_eq!(span.bytes, bytes, "operands of one length");
+            let mut others = sources.iter().chain(&outputs[..index]);
+            assert!(!others.any(|other| span.overlaps(*other)), "operands lie apart");
+            *pointer = self.writable(*span);
+        }
+        let bytes = bytes as usize;
+        // SAFETY: all ranges are mapped for `bytes` bytes, the kernel does not write to them, and outputs lie apart.
+        unsafe { self.parity.combine_raw(to, from, factors, bytes, accumulate) };
     }
 
     /// The address of a span that is about to be lent to the kernel. Panics unless it is allocated.
@@ -396,6 +436,51 @@ mod tests {
             arena.xor(parity, *span);
         }
         assert!(arena.is_zero(parity));
+    }
+
+    /// A row of three data strips with P and Q: P and Q follow a changed strip, then two lost strips come back from them.
+    #[test]
+    fn check_spans_follow_changes_and_regenerate_two_lost_ones() {
+        let mut arena = arena();
+        let [a, b, c, p, q, x, y] = [(); 7].map(|()| arena.alloc(4096).unwrap());
+        for (span, step) in [(a, 3), (b, 5), (c, 7)] {
+            arena.with_bytes_mut(span, |bytes| {
+                bytes
+                    .iter_mut()
+                    .zip((0_u8..=255).cycle())
+                    .for_each(|(byte, at)| *byte = at.wrapping_mul(step) ^ step);
+            });
+        }
+        arena.combine(&[p, q], &[a, b, c], &[1, 1, 1, 1, 2, 4], false);
+        // Strip c changes: both check spans get old and new times the column's factor.
+        arena.copy(x, c);
+        arena.with_bytes_mut(c, |bytes| bytes[100..900].fill(0x5A));
+        arena.xor(x, c);
+        arena.mul_add(p, x, 1);
+        arena.mul_add(q, x, 4);
+        arena.combine(&[x, y], &[a, b, c], &[1, 1, 1, 1, 2, 4], false);
+        assert!(arena.equal(p, x) && arena.equal(q, y));
+        // a and b lost: P + c = a + b and Q + 4c = a + 2b, so b = (P + Q + 5c) / 3 and a = P + c + b; 1/3 is 0xF4, 5/3 is 3.
+        arena.combine(&[x, y], &[p, q, c], &[0xF5, 0xF4, 2, 0xF4, 0xF4, 3], false);
+        assert!(arena.equal(y, b) && arena.equal(x, a));
+    }
+
+    #[test]
+    #[should_panic(expected = "the kernel writes to it")]
+    fn computing_with_what_the_kernel_writes_panics() {
+        let mut arena = arena();
+        let span = arena.alloc(8192).unwrap();
+        arena.lend(span.part(4096, 512), Lending::ToWrite);
+        arena.mul_add(span.part(0, 4096), span.part(4096, 4096), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "operands lie apart")]
+    fn overlapping_outputs_panic() {
+        let mut arena = arena();
+        let span = arena.alloc(16_384).unwrap();
+        let (a, b) = (span.part(0, 4096), span.part(4095, 4096));
+        arena.combine(&[a, b], &[span.part(12_288, 4096)], &[1, 2], false);
     }
 
     #[test]

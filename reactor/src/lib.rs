@@ -27,6 +27,7 @@ pub mod mailbox;
 mod memory;
 mod operation;
 mod options;
+pub mod parity;
 mod probe;
 mod program;
 mod ring;
