@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod geometry;
 pub mod group;
+pub mod journal;
 pub mod lock;
 pub mod row;
 pub mod superblock;
