@@ -1,6 +1,7 @@
 //! Drives as plain data: what a drive is asked, what it answers, and the addresses.
 
 pub mod block;
+pub mod health;
 
 use thiserror::Error;
 
