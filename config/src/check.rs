@@ -25,6 +25,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         listeners,
         listeners_missing,
         drives,
+        health,
         groups,
         vdisks,
     } = draft;
@@ -52,6 +53,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         subsystem,
         listeners: listeners.into_iter().map(|listen| listen.value).collect(),
         drives: drives.into_iter().map(|drive| drive.value).collect(),
+        health,
         groups,
         vdisks,
         notes: Vec::new(),

@@ -57,6 +57,8 @@ pub struct Config {
     pub listeners: Vec<Listen>,
     /// Each `[[drive]]`, in the file's order.
     pub drives: Vec<Drive>,
+    /// `[health]`, or its defaults.
+    pub health: Health,
     /// Each `[[group]]`, in the file's order.
     pub groups: Vec<Group>,
     /// Each `[[vdisk]]`, in the file's order.
@@ -204,6 +206,51 @@ pub struct MemoryDrive {
     pub bandwidth_mib_s: Option<NonZeroU32>,
     /// Every so many commands one fails. Default: none.
     pub error_every: Option<NonZeroU32>,
+}
+
+/// `[health]`: from where on a drive is not what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// A command that is unanswered for this many ms makes its drive fail, `100..=600_000`. Default: 5000.
+    pub hang_ms: u32,
+    /// The same for a drive that its group cannot do without, at least `hang_ms`. Default: 30000, or `hang_ms` if that is more.
+    pub hang_last_ms: u32,
+    /// Media errors within an hour that are repaired before the drive is evicted, `0..=1_000_000`. Default: 50.
+    pub media_errors_per_hour: u32,
+    /// I/O errors within an hour that are borne before the drive is evicted, `0..=1_000_000`. Default: 10.
+    pub io_errors_per_hour: u32,
+    /// Times that a command which failed with an I/O error is tried again, `0..=10`. Default: 1.
+    pub io_retries: u8,
+    /// Length of a latency window in ms, `100..=3_600_000`. Default: 10000.
+    pub window_ms: u32,
+    /// Fewest commands in a window that say something about a drive, `1..=1_000_000`. Default: 100.
+    pub window_commands: u32,
+    /// A drive is slow if its p99 latency is more than this many times its group's median, `2..=10_000`. Default: 8.
+    pub slow_factor: u32,
+    /// A drive with a p99 of at most this many µs is never slow, `0..=60_000_000`. Default: 20000.
+    pub slow_floor_us: u32,
+    /// Slow windows in a row after which a drive is evicted, `1..=10_000`. Default: 6.
+    pub slow_windows: u32,
+    /// Whether operators may have drives err, hang or be slow, for tests. Default: false.
+    pub allow_fault_injection: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            hang_ms: 5_000,
+            hang_last_ms: 30_000,
+            media_errors_per_hour: 50,
+            io_errors_per_hour: 10,
+            io_retries: 1,
+            window_ms: 10_000,
+            window_commands: 100,
+            slow_factor: 8,
+            slow_floor_us: 20_000,
+            slow_windows: 6,
+            allow_fault_injection: false,
+        }
+    }
 }
 
 /// `[[group]]`: a redundancy group.
@@ -473,6 +520,7 @@ mod tests {
             }
         );
         assert_eq!(config.subsystem.nqn.as_str(), "nqn.2026-01.io.braid:braid");
+        assert_eq!(config.health, Health::default());
         assert!(config.drives.is_empty() && config.groups.is_empty() && config.vdisks.is_empty());
     }
 

@@ -1,6 +1,7 @@
 //! Turns the tables of the file into values, section by section; [`check`](crate::check) then compares sections.
 
 mod field;
+mod health;
 mod serving;
 mod storage;
 
@@ -13,7 +14,7 @@ use crate::check;
 use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
-    Config, DRIVES_MAX, Drive, GROUPS_MAX, LISTENERS_MAX, Level, Listen, Node, Reactor, Subsystem,
+    Config, DRIVES_MAX, Drive, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen, Node, Reactor, Subsystem,
     TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Draft<'a> {
     /// Some `[[listen]]` section was so wrong that it is not among `listeners`.
     pub(crate) listeners_missing: bool,
     pub(crate) drives: Vec<Placed<Drive>>,
+    pub(crate) health: Health,
     pub(crate) groups: Vec<Placed<GroupDraft<'a>>>,
     pub(crate) vdisks: Vec<Placed<VdiskDraft<'a>>>,
 }
@@ -108,6 +110,7 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         .into_iter()
         .filter_map(|section| storage::drive(section, problems))
         .collect();
+    let health = health::health(one(&mut root, "health", problems), problems);
     let groups = many(&mut root, "group", GROUPS_MAX, problems);
     let groups = groups
         .into_iter()
@@ -126,6 +129,7 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         listeners,
         listeners_missing,
         drives,
+        health,
         groups,
         vdisks,
     }
