@@ -8,11 +8,13 @@
 //! holder could hold, so all of them end. All memory is laid out at the start. Deliberately knows
 //! neither time nor threads, drives or buffers: it asks by [`Action`] and is told by calls.
 
+mod hang;
 mod list;
 mod machine;
 mod piece;
 mod scratch;
 
+pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::hang::Held;
 use super::list::{Links, List};
 use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
 use super::scratch::Scratch;
@@ -47,6 +48,8 @@ pub struct Engine {
     lock_waiters: Box<[List]>,
     lock_waiting: u32,
     pub(super) scratch: Scratch,
+    /// Spans of scratch that drives have not let go although their commands were given up.
+    pub(super) held: Vec<Held>,
     pub(super) scratch_waiters: List,
     /// Scratch was given back, or its queue moved on, since its first waiter last tried.
     pub(super) scratch_retry: bool,
@@ -148,6 +151,7 @@ impl Engine {
             lock_waiters: vec![List::EMPTY; pieces_max.next_power_of_two() as usize].into(),
             lock_waiting: 0,
             scratch: Scratch::new(scratch_bytes, pieces_max),
+            held: Vec::new(),
             scratch_waiters: List::EMPTY,
             scratch_retry: false,
             members_waiters: List::EMPTY,
@@ -371,7 +375,7 @@ impl Engine {
     /// Works off whatever the last event made possible. Ends, because each turn either starts or ends
     /// a piece or shortens one of the queues, and a piece that ends starts no more than one other.
     #[inline]
-    fn settle(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn settle(&mut self, out: &mut Vec<Action>) {
         loop {
             if let Some(piece) = self.granted.pop_front() {
                 self.begin(piece, out);

@@ -89,7 +89,7 @@ pub(super) struct Piece {
     avoid: u32,
     /// Members that gave errors in this phase.
     errors: u32,
-    scratch: Option<Span>,
+    pub(super) scratch: Option<Span>,
     /// One strip of one live member, straight into the buffer: there is no plan to make again.
     direct: bool,
 }
@@ -328,8 +328,7 @@ impl Engine {
 
     fn drop_scratch(&mut self, index: u32) {
         if let Some(span) = self.pieces[index as usize].scratch.take() {
-            self.scratch.free(span);
-            self.scratch_retry = true;
+            self.give_scratch_back(span);
         }
     }
 
