@@ -3,14 +3,12 @@
 //! Figures count source bytes. Run with `cargo bench --bench xor`; `-- --quick` or `BRAID_BENCH_QUICK=1` for smoke. Without
 //! libisal.so.2 (Debian: `apt-get install libisal2`) the baseline is plain reading.
 
-use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 
-use baseline::{Buffer, Candidate, Effort, Isal, Unit, compare, print_line};
+use baseline::{Candidate, Effort, Isal, Rows, Unit, compare, print_line};
 use reactor::xor::Kernels;
 
 const SOURCES: [usize; 3] = [5, 8, 16];
-const SOURCES_MAX: usize = 16;
 
 /// Parity against ISA-L where caches hold the data (DESIGN, section 10).
 const GOAL_OF_ISAL: f64 = 1.0;
@@ -20,54 +18,6 @@ const GOAL_OF_MEMORY: f64 = 0.9;
 /// Strips whose distance is a power of two share the sets of every cache, and of many strips few fit into a set. This much
 /// between them (DEPENDENCIES, section 3) spreads them.
 const APART_BYTES: usize = 2304;
-
-/// Rows of strips that are gone through one after the other: one row stays in the caches, many do not fit into any.
-struct Rows {
-    sources: Buffer,
-    targets: RefCell<Buffer>,
-    sources_per_row: usize,
-    strip_bytes: usize,
-    /// From the start of one source to that of the next.
-    stride_bytes: usize,
-    rows: usize,
-    next: Cell<usize>,
-}
-
-impl Rows {
-    fn new(sources_per_row: usize, strip_bytes: usize, apart_bytes: usize, bytes_min: usize) -> Self {
-        let rows = bytes_min.div_ceil(sources_per_row * strip_bytes);
-        let stride_bytes = strip_bytes + apart_bytes;
-        Self {
-            sources: Buffer::new(rows * sources_per_row * stride_bytes),
-            targets: RefCell::new(Buffer::new(rows * strip_bytes)),
-            sources_per_row,
-            strip_bytes,
-            stride_bytes,
-            rows,
-            next: Cell::new(0),
-        }
-    }
-
-    /// Source bytes of one row.
-    fn row_bytes(&self) -> usize {
-        self.sources_per_row * self.strip_bytes
-    }
-
-    /// Hands the next row to `work`: target and sources.
-    fn turn(&self, work: impl FnOnce(&mut [u8], &[&[u8]])) {
-        let row = self.next.get();
-        self.next.set(if row + 1 == self.rows { 0 } else { row + 1 });
-        let mut sources: [&[u8]; SOURCES_MAX] = [&[]; SOURCES_MAX];
-        let first = row * self.sources_per_row * self.stride_bytes;
-        let places = self.sources[first..].chunks_exact(self.stride_bytes);
-        for (source, place) in sources[..self.sources_per_row].iter_mut().zip(places) {
-            *source = &place[..self.strip_bytes];
-        }
-        let mut targets = self.targets.borrow_mut();
-        let target = &mut targets[row * self.strip_bytes..][..self.strip_bytes];
-        work(black_box(target), black_box(&sources[..self.sources_per_row]));
-    }
-}
 
 /// Where the data is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,18 +33,18 @@ fn measure(effort: &Effort, isal: Option<Isal>, what: &str, rows: &Rows, place: 
         .rev()
         .map(|kernels| {
             Candidate::new(kernels.name(), move || {
-                rows.turn(|target, sources| kernels.xor_many(target, sources));
+                rows.turn(|targets, sources| kernels.xor_many(targets[0], sources));
             })
         })
         .collect();
     if let Some(isal) = isal {
         candidates.push(Candidate::new("ISA-L xor_gen", move || {
-            rows.turn(|target, sources| isal.xor(target, sources));
+            rows.turn(|targets, sources| isal.xor(targets[0], sources));
         }));
     }
     candidates.push(Candidate::new("read all, write one", || {
-        rows.turn(|target, sources| {
-            black_box(baseline::read_all_write_one(target, sources));
+        rows.turn(|targets, sources| {
+            black_box(baseline::read_all_write(targets, sources));
         });
     }));
     candidates.push(Candidate::new("read only", || {
@@ -135,7 +85,7 @@ fn main() {
     let cold_bytes = effort.pick(320 << 20, 16 << 20);
     println!("parity by exclusive or, GB/s of source data");
     for sources in SOURCES {
-        let hot = Rows::new(sources, 4 << 10, 0, 1);
+        let hot = Rows::new(sources, 1, 4 << 10, 0, 1);
         measure(
             &effort,
             isal,
@@ -144,7 +94,7 @@ fn main() {
             Place::Caches,
         );
         for (apart_bytes, apart) in [(0, ""), (APART_BYTES, " apart")] {
-            let row = |bytes_min| Rows::new(sources, 64 << 10, apart_bytes, bytes_min);
+            let row = |bytes_min| Rows::new(sources, 1, 64 << 10, apart_bytes, bytes_min);
             let what = |place| format!("{sources} x 64 KiB {place}{apart}");
             measure(&effort, isal, &what("warm"), &row(1), Place::Caches);
             measure(&effort, isal, &what("cold"), &row(cold_bytes), Place::Memory);

@@ -4,6 +4,10 @@
 //! outputs come from one pass over the sources. All kernels take any lengths and alignments and give the same bytes;
 //! `tests` compares each of them with the obvious loop.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod field;
 mod portable;
 #[cfg(test)]
@@ -64,10 +68,20 @@ impl Kernels {
 
     /// All kernels that this CPU has, from the slowest to the fastest: for tests and benches.
     pub fn all_supported() -> Vec<Self> {
-        vec![portable::KERNELS]
+        let mut all = vec![portable::KERNELS];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx2") {
+                all.push(avx2::KERNELS);
+            }
+            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("gfni") {
+                all.push(avx512::KERNELS);
+            }
+        }
+        all
     }
 
-    /// `portable`.
+    /// `portable`, `avx2` or `avx512+gfni`.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -11,7 +11,9 @@
 mod isal;
 mod memory;
 mod rounds;
+mod rows;
 
-pub use isal::Isal;
-pub use memory::{Buffer, copy, read, read_all_write_one};
+pub use isal::{EncodeTables, Isal};
+pub use memory::{Buffer, copy, read, read_all_write};
 pub use rounds::{Candidate, Effort, Series, Unit, compare, print_line, wall_ns};
+pub use rows::Rows;

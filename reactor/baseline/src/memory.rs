@@ -67,20 +67,26 @@ pub fn copy(target: &mut [u8], source: &[u8]) {
     target.copy_from_slice(source);
 }
 
-/// Reads each source and then writes the target past the caches: the traffic of a parity computation without the
+/// Reads each source and then writes each target past the caches: the traffic of a parity computation without the
 /// computation, in the order that memory likes best.
-pub fn read_all_write_one(target: &mut [u8], sources: &[&[u8]]) -> u64 {
+pub fn read_all_write(targets: &mut [&mut [u8]], sources: &[&[u8]]) -> u64 {
     let sum = sources
         .iter()
         .fold(0_u64, |sum, source| sum.wrapping_add(read(source)));
+    for target in targets {
+        write_past_caches(target, sum);
+    }
+    sum
+}
+
+fn write_past_caches(target: &mut [u8], pattern: u64) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the CPU has AVX2.
-        unsafe { x86::stream(target, sum) };
-        return sum;
+        unsafe { x86::stream(target, pattern) };
+        return;
     }
-    target.fill(sum.to_le_bytes()[0]);
-    sum
+    target.fill(pattern.to_le_bytes()[0]);
 }
 
 /// Sums the words of `bytes`; what is left after the last word is added byte by byte.
@@ -179,12 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_written_to_its_end() {
+    fn targets_are_written_to_their_ends() {
         let source = Buffer::new(4096);
-        let mut target = Buffer::new(4096);
-        let before = target.to_vec();
-        let sum = read_all_write_one(&mut target, &[&source]);
-        assert!(target.chunks(8).all(|word| word == sum.to_le_bytes()));
-        assert_ne!(before, *target);
+        let (mut one, mut other) = (Buffer::new(4096), Buffer::new(4096));
+        let before = one.to_vec();
+        let sum = read_all_write(&mut [&mut one, &mut other], &[&source]);
+        for target in [&one, &other] {
+            assert!(target.chunks(8).all(|word| word == sum.to_le_bytes()));
+        }
+        assert_ne!(before, *one);
     }
 }
