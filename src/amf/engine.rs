@@ -9,7 +9,6 @@
 //! neither time nor threads, drives or buffers: it asks by [`Action`] and is told by calls.
 
 mod hang;
-mod list;
 mod machine;
 mod piece;
 mod scratch;

@@ -3,10 +3,12 @@
 //! Owns the meaning of a group: where a block lives, who may touch its row, which drive commands a
 //! host command becomes, and what happens when a member fails. Knows no host, socket or clock.
 
+pub mod cache;
 pub mod engine;
 pub mod geometry;
 pub mod group;
 pub mod journal;
+mod list;
 pub mod lock;
 pub mod row;
 pub mod superblock;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::hang::Held;
-use super::list::{Links, List};
 use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
 use super::scratch::Scratch;
 use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
 use crate::amf::geometry::{Geometry, RowPiece};
+use crate::amf::list::{Links, List};
 use crate::amf::lock::{Acquire, CORES_MAX, LockTable, WakeMask};
 use crate::amf::row::{RowPlan, Source};
 use crate::amf::{MemberSet, RowIndex};
