@@ -359,13 +359,9 @@ fn capacity_mib(drives: &[Placed<Drive>], group: &Group) -> Option<u64> {
         };
         smallest = Some(smallest.map_or(memory.size_mib, |mib: u64| mib.min(memory.size_mib)));
     }
-    let data_members = group.drives.len().saturating_sub(group.level.drives_lost_max());
-    let data_members = u64::try_from(data_members).ok()?;
-    Some(
-        smallest?
-            .saturating_sub(MEMBER_METADATA_MIB)
-            .saturating_mul(data_members),
-    )
+    let half_drives = u64::try_from(group.level.data_half_drives(group.drives.len())).ok()?;
+    let usable = smallest?.saturating_sub(MEMBER_METADATA_MIB);
+    Some(usable.saturating_mul(half_drives) / 2)
 }
 
 fn resolve_vdisk(draft: VdiskDraft<'_>, group_names: &BTreeMap<String, usize>) -> Option<Vdisk> {

@@ -277,8 +277,16 @@ pub struct Group {
 pub enum Level {
     /// Striping without redundancy over one drive or more: the loss of any drive loses data.
     Raid0,
-    /// One rotating parity strip in each row: survives the loss of one drive.
+    /// Every drive holds a copy of everything: survives the loss of all but one.
+    Raid1,
+    /// Striping over pairs of copies: survives the loss of any drive, and of more if they are no neighbours.
+    Raid10,
+    /// One rotating check strip in each row: survives the loss of one drive.
     Raid5,
+    /// Two rotating check strips in each row: survives the loss of two drives.
+    Raid6,
+    /// Three rotating check strips in each row: survives the loss of three drives.
+    RaidTp,
 }
 
 /// `[[vdisk]]`: a virtual disk.
@@ -386,21 +394,45 @@ impl Subsystem {
 
 impl Level {
     /// Every level, the default first.
-    pub const ALL: [Self; 2] = [Self::Raid5, Self::Raid0];
+    pub const ALL: [Self; 6] = [
+        Self::Raid5,
+        Self::Raid6,
+        Self::RaidTp,
+        Self::Raid1,
+        Self::Raid10,
+        Self::Raid0,
+    ];
 
     /// Fewest drives that make a group.
     pub const fn drives_min(self) -> usize {
         match self {
             Self::Raid0 => 1,
-            Self::Raid5 => 3,
+            Self::Raid1 => 2,
+            Self::Raid10 | Self::Raid5 => 3,
+            Self::Raid6 => 4,
+            Self::RaidTp => 5,
         }
     }
 
-    /// Drives that may be lost without losing data, which is also how many hold check data instead of users' data.
-    pub const fn drives_lost_max(self) -> usize {
+    /// Drives of a group of `drives` that may be lost without losing data, whichever they are.
+    pub const fn drives_lost_max(self, drives: usize) -> usize {
         match self {
             Self::Raid0 => 0,
-            Self::Raid5 => 1,
+            Self::Raid1 => drives.saturating_sub(1),
+            Self::Raid10 | Self::Raid5 => 1,
+            Self::Raid6 => 2,
+            Self::RaidTp => 3,
+        }
+    }
+
+    /// What a group of `drives` drives of this level holds of its users' data, in halves of a drive.
+    pub const fn data_half_drives(self, drives: usize) -> usize {
+        match self {
+            Self::Raid1 => 2,
+            Self::Raid10 => drives,
+            Self::Raid0 | Self::Raid5 | Self::Raid6 | Self::RaidTp => {
+                2 * drives.saturating_sub(self.drives_lost_max(drives))
+            }
         }
     }
 
@@ -408,7 +440,11 @@ impl Level {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raid0 => "raid0",
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
             Self::Raid5 => "raid5",
+            Self::Raid6 => "raid6",
+            Self::RaidTp => "raidtp",
         }
     }
 }

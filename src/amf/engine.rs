@@ -85,10 +85,59 @@ pub enum Request {
     },
     /// Make everything written so far durable on all live members.
     Flush,
-    /// Make the row's parity match its data, for the resynchronisation after an unclean stop.
+    /// Make the row's check data match its data, or its copies one another, for the resynchronisation
+    /// after an unclean stop.
     Resync {
         /// The stripe row.
         row: RowIndex,
+    },
+    /// Write the strips of all members under rebuild anew, and let them count as live up to this row.
+    ///
+    /// Rows are asked for in ascending order, by one core, several at a time; those that are left out
+    /// count as rebuilt. When one fails, those behind it that are under way complete with
+    /// [`GroupError::Aborted`] or an error of their own, and the rebuild goes on from the row that failed.
+    Rebuild {
+        /// The stripe row.
+        row: RowIndex,
+    },
+    /// Read the whole row and compare its check data or copies with its data: [`Action::Scrubbed`] says what was found.
+    Scrub {
+        /// The stripe row.
+        row: RowIndex,
+        /// Whether to write what is wrong anew.
+        repair: bool,
+    },
+    /// Write a range of a member's part of a row anew from the other members, and read it back: for blocks
+    /// that the medium could not give back. Nothing happens if the member has failed by then.
+    Repair {
+        /// The stripe row.
+        row: RowIndex,
+        /// Which member.
+        member: MemberIndex,
+        /// First block, from the start of what the member gives to the row.
+        offset_blocks: u32,
+        /// Length, at least 1.
+        blocks: u32,
+    },
+}
+
+/// What a scrub found in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubOutcome {
+    /// Everything could be read, and all of it fits.
+    Clean,
+    /// Everything that is live could be read, but nothing was left to compare it with: members are lost or their check
+    /// data is not trusted, or the level has no redundancy.
+    Unchecked,
+    /// Some of it did not fit.
+    Mismatch {
+        /// The members whose strips are wrong. If nothing proves which, data is believed, and the first of two
+        /// copies: these are then the members with the others.
+        members: u32,
+        /// Whether redundancy proves that it was these.
+        located: bool,
+        /// Whether they were written anew, so that the row fits again.
+        repaired: bool,
     },
 }
 
@@ -173,6 +222,17 @@ pub enum Action {
         /// Length.
         bytes: u32,
     },
+    /// `into ^= factor * from` in GF(2^8), byte by byte, at once; see [`super::code`]. The two do not overlap.
+    MulAdd {
+        /// Changed.
+        into: Place,
+        /// Read.
+        from: Place,
+        /// Neither 0 nor 1.
+        factor: u8,
+        /// Length.
+        bytes: u32,
+    },
     /// `into = from`, at once. The two do not overlap.
     Copy {
         /// Changed.
@@ -199,6 +259,25 @@ pub enum Action {
         mask: u16,
         /// The row.
         row: RowIndex,
+    },
+    /// A member could not read some blocks. It has not failed: the engine goes round it, and a
+    /// [`Request::Repair`] of these blocks should follow, or the member's failure if that is enough.
+    ReportMedia {
+        /// Which member.
+        member: MemberIndex,
+        /// The stripe row.
+        row: RowIndex,
+        /// First block of the read, from the start of what the member gives to the row.
+        offset_blocks: u32,
+        /// Length of the read.
+        blocks: u32,
+    },
+    /// What [`Request::Scrub`] found; it completes right after.
+    Scrubbed {
+        /// The stripe row.
+        row: RowIndex,
+        /// What was found.
+        outcome: ScrubOutcome,
     },
     /// A member did not do what it was asked. The group answers with a member set that calls it
     /// failed, sooner or later: writes wait for that.
@@ -236,6 +315,9 @@ pub enum GroupError {
     /// been carried out, each as a whole or not at all.
     #[error("aborted")]
     Aborted,
+    /// The member that was to be written anew did not take or give back what was written.
+    #[error("the member could not be written anew")]
+    MemberFailed,
     /// Longer than a command may be, or a fused pair that leaves its stripe row.
     #[error("too long")]
     TooLong,

@@ -12,41 +12,125 @@ use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 /// Longest strip in bytes: 1 MiB.
 pub const STRIP_BYTES_MAX: u32 = 1 << 20;
 
-/// Most stripe rows of a group, 2^32: a row number must fit the lock word's tag and slot together.
-/// With 64 KiB strips that is 256 TiB a member.
-pub const ROWS_MAX: u64 = 1 << 32;
+/// Most stripe rows of a group, 2^32 - 1: a row number must fit the lock word's tag and slot together, and
+/// the number of rows that are rebuilt must fit 32 bits. With 64 KiB strips that is 256 TiB a member.
+pub const ROWS_MAX: u64 = (1 << 32) - 1;
 
 /// How a redundancy group protects its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Striping without redundancy: the loss of any member loses data. One member is a plain drive.
     Raid0,
-    /// One rotating parity strip a row, left-symmetric; survives the loss of one member.
+    /// Every member holds a copy of everything; survives the loss of all but one.
+    Raid1,
+    /// Striping over pairs of copies, as md's `near` layout with two copies; survives the loss of any
+    /// member, and of several as long as no two neighbours that share a strip are among them.
+    Raid10,
+    /// One rotating check strip a row, left-symmetric; survives the loss of one member.
     Raid5,
+    /// Two rotating check strips a row, left-symmetric; survives the loss of any two members.
+    Raid6,
+    /// Three rotating check strips a row, laid out like the two of RAID 6; survives the loss of any three members.
+    RaidTp,
 }
 
 impl Level {
-    /// Every level, in order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Raid0, Self::Raid5];
+    /// Every level, from the fewest check strips to the most.
+    pub const ALL: [Self; 6] = [
+        Self::Raid0,
+        Self::Raid1,
+        Self::Raid10,
+        Self::Raid5,
+        Self::Raid6,
+        Self::RaidTp,
+    ];
 
-    /// Check strips in each row, which is also how many members may be lost.
+    /// Check strips in each row. Copies are none: levels without check strips may still be redundant.
     pub const fn check_strips(self) -> u8 {
         match self {
-            Self::Raid0 => 0,
+            Self::Raid0 | Self::Raid1 | Self::Raid10 => 0,
             Self::Raid5 => 1,
+            Self::Raid6 => 2,
+            Self::RaidTp => 3,
         }
     }
 
-    /// Fewest members of which a row can be made: one with data, and those with check strips.
+    /// Whether the data is kept as copies of which each can be read alone.
+    pub const fn is_mirror(self) -> bool {
+        matches!(self, Self::Raid1 | Self::Raid10)
+    }
+
+    /// Whether any member may be lost at all.
+    pub const fn is_redundant(self) -> bool {
+        self.check_strips() > 0 || self.is_mirror()
+    }
+
+    /// Copies of each strip of data, 1 for levels that keep none.
+    pub const fn copies(self, members: u8) -> u8 {
+        match self {
+            Self::Raid1 => members,
+            Self::Raid10 => 2,
+            Self::Raid0 | Self::Raid5 | Self::Raid6 | Self::RaidTp => 1,
+        }
+    }
+
+    /// Data columns of a row.
+    pub const fn data_columns(self, members: u8) -> u8 {
+        match self {
+            Self::Raid1 => 1,
+            Self::Raid10 => members * self.member_strips(members) / 2,
+            Self::Raid0 | Self::Raid5 | Self::Raid6 | Self::RaidTp => members - self.check_strips(),
+        }
+    }
+
+    /// Strips that each member gives to a row: two when pairs of copies go round an odd number of members, because
+    /// only then does a row end where the pairs do, and one otherwise.
+    pub const fn member_strips(self, members: u8) -> u8 {
+        match self {
+            Self::Raid10 => 1 + members % 2,
+            Self::Raid0 | Self::Raid1 | Self::Raid5 | Self::Raid6 | Self::RaidTp => 1,
+        }
+    }
+
+    /// Fewest members of which a row can be made: one with data, and those with its check strips or second copy.
     pub const fn members_min(self) -> u8 {
-        self.check_strips() + 1
+        match self {
+            Self::Raid1 | Self::Raid10 => 2,
+            Self::Raid0 | Self::Raid5 | Self::Raid6 | Self::RaidTp => self.check_strips() + 1,
+        }
+    }
+
+    /// How many members may be lost, whichever they are.
+    pub const fn losses_max(self, members: u8) -> u32 {
+        // Widening; `From` is not const.
+        (self.check_strips() + self.copies(members) - 1) as u32
+    }
+
+    /// Whether all data can still be had without the members in `failed`; bit `i` is member `i`.
+    pub const fn survives(self, members: u8, failed: u32) -> bool {
+        match self {
+            Self::Raid0 | Self::Raid1 | Self::Raid5 | Self::Raid6 | Self::RaidTp => {
+                failed.count_ones() <= self.losses_max(members)
+            }
+            // Members 0 and 1 are a pair, 2 and 3, and so on.
+            Self::Raid10 if members.is_multiple_of(2) => failed & failed >> 1 & 0x5555_5555 == 0,
+            // Each member shares strips with both of its neighbours, the last one with the first.
+            Self::Raid10 => {
+                let neighbours = failed >> 1 | (failed & 1) << (members - 1);
+                failed & neighbours == 0
+            }
+        }
     }
 
     /// What configuration and management call it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raid0 => "raid0",
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
             Self::Raid5 => "raid5",
+            Self::Raid6 => "raid6",
+            Self::RaidTp => "raidtp",
         }
     }
 
@@ -73,8 +157,8 @@ pub enum GeometryError {
         /// The strip that was asked for, in blocks.
         strip_blocks: u32,
     },
-    /// A group has at least one row and at most 2^32.
-    #[error("a group has 1 to 2^32 rows, not {rows}: choose a longer strip")]
+    /// A group has at least one row and fewer than 2^32.
+    #[error("a group has 1 to 2^32 - 1 rows, not {rows}: choose a longer strip")]
     Rows {
         /// How many were asked for.
         rows: u64,
@@ -98,6 +182,37 @@ pub struct Geometry {
     block: BlockSize,
 }
 
+/// Where a strip of a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StripPlace {
+    /// The member that holds it.
+    pub member: MemberIndex,
+    /// Blocks from the start of what the member gives to the row.
+    pub start_blocks: u32,
+}
+
+/// What a strip of a row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// User data of which this is the only copy.
+    Data {
+        /// The data column.
+        column: u8,
+    },
+    /// Check data: the first is the parity.
+    Check {
+        /// `0..check_strips`.
+        index: u8,
+    },
+    /// One copy of user data.
+    Copy {
+        /// The data column.
+        column: u8,
+        /// `0..copies`.
+        copy: u8,
+    },
+}
+
 /// Where one group block lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -105,7 +220,7 @@ pub struct Placement {
     pub row: RowIndex,
     /// The data column, `0..data_members`.
     pub column: u8,
-    /// The member that holds it.
+    /// The member that holds it, and with copies the first of them.
     pub member: MemberIndex,
     /// Blocks from the start of the strip.
     pub offset_blocks: u32,
@@ -162,8 +277,13 @@ impl Geometry {
         if rows == 0 || rows > ROWS_MAX {
             return Err(GeometryError::Rows { rows });
         }
-        // rows <= 2^32 and strips <= 2^11 blocks: the product cannot overflow, the sum can.
-        if data_start.0.checked_add(rows * u64::from(strip_blocks)).is_none() {
+        // rows < 2^32 and at most two strips of 2^11 blocks: the product cannot overflow, the sum can.
+        let strips = rows * u64::from(level.member_strips(members));
+        if data_start
+            .0
+            .checked_add(strips * u64::from(strip_blocks))
+            .is_none()
+        {
             return Err(GeometryError::DataStart {
                 data_start: data_start.0,
             });
@@ -188,15 +308,29 @@ impl Geometry {
         self.members
     }
 
-    /// Number of data strips in a row, at least 1.
+    /// Number of data columns in a row, at least 1.
     pub const fn data_members(&self) -> u8 {
-        self.members - self.level.check_strips()
+        self.level.data_columns(self.members)
     }
 
-    /// How many members may be lost without losing data.
+    /// Check strips of a row, 0 to 3.
+    pub const fn check_strips(&self) -> u8 {
+        self.level.check_strips()
+    }
+
+    /// Copies of each data column, at least 1.
+    pub const fn copies(&self) -> u8 {
+        self.level.copies(self.members)
+    }
+
+    /// How many members may be lost without losing data, whichever they are.
     pub const fn losses_max(&self) -> u32 {
-        // Widening; `From` is not const.
-        self.level.check_strips() as u32
+        self.level.losses_max(self.members)
+    }
+
+    /// Whether all data can still be had without the members in `failed`; bit `i` is member `i`.
+    pub const fn survives(&self, failed: u32) -> bool {
+        self.level.survives(self.members, failed)
     }
 
     /// Length of a strip in blocks.
@@ -207,6 +341,11 @@ impl Geometry {
     /// Length of a strip in bytes, at most 1 MiB.
     pub const fn strip_bytes(&self) -> u32 {
         self.strip_blocks * self.block.bytes()
+    }
+
+    /// Blocks that each member gives to a row: one strip, or two (see [`Level::member_strips`]).
+    pub const fn member_row_blocks(&self) -> u32 {
+        self.strip_blocks * self.level.member_strips(self.members) as u32
     }
 
     /// User data of one row in blocks, at most 2^16.
@@ -250,13 +389,13 @@ impl Geometry {
         let (row, in_row) = self.row_of(lba);
         let column = u8::try_from(in_row / self.strip_blocks).expect("a row has at most 32 data columns");
         let offset_blocks = in_row % self.strip_blocks;
-        let member = self.data_member(row, column);
+        let place = self.copy_place(row, column, 0);
         Placement {
             row,
             column,
-            member,
+            member: place.member,
             offset_blocks,
-            lba: self.member_lba(row, offset_blocks),
+            lba: self.member_lba(row, place.start_blocks + offset_blocks),
         }
     }
 
@@ -274,58 +413,115 @@ impl Geometry {
         (RowIndex(lba.0 / row_blocks), in_row)
     }
 
-    /// The member that holds the row's parity strip: it moves one to the left with each row. `None` without redundancy.
+    /// The member that holds the row's first check strip, which is its parity: it moves one to the left with each row.
+    /// `None` for a level without check strips.
     ///
     /// Source: mdadm(8), option `--layout`: left-symmetric.
     pub fn parity_member(&self, row: RowIndex) -> Option<MemberIndex> {
-        match self.level {
-            Level::Raid0 => None,
-            Level::Raid5 => {
-                let turn =
-                    u8::try_from(row.0 % u64::from(self.members)).expect("a remainder of at most 32 fits");
-                Some(MemberIndex(self.members - 1 - turn))
-            }
-        }
+        self.check_member(row, 0)
     }
 
-    /// The member that holds one data column of the row: data starts on the member after parity, and
-    /// on the first one if there is no parity.
+    /// The member that holds check strip `index` of the row: the first where the parity of RAID 5 is, the others on
+    /// the members after it. `None` if the level has no such check strip.
+    ///
+    /// Source: mdadm(8), option `--layout`: left-symmetric; Linux md, `raid5_compute_sector`, `ALGORITHM_LEFT_SYMMETRIC` of level 6.
+    pub fn check_member(&self, row: RowIndex, index: u8) -> Option<MemberIndex> {
+        (index < self.check_strips()).then(|| self.turned(row, index))
+    }
+
+    /// The member `distance` to the right of the row's first check strip.
+    fn turned(&self, row: RowIndex, distance: u8) -> MemberIndex {
+        let turn = u8::try_from(row.0 % u64::from(self.members)).expect("a remainder of at most 32 fits");
+        MemberIndex((self.members - 1 - turn + distance) % self.members)
+    }
+
+    /// The member that holds one data column of the row, and with copies the first of them. Data starts on the
+    /// member after the last check strip, and on the first one if there is none.
     ///
     /// Panics if there is no such column.
     ///
     /// Source: mdadm(8), option `--layout`: left-symmetric.
     pub fn data_member(&self, row: RowIndex, column: u8) -> MemberIndex {
-        self.data_member_after(self.parity_member(row), column)
+        self.copy_place(row, column, 0).member
     }
 
-    /// Like [`Geometry::data_member`], for a caller that knows the row's parity member already.
-    pub(super) fn data_member_after(&self, parity: Option<MemberIndex>, column: u8) -> MemberIndex {
+    /// Where copy `copy` of a data column is; copy 0 is all there is in a level without copies.
+    ///
+    /// Panics if there is no such column or copy.
+    ///
+    /// Source: md(4), RAID10: the `near` layout with two copies lays the copies of a chunk on consecutive drives, going round them.
+    pub fn copy_place(&self, row: RowIndex, column: u8, copy: u8) -> StripPlace {
         assert!(column < self.data_members(), "a row has data_members columns");
-        parity.map_or(MemberIndex(column), |parity| {
-            MemberIndex((parity.0 + 1 + column) % self.members)
-        })
-    }
-
-    /// The data column that a member holds in this row; `None` when it holds parity there.
-    pub fn column_of(&self, row: RowIndex, member: MemberIndex) -> Option<u8> {
-        assert!(member.0 < self.members, "a member belongs to the group");
-        let Some(parity) = self.parity_member(row) else {
-            return Some(member.0);
+        assert!(copy < self.copies(), "a column has so many copies");
+        let (member, strip) = match self.level {
+            Level::Raid0 => (MemberIndex(column), 0),
+            Level::Raid1 => (MemberIndex(copy), 0),
+            Level::Raid10 => {
+                let position = 2 * column + copy;
+                (MemberIndex(position % self.members), position / self.members)
+            }
+            Level::Raid5 | Level::Raid6 | Level::RaidTp => {
+                (self.turned(row, self.check_strips() + column), 0)
+            }
         };
-        let distance = (member.0 + self.members - parity.0) % self.members;
-        distance.checked_sub(1)
+        StripPlace {
+            member,
+            start_blocks: u32::from(strip) * self.strip_blocks,
+        }
     }
 
-    /// The address, on every member alike, of a block of the row's strip.
+    /// What a member holds in one of the strips that it gives to the row; `strip` is below [`Level::member_strips`].
+    ///
+    /// Panics if the group has no such member or the member no such strip.
+    pub fn role(&self, row: RowIndex, member: MemberIndex, strip: u8) -> Role {
+        assert!(member.0 < self.members, "a member belongs to the group");
+        assert!(
+            strip < self.level.member_strips(self.members),
+            "a member has so many strips in a row"
+        );
+        match self.level {
+            Level::Raid0 => Role::Data { column: member.0 },
+            Level::Raid1 => Role::Copy {
+                column: 0,
+                copy: member.0,
+            },
+            Level::Raid10 => {
+                let position = strip * self.members + member.0;
+                Role::Copy {
+                    column: position / 2,
+                    copy: position % 2,
+                }
+            }
+            Level::Raid5 | Level::Raid6 | Level::RaidTp => {
+                let parity = self.turned(row, 0);
+                let distance = (member.0 + self.members - parity.0) % self.members;
+                match distance.checked_sub(self.check_strips()) {
+                    Some(column) => Role::Data { column },
+                    None => Role::Check { index: distance },
+                }
+            }
+        }
+    }
+
+    /// The data column that a member holds in this row, of several the first; `None` when it holds a check strip there.
+    pub fn column_of(&self, row: RowIndex, member: MemberIndex) -> Option<u8> {
+        match self.role(row, member, 0) {
+            Role::Data { column } | Role::Copy { column, .. } => Some(column),
+            Role::Check { .. } => None,
+        }
+    }
+
+    /// The address, on every member alike, of a block of what the member gives to the row.
     ///
     /// Panics if row or offset are outside of the group.
     pub fn member_lba(&self, row: RowIndex, offset_blocks: u32) -> MemberLba {
         assert!(row.0 < self.rows, "a row lies inside the group");
+        let height = self.member_row_blocks();
         assert!(
-            offset_blocks < self.strip_blocks,
-            "an offset lies inside the strip"
+            offset_blocks < height,
+            "an offset lies inside the member's part of the row"
         );
-        MemberLba(self.data_start.0 + row.0 * u64::from(self.strip_blocks) + u64::from(offset_blocks))
+        MemberLba(self.data_start.0 + row.0 * u64::from(height) + u64::from(offset_blocks))
     }
 
     /// The first piece of a block range: the part of it that lies in the row of its first block.
@@ -432,224 +628,4 @@ impl Iterator for Segments {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn geometry(members: u8, strip_blocks: u32, rows: u64) -> Geometry {
-        shaped(Level::Raid5, members, strip_blocks, rows)
-    }
-
-    fn shaped(level: Level, members: u8, strip_blocks: u32, rows: u64) -> Geometry {
-        Geometry::new(
-            level,
-            members,
-            strip_blocks,
-            MemberLba(256),
-            rows,
-            BlockSize::B512,
-        )
-        .expect("a legal geometry")
-    }
-
-    /// The example table of four members that every description of md's default shows.
-    #[test]
-    fn left_symmetric_is_as_md_lays_it_out() {
-        let g = geometry(4, 1, 8);
-        // Per row the data block of each member; `None` is parity.
-        let table = [
-            [Some(0), Some(1), Some(2), None],
-            [Some(4), Some(5), None, Some(3)],
-            [Some(8), None, Some(6), Some(7)],
-            [None, Some(9), Some(10), Some(11)],
-            [Some(12), Some(13), Some(14), None],
-        ];
-        for (row, members) in (0..).zip(table) {
-            for (member, block) in (0..).zip(members) {
-                let Some(block) = block else {
-                    assert_eq!(g.parity_member(RowIndex(row)), Some(MemberIndex(member)));
-                    assert_eq!(g.column_of(RowIndex(row), MemberIndex(member)), None);
-                    continue;
-                };
-                let place = g.locate(GroupLba(block));
-                assert_eq!((place.row, place.member), (RowIndex(row), MemberIndex(member)));
-                assert_eq!(place.lba, MemberLba(256 + row));
-                assert_eq!(
-                    g.column_of(RowIndex(row), MemberIndex(member)),
-                    Some(place.column)
-                );
-            }
-        }
-    }
-
-    /// Without parity the strips go round the members, in order.
-    #[test]
-    fn striping_goes_round_the_members() {
-        let g = shaped(Level::Raid0, 3, 2, 4);
-        assert_eq!((g.capacity_blocks(), g.row_blocks(), g.losses_max()), (24, 6, 0));
-        for block in 0..24 {
-            let place = g.locate(GroupLba(block));
-            let strip = block / 2;
-            assert_eq!(u64::from(place.member.0), strip % 3);
-            assert_eq!(place.lba, MemberLba(256 + strip / 3 * 2 + block % 2));
-            assert_eq!(g.column_of(place.row, place.member), Some(place.column));
-            assert_eq!(g.parity_member(place.row), None);
-        }
-    }
-
-    /// A group of one member is that drive, block by block.
-    #[test]
-    fn one_member_is_a_plain_drive() {
-        let g = shaped(Level::Raid0, 1, 8, 5);
-        assert_eq!(g.capacity_blocks(), 40);
-        for block in 0..40 {
-            let place = g.locate(GroupLba(block));
-            assert_eq!(
-                (place.member, place.lba),
-                (MemberIndex(0), MemberLba(256 + block))
-            );
-        }
-    }
-
-    /// Every level and width and several strips: each block has one place, no two share it, and together
-    /// with the parity strips they fill the members without a gap.
-    #[test]
-    fn every_block_has_exactly_one_place() {
-        for level in Level::ALL {
-            for members in level.members_min()..=32 {
-                for strip in [1, 2, 3, 7, 16] {
-                    every_block_has_a_place(&shaped(level, members, strip, u64::from(members) * 2 + 1));
-                }
-            }
-        }
-    }
-
-    fn every_block_has_a_place(g: &Geometry) {
-        let mut taken = BTreeSet::new();
-        for lba in 0..g.capacity_blocks() {
-            let place = g.locate(GroupLba(lba));
-            assert!(taken.insert((place.member, place.lba)), "two blocks in one place");
-            assert_ne!(Some(place.member), g.parity_member(place.row));
-            assert_eq!(place.lba, g.member_lba(place.row, place.offset_blocks));
-            assert_eq!(place.member, g.data_member(place.row, place.column));
-            assert_eq!(g.column_of(place.row, place.member), Some(place.column));
-        }
-        for row in (0..g.rows()).map(RowIndex) {
-            for offset in 0..g.strip_blocks() {
-                if let Some(parity) = g.parity_member(row) {
-                    assert!(taken.insert((parity, g.member_lba(row, offset))));
-                }
-            }
-        }
-        let strips = u64::from(g.strip_blocks()) * g.rows();
-        assert_eq!(taken.len() as u64, u64::from(g.members()) * strips);
-        assert!(taken.iter().all(|(_, lba)| lba.0 >= 256 && lba.0 < 256 + strips));
-    }
-
-    /// Every range of small groups: the segments of its pieces are the range's blocks, in order.
-    #[test]
-    fn pieces_and_segments_cover_the_range_in_order() {
-        for (members, strip) in [(2, 1), (2, 4), (3, 2), (4, 3), (5, 1)] {
-            every_range_is_covered(&geometry(members, strip, 3));
-        }
-        for members in 1..=4 {
-            for strip in 1..=3 {
-                every_range_is_covered(&shaped(Level::Raid0, members, strip, 3));
-            }
-        }
-    }
-
-    fn every_range_is_covered(g: &Geometry) {
-        for lba in 0..g.capacity_blocks() {
-            for blocks in 0..=g.capacity_blocks() - lba {
-                let mut next = lba;
-                for piece in g.pieces(GroupLba(lba), blocks) {
-                    assert_eq!(piece.skipped_blocks, next - lba);
-                    let first = next;
-                    for segment in g.segments(&piece) {
-                        assert_eq!(u64::from(segment.skipped_blocks), next - first);
-                        for i in 0..segment.blocks {
-                            let place = g.locate(GroupLba(next));
-                            assert_eq!(place.row, piece.row);
-                            assert_eq!(place.column, segment.column);
-                            assert_eq!(place.offset_blocks, segment.offset_blocks + i);
-                            next += 1;
-                        }
-                    }
-                    assert_eq!(next - first, u64::from(piece.blocks));
-                }
-                assert_eq!(next, lba + blocks);
-            }
-        }
-    }
-
-    #[test]
-    fn impossible_shapes_are_refused() {
-        let of = |level, members, strip, start, rows| {
-            Geometry::new(level, members, strip, MemberLba(start), rows, BlockSize::B4096)
-        };
-        let new = |members, strip, start, rows| of(Level::Raid5, members, strip, start, rows);
-        for (level, members) in [
-            (Level::Raid5, 0),
-            (Level::Raid5, 1),
-            (Level::Raid5, 33),
-            (Level::Raid0, 0),
-            (Level::Raid0, 33),
-        ] {
-            assert_eq!(
-                of(level, members, 1, 0, 1),
-                Err(GeometryError::Members { level, members })
-            );
-        }
-        assert_eq!(new(3, 0, 0, 1), Err(GeometryError::Strip { strip_blocks: 0 }));
-        assert_eq!(new(3, 257, 0, 1), Err(GeometryError::Strip { strip_blocks: 257 }));
-        assert_eq!(new(3, 1, 0, 0), Err(GeometryError::Rows { rows: 0 }));
-        assert_eq!(
-            new(3, 1, 0, ROWS_MAX + 1),
-            Err(GeometryError::Rows { rows: ROWS_MAX + 1 })
-        );
-        assert_eq!(
-            new(3, 1, u64::MAX, 1),
-            Err(GeometryError::DataStart { data_start: u64::MAX })
-        );
-        let largest = new(32, 256, 0, ROWS_MAX).expect("the largest group is legal");
-        assert_eq!(
-            largest.locate(GroupLba(largest.capacity_blocks() - 1)).row,
-            RowIndex(ROWS_MAX - 1)
-        );
-    }
-
-    /// The one row of 2^16 blocks: 32 members without parity and the longest strip of the smallest blocks.
-    #[test]
-    fn the_longest_row_is_cut_right() {
-        let g = shaped(Level::Raid0, 32, 2048, ROWS_MAX);
-        assert_eq!(g.row_blocks(), 1 << 16);
-        let last = GroupLba(g.capacity_blocks() - 1);
-        assert_eq!(
-            (g.locate(last).member, g.locate(last).row),
-            (MemberIndex(31), RowIndex(ROWS_MAX - 1))
-        );
-        let piece = g.first_piece(GroupLba(1 << 16), u64::MAX >> 8);
-        assert_eq!((piece.row, piece.blocks), (RowIndex(1), 1 << 16));
-        assert_eq!(g.segments(&piece).count(), 32);
-    }
-
-    #[test]
-    fn levels_are_known_by_name() {
-        for level in Level::ALL {
-            assert_eq!(Level::from_name(level.name()), Some(level));
-        }
-        assert_eq!(Level::from_name("raid6"), None);
-        assert_eq!(Level::from_name(""), None);
-    }
-
-    #[test]
-    fn ranges_that_leave_the_group_are_seen() {
-        let g = geometry(3, 2, 5);
-        assert_eq!(g.capacity_blocks(), 20);
-        assert!(g.contains(GroupLba(0), 20));
-        assert!(!g.contains(GroupLba(1), 20));
-        assert!(!g.contains(GroupLba(u64::MAX), 2));
-    }
-}
+mod tests;

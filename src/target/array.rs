@@ -68,13 +68,15 @@ pub fn status_of(error: GroupError, request: &IoRequest) -> Status {
         GroupError::Aborted => Status::COMMAND_ABORT_REQUESTED,
         GroupError::TooLong => Status::INVALID_FIELD.do_not_retry(),
         GroupError::OutOfRange => Status::LBA_OUT_OF_RANGE.do_not_retry(),
-        GroupError::TooManyMembersLost | GroupError::ParityNotTrusted => match request {
-            IoRequest::Read { .. } | IoRequest::Compare { .. } => Status::UNRECOVERED_READ_ERROR,
-            IoRequest::Write { .. }
-            | IoRequest::WriteZeroes { .. }
-            | IoRequest::Flush
-            | IoRequest::DatasetManagement { .. } => Status::WRITE_FAULT,
-        },
+        GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::MemberFailed => {
+            match request {
+                IoRequest::Read { .. } | IoRequest::Compare { .. } => Status::UNRECOVERED_READ_ERROR,
+                IoRequest::Write { .. }
+                | IoRequest::WriteZeroes { .. }
+                | IoRequest::Flush
+                | IoRequest::DatasetManagement { .. } => Status::WRITE_FAULT,
+            }
+        }
     }
 }
 
@@ -282,6 +284,15 @@ impl Core {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
                 io.arena_mut().xor(into, from);
             }
+            Action::MulAdd {
+                into,
+                from,
+                factor,
+                bytes,
+            } => {
+                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
+                io.arena_mut().mul_add(into, from, factor);
+            }
             Action::Copy { into, from, bytes } => {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
                 io.arena_mut().copy(into, from);
@@ -293,6 +304,13 @@ impl Core {
                 binding.engine.compared(tag, equal, &mut binding.actions);
             }
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
+            // Until there is something that repairs blocks, a member that lost some is as good as lost.
+            Action::ReportMedia { member, .. } => {
+                let error = DriveError::Media;
+                self.tell_control(io, ControlMessage::Fault { group, member, error });
+            }
+            // The completion that follows is all that anybody asks for yet.
+            Action::Scrubbed { .. } => {}
             Action::ReportFault { member, error } => {
                 self.tell_control(io, ControlMessage::Fault { group, member, error });
             }

@@ -148,10 +148,7 @@ fn plan_group(
     };
     let spec = GroupSpec {
         name: name(&group.name)?,
-        level: match group.level {
-            config::Level::Raid0 => Level::Raid0,
-            config::Level::Raid5 => Level::Raid5,
-        },
+        level: level_of(group.level),
         strip_bytes: group.strip_kib * 1024,
         block: BlockSize::from_bytes(group.block_bytes).expect("the configuration was checked"),
         exclusive_local: true,
@@ -236,4 +233,16 @@ fn random_uuid() -> Result<Uuid, NodeError> {
             .into_uuid()
             .into_bytes(),
     ))
+}
+
+/// The level that a word of the configuration stands for.
+pub const fn level_of(level: config::Level) -> Level {
+    match level {
+        config::Level::Raid0 => Level::Raid0,
+        config::Level::Raid1 => Level::Raid1,
+        config::Level::Raid10 => Level::Raid10,
+        config::Level::Raid5 => Level::Raid5,
+        config::Level::Raid6 => Level::Raid6,
+        config::Level::RaidTp => Level::RaidTp,
+    }
 }

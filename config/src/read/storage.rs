@@ -270,7 +270,7 @@ mod tests {
         refuses(&group("strip_kib = 48"), 15, &["no power of two", "32 or 64"]);
         refuses(&group("strip_kib = 2048"), 15, &["4..=1024"]);
         refuses(&group("block_bytes = 1024"), 15, &["512 or 4096"]);
-        refuses(&group("level = \"raid6\""), 15, &["did you mean \"raid5\"?"]);
+        refuses(&group("level = \"raid60\""), 15, &["did you mean \"raid6\"?"]);
         for level in Level::ALL {
             let text = group(&format!("level = \"{}\"", level.name()));
             assert_eq!(good(&text).groups[0].level, level);

@@ -1,8 +1,10 @@
 //! Runs engines against drives in memory, one byte for each block, with answers in any order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
+use crate::amf::code::mul_add_bytes;
 use crate::amf::geometry::Level;
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::block::BlockSize;
@@ -73,6 +75,11 @@ pub struct World {
     /// Members that were reported and are not failed yet.
     pub reported: u32,
     pub faults: Vec<(MemberIndex, DriveError)>,
+    /// Reads that met blocks which the medium could not give back: member, row, offset and length.
+    pub media: Vec<(MemberIndex, RowIndex, u32, u32)>,
+    pub scrubbed: Vec<(RowIndex, ScrubOutcome)>,
+    /// Blocks that cannot be read until they are written: drive and position.
+    pub bad_blocks: BTreeSet<(usize, usize)>,
     pub done: Vec<Done>,
     pub random: Random,
     scratch_bytes: u32,
@@ -120,6 +127,8 @@ impl World {
             generation: 1,
             failed: 0,
             parity_trusted: true,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         };
         let scratch_bytes =
             Engine::scratch_bytes_min(&geometry) + shape.scratch_strips * geometry.strip_bytes();
@@ -138,7 +147,8 @@ impl World {
             owed: Vec::new(),
         });
         let cores = cores.collect();
-        let blocks = usize::try_from(3 + shape.rows * u64::from(shape.strip)).expect("small");
+        let blocks =
+            usize::try_from(3 + shape.rows * u64::from(geometry.member_row_blocks())).expect("small");
         Self {
             geometry,
             lock,
@@ -148,6 +158,9 @@ impl World {
             broken: 0,
             reported: 0,
             faults: Vec::new(),
+            media: Vec::new(),
+            scrubbed: Vec::new(),
+            bad_blocks: BTreeSet::new(),
             done: Vec::new(),
             random: Random::new(seed),
             scratch_bytes,
@@ -235,6 +248,7 @@ impl World {
                 }
                 Err(DriveError::Gone)
             }
+            Owed::Drive(action) if self.meets_bad_block(&action) => Err(DriveError::Media),
             Owed::Drive(action) => {
                 self.transfer(core, &action);
                 Ok(())
@@ -242,6 +256,18 @@ impl World {
             Owed::Compared { .. } | Owed::Wake(_) | Owed::Members(_) => Ok(()),
         };
         self.answer(core, owed, result);
+    }
+
+    fn meets_bad_block(&self, action: &Action) -> bool {
+        let Action::DriveRead {
+            member, lba, blocks, ..
+        } = *action
+        else {
+            return false;
+        };
+        let start = usize::try_from(lba.0).expect("small");
+        let drive = usize::from(member.0);
+        (start..start + blocks as usize).any(|at| self.bad_blocks.contains(&(drive, at)))
     }
 
     /// Answers one drive command with an error of the test's choice.
@@ -384,6 +410,24 @@ impl World {
                     }
                     self.store(core, into, &data);
                 }
+                Action::MulAdd {
+                    into,
+                    from,
+                    factor,
+                    bytes,
+                } => {
+                    assert!(factor > 1, "what is no product is not asked for as one");
+                    let mut data = self.load(core, into, bytes);
+                    mul_add_bytes(&mut data, &self.load(core, from, bytes), factor);
+                    self.store(core, into, &data);
+                }
+                Action::ReportMedia {
+                    member,
+                    row,
+                    offset_blocks,
+                    blocks,
+                } => self.media.push((member, row, offset_blocks, blocks)),
+                Action::Scrubbed { row, outcome } => self.scrubbed.push((row, outcome)),
                 Action::Compare { io, a, b, bytes } => {
                     let equal = self.load(core, a, bytes) == self.load(core, b, bytes);
                     self.cores[core].owed.push(Owed::Compared { io, equal });
@@ -434,19 +478,25 @@ impl World {
                 ..
             } => {
                 let data = self.load(core, from, blocks * BLOCK);
+                for at in range(lba, blocks) {
+                    self.bad_blocks.remove(&(usize::from(member.0), at));
+                }
                 self.drives[usize::from(member.0)][range(lba, blocks)].copy_from_slice(&data);
             }
             Action::DriveZero {
                 member, lba, blocks, ..
             } => {
-                assert!(blocks <= self.geometry.strip_blocks());
+                assert!(blocks <= self.geometry.member_row_blocks());
                 self.drives[usize::from(member.0)][range(lba, blocks)].fill(0);
             }
             Action::DriveFlush { .. } => {}
             Action::Xor { .. }
+            | Action::MulAdd { .. }
             | Action::Copy { .. }
             | Action::Compare { .. }
             | Action::WakeCores { .. }
+            | Action::ReportMedia { .. }
+            | Action::Scrubbed { .. }
             | Action::ReportFault { .. }
             | Action::Complete { .. } => unreachable!("not a drive command"),
         }
@@ -497,9 +547,12 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::DriveZero { io, member, .. }
         | Action::DriveFlush { io, member } => (io, member),
         Action::Xor { .. }
+        | Action::MulAdd { .. }
         | Action::Copy { .. }
         | Action::Compare { .. }
         | Action::WakeCores { .. }
+        | Action::ReportMedia { .. }
+        | Action::Scrubbed { .. }
         | Action::ReportFault { .. }
         | Action::Complete { .. } => unreachable!("not a drive command"),
     }

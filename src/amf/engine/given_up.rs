@@ -635,6 +635,7 @@ impl Run {
             Err(
                 error @ (GroupError::TooManyMembersLost
                 | GroupError::ParityNotTrusted
+                | GroupError::MemberFailed
                 | GroupError::TooLong
                 | GroupError::OutOfRange),
             ) => panic!("{error}"),

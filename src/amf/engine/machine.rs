@@ -348,7 +348,10 @@ impl Engine {
         let (lba, blocks) = match *request {
             Request::Flush => return Ok(1),
             Request::Resync { row } if row.0 < self.geometry.rows() => return Ok(1),
-            Request::Resync { .. } => return Err(GroupError::OutOfRange),
+            Request::Resync { .. }
+            | Request::Rebuild { .. }
+            | Request::Scrub { .. }
+            | Request::Repair { .. } => return Err(GroupError::OutOfRange),
             Request::Zero { lba, blocks, .. } => (lba, blocks),
             Request::Read { lba, blocks }
             | Request::Write { lba, blocks, .. }
@@ -644,6 +647,9 @@ fn next_piece(geometry: &Geometry, slot: &Command) -> (Work, RowPiece) {
                 skipped_blocks: 0,
             },
         ),
+        Request::Rebuild { .. } | Request::Scrub { .. } | Request::Repair { .. } => {
+            unreachable!("these are refused")
+        }
         // Its one block stands for the whole row.
         Request::Resync { row } => (
             Work::Resync,

@@ -417,6 +417,17 @@ impl Engine {
                     from: place(piece, shift, from),
                     bytes: blocks << shift,
                 },
+                Step::MulAdd {
+                    into,
+                    from,
+                    factor,
+                    blocks,
+                } => Action::MulAdd {
+                    into: place(piece, shift, into),
+                    from: place(piece, shift, from),
+                    factor,
+                    bytes: blocks << shift,
+                },
             });
         }
         match piece.work {

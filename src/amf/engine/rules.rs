@@ -182,9 +182,12 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::DriveZero { .. }
                 | Action::DriveFlush { .. }
                 | Action::Xor { .. }
+                | Action::MulAdd { .. }
                 | Action::Copy { .. }
                 | Action::Compare { .. }
                 | Action::WakeCores { .. }
+                | Action::ReportMedia { .. }
+                | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }
                 | Action::Complete { .. } => None,
             })

@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::DriveFacts;
 use super::status::LossReason;
 use crate::amf::MemberIndex;
+use crate::amf::geometry::Level;
 use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberState, Name, ParityState, Scan, Superblock, Uuid,
 };
@@ -140,7 +141,7 @@ pub enum Refusal {
         generation: u64,
     },
     /// Too few members are usable.
-    #[error("{} of {members} members are not usable, the level survives {survives}: {}", lost.len(), list(lost))]
+    #[error("{} of {members} members are not usable, the level survives any {survives}: {}", lost.len(), list(lost))]
     TooManyLost {
         /// Members of the group.
         members: usize,
@@ -385,11 +386,10 @@ fn assemble_group(parts: &[Part<'_>], options: &AssembleOptions) -> Result<Candi
     if record.forming && !lost.is_empty() {
         return Err(Refusal::CreationInterrupted { lost });
     }
-    let survives = record.level.check_strips();
-    if lost.len() > usize::from(survives) {
+    if !record.survives(mask_of(lost.iter())) {
         return Err(Refusal::TooManyLost {
             members: members.len(),
-            survives,
+            survives: record.losses_max(),
             lost,
         });
     }
@@ -399,7 +399,8 @@ fn assemble_group(parts: &[Part<'_>], options: &AssembleOptions) -> Result<Candi
         let state = |lost: &LostMember| record.members[usize::from(lost.member.0)].state;
         let away =
             |lost: &&LostMember| state(lost) == MemberState::Active && lost.reason == LossReason::Missing;
-        if lost.iter().filter(away).count() >= usize::from(record.data_members()) {
+        let present = !mask_of(lost.iter().filter(away));
+        if record.survives(present & record.members_mask()) {
             return Err(Refusal::OthersMayBeNewer { lost });
         }
         if !lost.is_empty() && unproven {
@@ -506,7 +507,19 @@ fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
 
 /// Whether two sets of members without a common one could each start the group.
 fn halves(record: &GroupRecord) -> bool {
-    usize::from(record.data_members()) * 2 <= record.members.len()
+    match record.level {
+        // One copy of everything each.
+        Level::Raid1 => true,
+        // Round an odd number of members no two sets without a common one hold everything.
+        Level::Raid10 => record.members.len().is_multiple_of(2),
+        Level::Raid0 | Level::Raid5 | Level::Raid6 | Level::RaidTp => {
+            usize::from(record.data_members()) * 2 <= record.members.len()
+        }
+    }
+}
+
+fn mask_of<'a>(lost: impl Iterator<Item = &'a LostMember>) -> u32 {
+    lost.fold(0, |mask, lost| mask | 1 << lost.member.0)
 }
 
 fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -> MemberFinding {

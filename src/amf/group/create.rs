@@ -257,7 +257,7 @@ pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, Create
         clean: true,
         forming: true,
         exclusive_local: spec.exclusive_local,
-        parity: if spec.zeroed || spec.level.check_strips() == 0 {
+        parity: if spec.zeroed || !spec.level.is_redundant() {
             ParityState::Trusted
         } else {
             ParityState::Initial { next_row: 0 }
@@ -303,7 +303,10 @@ fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
 const fn drives_min(level: Level) -> usize {
     match level {
         Level::Raid0 => 1,
-        Level::Raid5 => 3,
+        Level::Raid1 => 2,
+        Level::Raid10 | Level::Raid5 => 3,
+        Level::Raid6 => 4,
+        Level::RaidTp => 5,
     }
 }
 
@@ -312,7 +315,7 @@ fn check_drive(spec: &GroupSpec, drive: &DriveFacts, warnings: &mut Vec<Warning>
     if drive.in_use {
         return Err(CreateError::InUse { label: label() });
     }
-    let needed = HEAD_BYTES + TAIL_BYTES + u64::from(spec.strip_bytes);
+    let needed = HEAD_BYTES + TAIL_BYTES + member_row_bytes(spec);
     if drive.bytes < needed {
         return Err(CreateError::DriveTooSmall {
             label: label(),
@@ -380,6 +383,12 @@ fn check_content(drive: &DriveFacts, force: bool, warnings: &mut Vec<Warning>) -
     Ok(true)
 }
 
+/// What each member gives to a row.
+fn member_row_bytes(spec: &GroupSpec) -> u64 {
+    let members = u8::try_from(spec.drives.len()).expect("at most 32 members");
+    u64::from(spec.strip_bytes) * u64::from(spec.level.member_strips(members))
+}
+
 /// Rows that fit the smallest drive.
 fn plan_rows(spec: &GroupSpec, warnings: &mut Vec<Warning>) -> Result<u64, CreateError> {
     let usable =
@@ -390,11 +399,11 @@ fn plan_rows(spec: &GroupSpec, warnings: &mut Vec<Warning>) -> Result<u64, Creat
         .map(usable)
         .min()
         .expect("every level has at least one drive");
-    let strip_bytes = u64::from(spec.strip_bytes);
-    let rows = smallest / strip_bytes;
+    let row_bytes = member_row_bytes(spec);
+    let rows = smallest / row_bytes;
     for drive in &spec.drives {
-        let unused_bytes = usable(drive) - rows * strip_bytes;
-        if unused_bytes >= strip_bytes {
+        let unused_bytes = usable(drive) - rows * row_bytes;
+        if unused_bytes >= row_bytes {
             warnings.push(Warning::Unused {
                 label: drive.label.clone(),
                 unused_bytes,

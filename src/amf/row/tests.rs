@@ -1,6 +1,7 @@
 //! Plans are carried out on rows of one byte a block and judged by what is on the members afterwards.
 
 use super::super::RowIndex;
+use super::super::code;
 use super::super::geometry::Level;
 use super::*;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -105,17 +106,19 @@ impl Disks {
             }
         }
         for step in &plan.steps {
-            let (into, from, blocks, xor) = match *step {
-                Step::Copy { into, from, blocks } => (into, from, blocks, false),
-                Step::Xor { into, from, blocks } => (into, from, blocks, true),
+            let (into, from, blocks, keep, factor) = match *step {
+                Step::Copy { into, from, blocks } => (into, from, blocks, 0, 1),
+                Step::Xor { into, from, blocks } => (into, from, blocks, 1, 1),
+                Step::MulAdd {
+                    into,
+                    from,
+                    factor,
+                    blocks,
+                } => (into, from, blocks, 1, factor),
             };
             for i in 0..blocks {
-                let old = if xor {
-                    load(into.plus(i), user, &scratch)
-                } else {
-                    0
-                };
-                let value = old ^ load(from.plus(i), user, &scratch);
+                let old = code::mul(keep, load(into.plus(i), user, &scratch));
+                let value = old ^ code::mul(factor, load(from.plus(i), user, &scratch));
                 store(into.plus(i), value, user, &mut scratch);
             }
         }

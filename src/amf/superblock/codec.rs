@@ -204,17 +204,26 @@ const fn flag(bit: u8, set: bool) -> u8 {
     if set { bit } else { 0 }
 }
 
+/// The number of the RAID level; three check strips, which has none, is 7.
 const fn level_code(level: Level) -> u8 {
     match level {
         Level::Raid0 => 0,
+        Level::Raid1 => 1,
         Level::Raid5 => 5,
+        Level::Raid6 => 6,
+        Level::RaidTp => 7,
+        Level::Raid10 => 10,
     }
 }
 
 const fn parse_level(value: u8) -> Result<Level, ParseError> {
     match value {
         0 => Ok(Level::Raid0),
+        1 => Ok(Level::Raid1),
         5 => Ok(Level::Raid5),
+        6 => Ok(Level::Raid6),
+        7 => Ok(Level::RaidTp),
+        10 => Ok(Level::Raid10),
         _ => Err(ParseError::Unknown {
             field: "level",
             value,
@@ -499,7 +508,7 @@ mod tests {
     #[test]
     fn unknown_values_are_refused_by_field() {
         let unknown = |field, value| Err(ParseError::Unknown { field, value });
-        assert_eq!(tampered(LEVEL_AT, &[6]), unknown("level", 6));
+        assert_eq!(tampered(LEVEL_AT, &[8]), unknown("level", 8));
         assert_eq!(tampered(BLOCK_SHIFT_AT, &[10]), unknown("block shift", 10));
         assert_eq!(tampered(BLOCK_SHIFT_AT, &[200]), unknown("block shift", 200));
         assert_eq!(tampered(FLAGS_AT, &[8]), unknown("flags", 8));

@@ -348,8 +348,26 @@ pub enum RecordError {
 impl GroupRecord {
     /// Members of one row that hold data.
     pub fn data_members(&self) -> u8 {
-        let members = u8::try_from(self.members.len()).expect("a record has at most 32 members");
-        members - self.level.check_strips()
+        self.level.data_columns(self.width())
+    }
+
+    /// Whether all data can still be had without the members in this mask.
+    pub fn survives(&self, failed: u32) -> bool {
+        self.level.survives(self.width(), failed)
+    }
+
+    /// How many members may be lost, whichever they are.
+    pub fn losses_max(&self) -> u8 {
+        u8::try_from(self.level.losses_max(self.width())).expect("fewer than 32 members")
+    }
+
+    /// All members, as a mask.
+    pub fn members_mask(&self) -> u32 {
+        u32::MAX >> (u32::BITS - u32::from(self.width()))
+    }
+
+    fn width(&self) -> u8 {
+        u8::try_from(self.members.len()).expect("a record has at most 32 members")
     }
 
     /// Blocks of user data of one row.
@@ -383,6 +401,8 @@ impl GroupRecord {
             generation: self.generation,
             failed: self.failed_mask(),
             parity_trusted: self.parity == ParityState::Trusted,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         }
     }
 
@@ -390,10 +410,9 @@ impl GroupRecord {
     ///
     /// Panics if the record was never checked.
     pub fn geometry(&self) -> Geometry {
-        let members = u8::try_from(self.members.len()).expect("a record has at most 32 members");
         Geometry::new(
             self.level,
-            members,
+            self.width(),
             self.strip_blocks,
             self.data_start,
             self.rows,
@@ -411,7 +430,10 @@ impl GroupRecord {
 
     /// Bytes from the start of a member to the end of its data.
     fn data_end_bytes(&self) -> Option<u64> {
-        let blocks = self.rows.checked_mul(u64::from(self.strip_blocks))?;
+        let strips = self
+            .rows
+            .checked_mul(u64::from(self.level.member_strips(self.width())))?;
+        let blocks = strips.checked_mul(u64::from(self.strip_blocks))?;
         blocks
             .checked_add(self.data_start.0)?
             .checked_mul(u64::from(self.block.bytes()))
@@ -430,7 +452,7 @@ impl GroupRecord {
             return Err(RecordError::Generation);
         }
         let beyond = self.parity.next_row().is_some_and(|row| row > self.rows);
-        let settled = self.failed_mask() != 0 || self.level.check_strips() == 0;
+        let settled = self.failed_mask() != 0 || !self.level.is_redundant();
         if beyond || (self.parity != ParityState::Trusted && settled) {
             return Err(RecordError::Parity);
         }
@@ -461,7 +483,8 @@ impl GroupRecord {
             return Err(RecordError::DataStart);
         }
         // The whole group in bytes has to fit 64 bits, so that no product below can overflow.
-        let row_bytes = strip_bytes * self.members.len() as u64;
+        let strips = self.members.len() as u64 * u64::from(self.level.member_strips(self.width()));
+        let row_bytes = strip_bytes * strips;
         let rows = 1..=ROWS_MAX;
         if !rows.contains(&self.rows)
             || self.rows.checked_mul(row_bytes).is_none()
@@ -491,7 +514,7 @@ impl GroupRecord {
                 return Err(RecordError::MemberGeneration);
             }
         }
-        if self.failed_mask().count_ones() > u32::from(self.level.check_strips()) {
+        if !self.survives(self.failed_mask()) {
             return Err(RecordError::TooManyLost);
         }
         Ok(())

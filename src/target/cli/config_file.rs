@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::table::{Align, Table};
 use super::units::{bytes_text, count_text};
 use super::{Failure, print, print_json};
+use crate::target::assemble::level_of;
 use crate::target::rpc::Runtime;
 
 /// Bytes at both ends of a drive that hold the group's description: 1 MiB each.
@@ -124,9 +125,14 @@ fn group_bytes(config: &Config, group: &config::Group) -> Option<u64> {
         .map(|&drive| drive_bytes(&config.drives[drive].backing));
     let smallest = sizes.collect::<Option<Vec<u64>>>()?.into_iter().min()?;
     let strip = u64::from(group.strip_kib) << 10;
-    let rows = smallest.saturating_sub(METADATA_BYTES) / strip;
-    let data_members = group.drives.len().checked_sub(group.level.drives_lost_max())? as u64;
-    rows.checked_mul(strip)?.checked_mul(data_members)
+    let level = level_of(group.level);
+    let members = u8::try_from(group.drives.len()).ok()?;
+    if members < level.members_min() {
+        return None;
+    }
+    let rows = smallest.saturating_sub(METADATA_BYTES) / (strip * u64::from(level.member_strips(members)));
+    rows.checked_mul(strip)?
+        .checked_mul(u64::from(level.data_columns(members)))
 }
 
 fn or_unknown(bytes: Option<u64>) -> String {

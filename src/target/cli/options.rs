@@ -172,7 +172,8 @@ pub struct GroupCreateArgs {
     /// Drives, in the order of their member indexes
     #[arg(required = true, value_name = "DRIVE")]
     pub drives: Vec<String>,
-    /// RAID level: raid5 (survives the loss of a drive), raid0 (survives none, on one drive or more)
+    /// RAID level: raid5, raid6, raidtp (survive the loss of one, two, three drives), raid1 (of all but one), raid10 (of one
+    /// of each pair), raid0 (of none, on one drive or more)
     #[arg(long, default_value = LEVEL_DEFAULT)]
     pub level: String,
     /// Size of a strip, a power of two, such as 64KiB

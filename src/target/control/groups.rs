@@ -185,6 +185,8 @@ impl Control {
             generation: 0,
             failed: 0,
             parity_trusted: false,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         };
         self.groups.push(GroupControl {
             machine,

@@ -215,7 +215,7 @@ impl Control {
             ));
         }
         let level = Level::from_name(&create.level).ok_or_else(|| {
-            let known = Level::ALL.map(Level::name).join(" and ");
+            let known = Level::ALL.map(Level::name).join(", ");
             invalid(format!("level \"{}\" is not known; {known} are", create.level))
         })?;
         let block = BlockSize::from_bytes(create.block_bytes).ok_or_else(|| {

@@ -331,7 +331,7 @@ impl Group {
         if force {
             return Ok(());
         }
-        if lost.count_ones() >= u32::from(self.record.level.check_strips()) {
+        if !self.record.survives(lost | 1 << member.0) {
             return Err(RequestError::WouldLoseData(member.0));
         }
         let unproven = matches!(self.record.parity, ParityState::Resync { .. });
@@ -490,7 +490,7 @@ impl Group {
         let absent = seats.filter(|(member, seat)| seat.lost.is_some() && self.faults >> member & 1 == 0);
         let mask = absent.fold(0, |mask, (member, _)| mask | 1 << member) & !next.failed_mask();
         self.mark_lost(next, mask, MemberState::Missing);
-        if unclean && next.level.check_strips() > 0 {
+        if unclean && next.level.is_redundant() {
             next.parity = ParityState::Resync { next_row: 0 };
         }
         self.resync_row = next.parity.next_row().unwrap_or(0);
@@ -508,7 +508,7 @@ impl Group {
     /// A degraded group lives by its check data: says whether it can, and from then on believes them.
     fn settle_parity(&self, next: &mut GroupRecord, out: &mut Vec<Action>) -> Result<(), FailReason> {
         let lost = next.failed_mask().count_ones();
-        if lost > u32::from(next.level.check_strips()) {
+        if !next.survives(next.failed_mask()) {
             return Err(FailReason::TooManyMembersLost);
         }
         match next.parity {
@@ -767,6 +767,8 @@ impl Group {
             generation: last + 1,
             failed,
             parity_trusted: false,
+            rebuilding: 0,
+            rebuilt_rows: 0,
         };
         self.announced = Some(members);
         out.push(Action::GroupFailed { why, members });

@@ -78,7 +78,9 @@ impl World {
         let mut random = Random(seed);
         let count = match level {
             Level::Raid0 => 1 + random.below(4),
-            Level::Raid5 => 3 + random.below(3),
+            Level::Raid1 => 2 + random.below(3),
+            Level::Raid10 | Level::Raid5 => 3 + random.below(3),
+            Level::Raid6 | Level::RaidTp => 5 + random.below(3),
         };
         let promises = Promises {
             generation: 0,

@@ -74,6 +74,8 @@ fn a_second_loss_ends_the_group_and_is_not_written() {
         generation,
         failed: 0b11,
         parity_trusted: false,
+        rebuilding: 0,
+        rebuilt_rows: 0,
     };
     assert!(actions.contains(&Action::GroupFailed { why, members }));
     assert!(
@@ -87,6 +89,8 @@ fn a_second_loss_ends_the_group_and_is_not_written() {
         generation: generation + 1,
         failed: 0b111,
         parity_trusted: false,
+        rebuilding: 0,
+        rebuilt_rows: 0,
     };
     assert!(
         actions.contains(&Action::GroupFailed { why, members }),
