@@ -27,11 +27,13 @@
 //! Deliberately knows neither cores nor time: the live lane and the program drive it.
 
 mod codec;
+mod shared;
 
 pub use codec::{
     Batch, BatchHeader, ENTRIES_MAX, Entry, HEADER_BYTES, JournalLayout, ParseError, WRITE_BYTES_MAX, encode,
     entries_max, lane_blocks_min, parse,
 };
+pub use shared::JournalShared;
 
 use super::geometry::Geometry;
 
