@@ -196,6 +196,25 @@ impl Arena {
         unsafe { std::ptr::copy(source, target, to.bytes as usize) };
     }
 
+    /// Copies what the kernel does not write to of `from` to the same places of `to`: what of a buffer is settled while
+    /// a drive that does not answer may still fill the rest. Both start a page and are equally long.
+    pub fn copy_settled(&mut self, to: Span, from: Span) {
+        assert_eq!(to.bytes, from.bytes, "a copy keeps the length");
+        assert!(
+            from.offset.is_multiple_of(GRANULE_BYTES) && to.offset.is_multiple_of(GRANULE_BYTES),
+            "the granules of both lie alike"
+        );
+        let (first, count) = granules_of(from);
+        let mut at = 0;
+        for granule in first..first + count {
+            let bytes = GRANULE_BYTES.min(from.bytes - at);
+            if self.kernel_writes[granule] == 0 {
+                self.copy(to.part(at, bytes), from.part(at, bytes));
+            }
+            at += bytes;
+        }
+    }
+
     /// Fills `span` with zeroes.
     pub fn zero(&mut self, span: Span) {
         self.with_bytes_mut(span, |bytes| bytes.fill(0));
@@ -410,6 +429,26 @@ mod tests {
         arena.free(a);
         arena.free(b);
         assert_eq!(arena.used_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_settled_of_a_buffer_can_be_had_while_the_kernel_writes_the_rest() {
+        let mut arena = arena();
+        let (from, to) = (arena.alloc(5000).unwrap(), arena.alloc(5000).unwrap());
+        arena.with_bytes_mut(from, |bytes| bytes.fill(7));
+        arena.with_bytes_mut(to, |bytes| bytes.fill(1));
+        let lent = from.part(1024, 1000);
+        arena.lend(lent, Lending::ToWrite);
+        arena.lend(from.part(4096, 904), Lending::ToRead);
+        arena.copy_settled(to, from);
+        arena.with_bytes(to, |bytes| {
+            for (at, byte) in bytes.iter().enumerate() {
+                let written = (1024..2048).contains(&at);
+                assert_eq!(*byte, if written { 1 } else { 7 }, "byte {at}");
+            }
+        });
+        arena.take_back(lent, Lending::ToWrite);
+        arena.take_back(from.part(4096, 904), Lending::ToRead);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Descriptor {
     pub(crate) operations: u32,
     /// Set when it was removed: what `closed` will say.
     pub(crate) closing: Option<Token>,
+    /// A file that does not answer: stopping does not wait for it.
+    pub(crate) forsaken: bool,
     /// For sockets.
     pub(crate) socket: Option<Socket>,
 }
@@ -58,6 +60,7 @@ impl Descriptor {
             registered: false,
             operations: 0,
             closing: None,
+            forsaken: false,
             socket,
         }
     }

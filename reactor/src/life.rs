@@ -58,6 +58,8 @@ pub(crate) struct Life<P: Program> {
 pub(crate) enum Ended {
     /// Nothing is in flight.
     Drained,
+    /// Only operations on files that the program had given up are left: their memory must stay.
+    Forsaken,
     /// This many operations never completed: their memory must stay.
     Stuck(u32),
 }
@@ -324,7 +326,8 @@ impl<P: Program> Life<P> {
             }
         }
         let give_up_at = clock::now() + DRAIN_NS_MAX;
-        while self.io.operations.len() > 0 && self.io.refresh_now() < give_up_at {
+        // A file that the program gave up is not waited for, beyond one look at what has ended.
+        while self.io.operations.len() > self.io.forsaken_operations() && self.io.refresh_now() < give_up_at {
             self.io.ring.enter();
             self.io.ring.wait(Duration::from_millis(10));
             self.hand_over_completions();
@@ -334,6 +337,7 @@ impl<P: Program> Life<P> {
         self.io.publish_counters();
         match self.io.operations.len() {
             0 => Ended::Drained,
+            left if left == self.io.forsaken_operations() => Ended::Forsaken,
             left => Ended::Stuck(left),
         }
     }

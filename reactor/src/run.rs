@@ -334,6 +334,7 @@ fn live<P: Program>(core: CoreIndex, life: Life<P>, shared: &Shared<P::Message>)
             drop(ManuallyDrop::into_inner(life));
             Ok(())
         }
+        Ok(Ended::Forsaken) => Ok(()),
         Ok(Ended::Stuck(operations)) => Err(JoinError::Stuck { core, operations }),
         Err(_) => {
             shared.stop(); // Without one core the others cannot do their work.

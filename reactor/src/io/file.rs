@@ -46,6 +46,40 @@ impl<M: Send + 'static> Io<M> {
         self.start_file(file, token, FileKind::Zero { bytes }, offset);
     }
 
+    /// Gives a file up that does not answer: asks the kernel to end what is in flight on it, and no longer waits for it when
+    /// the reactor stops. What ends, ends with its completion as always; the rest keeps its memory.
+    pub fn forsake_file(&mut self, file: FileId) {
+        let Some(descriptor) = self.open_mut(file.0) else {
+            return;
+        };
+        descriptor.forsaken = true;
+        let on_file = |io: &Self, key: &Key| matches!(io.operations.get(*key), Some(Operation::File(operation)) if operation.file == file.0);
+        let keys: Vec<Key> = self.operations.keys().filter(|key| on_file(self, key)).collect();
+        for key in keys {
+            self.cancel_operation(key);
+        }
+    }
+
+    /// Operations in flight on files that were given up.
+    pub(crate) fn forsaken_operations(&self) -> u32 {
+        let forsaken = |key: &Key| match self.operations.get(*key) {
+            Some(Operation::File(operation)) => {
+                let file = self.descriptors.get(operation.file);
+                file.expect("it stays while operations are in flight").forsaken
+            }
+            Some(
+                Operation::Accept { .. }
+                | Operation::Connect { .. }
+                | Operation::Receive { .. }
+                | Operation::Send { .. }
+                | Operation::Doorbell { .. },
+            )
+            | None => false,
+        };
+        let count = self.operations.keys().filter(forsaken).count();
+        u32::try_from(count).expect("operations are counted by 32 bits")
+    }
+
     /// Closes a file when nothing of it is in flight; then `Program::closed` comes with `token`.
     pub fn remove_file(&mut self, file: FileId, token: Token) {
         let Some(descriptor) = self.open_mut(file.0) else {
@@ -75,10 +109,9 @@ impl<M: Send + 'static> Io<M> {
         };
         match self.begin(Operation::File(operation)) {
             Ok(key) => {
-                self.descriptors
-                    .get_mut(file.0)
-                    .expect("it was found above")
-                    .operations += 1;
+                let descriptor = self.descriptors.get_mut(file.0).expect("it was found above");
+                descriptor.operations += 1;
+                descriptor.forsaken = false;
                 if let Some((span, lending)) = kind.lends() {
                     self.arena.lend(span, lending);
                 }
