@@ -120,6 +120,7 @@ impl Manage for FakeNode {
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
+            | Request::DriveInject(_)
             | Request::HostList
             | Request::Latency
             | Request::Counters

@@ -63,6 +63,7 @@ impl Manage for FakeNode {
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
+            | Request::DriveInject(_)
             | Request::Counters => Err(ManageError::new(ManageError::BUSY, "not in this test", "")),
         }
     }

@@ -8,9 +8,11 @@ use reactor::{Errno, Io, Span};
 
 use super::command::{COMMANDS_MAX, Owner};
 use super::core::Core;
-use super::drives::Outcome;
+use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message};
-use crate::amf::engine::{Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request};
+use crate::amf::engine::{
+    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold,
+};
 use crate::amf::geometry::Geometry;
 use crate::amf::lock::LockTable;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
@@ -58,6 +60,13 @@ pub struct GroupBinding {
     spare: Vec<Action>,
     /// Whether actions are being carried out further up the stack.
     pumping: bool,
+}
+
+impl GroupBinding {
+    /// A drive has let scratch memory go that was held for it.
+    pub(super) fn release_scratch(&mut self, hold: ScratchHold) {
+        self.engine.release_scratch(hold, &mut self.actions);
+    }
 }
 
 /// The only place where a failed group operation becomes an NVMe status.
@@ -182,13 +191,6 @@ impl Core {
         self.pump(io, group);
     }
 
-    /// A file answered a drive command.
-    pub(super) fn drive_done(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), Errno>) {
-        let group = u16::try_from(payload >> 32).expect("the group is 16 bits");
-        let tag = IoTag(u32::try_from(payload & 0xffff_ffff).expect("32 bits"));
-        self.drive_answered(io, group, tag, result.map_err(drive_error));
-    }
-
     /// A drive answered.
     pub(super) fn drive_answered(
         &mut self,
@@ -235,7 +237,6 @@ impl Core {
 
     fn act(&mut self, io: &mut Io<Message>, group: u16, action: Action) {
         let g = usize::from(group);
-        let block = self.groups[g].block.bytes();
         match action {
             Action::DriveRead {
                 io: tag,
@@ -243,12 +244,7 @@ impl Core {
                 lba,
                 blocks,
                 into,
-            } => {
-                let span = self.locate(g, into, blocks * block);
-                let (drive, at) = self.drive_place(g, member, lba);
-                let outcome = self.read_drive(io, drive, group, tag, span, at);
-                self.answer_now(g, tag, outcome);
-            }
+            } => self.ask_drive(io, g, tag, Kind::Read, (member, lba, blocks), Some(into)),
             Action::DriveWrite {
                 io: tag,
                 member,
@@ -256,12 +252,7 @@ impl Core {
                 blocks,
                 from,
                 fua,
-            } => {
-                let span = self.locate(g, from, blocks * block);
-                let (drive, at) = self.drive_place(g, member, lba);
-                let outcome = self.write_drive(io, drive, group, tag, span, at, fua);
-                self.answer_now(g, tag, outcome);
-            }
+            } => self.ask_drive(io, g, tag, Kind::Write { fua }, (member, lba, blocks), Some(from)),
             // A file's hole and a discarded range of a device read as zeroes: both kinds of zeroing are done alike.
             Action::DriveZero {
                 io: tag,
@@ -270,15 +261,9 @@ impl Core {
                 blocks,
                 deallocate: _,
                 fua,
-            } => {
-                let (drive, at) = self.drive_place(g, member, lba);
-                let outcome = self.zero_drive(io, drive, group, tag, at, blocks * block, fua);
-                self.answer_now(g, tag, outcome);
-            }
+            } => self.ask_drive(io, g, tag, Kind::Zero { fua }, (member, lba, blocks), None),
             Action::DriveFlush { io: tag, member } => {
-                let (drive, _) = self.drive_place(g, member, MemberLba(0));
-                let outcome = self.flush_drive(io, drive, group, tag);
-                self.answer_now(g, tag, outcome);
+                self.ask_drive(io, g, tag, Kind::Flush, (member, MemberLba(0), 0), None);
             }
             Action::Xor { into, from, bytes } => {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
@@ -318,16 +303,30 @@ impl Core {
         }
     }
 
-    /// Drive and byte address of a block of a member; a missing member's commands never get here.
-    fn drive_place(&self, group: usize, member: MemberIndex, lba: MemberLba) -> (Option<u16>, u64) {
+    /// Begins a drive command of a group's engine: on these blocks of a member, with its data in this place.
+    fn ask_drive(
+        &mut self,
+        io: &mut Io<Message>,
+        group: usize,
+        tag: IoTag,
+        kind: Kind,
+        (member, lba, blocks): (MemberIndex, MemberLba, u32),
+        place: Option<Place>,
+    ) {
         let binding = &self.groups[group];
-        let drive = binding.shared.drives[usize::from(member.0)];
-        (drive, lba.0 << binding.block.shift())
-    }
-
-    /// Feeds the answer of a drive that answers at once.
-    fn answer_now(&mut self, group: usize, tag: IoTag, outcome: Outcome) {
-        match outcome {
+        let shift = binding.block.shift();
+        let bytes = blocks << shift;
+        let command = DriveCommand {
+            // A missing member's commands never get here.
+            drive: binding.shared.drives[usize::from(member.0)],
+            group: binding.shared.index,
+            tag,
+            kind,
+            at: lba.0 << shift,
+            bytes,
+            memory: place.map(|place| (place, self.locate(group, place, bytes))),
+        };
+        match self.start_drive(io, command) {
             Outcome::Pending => {}
             Outcome::Done(result) => {
                 let binding = &mut self.groups[group];

@@ -88,6 +88,12 @@ impl Commands {
         self.spans[id.0 as usize].expect("a command that moves data has a buffer")
     }
 
+    /// The command has another buffer from now on.
+    pub fn replace_span(&mut self, id: CommandId, span: Span) {
+        let old = self.spans[id.0 as usize].replace(span);
+        assert!(old.is_some(), "only a command with a buffer gets another one");
+    }
+
     /// Forgets a command.
     pub fn remove(&mut self, id: CommandId) {
         assert!(
@@ -284,7 +290,7 @@ impl Core {
             command.id = self.commands.insert(Owner::Host(queue, slot), span);
             if command.id.is_none() {
                 if let Some(span) = span {
-                    io.arena_mut().free(span);
+                    self.give_back(io, span);
                 }
                 return false;
             }
@@ -362,7 +368,7 @@ impl Core {
                 .map(|span| io.arena().with_bytes(span, <[u8]>::to_vec))
                 .unwrap_or_default();
             if let Some(span) = span {
-                io.arena_mut().free(span);
+                self.give_back(io, span);
             }
             return self.tell_control(
                 io,
@@ -605,7 +611,7 @@ impl Core {
         }
         self.count(&command, status);
         if let Some(span) = free {
-            io.arena_mut().free(span);
+            self.give_back(io, span);
         }
         if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
@@ -728,7 +734,7 @@ impl Core {
                 | CommandState::AtControl => {
                     *connection.command(slot) = Command::free();
                     if let Some(span) = command.span {
-                        io.arena_mut().free(span);
+                        self.give_back(io, span);
                     }
                     if let Some(id) = command.id {
                         self.commands.remove(id);

@@ -1,6 +1,6 @@
 //! One core of a node: its connections, its engines, its share of the drives, run to completion.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use super::array::GroupBinding;
 use super::command::Commands;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
-use super::drives::{DelayedIo, DriveBinding, DriveSpec, Zeroing};
+use super::drives::{DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
 use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
-use crate::amf::engine::IoTag;
 use crate::amf::group::SuperblockIo;
 use crate::drive::DriveError;
 
@@ -95,8 +94,14 @@ pub struct Core {
     pub(super) drive_specs: Arc<Vec<DriveSpec>>,
     pub(super) drives: Vec<DriveBinding>,
     pub(super) delayed: DelayedIo,
-    /// Zeroing of files that is under way.
-    pub(super) zeroing: BTreeMap<(u16, IoTag), Zeroing>,
+    /// Drive commands that are under way.
+    pub(super) flights: Flights,
+    /// Those of them that wait for a drive which hangs on an operator's word.
+    pub(super) parked: u32,
+    /// Drives that do not answer.
+    pub(super) hung: HungDrives,
+    /// Times that a file's I/O error is tried again.
+    pub(super) io_retries: u8,
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) outbox: Outbox,
     /// Connections with something to send at the end of this turn.
@@ -107,13 +112,15 @@ pub struct Core {
     /// by the commands in flight.
     overflow: Vec<VecDeque<Message>>,
     pub(super) zeroes: Option<Span>,
+    /// Buffers that a send is through with; kept for its memory.
+    sent_spans: Vec<Span>,
     spare_scratch_bytes: u32,
     /// Scratch memory for a group that is made while the core runs.
     pub(super) spare_scratch: Option<Span>,
     pub(super) latencies: Latencies,
     pub(super) traffic: Traffic,
-    /// Reads, writes and errors of each drive since the last tick.
-    pub(super) drive_counts: Vec<[u64; 3]>,
+    /// What was counted of each drive since the last tick.
+    pub(super) drive_reports: Vec<DriveReport>,
     /// Removed namespaces whose commands are still in flight here.
     draining: Vec<(u16, u32)>,
     /// Failed commands that were reported to the error log since the last tick.
@@ -195,6 +202,7 @@ impl Core {
         limits: TransportLimits,
         drive_specs: Arc<Vec<DriveSpec>>,
         spare_scratch_bytes: u32,
+        io_retries: u8,
         control: Option<Box<Control>>,
     ) -> Self {
         let drives = drive_specs.len();
@@ -205,7 +213,10 @@ impl Core {
             connections: Connections::default(),
             commands: Commands::default(),
             groups: Vec::new(),
-            zeroing: BTreeMap::new(),
+            flights: Flights::new(drives),
+            parked: 0,
+            hung: HungDrives::new(drives),
+            io_retries,
             drive_specs,
             drives: Vec::new(),
             delayed: DelayedIo::default(),
@@ -215,11 +226,12 @@ impl Core {
             awaiting_buffer: VecDeque::new(),
             overflow: Vec::new(),
             zeroes: None,
+            sent_spans: Vec::new(),
             spare_scratch_bytes,
             spare_scratch: None,
             latencies: Latencies::default(),
             traffic: Traffic::default(),
-            drive_counts: vec![[0; 3]; drives],
+            drive_reports: vec![DriveReport::default(); drives],
             draining: Vec::new(),
             failures: 0,
         }
@@ -366,6 +378,7 @@ impl Core {
                 self.draining.push((group, nsid));
                 self.report_drained(io);
             }
+            Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
             Message::CountNow { request } => {
@@ -527,13 +540,17 @@ impl Core {
     /// Tells the control core what was counted since the last time.
     fn report_counts(&mut self, io: &mut Io<Message>) {
         let traffic = std::mem::take(&mut self.traffic);
-        let drives: Vec<_> = (0..)
-            .zip(&mut self.drive_counts)
-            .filter(|(_, counts)| counts.iter().any(|count| *count > 0))
-            .map(|(drive, counts)| (drive, std::mem::take(counts)))
-            .collect();
+        let drives = self.take_drive_reports();
         if traffic != Traffic::default() || !drives.is_empty() {
-            self.tell_control(io, ControlMessage::Counts { traffic, drives });
+            let core = self.index;
+            self.tell_control(
+                io,
+                ControlMessage::Counts {
+                    core,
+                    traffic,
+                    drives,
+                },
+            );
         }
     }
 
@@ -542,6 +559,7 @@ impl Core {
         self.report_drained(io);
         self.cut_slow_closes(io);
         self.failures = 0;
+        self.tend_hung(io);
         self.report_counts(io);
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.tick(core, io));
@@ -613,6 +631,8 @@ impl reactor::Program for Core {
         io.arena_mut().zero(zeroes);
         self.zeroes = Some(zeroes);
         self.spare_scratch = io.arena_mut().alloc(self.spare_scratch_bytes);
+        let reserve = io.arena_mut().alloc(self.limits.machine.max_transfer_bytes);
+        self.hung.keep_reserve(reserve);
         io.set_timer(io.now() + TICK_NS, token(TokenKind::Tick, 0));
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.started(core, io));
@@ -658,19 +678,20 @@ impl reactor::Program for Core {
             .expect("a connection stays until its sends are done");
         self.latencies
             .record(Stage::Send, reactor::now().saturating_sub(connection.sent_at));
-        for span in connection.sent(batch) {
-            io.arena_mut().free(span);
-        }
+        let mut free = std::mem::take(&mut self.sent_spans);
+        free.extend(connection.sent(batch));
         let again = match result {
             Ok(()) => connection.can_send(),
             Err(_) => {
-                for span in connection.forget_composed() {
-                    io.arena_mut().free(span);
-                }
+                free.extend(connection.forget_composed());
                 false
             }
         };
         let held = connection.blocked.is_none() && !connection.backlog.is_empty() && result.is_ok();
+        for span in free.drain(..) {
+            self.give_back(io, span);
+        }
+        self.sent_spans = free;
         if again {
             self.mark_dirty(queue_index(queue));
         }
@@ -709,7 +730,7 @@ impl reactor::Program for Core {
         let queue = QueueId(u32::try_from(payload).expect("a connection's token carries its QueueId"));
         if let Some(mut connection) = self.connections.release(queue) {
             for span in connection.forget_composed() {
-                io.arena_mut().free(span);
+                self.give_back(io, span);
             }
         }
         self.tell_control(io, ControlMessage::Closed { queue });

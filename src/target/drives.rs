@@ -1,5 +1,9 @@
 //! Drives of a node bound to a core: files and block devices through the ring, memory drives by copying.
 
+mod fault;
+mod flight;
+mod hung;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
@@ -8,13 +12,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reactor::{Errno, FileId, Io, Nanos, SharedMemory, Span};
+use reactor::{Arena, Errno, FileId, Io, Nanos, SharedMemory, Span};
 
 use super::array::drive_error;
 use super::core::{Core, TokenKind, token};
 use super::message::Message;
-use crate::amf::engine::IoTag;
+use crate::amf::engine::{IoTag, Place};
 use crate::drive::DriveError;
+use crate::drive::health::LatencyWindow;
+
+pub use fault::{Fault, Faults};
+pub use flight::Flights;
+pub use hung::HungDrives;
+
+use fault::Verdict;
+use flight::{Flight, FlightKey, Stage};
 
 /// A drive of the node, open and ready to be bound to cores.
 pub struct DriveSpec {
@@ -28,6 +40,8 @@ pub struct DriveSpec {
     pub logical_block_bytes: u32,
     /// Whether it was made just now and therefore holds only zeroes.
     pub fresh: bool,
+    /// What an operator has it do wrong.
+    pub faults: Faults,
 }
 
 /// What a drive is made of.
@@ -81,29 +95,67 @@ pub enum Outcome {
     Done(Result<(), DriveError>),
 }
 
-/// Place of reads in a drive's counts.
-const READS: usize = 0;
-/// Place of writes in a drive's counts.
-const WRITES: usize = 1;
-
-/// A zeroing of a file that is under way, for what follows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Zeroing {
-    file: FileId,
-    at: u64,
-    bytes: u32,
-    fua: bool,
+/// What is asked of a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read.
+    Read,
+    /// Write.
+    Write {
+        /// Durable before the answer.
+        fua: bool,
+    },
+    /// Make zero.
+    Zero {
+        /// Durable before the answer.
+        fua: bool,
+    },
+    /// Make durable what was written.
+    Flush,
 }
 
-/// Answers of memory drives that are due later, by time.
+/// A command of an engine for a drive.
+#[derive(Clone, Copy, Debug)]
+pub struct DriveCommand {
+    /// Which drive of the node; `None` if the member has none.
+    pub drive: Option<u16>,
+    /// Whose.
+    pub group: u16,
+    /// Its name there.
+    pub tag: IoTag,
+    /// What is asked.
+    pub kind: Kind,
+    /// In the drive, in bytes.
+    pub at: u64,
+    /// Length in bytes.
+    pub bytes: u32,
+    /// Where its memory is for the engine, and where for the core; `None` for commands without data.
+    pub memory: Option<(Place, Span)>,
+}
+
+/// What a core counted of a drive since it last told the control core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriveReport {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Commands that were refused or broken off, also those that then succeeded.
+    pub io_errors: u32,
+    /// How long commands took.
+    pub latency: LatencyWindow,
+    /// When the oldest command began that is unanswered and was not given up.
+    pub waiting: Option<Nanos>,
+    /// Commands that were given up and are still unanswered.
+    pub given_up: u32,
+}
+
+/// Answers that are due later, by time.
 #[derive(Default)]
 pub struct DelayedIo {
-    due: BinaryHeap<Reverse<DueIo>>,
+    due: BinaryHeap<Reverse<(Nanos, u64, FlightKey)>>,
     sequence: u64,
 }
-
-/// When an answer is due, its place among those due at the same time, group, `IoTag`, and whether it is a success.
-type DueIo = (Nanos, u64, u16, u32, bool);
 
 impl DelayedIo {
     /// Whether none is outstanding.
@@ -111,23 +163,18 @@ impl DelayedIo {
         self.due.is_empty()
     }
 
-    fn push(&mut self, due: Nanos, group: u16, tag: IoTag, result: Result<(), DriveError>) {
+    fn push(&mut self, due: Nanos, key: FlightKey) {
         self.sequence += 1;
-        self.due
-            .push(Reverse((due, self.sequence, group, tag.0, result.is_ok())));
+        self.due.push(Reverse((due, self.sequence, key)));
     }
 
-    fn pop(&mut self, now: Nanos) -> Option<(u16, IoTag, Result<(), DriveError>)> {
-        let &Reverse((due, _, group, tag, ok)) = self.due.peek()?;
+    fn pop(&mut self, now: Nanos) -> Option<FlightKey> {
+        let &Reverse((due, _, key)) = self.due.peek()?;
         if due > now {
             return None;
         }
         self.due.pop();
-        Some((
-            group,
-            IoTag(tag),
-            if ok { Ok(()) } else { Err(DriveError::Media) },
-        ))
+        Some(key)
     }
 }
 
@@ -143,6 +190,28 @@ impl MemoryDrive {
             commands: AtomicU64::new(0),
             busy_until: AtomicU64::new(0),
         })
+    }
+
+    /// Does what is asked, unless this command is one that fails.
+    fn carry_out(
+        &self,
+        arena: &mut Arena,
+        kind: Kind,
+        at: u64,
+        bytes: u32,
+        span: Option<Span>,
+    ) -> Result<(), DriveError> {
+        if self.fails() {
+            return Err(DriveError::Media);
+        }
+        let with_data = "a command that moves data has memory";
+        match kind {
+            Kind::Read => self.memory.copy_to(place(at), arena, span.expect(with_data)),
+            Kind::Write { .. } => self.memory.copy_from(place(at), arena, span.expect(with_data)),
+            Kind::Zero { .. } => self.memory.zero(place(at), bytes as usize),
+            Kind::Flush => {}
+        }
+        Ok(())
     }
 
     /// Whether the next command is one that fails.
@@ -199,192 +268,233 @@ impl Core {
         }
     }
 
-    /// Carries out a memory drive's command now, and says when its answer is due.
-    fn memory_command(
-        &mut self,
-        drive: u16,
-        group: u16,
-        tag: IoTag,
-        bytes: u64,
-        act: impl FnOnce(&SharedMemory),
-    ) -> Outcome {
-        let Medium::Memory(memory) = &self.drive_specs[usize::from(drive)].medium else {
-            unreachable!("a binding is made from its drive's medium")
+    /// Begins a command of an engine.
+    #[inline]
+    pub(super) fn start_drive(&mut self, io: &mut Io<Message>, command: DriveCommand) -> Outcome {
+        let gone = Outcome::Done(Err(DriveError::Gone));
+        let Some(drive) = command.drive else {
+            return gone;
         };
-        let result = if memory.fails() {
-            Err(DriveError::Media)
+        let at = usize::from(drive);
+        if self.hung.is_hung(drive) {
+            return gone;
+        }
+        let report = &mut self.drive_reports[at];
+        match command.kind {
+            Kind::Read => report.reads += 1,
+            Kind::Write { .. } => report.writes += 1,
+            Kind::Zero { .. } | Kind::Flush => {}
+        }
+        let faults = &self.drive_specs[at].faults;
+        let verdict = if faults.armed() {
+            faults.judge(command.kind, command.at, command.bytes)
         } else {
-            act(&memory.memory);
-            Ok(())
+            Verdict::Pass(0)
         };
-        match memory.due(bytes) {
-            None => Outcome::Done(result),
-            Some(due) => {
-                self.delayed.push(due, group, tag, result);
+        let slow = match verdict {
+            Verdict::Pass(slow) => slow,
+            Verdict::Fail(error) => {
+                report.io_errors += u32::from(error != DriveError::Media);
+                return Outcome::Done(Err(error));
+            }
+            Verdict::Park => {
+                self.parked += 1;
+                self.flights
+                    .insert(flight(drive, &command, Stage::Parked, io.now()));
+                return Outcome::Pending;
+            }
+        };
+        match self.drives[at] {
+            DriveBinding::File(_) => {
+                let key = self
+                    .flights
+                    .insert(flight(drive, &command, Stage::Kernel, io.now()));
+                self.issue(io, key);
                 Outcome::Pending
             }
+            DriveBinding::Memory => self.start_memory(io, drive, &command, slow),
+            DriveBinding::Lost => gone,
         }
     }
 
-    pub(super) fn read_drive(
+    /// Carries out a memory drive's command now; its answer may be due later.
+    fn start_memory(
         &mut self,
         io: &mut Io<Message>,
-        drive: Option<u16>,
-        group: u16,
-        tag: IoTag,
-        span: Span,
-        at: u64,
+        drive: u16,
+        command: &DriveCommand,
+        slow: Nanos,
     ) -> Outcome {
-        let Some((drive, binding)) = self.binding(drive) else {
-            return Outcome::Done(Err(DriveError::Gone));
+        let at = usize::from(drive);
+        let memory = memory_of(&self.drive_specs[at]);
+        let span = command.memory.map(|(_, span)| span);
+        let result = memory.carry_out(io.arena_mut(), command.kind, command.at, command.bytes, span);
+        let moved = match command.kind {
+            Kind::Read | Kind::Write { .. } => u64::from(command.bytes),
+            // These move no data over a drive's link: they take the delay but no bandwidth.
+            Kind::Zero { .. } | Kind::Flush => 0,
         };
-        let binding = *binding;
-        self.drive_counts[usize::from(drive)][READS] += 1;
-        match binding {
-            DriveBinding::File(file) => {
-                io.read(file, drive_token(group, tag), span, at);
-                Outcome::Pending
-            }
+        let due = memory.due(moved);
+        if due.is_none() && slow == 0 {
+            self.drive_reports[at].latency.add(0);
+            return Outcome::Done(result);
+        }
+        let due = due.unwrap_or_else(reactor::now) + slow;
+        let key = self
+            .flights
+            .insert(flight(drive, command, Stage::Delayed(result), io.now()));
+        self.delayed.push(due, key);
+        Outcome::Pending
+    }
+
+    /// Hands a flight to its drive, for the first time or again.
+    pub(super) fn issue(&mut self, io: &mut Io<Message>, key: FlightKey) {
+        let flight = self.flights.find(key).expect("it is under way");
+        let (drive, kind, at, bytes, span) =
+            (flight.drive, flight.kind, flight.at, flight.bytes, flight.span);
+        let with_data = "a command that moves data has memory";
+        match self.drives[usize::from(drive)] {
+            DriveBinding::File(file) => match kind {
+                Kind::Read => io.read(file, drive_token(key), span.expect(with_data), at),
+                Kind::Write { fua } => io.write(file, drive_token(key), span.expect(with_data), at, fua),
+                Kind::Zero { .. } => io.zero(file, zero_token(key), at, u64::from(bytes)),
+                Kind::Flush => io.sync(file, drive_token(key)),
+            },
             DriveBinding::Memory => {
-                self.memory_command(drive, group, tag, u64::from(span.bytes()), |memory| {
-                    memory.copy_to(place(at), io.arena_mut(), span);
-                })
+                let memory = memory_of(&self.drive_specs[usize::from(drive)]);
+                let result = memory.carry_out(io.arena_mut(), kind, at, bytes, span);
+                self.finish_flight(io, key, result);
             }
-            DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
+            DriveBinding::Lost => self.finish_flight(io, key, Err(DriveError::Gone)),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a drive command has this many parts")]
-    pub(super) fn write_drive(
-        &mut self,
-        io: &mut Io<Message>,
-        drive: Option<u16>,
-        group: u16,
-        tag: IoTag,
-        span: Span,
-        at: u64,
-        fua: bool,
-    ) -> Outcome {
-        let Some((drive, binding)) = self.binding(drive) else {
-            return Outcome::Done(Err(DriveError::Gone));
-        };
-        let binding = *binding;
-        self.drive_counts[usize::from(drive)][WRITES] += 1;
-        match binding {
-            DriveBinding::File(file) => {
-                io.write(file, drive_token(group, tag), span, at, fua);
-                Outcome::Pending
+    /// A file answered.
+    pub(super) fn drive_done(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), Errno>) {
+        let key = FlightKey::from_bits(payload);
+        let result = result.map_err(drive_error);
+        let retries_max = self.io_retries;
+        let flight = self.flights.find(key).expect("a file answers a command once");
+        let spec = &self.drive_specs[usize::from(flight.drive)];
+        if let Err(DriveError::Io { .. }) = result {
+            self.drive_reports[usize::from(flight.drive)].io_errors += 1;
+            let hung = self.hung.is_hung(flight.drive) || flight.held.is_some();
+            if flight.retries < retries_max && !hung {
+                flight.retries += 1;
+                return self.issue(io, key);
             }
-            DriveBinding::Memory => {
-                self.memory_command(drive, group, tag, u64::from(span.bytes()), |memory| {
-                    memory.copy_from(place(at), io.arena(), span);
-                })
-            }
-            DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a drive command has this many parts")]
-    pub(super) fn zero_drive(
-        &mut self,
-        io: &mut Io<Message>,
-        drive: Option<u16>,
-        group: u16,
-        tag: IoTag,
-        at: u64,
-        bytes: u32,
-        fua: bool,
-    ) -> Outcome {
-        let Some((drive, binding)) = self.binding(drive) else {
-            return Outcome::Done(Err(DriveError::Gone));
+        let slow = if spec.faults.armed() {
+            spec.faults.slow()
+        } else {
+            0
         };
-        match *binding {
-            DriveBinding::File(file) => {
-                self.zeroing
-                    .insert((group, tag), Zeroing { file, at, bytes, fua });
-                io.zero(file, zero_token(group, tag), at, u64::from(bytes));
-                Outcome::Pending
-            }
-            // Zeroing moves no data over a drive's link: it takes the delay but no bandwidth.
-            DriveBinding::Memory => self.memory_command(drive, group, tag, 0, |memory| {
-                memory.zero(place(at), bytes as usize);
-            }),
-            DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
+        if slow > 0 {
+            flight.stage = Stage::Delayed(result);
+            return self.delayed.push(io.now() + slow, key);
         }
+        self.finish_flight(io, key, result);
     }
 
     /// A file answered a request to punch a hole.
     pub(super) fn zero_answered(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), Errno>) {
-        let group = u16::try_from(payload >> 32).expect("the group is 16 bits");
-        let tag = IoTag(u32::try_from(payload & 0xffff_ffff).expect("32 bits"));
-        let zeroing = self
-            .zeroing
-            .remove(&(group, tag))
-            .expect("its token was given with it");
+        let key = FlightKey::from_bits(payload);
+        let flight = self.flights.find(key).expect("a file answers a command once");
+        let DriveBinding::File(file) = self.drives[usize::from(flight.drive)] else {
+            unreachable!("only files punch holes")
+        };
+        let fua = flight.kind == Kind::Zero { fua: true };
         match result {
-            Ok(()) if zeroing.fua => io.sync(zeroing.file, drive_token(group, tag)),
-            Ok(()) => self.drive_answered(io, group, tag, Ok(())),
+            Ok(()) if fua => io.sync(file, drive_token(key)),
             // Its file system or device cannot: zeroes are written instead.
             Err(Errno(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) => {
-                let zeroes = self.zeroes.expect("allocated at start").part(0, zeroing.bytes);
-                io.write(
-                    zeroing.file,
-                    drive_token(group, tag),
-                    zeroes,
-                    zeroing.at,
-                    zeroing.fua,
-                );
+                let zeroes = self.zeroes.expect("allocated at start").part(0, flight.bytes);
+                io.write(file, drive_token(key), zeroes, flight.at, fua);
             }
-            Err(error) => self.drive_answered(io, group, tag, Err(drive_error(error))),
+            Ok(()) | Err(_) => self.drive_done(io, payload, result),
         }
     }
 
-    pub(super) fn flush_drive(
-        &mut self,
-        io: &mut Io<Message>,
-        drive: Option<u16>,
-        group: u16,
-        tag: IoTag,
-    ) -> Outcome {
-        let Some((drive, binding)) = self.binding(drive) else {
-            return Outcome::Done(Err(DriveError::Gone));
-        };
-        match *binding {
-            DriveBinding::File(file) => {
-                io.sync(file, drive_token(group, tag));
-                Outcome::Pending
+    /// The answer of a flight, to its engine; or to nobody, if that was told an error before.
+    fn finish_flight(&mut self, io: &mut Io<Message>, key: FlightKey, result: Result<(), DriveError>) {
+        let flight = self.flights.remove(key);
+        match flight.held {
+            Some(held) => self.release(io, flight.group, held),
+            None => {
+                let took = io.now().saturating_sub(flight.started);
+                self.drive_reports[usize::from(flight.drive)].latency.add(took);
+                self.drive_answered(io, flight.group, flight.tag, result);
             }
-            DriveBinding::Memory => self.memory_command(drive, group, tag, 0, |_| ()),
-            DriveBinding::Lost => Outcome::Done(Err(DriveError::Gone)),
         }
     }
 
-    fn binding(&self, drive: Option<u16>) -> Option<(u16, &DriveBinding)> {
-        let drive = drive?;
-        self.drives
-            .get(usize::from(drive))
-            .map(|binding| (drive, binding))
-    }
-
-    /// Answers the commands of delayed memory drives that are due. True if there was one.
+    /// Gives the answers that are due. True if there was one.
     pub(super) fn run_delayed(&mut self, io: &mut Io<Message>) -> bool {
         let mut any = false;
-        while let Some((group, tag, result)) = self.delayed.pop(reactor::now()) {
+        while let Some(key) = self.delayed.pop(reactor::now()) {
             any = true;
-            self.drive_answered(io, group, tag, result);
+            let flight = self.flights.find(key).expect("a delayed flight is under way");
+            let Stage::Delayed(result) = flight.stage else {
+                unreachable!("only delayed flights have a time")
+            };
+            self.finish_flight(io, key, result);
         }
         any
+    }
+
+    /// What was counted of each drive since the last time, for the drives that have something to tell.
+    pub(super) fn take_drive_reports(&mut self) -> Vec<(u16, DriveReport)> {
+        let mut reports = Vec::new();
+        for (drive, report) in (0..).zip(&mut self.drive_reports) {
+            let (waiting, given_up) = self.flights.oldest(drive);
+            let told = report.waiting.is_some() || report.given_up > 0;
+            (report.waiting, report.given_up) = (waiting, given_up);
+            if *report != DriveReport::default() || told {
+                reports.push((drive, *report));
+            }
+            *report = DriveReport {
+                waiting,
+                given_up,
+                ..DriveReport::default()
+            };
+        }
+        reports
+    }
+}
+
+/// A flight of a command that begins now.
+fn flight(drive: u16, command: &DriveCommand, stage: Stage, now: Nanos) -> Flight {
+    Flight {
+        drive,
+        group: command.group,
+        tag: command.tag,
+        kind: command.kind,
+        place: command.memory.map(|(place, _)| place),
+        span: command.memory.map(|(_, span)| span),
+        at: command.at,
+        bytes: command.bytes,
+        started: now,
+        retries: 0,
+        stage,
+        held: None,
+    }
+}
+
+fn memory_of(spec: &DriveSpec) -> &MemoryDrive {
+    match &spec.medium {
+        Medium::Memory(memory) => memory,
+        Medium::File { .. } => unreachable!("a binding is made from its drive's medium"),
     }
 }
 
 /// Names an engine's drive command towards the reactor.
-fn drive_token(group: u16, tag: IoTag) -> reactor::Token {
-    token(TokenKind::Drive, u64::from(group) << 32 | u64::from(tag.0))
+fn drive_token(key: FlightKey) -> reactor::Token {
+    token(TokenKind::Drive, key.to_bits())
 }
 
 /// Names an engine's zeroing towards the reactor.
-fn zero_token(group: u16, tag: IoTag) -> reactor::Token {
-    token(TokenKind::Zero, u64::from(group) << 32 | u64::from(tag.0))
+fn zero_token(key: FlightKey) -> reactor::Token {
+    token(TokenKind::Zero, key.to_bits())
 }
 
 /// An offset into a memory drive.

@@ -43,6 +43,8 @@ pub enum Request {
     DriveShow(DriveName),
     /// `drive.fail`: takes a member out of its group as if it had broken.
     DriveFail(DriveFail),
+    /// `drive.inject`: has a drive show a fault, for tests; only where the configuration allows it.
+    DriveInject(DriveInject),
     /// `host.list`: the controllers that hosts have open.
     HostList,
     /// `latency.show`: latency by stage and core.
@@ -68,6 +70,7 @@ impl Request {
             Self::DriveList => "drive.list",
             Self::DriveShow(_) => "drive.show",
             Self::DriveFail(_) => "drive.fail",
+            Self::DriveInject(_) => "drive.inject",
             Self::HostList => "host.list",
             Self::Latency => "latency.show",
             Self::Counters => "counters.show",
@@ -82,6 +85,7 @@ impl Request {
             | Self::VdiskCreate(_)
             | Self::VdiskDelete(_)
             | Self::DriveFail(_)
+            | Self::DriveInject(_)
             | Self::Shutdown => true,
             Self::NodeShow
             | Self::GroupList
@@ -202,6 +206,57 @@ pub struct DriveFail {
     pub force: bool,
 }
 
+/// Parameters of `drive.inject`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveInject {
+    /// Name of the drive.
+    pub drive: String,
+    /// What it is to show.
+    pub fault: FaultKind,
+    /// For `media`: first byte that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_bytes: Option<u64>,
+    /// For `media`: how many of the drive's logical blocks; 1 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<u64>,
+    /// For `slow`: by how many microseconds every command takes longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_us: Option<u64>,
+}
+
+/// A fault that a drive shows on an operator's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultKind {
+    /// Blocks cannot be read until they are written anew.
+    Media,
+    /// Every command takes longer.
+    Slow,
+    /// No command is answered.
+    Hang,
+    /// Every command fails.
+    Error,
+    /// The drive is well again.
+    Clear,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Media, Self::Slow, Self::Hang, Self::Error, Self::Clear];
+
+    /// The fault as it stands in JSON and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Media => "media",
+            Self::Slow => "slow",
+            Self::Hang => "hang",
+            Self::Error => "error",
+            Self::Clear => "clear",
+        }
+    }
+}
+
 /// Size of a new virtual disk. In JSON a number of bytes, or `"all"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -271,7 +326,7 @@ pub enum Reply {
     Deleted(Deleted),
     /// To `drive.list`.
     Drives(Vec<DriveStatus>),
-    /// To `drive.show`.
+    /// To `drive.show` and `drive.inject`.
     Drive(DriveStatus),
     /// To `host.list`.
     Hosts(Vec<HostStatus>),
@@ -299,7 +354,7 @@ impl Reply {
             Request::VdiskShow(_) | Request::VdiskCreate(_) => Self::Vdisk(read(result)?),
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
             Request::DriveList => Self::Drives(read(result)?),
-            Request::DriveShow(_) => Self::Drive(read(result)?),
+            Request::DriveShow(_) | Request::DriveInject(_) => Self::Drive(read(result)?),
             Request::HostList => Self::Hosts(read(result)?),
             Request::Latency => Self::Latency(read(result)?),
             Request::Counters => Self::Counters(read(result)?),
@@ -552,6 +607,60 @@ pub struct DriveStatus {
     pub errors: u64,
     /// Why it is failed, foreign or missing, as a sentence.
     pub reason: Option<String>,
+    /// What is thought of it.
+    pub health: HealthStatus,
+}
+
+/// How good a drive is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthState {
+    /// As it should be.
+    #[default]
+    Good,
+    /// In use, with something to watch.
+    Suspect,
+    /// Out of use, because it did not answer or erred.
+    Quarantined,
+    /// Out of use for good.
+    Evicted,
+}
+
+impl HealthState {
+    /// The state as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Suspect => "suspect",
+            Self::Quarantined => "quarantined",
+            Self::Evicted => "evicted",
+        }
+    }
+}
+
+/// What is thought of a drive, and why. Counts are since the node's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// How good it is.
+    pub state: HealthState,
+    /// Why it is not good, as a sentence.
+    pub reason: Option<String>,
+    /// Reads that the medium could not give back.
+    pub media_errors: u64,
+    /// Those that were rewritten from the other members.
+    pub repaired: u64,
+    /// Those that could not be.
+    pub repairs_failed: u64,
+    /// Commands that were refused or broken off, also those that succeeded when tried again.
+    pub io_errors: u64,
+    /// Times that a command was unanswered for too long.
+    pub hangs: u64,
+    /// Latency windows in which it was far slower than its group.
+    pub slow_windows: u64,
+    /// What 99 of 100 commands did not exceed in the last window, in microseconds.
+    pub p99_us: Option<u64>,
+    /// Commands that were given up and are still unanswered.
+    pub unanswered: u32,
 }
 
 /// A controller that a host has open.
@@ -698,6 +807,17 @@ mod tests {
         ];
         for state in states {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in [
+            HealthState::Good,
+            HealthState::Suspect,
+            HealthState::Quarantined,
+            HealthState::Evicted,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for fault in FaultKind::ALL {
+            assert_eq!(serde_json::to_value(fault).unwrap(), fault.name());
         }
     }
 

@@ -10,6 +10,7 @@ use nvme::subsystem::{PortId, QueueId};
 
 use super::array::GroupShared;
 use super::control::ManageCall;
+use super::drives::DriveReport;
 use super::namespaces::Namespaces;
 use crate::amf::group::SuperblockIo;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
@@ -95,6 +96,13 @@ pub enum Message {
     ResumeParsing {
         /// The connection.
         queue: QueueId,
+    },
+    /// A drive does not answer: its commands are to be given up, and it gets no more; or that is over.
+    Hung {
+        /// Which drive of the node.
+        drive: u16,
+        /// Whether it hangs.
+        hung: bool,
     },
     /// To itself: carry out what an engine has queued.
     Pump {
@@ -194,10 +202,12 @@ pub enum ControlMessage {
     },
     /// What the core did since the last such message.
     Counts {
+        /// Which core.
+        core: reactor::CoreIndex,
         /// Traffic of hosts.
         traffic: Traffic,
-        /// Reads, writes and errors of each drive that had any.
-        drives: Vec<(u16, [u64; 3])>,
+        /// Of each drive that there is something to tell of.
+        drives: Vec<(u16, DriveReport)>,
     },
     /// Everything that one core counted before `Message::CountNow` was told.
     Counted {

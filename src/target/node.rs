@@ -123,16 +123,8 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         found,
         groups,
         vdisks: assemble::vdisk_plans(config)?,
-        node: NodeFacts {
-            name: config.node.name.clone(),
-            poll: poll_name(config.reactor.poll).to_owned(),
-            listen: addresses
-                .iter()
-                .zip(&config.listeners)
-                .map(|(address, listen)| (address.to_string(), listen.discovery_only))
-                .collect(),
-            notes,
-        },
+        node: node_facts(config, &addresses, notes),
+        health: config.health,
         cores,
         ready,
         memory_mib: config.reactor.memory_mib,
@@ -141,11 +133,19 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
     let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
     let limits = transport_limits(config);
     let spare_scratch_bytes = assemble::spare_scratch_bytes(config.reactor.memory_mib);
+    let io_retries = config.health.io_retries;
     let running = reactor::run(reactor_options(config, cores), move |index: CoreIndex| {
         let control = (index == CONTROL_CORE)
             .then(|| control.lock().ok()?.take())
             .flatten();
-        Core::new(index, limits, Arc::clone(&drives), spare_scratch_bytes, control)
+        Core::new(
+            index,
+            limits,
+            Arc::clone(&drives),
+            spare_scratch_bytes,
+            io_retries,
+            control,
+        )
     })?;
     let facts: Vec<Facts> = (0..cores)
         .map(|core| running.facts(CoreIndex(core)).clone())
@@ -163,6 +163,18 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         Ok(Ok(())) => Ok(node),
         Ok(Err(why)) => Err(NodeError::NotReady(why)),
         Err(_) => Err(node.end_early()),
+    }
+}
+
+fn node_facts(config: &Config, addresses: &[SocketAddr], notes: Vec<String>) -> NodeFacts {
+    let listeners = addresses.iter().zip(&config.listeners);
+    NodeFacts {
+        name: config.node.name.clone(),
+        poll: poll_name(config.reactor.poll).to_owned(),
+        listen: listeners
+            .map(|(address, listen)| (address.to_string(), listen.discovery_only))
+            .collect(),
+        notes,
     }
 }
 

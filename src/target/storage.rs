@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use config::Backing;
 use thiserror::Error;
 
-use super::drives::{DriveSpec, Medium, MemoryDrive};
+use super::drives::{DriveSpec, Faults, Medium, MemoryDrive};
 
 const MIB: u64 = 1 << 20;
 /// How long a locked drive is waited for.
@@ -125,6 +125,7 @@ fn open_memory(name: &str, memory: &config::MemoryDrive) -> Result<Opened, Stora
             bytes: memory.size_mib * MIB,
             logical_block_bytes: FILE_BLOCK_BYTES,
             fresh: true,
+            faults: Faults::default(),
         },
         notes: Vec::new(),
         identity: None,
@@ -197,6 +198,7 @@ fn open_path(name: &str, path: &Path, size_mib: Option<u64>) -> Result<Opened, S
             bytes,
             logical_block_bytes,
             fresh,
+            faults: Faults::default(),
         },
         notes,
         identity: Some(identity),

@@ -9,6 +9,7 @@
 mod bad_hosts;
 mod commands;
 mod drives;
+mod health;
 mod initiator;
 mod programs;
 mod queue;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use braid::target::manage::{
-    DriveFail, DriveName, GroupName, GroupState, GroupStatus, HostStatus, Reply, Request, VdiskName,
-    VdiskStatus,
+    DriveFail, DriveName, DriveStatus, GroupName, GroupState, GroupStatus, HostStatus, ManageError, Reply,
+    Request, VdiskName, VdiskStatus,
 };
 use braid::target::node::{self, NodeError, RunningNode};
 
@@ -186,14 +186,25 @@ impl Stage {
         vdisk
     }
 
-    /// Commands that a drive has carried out.
-    pub fn drive_commands(&self, drive: &str) -> u64 {
-        let reply = self.node().call(Request::DriveShow(DriveName {
+    /// A request of an operator.
+    pub fn call(&self, request: Request) -> Result<Reply, ManageError> {
+        self.node().call(request)
+    }
+
+    /// A drive.
+    pub fn drive(&self, drive: &str) -> DriveStatus {
+        let reply = self.call(Request::DriveShow(DriveName {
             drive: drive.to_owned(),
         }));
         let Ok(Reply::Drive(drive)) = reply else {
             panic!("{reply:?}")
         };
+        drive
+    }
+
+    /// Commands that a drive has carried out.
+    pub fn drive_commands(&self, drive: &str) -> u64 {
+        let drive = self.drive(drive);
         drive.reads + drive.writes
     }
 

@@ -25,6 +25,7 @@ use thiserror::Error;
 use super::superblock::{Found, Name, RECORD_BYTES, Uuid, VdiskRecord};
 use super::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
+use crate::drive::health::Reason;
 
 pub use assemble::{
     AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, MemberFinding, MemberRole,
@@ -104,6 +105,13 @@ pub enum Event {
         member: MemberIndex,
         /// What the drive said.
         error: DriveError,
+    },
+    /// A member is judged too bad to be used, whatever the group can do without it.
+    Evict {
+        /// Which member.
+        member: MemberIndex,
+        /// Why.
+        reason: Reason,
     },
     /// An operator wants a member out.
     FailMember {

@@ -8,6 +8,7 @@ use crate::amf::geometry::Level;
 use crate::amf::superblock::{Name, Uuid};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, GroupLba};
+use crate::drive::health::Reason;
 
 /// What a group is able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,9 @@ pub enum LossReason {
     /// Its drive failed on user data.
     #[error("its drive failed: {0}")]
     Drive(DriveError),
+    /// Its drive answered no more, or too slowly, or erred too often.
+    #[error("its drive was given up: {0}")]
+    Health(Reason),
     /// Its drive could not take a superblock.
     #[error("its drive could not take a superblock: {0}")]
     Superblock(DriveError),

@@ -9,7 +9,8 @@ use super::options::{
 use super::show;
 use super::{Failure, print, print_json};
 use crate::target::manage::{
-    DriveFail, DriveName, GroupCreate, GroupName, Reply, Request, VdiskCreate, VdiskDelete, VdiskName,
+    DriveFail, DriveInject, DriveName, GroupCreate, GroupName, Reply, Request, VdiskCreate, VdiskDelete,
+    VdiskName,
 };
 use crate::target::rpc::{Client, ClientError, Runtime, node_sockets};
 
@@ -97,6 +98,23 @@ pub(super) fn drive(command: DriveCommand) -> Result<(), Failure> {
     match command {
         DriveCommand::List(client) => ask(&client, &Request::DriveList),
         DriveCommand::Show { drive, client } => ask(&client, &Request::DriveShow(DriveName { drive })),
+        DriveCommand::Inject {
+            drive,
+            fault,
+            at,
+            blocks,
+            us,
+            client,
+        } => {
+            let inject = DriveInject {
+                drive,
+                fault,
+                at_bytes: at,
+                blocks,
+                slow_us: us,
+            };
+            ask(&client, &Request::DriveInject(inject))
+        }
         DriveCommand::Fail {
             group,
             drive,

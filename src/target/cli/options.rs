@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nvme::nqn::Nqn;
 
-use crate::target::manage::{BLOCK_BYTES_DEFAULT, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size};
+use crate::target::manage::{BLOCK_BYTES_DEFAULT, FaultKind, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size};
 
 /// Port of NVMe over TCP when an address names none.
 ///
@@ -263,6 +263,31 @@ pub enum DriveCommand {
         )]
         client: Client,
     },
+    /// Have a drive err, hang or be slow, for tests; the configuration has to allow it
+    #[command(after_help = help::DRIVE_INJECT)]
+    Inject {
+        /// Name of the drive
+        #[arg(long)]
+        drive: String,
+        /// Fault: media, slow, hang, error, or clear to end all
+        #[arg(long, value_parser = parse_fault)]
+        fault: FaultKind,
+        /// For media: first byte that cannot be read
+        #[arg(long, value_name = "BYTES", required_if_eq("fault", "media"))]
+        at: Option<u64>,
+        /// For media: how many of the drive's logical blocks [default: 1]
+        #[arg(long, value_name = "N")]
+        blocks: Option<u64>,
+        /// For slow: by how many microseconds every command takes longer
+        #[arg(long, value_name = "N", required_if_eq("fault", "slow"))]
+        us: Option<u64>,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
     /// Take a member out of its group as if it had broken
     #[command(after_help = help::DRIVE_FAIL)]
     Fail {
@@ -425,6 +450,16 @@ fn parse_block_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_fault(text: &str) -> Result<FaultKind, String> {
+    let found = FaultKind::ALL.into_iter().find(|fault| fault.name() == text);
+    found.ok_or_else(|| {
+        format!(
+            "the faults are {}",
+            FaultKind::ALL.map(FaultKind::name).join(", ")
+        )
+    })
+}
+
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate.is_finite() && (0.1..=1e9).contains(&rate) => Ok(rate),
@@ -522,6 +557,12 @@ Examples:
   braid drive list
   braid drive show d0
   braid drive fail g0 d0";
+    pub const DRIVE_INJECT: &str = "\
+Examples:
+  braid drive inject --drive d1 --fault media --at 4194304 --blocks 8
+  braid drive inject --drive d1 --fault slow --us 50000
+  braid drive inject --drive d1 --fault hang
+  braid drive inject --drive d1 --fault clear";
     pub const DRIVE_FAIL: &str = "\
 Example:
   braid drive fail g0 d0";

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
-    CoreCounters, DriveStatus, GroupState, GroupStatus, HostStatus, MemberState, NodeStatus, Reply,
-    StageLatency, VdiskStatus,
+    CoreCounters, DriveStatus, GroupState, GroupStatus, HealthStatus, HostStatus, MemberState, NodeStatus,
+    Reply, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -223,6 +223,7 @@ fn drives_text(drives: &[DriveStatus]) -> String {
     let mut table = Table::new(&[
         ("DRIVE", Align::Left),
         ("STATE", Align::Left),
+        ("HEALTH", Align::Left),
         ("GROUP", Align::Left),
         ("MEMBER", Align::Right),
         ("CAPACITY", Align::Right),
@@ -236,6 +237,7 @@ fn drives_text(drives: &[DriveStatus]) -> String {
         table.row([
             drive.name.clone(),
             drive.state.name().to_owned(),
+            drive.health.state.name().to_owned(),
             or_dash(drive.group.as_deref()),
             drive
                 .member_index
@@ -250,7 +252,7 @@ fn drives_text(drives: &[DriveStatus]) -> String {
     }
     let mut text = table.text();
     for drive in drives {
-        if let Some(reason) = &drive.reason {
+        if let Some(reason) = drive.reason.as_ref().or(drive.health.reason.as_ref()) {
             text.push_str(&facts([(drive.name.as_str(), reason.clone())]));
         }
     }
@@ -286,7 +288,41 @@ fn drive_text(drive: &DriveStatus) -> String {
                 drive.reads, drive.writes, drive.errors
             ),
         ),
+        ("health", health_text(&drive.health)),
+        (
+            "media errors",
+            format!(
+                "{}, {} repaired, {} not",
+                drive.health.media_errors, drive.health.repaired, drive.health.repairs_failed
+            ),
+        ),
+        ("I/O errors", drive.health.io_errors.to_string()),
+        (
+            "hangs",
+            format!(
+                "{}, {} commands unanswered",
+                drive.health.hangs, drive.health.unanswered
+            ),
+        ),
+        (
+            "latency",
+            format!(
+                "p99 {}, {} slow windows",
+                drive
+                    .health
+                    .p99_us
+                    .map_or_else(|| "-".to_owned(), |us| format!("{us} us")),
+                drive.health.slow_windows
+            ),
+        ),
     ])
+}
+
+fn health_text(health: &HealthStatus) -> String {
+    match &health.reason {
+        Some(reason) => format!("{}: {reason}", health.state.name()),
+        None => health.state.name().to_owned(),
+    }
 }
 
 fn hosts_text(hosts: &[HostStatus]) -> String {
@@ -385,7 +421,7 @@ fn counters_text(cores: &[CoreCounters]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::manage::{DriveKind, DriveState, MemberStatus};
+    use crate::target::manage::{DriveKind, DriveState, HealthState, MemberStatus};
 
     fn group() -> GroupStatus {
         GroupStatus {
@@ -456,10 +492,28 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
             writes: 2,
             errors: 3,
             reason: Some("medium error".into()),
+            health: HealthStatus {
+                state: HealthState::Evicted,
+                reason: Some("51 media errors within an hour".into()),
+                media_errors: 51,
+                repaired: 50,
+                ..HealthStatus::default()
+            },
         };
         let shown = text(&Reply::Drives(vec![drive.clone()]));
         assert!(shown.ends_with("d1  medium error\n"), "{shown}");
-        assert!(text(&Reply::Drive(drive)).contains("member    1 of g0"));
+        let shown = text(&Reply::Drive(drive));
+        let has = |words: &[&str]| {
+            shown
+                .lines()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        assert!(has(&["member", "1 of g0"]), "{shown}");
+        assert!(
+            has(&["health", "evicted: 51 media errors within an hour"]),
+            "{shown}"
+        );
+        assert!(has(&["media errors", "51, 50 repaired, 0 not"]), "{shown}");
     }
 
     #[test]

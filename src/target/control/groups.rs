@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use nvme::io::NamespaceFormat;
 use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
-use reactor::{CoreIndex, Errno, Io};
+use reactor::{CoreIndex, Io};
 
-use super::Control;
+use super::{Control, SuperblockWrite};
 use crate::amf::engine::{GroupError, Request};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
@@ -17,7 +17,7 @@ use crate::amf::lock::LockTable;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::target::array::{GroupShared, ScratchMemory, drive_error};
+use crate::target::array::{GroupShared, ScratchMemory};
 use crate::target::assemble;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TokenKind, token};
@@ -297,6 +297,19 @@ impl Control {
             return core.tell_superblock(io, group, name, Err(DriveError::Gone));
         };
         let spec = &self.drives[usize::from(drive)];
+        let write = |span| SuperblockWrite {
+            group,
+            name,
+            span,
+            drive,
+            started: io.now(),
+            given_up: false,
+        };
+        if spec.faults.hangs() {
+            self.superblock_next += 1;
+            self.superblocks.insert(self.superblock_next, write(None));
+            return;
+        }
         match (&core.drives[usize::from(drive)], &spec.medium) {
             (DriveBinding::File(file), _) => {
                 let Some(span) = self.superblock_spans.pop() else {
@@ -310,9 +323,9 @@ impl Control {
                     ));
                     return;
                 };
-                io.arena_mut().copy_in(span, 0, record);
                 self.superblock_next += 1;
-                self.superblocks.insert(self.superblock_next, (group, name, span));
+                self.superblocks.insert(self.superblock_next, write(Some(span)));
+                io.arena_mut().copy_in(span, 0, record);
                 io.write(
                     *file,
                     token(TokenKind::Superblock, self.superblock_next),
@@ -342,23 +355,6 @@ impl Control {
             };
             self.write_superblock(core, io, group, name, member, offset, &record);
         }
-    }
-
-    /// A superblock write was answered by its file.
-    pub(in crate::target) fn superblock_done(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        number: u64,
-        result: Result<(), Errno>,
-    ) {
-        let (group, name, span) = self
-            .superblocks
-            .remove(&number)
-            .expect("its number was given with it");
-        self.superblock_spans.push(span);
-        self.retry_superblocks(core, io);
-        self.superblock_written(core, io, group, name, result.map_err(drive_error));
     }
 
     pub(in crate::target) fn superblock_written(
@@ -397,6 +393,7 @@ impl Control {
         if self.logged_faults.insert(group, fault) != Some(fault) {
             tracing::warn!(group = %state.shared.name, member = member.0, %error, "member failed a command");
         }
+        self.health_failed(group, member, error);
         self.group_event(core, io, group, Event::MemberFault { member, error });
     }
 

@@ -4,6 +4,7 @@
 //! a read or write.
 
 mod groups;
+mod health;
 mod operator;
 mod queues;
 
@@ -24,6 +25,7 @@ use super::message::{ControlMessage, Message, Traffic};
 use crate::amf::MemberIndex;
 use crate::amf::group::{RequestId, SuperblockIo};
 use crate::amf::superblock::{Found, RECORD_BYTES};
+use crate::drive::health::Policy;
 
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
 
@@ -99,6 +101,8 @@ pub struct ControlSetup {
     pub vdisks: Vec<VdiskPlan>,
     /// Facts about the node for `node.show`.
     pub node: NodeFacts,
+    /// From where on a drive is bad.
+    pub health: config::Health,
     /// Number of cores.
     pub cores: u16,
     /// Told when hosts may connect, or why that never will be.
@@ -122,6 +126,18 @@ pub struct NodeFacts {
     pub notes: Vec<String>,
 }
 
+/// A superblock write that is under way.
+struct SuperblockWrite {
+    group: u16,
+    name: SuperblockIo,
+    /// Its buffer; `None` if no drive has it, because that hangs on an operator's word.
+    span: Option<Span>,
+    drive: u16,
+    started: Nanos,
+    /// The group was told an error in the drive's place.
+    given_up: bool,
+}
+
 /// A superblock write that found no buffer: group, name, member, offset in bytes, record.
 type WaitingSuperblock = (u16, SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>);
 
@@ -143,8 +159,8 @@ pub struct Control {
     vdisks: Vec<VdiskPlan>,
     drives: Arc<Vec<DriveSpec>>,
     drive_uses: Vec<DriveUse>,
-    /// Superblock writes under way: group, their name there, and the buffer.
-    superblocks: BTreeMap<u64, (u16, SuperblockIo, Span)>,
+    /// Superblock writes under way.
+    superblocks: BTreeMap<u64, SuperblockWrite>,
     superblock_next: u64,
     /// Requests of operators that a group works on.
     waiting: BTreeMap<RequestId, operator::Waiting>,
@@ -185,6 +201,13 @@ pub struct Control {
     leaving: BTreeSet<u32>,
     /// Requests for the health log that wait until every core has told what it counted: cores left, and the capsule.
     health_waiting: BTreeMap<u64, queues::HealthRequest>,
+    /// The health of each drive.
+    health: Vec<health::DriveHealth>,
+    policy: Policy,
+    /// When the latency window ends.
+    window_until: Nanos,
+    /// Operators may have drives show faults.
+    fault_injection: bool,
     /// Member and generation of the last fault that was logged, of each group.
     logged_faults: BTreeMap<u16, (u8, u64)>,
 }
@@ -202,6 +225,11 @@ impl Control {
         };
         let drive_uses = setup.found.into_iter().map(unused).collect();
         let oui = setup.subsystem.oui;
+        let policy = health::policy(&setup.health);
+        let health = setup.drives.iter();
+        let health = health
+            .map(|_| health::DriveHealth::new(policy, setup.cores))
+            .collect();
         Ok(Self {
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
@@ -246,6 +274,10 @@ impl Control {
             superblock_spans: Vec::new(),
             leaving: BTreeSet::new(),
             health_waiting: BTreeMap::new(),
+            health,
+            policy,
+            window_until: 0,
+            fault_injection: setup.health.allow_fault_injection,
             logged_faults: BTreeMap::new(),
         })
     }
@@ -269,6 +301,7 @@ impl Control {
         self.listen_again(io);
         self.check_stop(io);
         self.report_health(core, io);
+        self.health_tick(core, io);
         self.resync_tick(core, io);
     }
 
@@ -319,7 +352,14 @@ impl Control {
             ControlMessage::Fault { group, member, error } => {
                 self.member_fault(core, io, group, member, error)
             }
-            ControlMessage::Counts { traffic, drives } => self.add_counts(traffic, &drives),
+            ControlMessage::Counts {
+                core: from,
+                traffic,
+                drives,
+            } => {
+                self.add_traffic(traffic);
+                self.take_drive_reports(core, io, from, &drives);
+            }
             ControlMessage::NotAdopted { core: of } => {
                 self.connection_ended(of);
                 self.try_close(core, io);

@@ -95,6 +95,7 @@ impl Control {
                 }
                 Err(error) => Err(error),
             },
+            Request::DriveInject(wanted) => self.inject(&wanted),
             Request::HostList => Ok(Reply::Hosts(self.host_list(io.now()))),
             // The node's own thread asks every core and answers these.
             Request::Latency | Request::Counters => Err(ManageError::new(
@@ -192,7 +193,7 @@ impl Control {
         found.ok_or_else(|| ManageError::not_found("vdisk", name))
     }
 
-    fn drive_named(&self, name: &str) -> Result<usize, ManageError> {
+    pub(super) fn drive_named(&self, name: &str) -> Result<usize, ManageError> {
         let found = self.drives.iter().position(|drive| drive.name == name);
         found.ok_or_else(|| ManageError::not_found("drive", name))
     }
@@ -230,7 +231,9 @@ impl Control {
             .ok_or_else(|| invalid("the strip is too long".into()))?;
         let mut drives = Vec::new();
         for drive in &create.drives {
-            drives.push(self.drive_facts(self.drive_named(drive)?));
+            let drive = self.drive_named(drive)?;
+            self.check_usable(drive)?;
+            drives.push(self.drive_facts(drive));
         }
         let ids = CreateIds {
             array: derived_id(entropy, 0),
@@ -483,7 +486,7 @@ impl Control {
             .collect()
     }
 
-    fn drive_status(&self, drive: usize) -> manage::DriveStatus {
+    pub(super) fn drive_status(&self, drive: usize) -> manage::DriveStatus {
         let spec = &self.drives[drive];
         let usage = &self.drive_uses[drive];
         let member = usage.member.map(|(group, member)| {
@@ -527,6 +530,7 @@ impl Control {
             writes: usage.writes,
             errors: usage.errors,
             reason,
+            health: self.health[drive].status(),
         }
     }
 

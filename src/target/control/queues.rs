@@ -194,17 +194,11 @@ impl Control {
         self.actions = actions;
     }
 
-    pub(super) fn add_counts(&mut self, traffic: Traffic, drives: &[(u16, [u64; 3])]) {
+    pub(super) fn add_traffic(&mut self, traffic: Traffic) {
         self.traffic.read_commands += traffic.read_commands;
         self.traffic.write_commands += traffic.write_commands;
         self.traffic.read_bytes += traffic.read_bytes;
         self.traffic.write_bytes += traffic.write_bytes;
-        for &(drive, [reads, writes, errors]) in drives {
-            let counts = &mut self.drive_uses[usize::from(drive)];
-            counts.reads += reads;
-            counts.writes += writes;
-            counts.errors += errors;
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::Request;
+use crate::target::manage::{FaultKind, Request};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -37,6 +37,8 @@ enum Kind {
     Size,
     /// True or false.
     Flag,
+    /// A fault of a drive.
+    Fault,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Parameter {
@@ -134,6 +136,17 @@ const METHODS: &[Method] = &[
         build: |params| serde_json::from_value(params).map(Request::DriveFail),
     },
     Method {
+        name: "drive.inject",
+        parameters: &[
+            required("drive", Kind::Name),
+            required("fault", Kind::Fault),
+            optional("at_bytes", Kind::Whole(0, u64::MAX)),
+            optional("blocks", Kind::Whole(1, 1 << 32)),
+            optional("slow_us", Kind::Whole(0, 3_600_000_000)),
+        ],
+        build: |params| serde_json::from_value(params).map(Request::DriveInject),
+    },
+    Method {
         name: "host.list",
         parameters: &[],
         build: |_| Ok(Request::HostList),
@@ -168,6 +181,7 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::VdiskDelete(params) => value(params),
         Request::DriveShow(params) => value(params),
         Request::DriveFail(params) => value(params),
+        Request::DriveInject(params) => value(params),
         Request::NodeShow
         | Request::GroupList
         | Request::VdiskList
@@ -280,6 +294,9 @@ impl Kind {
             Self::Whole(min, max) => value.as_u64().is_some_and(|number| (min..=max).contains(&number)),
             Self::Size => value.as_u64().is_some_and(|bytes| bytes > 0) || value.as_str() == Some("all"),
             Self::Flag => value.is_boolean(),
+            Self::Fault => value
+                .as_str()
+                .is_some_and(|name| FaultKind::ALL.iter().any(|fault| fault.name() == name)),
         }
     }
 
@@ -294,6 +311,7 @@ impl Kind {
             Self::Whole(min, max) => format!("a whole number in {min}..={max}"),
             Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
+            Self::Fault => format!("one of {}", FaultKind::ALL.map(FaultKind::name).join(", ")),
         }
     }
 
@@ -306,6 +324,7 @@ impl Kind {
             Self::Whole(min, _) => json!(min),
             Self::Size => json!("all"),
             Self::Flag => json!(true),
+            Self::Fault => json!(FaultKind::Hang.name()),
         }
     }
 }
@@ -406,6 +425,13 @@ mod tests {
                 group: name(),
                 drive: name(),
                 force: true,
+            }),
+            Request::DriveInject(DriveInject {
+                drive: name(),
+                fault: FaultKind::Media,
+                at_bytes: Some(4096),
+                blocks: Some(8),
+                slow_us: None,
             }),
             Request::HostList,
             Request::Latency,

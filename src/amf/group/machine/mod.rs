@@ -224,6 +224,7 @@ impl Group {
             Event::Start => self.start(out),
             Event::SuperblockWritten { io, result } => self.superblock_written(io, result, out),
             Event::MemberFault { member, error } => self.lose(member, LossReason::Drive(error), out),
+            Event::Evict { member, reason } => self.lose(member, LossReason::Health(reason), out),
             Event::FailMember {
                 request,
                 member,
