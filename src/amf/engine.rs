@@ -12,9 +12,11 @@ mod hang;
 mod machine;
 mod piece;
 mod scratch;
+mod write_back;
 
 pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
+pub use write_back::{Durability, WriteBackConfig};
 
 use std::sync::Arc;
 
@@ -85,6 +87,8 @@ pub enum Request {
     },
     /// Make everything written so far durable on all live members.
     Flush,
+    /// Bring all dirty data of this core to its place and make that durable, so that the journal owes nothing.
+    Drain,
     /// Make the row's check data match its data, or its copies one another, for the resynchronisation
     /// after an unclean stop.
     Resync {
@@ -153,6 +157,11 @@ pub enum Place {
     },
     /// In the core's scratch region.
     Scratch {
+        /// From its start.
+        offset_bytes: u32,
+    },
+    /// In the core's ring, the image of its lane of the journal.
+    Ring {
         /// From its start.
         offset_bytes: u32,
     },
@@ -253,6 +262,23 @@ pub enum Action {
         /// Length.
         bytes: u32,
     },
+    /// Compute the CRC-32C of the payload, which lies in the ring behind the header, then put what [`Engine::seal`] says
+    /// into the header's block; at once.
+    Seal {
+        /// What to tell [`Engine::seal`].
+        slot: u8,
+        /// Where the header, one block, is in the ring.
+        offset_bytes: u32,
+        /// Length of the payload.
+        payload_bytes: u32,
+    },
+    /// Call [`Engine::recall`] with this row on the engine of this core, another one.
+    RecallCore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
     /// Call [`Engine::wake`] with this row on the engines of these cores.
     WakeCores {
         /// Bit `i` is core `i`; never this engine's own.
@@ -343,6 +369,8 @@ pub struct EngineConfig {
     pub scratch_bytes: u32,
     /// As of the last durable generation.
     pub members: MemberSet,
+    /// The journal, for groups that have one.
+    pub write_back: Option<WriteBackConfig>,
 }
 
 #[cfg(test)]

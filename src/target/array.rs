@@ -11,7 +11,7 @@ use super::core::Core;
 use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message};
 use crate::amf::engine::{
-    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold,
+    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold, WriteBackConfig,
 };
 use crate::amf::geometry::Geometry;
 use crate::amf::lock::LockTable;
@@ -47,6 +47,8 @@ pub struct GroupShared {
     pub scratch_bytes: u32,
     /// Where they come from.
     pub memory: ScratchMemory,
+    /// The journal that its writes end in first, if it has one.
+    pub journal: Option<WriteBackConfig>,
 }
 
 /// One core's part of a group.
@@ -55,6 +57,8 @@ pub struct GroupBinding {
     pub(super) engine: Engine,
     block: BlockSize,
     scratch: Span,
+    /// The image of this core's lane of the journal.
+    ring: Option<Span>,
     actions: Vec<Action>,
     /// The vector that was just carried out, kept for its memory.
     spare: Vec<Action>,
@@ -121,12 +125,20 @@ impl Core {
             pieces_max: PIECES_MAX,
             scratch_bytes: shared.scratch_bytes,
             members,
+            write_back: shared.journal.clone(),
+        });
+        let ring = shared.journal.as_ref().map(|journal| {
+            let bytes = journal.layout.lane_blocks << shared.geometry.block().shift();
+            io.arena_mut()
+                .alloc(bytes)
+                .expect("the memory was checked before the group was opened")
         });
         self.groups.push(GroupBinding {
             block: shared.geometry.block(),
             shared,
             engine,
             scratch,
+            ring,
             actions: Vec::with_capacity(256),
             spare: Vec::with_capacity(256),
             pumping: false,
@@ -231,6 +243,10 @@ impl Core {
                 offset_bytes,
             } => self.commands.span(command).part(offset_bytes, bytes),
             Place::Scratch { offset_bytes } => self.groups[group].scratch.part(offset_bytes, bytes),
+            Place::Ring { offset_bytes } => self.groups[group]
+                .ring
+                .expect("only engines with a journal know its ring")
+                .part(offset_bytes, bytes),
             Place::Zeroes => self.zeroes.expect("allocated at start").part(0, bytes),
         }
     }
@@ -288,6 +304,14 @@ impl Core {
                 let binding = &mut self.groups[g];
                 binding.engine.compared(tag, equal, &mut binding.actions);
             }
+            Action::Seal {
+                slot,
+                offset_bytes,
+                payload_bytes,
+            } => self.seal_batch(io, g, slot, offset_bytes, payload_bytes),
+            Action::RecallCore { core, row } => {
+                self.tell(io, reactor::CoreIndex(core), Message::Recall { group, row });
+            }
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
             // Until there is something that repairs blocks, a member that lost some is as good as lost.
             Action::ReportMedia { member, .. } => {
@@ -301,6 +325,47 @@ impl Core {
             }
             Action::Complete { command, result } => self.complete_request(io, group, command, result),
         }
+    }
+
+    /// Another core wants a row that this one may keep for its dirty data.
+    pub(super) fn recall_row(&mut self, io: &mut Io<Message>, group: u16, row: RowIndex) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.engine.recall(row, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Lets the engines know that time goes by.
+    pub(super) fn tick_groups(&mut self, io: &mut Io<Message>) {
+        for group in 0..u16::try_from(self.groups.len()).expect("a node has at most 128 groups") {
+            let binding = &mut self.groups[usize::from(group)];
+            binding.engine.tick(&mut binding.actions);
+            self.pump(io, group);
+        }
+    }
+
+    /// Puts the header of a journal batch before its payload.
+    fn seal_batch(
+        &mut self,
+        io: &mut Io<Message>,
+        group: usize,
+        slot: u8,
+        offset_bytes: u32,
+        payload_bytes: u32,
+    ) {
+        let block = self.groups[group].block.bytes();
+        let header = self.locate(group, Place::Ring { offset_bytes }, block);
+        let offset_bytes = offset_bytes + block;
+        let crc = if payload_bytes == 0 {
+            0
+        } else {
+            let payload = self.locate(group, Place::Ring { offset_bytes }, payload_bytes);
+            io.arena().with_bytes(payload, |bytes| super::crc32c(0, bytes))
+        };
+        let engine = &self.groups[group].engine;
+        io.arena_mut()
+            .with_bytes_mut(header, |bytes| engine.seal(slot, crc, bytes));
     }
 
     /// Begins a drive command of a group's engine: on these blocks of a member, with its data in this place.

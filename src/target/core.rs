@@ -365,6 +365,7 @@ impl Core {
             Message::AddGroup(shared, members) => self.add_group(io, shared, members),
             Message::Members { group, set } => self.set_members(io, group, set),
             Message::Wake { group, row } => self.wake_row(io, group, row),
+            Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,
             Message::Observe(call) => call.answer(self.index, &self.latencies, io),
             Message::ToControl(message) => {
@@ -558,6 +559,7 @@ impl Core {
     fn tick(&mut self, io: &mut Io<Message>) {
         self.report_drained(io);
         self.cut_slow_closes(io);
+        self.tick_groups(io);
         self.failures = 0;
         self.tend_hung(io);
         self.report_counts(io);

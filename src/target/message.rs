@@ -72,6 +72,13 @@ pub enum Message {
         /// The row that is free.
         row: RowIndex,
     },
+    /// Another core wants a row that this one may keep for its dirty data.
+    Recall {
+        /// Which group.
+        group: u16,
+        /// The row.
+        row: RowIndex,
+    },
     /// The namespaces changed.
     Namespaces(Arc<Namespaces>),
     /// Ask every core for its latency histograms and counters.

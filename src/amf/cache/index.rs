@@ -40,6 +40,7 @@ impl KeyIndex {
         }
     }
 
+    /// The place of a key, if it is there.
     #[inline]
     pub fn find(&self, key: u64) -> Option<u32> {
         let slot = self.slots[self.search(key)];

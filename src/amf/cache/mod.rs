@@ -14,6 +14,7 @@ pub use clean::{CleanCache, CleanCounts, CleanLimits, PageIndex, PageKey, Refere
 pub use dirty::{
     Coverage, DirtyExtent, DirtyLimits, DirtyMap, DirtyRun, DirtySnapshot, DirtySource, Extents, ROW_RUNS_MAX,
 };
+pub use index::KeyIndex;
 pub use read_ahead::{Observed, ReadAhead, ReadAheadLimits, STREAMS_MAX};
 pub use rows::{DirtyRows, RowTable};
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::*;
 use crate::amf::code::mul_add_bytes;
 use crate::amf::geometry::Level;
+use crate::amf::journal::{JournalLayout, JournalShared, parse};
+use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::block::BlockSize;
 
@@ -47,6 +49,7 @@ pub enum Owed {
     Drive(Action),
     Compared { io: IoTag, equal: bool },
     Wake(RowIndex),
+    Recall(RowIndex),
     Members(MemberSet),
 }
 
@@ -54,6 +57,7 @@ pub struct Core {
     pub engine: Engine,
     pub buffers: Vec<Vec<u8>>,
     scratch: Vec<u8>,
+    ring: Vec<u8>,
     pub owed: Vec<Owed>,
 }
 
@@ -83,6 +87,10 @@ pub struct World {
     pub done: Vec<Done>,
     pub random: Random,
     scratch_bytes: u32,
+    commands: u32,
+    journaled: bool,
+    /// End of the data on each drive.
+    data_blocks: usize,
 }
 
 pub struct Shape {
@@ -95,7 +103,14 @@ pub struct Shape {
     pub pieces: u32,
     /// Scratch beyond the least, in strips.
     pub scratch_strips: u32,
+    /// Whether there is a journal, and when writes are done then.
+    pub journal: Option<Durability>,
 }
+
+/// Blocks of a lane: short, so that it is full all the time.
+const LANE_BLOCKS: u32 = 160;
+/// Blocks of a write in the journal.
+const WRITE_BLOCKS_MAX: u32 = 12;
 
 impl Shape {
     pub const SMALL: Self = Self {
@@ -107,6 +122,7 @@ impl Shape {
         commands: 8,
         pieces: 16,
         scratch_strips: 64,
+        journal: None,
     };
 }
 
@@ -132,23 +148,41 @@ impl World {
         };
         let scratch_bytes =
             Engine::scratch_bytes_min(&geometry) + shape.scratch_strips * geometry.strip_bytes();
+        let data_blocks = 3 + shape.rows * u64::from(geometry.member_row_blocks());
+        let shared = Arc::new(JournalShared::new(shape.cores, 1));
+        let journal = |durability| WriteBackConfig {
+            layout: JournalLayout {
+                start: MemberLba(data_blocks),
+                lane_blocks: LANE_BLOCKS,
+                lanes: shape.cores,
+                incarnation: 1,
+                group: Uuid([7; 16]),
+                block: BlockSize::B512,
+            },
+            shared: Arc::clone(&shared),
+            durability,
+            write_blocks_max: WRITE_BLOCKS_MAX,
+        };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
                 geometry,
                 core,
                 lock: Arc::clone(&lock),
-                commands_max: shape.commands,
+                // One more, for the test's own drains.
+                commands_max: shape.commands + 1,
                 pieces_max: shape.pieces,
                 scratch_bytes,
                 members,
+                write_back: shape.journal.map(journal),
             }),
+            ring: vec![JUNK; LANE_BLOCKS as usize],
             buffers: vec![Vec::new(); shape.commands as usize],
             scratch: vec![JUNK; (scratch_bytes / BLOCK) as usize],
             owed: Vec::new(),
         });
         let cores = cores.collect();
-        let blocks =
-            usize::try_from(3 + shape.rows * u64::from(geometry.member_row_blocks())).expect("small");
+        let journal_blocks = (u64::from(shape.cores) + 1) * u64::from(LANE_BLOCKS);
+        let blocks = usize::try_from(data_blocks + journal_blocks).expect("small");
         Self {
             geometry,
             lock,
@@ -164,6 +198,26 @@ impl World {
             done: Vec::new(),
             random: Random::new(seed),
             scratch_bytes,
+            commands: shape.commands,
+            journaled: shape.journal.is_some(),
+            data_blocks: usize::try_from(data_blocks).expect("small"),
+        }
+    }
+
+    /// Brings all that is dirty to its place.
+    pub fn drain(&mut self) {
+        if !self.journaled {
+            return;
+        }
+        for core in 0..self.cores.len() {
+            self.submit(core, self.commands, Request::Drain);
+        }
+        self.settle();
+        for core in 0..self.cores.len() {
+            let result = self.result(core, self.commands);
+            assert!(result.is_some(), "a drain ends");
+            let commands = self.commands;
+            self.done.retain(|done| done.command.0 != commands);
         }
     }
 
@@ -253,7 +307,7 @@ impl World {
                 self.transfer(core, &action);
                 Ok(())
             }
-            Owed::Compared { .. } | Owed::Wake(_) | Owed::Members(_) => Ok(()),
+            Owed::Compared { .. } | Owed::Wake(_) | Owed::Recall(_) | Owed::Members(_) => Ok(()),
         };
         self.answer(core, owed, result);
     }
@@ -283,6 +337,7 @@ impl World {
             Owed::Drive(action) => engine.drive_done(drive_io(&action).0, result, &mut out),
             Owed::Compared { io, equal } => engine.compared(io, equal, &mut out),
             Owed::Wake(row) => engine.wake(row, &mut out),
+            Owed::Recall(row) => engine.recall(row, &mut out),
             Owed::Members(members) => engine.set_members(members, &mut out),
         }
         self.act(core, out);
@@ -301,6 +356,12 @@ impl World {
 
     /// Pays a random debt of a random core; false if there is none.
     pub fn pay_any(&mut self) -> bool {
+        if self.journaled && self.random.chance(3) {
+            let core = self.random.index(self.cores.len());
+            let mut out = Vec::new();
+            self.cores[core].engine.tick(&mut out);
+            self.act(core, out);
+        }
         let total: usize = self.cores.iter().map(|core| core.owed.len()).sum();
         if total == 0 {
             return false;
@@ -329,7 +390,7 @@ impl World {
     pub fn asked(&self, core: usize) -> Vec<Action> {
         let drive = |owed: &Owed| match owed {
             Owed::Drive(action) => Some(*action),
-            Owed::Compared { .. } | Owed::Wake(_) | Owed::Members(_) => None,
+            Owed::Compared { .. } | Owed::Wake(_) | Owed::Recall(_) | Owed::Members(_) => None,
         };
         self.cores[core].owed.iter().filter_map(drive).collect()
     }
@@ -349,7 +410,7 @@ impl World {
 
     /// Whether parity matches data in every row.
     pub fn parity_matches(&self) -> bool {
-        (3..self.drives[0].len()).all(|at| self.drives.iter().fold(0, |sum, drive| sum ^ drive[at]) == 0)
+        (3..self.data_blocks).all(|at| self.drives.iter().fold(0, |sum, drive| sum ^ drive[at]) == 0)
     }
 
     /// All locks are back, all scratch is back, nothing is in flight.
@@ -428,6 +489,20 @@ impl World {
                     blocks,
                 } => self.media.push((member, row, offset_blocks, blocks)),
                 Action::Scrubbed { row, outcome } => self.scrubbed.push((row, outcome)),
+                Action::Seal {
+                    slot,
+                    offset_bytes,
+                    payload_bytes: _,
+                } => {
+                    let mut header = vec![0; BLOCK as usize];
+                    self.cores[core].engine.seal(slot, 0, &mut header);
+                    assert!(parse(&header).is_ok(), "a header can be read back");
+                    self.cores[core].ring[(offset_bytes / BLOCK) as usize] = 0x5E;
+                }
+                Action::RecallCore { core: other, row } => {
+                    assert_ne!(usize::from(other), core, "another core is asked");
+                    self.cores[usize::from(other)].owed.push(Owed::Recall(row));
+                }
                 Action::Compare { io, a, b, bytes } => {
                     let equal = self.load(core, a, bytes) == self.load(core, b, bytes);
                     self.cores[core].owed.push(Owed::Compared { io, equal });
@@ -493,6 +568,8 @@ impl World {
             Action::Xor { .. }
             | Action::MulAdd { .. }
             | Action::Copy { .. }
+            | Action::Seal { .. }
+            | Action::RecallCore { .. }
             | Action::Compare { .. }
             | Action::WakeCores { .. }
             | Action::ReportMedia { .. }
@@ -511,6 +588,7 @@ impl World {
                 offset_bytes,
             } => (&self.cores[core].buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&self.cores[core].scratch, offset_bytes),
+            Place::Ring { offset_bytes } => (&self.cores[core].ring, offset_bytes),
             Place::Zeroes => {
                 assert!(
                     bytes <= self.geometry.strip_bytes(),
@@ -531,6 +609,7 @@ impl World {
                 offset_bytes,
             } => (&mut self.cores[core].buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&mut self.cores[core].scratch, offset_bytes),
+            Place::Ring { offset_bytes } => (&mut self.cores[core].ring, offset_bytes),
             Place::Zeroes => unreachable!("zeroes are never written to"),
         };
         assert_eq!(offset % BLOCK, 0);
@@ -549,6 +628,8 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         Action::Xor { .. }
         | Action::MulAdd { .. }
         | Action::Copy { .. }
+        | Action::Seal { .. }
+        | Action::RecallCore { .. }
         | Action::Compare { .. }
         | Action::WakeCores { .. }
         | Action::ReportMedia { .. }

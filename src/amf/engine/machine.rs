@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::hang::Held;
 use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
 use super::scratch::Scratch;
+use super::write_back::{DESTAGES_MAX, WriteBack};
 use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
 use crate::amf::geometry::{Geometry, RowPiece};
 use crate::amf::list::{Links, List};
@@ -60,6 +61,8 @@ pub struct Engine {
     woken: VecDeque<RowIndex>,
     pub(super) plan: RowPlan,
     in_flight: u32,
+    /// Where writes end first, if the group has a journal.
+    pub(super) write_back: Option<WriteBack>,
 }
 
 /// A command's slot.
@@ -122,6 +125,7 @@ impl Engine {
             pieces_max,
             scratch_bytes,
             members,
+            write_back,
         } = config;
         assert!(core < CORES_MAX, "the lock word has room for {CORES_MAX} cores");
         assert!(commands_max > 0, "an engine without commands does nothing");
@@ -138,26 +142,31 @@ impl Engine {
             "only members fail"
         );
         lock.publish(members);
+        let all_pieces = pieces_max + write_back.as_ref().map_or(0, |_| DESTAGES_MAX);
+        let mut commands = vec![Command::FREE; commands_max as usize + 1];
+        // The last one stands for what the engine does by itself.
+        commands[commands_max as usize].state = CommandState::Active;
         Self {
+            write_back: write_back.map(|config| WriteBack::new(config, &geometry, core, pieces_max)),
             geometry,
             core,
             lock,
-            commands: vec![Command::FREE; commands_max as usize].into(),
+            commands: commands.into(),
             command_links: Links::new(commands_max),
             starved: List::EMPTY,
-            pieces: vec![Piece::FREE; pieces_max as usize].into(),
-            piece_links: Links::new(pieces_max),
+            pieces: vec![Piece::FREE; all_pieces as usize].into(),
+            piece_links: Links::new(all_pieces),
             free_pieces: (0..pieces_max).rev().collect(),
             lock_waiters: vec![List::EMPTY; pieces_max.next_power_of_two() as usize].into(),
             lock_waiting: 0,
-            scratch: Scratch::new(scratch_bytes, pieces_max),
+            scratch: Scratch::new(scratch_bytes, all_pieces),
             held: Vec::new(),
             scratch_waiters: List::EMPTY,
             scratch_retry: false,
             members_waiters: List::EMPTY,
-            granted: VecDeque::with_capacity(pieces_max as usize),
+            granted: VecDeque::with_capacity(all_pieces as usize),
             // Each piece that ends wakes one row, and one more may be told from outside.
-            woken: VecDeque::with_capacity(pieces_max as usize + 1),
+            woken: VecDeque::with_capacity(all_pieces as usize + 1),
             plan: RowPlan::with_capacity(&geometry),
             in_flight: 0,
         }
@@ -244,6 +253,9 @@ impl Engine {
         );
         self.lock.publish(members);
         self.members_changed(out);
+        if self.write_back.is_some() {
+            self.members_changed_for_write_back(out);
+        }
         self.settle(out);
     }
 
@@ -282,6 +294,11 @@ impl Engine {
         };
         self.leave_off(index, out);
         self.settle(out);
+    }
+
+    /// The command in whose name the engine does what nobody asked for.
+    pub(super) fn own_command(&self) -> u32 {
+        u32::try_from(self.commands.len() - 1).expect("commands_max is 32 bits")
     }
 
     /// The slot that works for a command: of a fused pair its comparison.
@@ -346,7 +363,7 @@ impl Engine {
     /// How many blocks a request has, or why it is refused. Flush and resync count as one.
     fn admit(&self, request: &Request) -> Result<u64, GroupError> {
         let (lba, blocks) = match *request {
-            Request::Flush => return Ok(1),
+            Request::Flush | Request::Drain => return Ok(1),
             Request::Resync { row } if row.0 < self.geometry.rows() => return Ok(1),
             Request::Resync { .. }
             | Request::Rebuild { .. }
@@ -368,7 +385,7 @@ impl Engine {
         }
         if matches!(request, Request::CompareWrite { .. }) && blocks > 0 {
             let first = self.geometry.first_piece(lba, blocks);
-            if u64::from(first.blocks) != blocks {
+            if u64::from(first.blocks) != blocks || first.blocks > self.write_blocks_max() {
                 return Err(GroupError::TooLong);
             }
         }
@@ -393,7 +410,7 @@ impl Engine {
                 self.command_links.remove(&mut self.starved, command);
                 self.start_piece(command, out);
                 self.line_up(command);
-            } else {
+            } else if self.write_back.is_none() || !self.poll_write_back(out) {
                 return;
             }
         }
@@ -411,25 +428,42 @@ impl Engine {
     /// Makes the command's next piece and takes its lock, or lets it wait for that.
     fn start_piece(&mut self, command: u32, out: &mut Vec<Action>) {
         let index = self.free_pieces.pop().expect("the caller saw a free piece");
+        let write_blocks_max = self.write_blocks_max();
         let slot = &mut self.commands[command as usize];
-        let (work, row) = next_piece(&self.geometry, slot);
+        let (work, row) = next_piece(&self.geometry, slot, write_blocks_max);
         slot.started_blocks += u64::from(row.blocks);
         slot.pieces += 1;
         let piece = &mut self.pieces[index as usize];
         assert!(piece.state == State::Free, "a free piece is free");
         *piece = Piece::new(command, work, row);
+        if self.take_room(index) {
+            self.take_lock(index, out);
+        }
+    }
+
+    /// Takes the row's lock for a piece, which then begins, or lets it wait for that.
+    pub(super) fn take_lock(&mut self, index: u32, out: &mut Vec<Action>) {
+        let Piece { work, row, .. } = self.pieces[index as usize];
         let Some(mode) = work.mode() else {
             return self.begin(index, out);
         };
+        if let Some(entry) = self.find_hold(row.row) {
+            if self.enter_hold(index, entry) {
+                self.begin(index, out);
+            }
+            return;
+        }
         let slot = self.lock.slot(row.row);
+        let mut recall = None;
         // Behind others of this core that wait there: they were first.
         if self.lock_waiting == 0 || self.first_waiter(slot).is_none() {
             match self.lock.try_acquire(row.row, mode, self.core) {
                 Acquire::Acquired { wake } => {
                     self.tell(wake, row.row, out);
+                    self.hold_row(index);
                     return self.begin(index, out);
                 }
-                Acquire::Busy { .. } => {}
+                Acquire::Busy { recall: holder } => recall = holder,
             }
         }
         let piece = &mut self.pieces[index as usize];
@@ -438,6 +472,16 @@ impl Engine {
         self.lock_waiting += 1;
         let bucket = self.bucket(slot);
         self.piece_links.push_back(&mut self.lock_waiters[bucket], index);
+        self.ask_for(recall, row.row, out);
+    }
+
+    /// Asks the core that may keep a row without need to give it up.
+    fn ask_for(&mut self, holder: Option<u16>, row: RowIndex, out: &mut Vec<Action>) {
+        match holder {
+            Some(core) if core == self.core => self.recall_slot(self.lock.slot(row), out),
+            Some(core) => out.push(Action::RecallCore { core, row }),
+            None => {}
+        }
     }
 
     fn bucket(&self, slot: u32) -> usize {
@@ -456,7 +500,7 @@ impl Engine {
         None
     }
 
-    fn stop_waiting(&mut self, piece: u32) {
+    pub(super) fn stop_waiting(&mut self, piece: u32) {
         let bucket = self.bucket(self.pieces[piece as usize].slot);
         self.piece_links.remove(&mut self.lock_waiters[bucket], piece);
         self.lock_waiting -= 1;
@@ -471,10 +515,20 @@ impl Engine {
                 .work
                 .mode()
                 .expect("only pieces with a lock await it");
-            let Acquire::Acquired { wake } = self.lock.try_acquire(row, mode, self.core) else {
-                return;
+            if let Some(entry) = self.find_hold(row) {
+                // One before it has made the row ours.
+                self.stop_waiting(index);
+                if self.enter_hold(index, entry) {
+                    self.granted.push_back(index);
+                }
+                continue;
+            }
+            let wake = match self.lock.try_acquire(row, mode, self.core) {
+                Acquire::Acquired { wake } => wake,
+                Acquire::Busy { recall } => return self.ask_for(recall, row, out),
             };
             self.tell(wake, row, out);
+            self.hold_row(index);
             self.let_in(index);
             if mode.is_write() {
                 continue;
@@ -517,16 +571,19 @@ impl Engine {
     }
 
     fn leave_off_piece(&mut self, index: u32, out: &mut Vec<Action>) {
-        let Piece { state, slot, row, .. } = self.pieces[index as usize];
+        let Piece { state, .. } = self.pieces[index as usize];
         match state {
             State::Free => unreachable!("no command has the number of a free piece"),
-            State::AwaitingLock => {
-                self.stop_waiting(index);
-                if self.first_waiter(slot).is_none() {
-                    let wake = self.lock.withdraw(row.row, self.core);
-                    self.tell(wake, row.row, out);
-                }
-                self.end_piece(index, Err(GroupError::Aborted), out);
+            State::AwaitingRoom | State::AwaitingLock | State::AwaitingHold => {
+                self.leave_queue(index, Err(GroupError::Aborted), out);
+            }
+            State::AwaitingDrain => {
+                let write_back = self
+                    .write_back
+                    .as_mut()
+                    .expect("only there is something to drain");
+                self.piece_links.remove(&mut write_back.drain_waiters, index);
+                self.finish(index, Err(GroupError::Aborted), out);
             }
             State::AwaitingScratch => {
                 self.piece_links.remove(&mut self.scratch_waiters, index);
@@ -538,8 +595,39 @@ impl Engine {
                 self.finish(index, Err(GroupError::Aborted), out);
             }
             // Their last answer ends these, and the others have begun to write.
-            State::Reading | State::Comparing | State::Writing | State::AwaitingMembersToEnd => {}
+            State::Reading
+            | State::Comparing
+            | State::AwaitingCommit
+            | State::Writing
+            | State::AwaitingMembersToEnd => {}
         }
+    }
+
+    /// Ends a piece that waits for room, its lock or its turn in a hold.
+    pub(super) fn leave_queue(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
+        let Piece { state, slot, row, .. } = self.pieces[index as usize];
+        match state {
+            State::AwaitingRoom => self.leave_room_queue(index),
+            State::AwaitingLock => {
+                self.stop_waiting(index);
+                if self.first_waiter(slot).is_none() {
+                    let wake = self.lock.withdraw(row.row, self.core);
+                    self.tell(wake, row.row, out);
+                }
+            }
+            State::AwaitingHold => self.leave_hold_queue(index, out),
+            State::Free
+            | State::AwaitingScratch
+            | State::Reading
+            | State::Comparing
+            | State::AwaitingCommit
+            | State::AwaitingDrain
+            | State::AwaitingMembersToPlan
+            | State::Writing
+            | State::AwaitingMembersToEnd => unreachable!("it is in none of these queues"),
+        }
+        self.give_room_back(index);
+        self.end_piece(index, result, out);
     }
 
     /// Takes a piece that holds neither lock nor scratch off its command; the last one completes it.
@@ -597,7 +685,7 @@ impl Engine {
 }
 
 /// What a command does next and where.
-fn next_piece(geometry: &Geometry, slot: &Command) -> (Work, RowPiece) {
+fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Work, RowPiece) {
     let cut = |lba: GroupLba| {
         let next = GroupLba(lba.0 + slot.started_blocks);
         let first = geometry.first_piece(next, slot.total_blocks - slot.started_blocks);
@@ -608,13 +696,12 @@ fn next_piece(geometry: &Geometry, slot: &Command) -> (Work, RowPiece) {
     };
     match slot.request {
         Request::Read { lba, .. } => (Work::Read, cut(lba)),
-        Request::Write { lba, fua, .. } => (
-            Work::Write {
-                source: Source::User,
-                fua,
-            },
-            cut(lba),
-        ),
+        Request::Write { lba, fua, .. } => {
+            let mut piece = cut(lba);
+            piece.blocks = piece.blocks.min(write_blocks_max);
+            let source = Source::User;
+            (Work::Write { source, fua }, piece)
+        }
         Request::Zero {
             lba, deallocate, fua, ..
         } => {
@@ -638,8 +725,12 @@ fn next_piece(geometry: &Geometry, slot: &Command) -> (Work, RowPiece) {
             (Work::Compare, piece)
         }
         Request::CompareWrite { lba, write, fua, .. } => (Work::CompareThenWrite { write, fua }, cut(lba)),
-        Request::Flush => (
-            Work::Flush,
+        Request::Flush | Request::Drain => (
+            if slot.request == Request::Flush {
+                Work::Flush
+            } else {
+                Work::Drain
+            },
             RowPiece {
                 row: RowIndex(0),
                 start_blocks: 0,

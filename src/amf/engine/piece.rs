@@ -1,9 +1,12 @@
 //! The engine's row operations: reading, comparing, writing, and what happens when a member fails.
 
-use super::machine::Engine;
+use super::machine::{Engine, PIECES_MAX};
 use super::scratch::Span;
+use super::write_back::Room;
 use super::{Action, CommandId, GroupError, IoTag, Place};
+use crate::amf::cache::EntryIndex;
 use crate::amf::geometry::RowPiece;
+use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{Members, Mode};
 use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Target};
 use crate::amf::{MEMBERS_MAX, MemberIndex};
@@ -12,8 +15,11 @@ use crate::drive::DriveError;
 // An I/O tag is: piece | run (2 bits) | member (5 bits). A plan has at most one transfer per member and
 // interval, and with that at most three; the run tells them apart.
 const MEMBER_BITS: u32 = 5;
-const RUN_BITS: u32 = 2;
+const RUN_BITS: u32 = 7;
 pub(super) const IO_TAG_SHIFT: u32 = MEMBER_BITS + RUN_BITS;
+
+/// Numbers that the piece field of a tag can have.
+pub(super) const TAG_PIECES: u32 = 1 << (u32::BITS - IO_TAG_SHIFT);
 
 const _: () = assert!(1 << MEMBER_BITS == MEMBERS_MAX);
 
@@ -37,6 +43,10 @@ pub(super) enum Work {
     },
     Resync,
     Flush,
+    /// Dirty data of the row goes to its place.
+    Destage,
+    /// Waits until nothing is dirty and nothing is owed to the drives.
+    Drain,
 }
 
 impl Work {
@@ -47,7 +57,17 @@ impl Work {
             Self::CompareThenWrite { .. } | Self::Write { .. } | Self::ZeroRow { .. } | Self::Resync => {
                 Some(Mode::Write)
             }
-            Self::Flush => None,
+            // It is the hold's own, which has the lock.
+            Self::Destage => Some(Mode::Write),
+            Self::Flush | Self::Drain => None,
+        }
+    }
+
+    /// Whether it is a host's write, which the journal takes where there is one.
+    pub(super) fn is_host_write(self) -> bool {
+        match self {
+            Self::Write { .. } | Self::ZeroRow { .. } | Self::CompareThenWrite { .. } => true,
+            Self::Read | Self::Compare | Self::Resync | Self::Flush | Self::Destage | Self::Drain => false,
         }
     }
 }
@@ -56,11 +76,18 @@ impl Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Free,
+    /// A write, before it has anything else: for room in the journal.
+    AwaitingRoom,
     AwaitingLock,
+    /// Its row is held by this core, and others are inside.
+    AwaitingHold,
     /// Has its lock; others with scratch never wait for it, so they end and give theirs back.
     AwaitingScratch,
     Reading,
     Comparing,
+    /// It is in the journal's lane: for the drives to have it.
+    AwaitingCommit,
+    AwaitingDrain,
     /// A member failed before anything was written: it is planned anew once that is durable.
     AwaitingMembersToPlan,
     /// Nothing is planned anew from here on: the row may be in between.
@@ -84,7 +111,7 @@ pub(super) struct Piece {
     /// Answers that are still to come.
     pending: u32,
     /// What its plan was made for, so that the same plan can be made again.
-    members: Members,
+    pub(super) members: Members,
     /// Members that gave errors to this piece's reads: regenerated around without being failed.
     avoid: u32,
     /// Members that gave errors in this phase.
@@ -92,6 +119,14 @@ pub(super) struct Piece {
     pub(super) scratch: Option<Span>,
     /// One strip of one live member, straight into the buffer: there is no plan to make again.
     direct: bool,
+    /// The hold that it is inside of or waits for.
+    pub(super) hold: Option<EntryIndex>,
+    /// Room in the lane that was promised to it.
+    pub(super) room: Room,
+    /// What it waits for to be committed.
+    pub(super) batch: BatchNumber,
+    /// Of a destage: its record is in the lane.
+    pub(super) journaled: bool,
 }
 
 impl Piece {
@@ -116,6 +151,10 @@ impl Piece {
         errors: 0,
         scratch: None,
         direct: false,
+        hold: None,
+        room: Room::NONE,
+        batch: BatchNumber(0),
+        journaled: false,
     };
 
     pub(super) fn new(command: u32, work: Work, row: RowPiece) -> Self {
@@ -170,7 +209,10 @@ impl Engine {
             "a piece begins with nothing in flight"
         );
         piece.members = members;
-        match piece.work {
+        if self.write_back.is_some() && self.begin_write_back(index, out) {
+            return true;
+        }
+        match self.pieces[index as usize].work {
             Work::Read => {
                 if self.read_one_strip(index, out) {
                     return true;
@@ -184,7 +226,12 @@ impl Engine {
                 self.flush(index, out);
                 return true;
             }
-            Work::Compare | Work::CompareThenWrite { .. } | Work::Write { .. } | Work::Resync => {}
+            Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Write { .. }
+            | Work::Resync
+            | Work::Destage => {}
+            Work::Drain => unreachable!("it is over when there is no lane"),
         }
         let mut plan = std::mem::take(&mut self.plan);
         let begun = match self.make_plan(index, &mut plan) {
@@ -310,7 +357,10 @@ impl Engine {
             Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
             Work::Write { source, .. } => plan.write(geometry, row, source, *members),
             Work::Resync => plan.resync(geometry, row.row, *members),
-            Work::ZeroRow { .. } | Work::Flush => unreachable!("these have nothing to plan"),
+            Work::Destage => self.plan_destage(&self.pieces[index as usize], plan),
+            Work::ZeroRow { .. } | Work::Flush | Work::Drain => {
+                unreachable!("these have nothing to plan")
+            }
         }
     }
 
@@ -359,6 +409,9 @@ impl Engine {
     #[inline]
     pub(super) fn member_done(&mut self, io: IoTag, result: Result<(), DriveError>, out: &mut Vec<Action>) {
         let index = io.0 >> IO_TAG_SHIFT;
+        if index > PIECES_MAX {
+            return self.write_back_io_done(io, result, out);
+        }
         let piece = &mut self.pieces[index as usize];
         assert!(piece.pending > 0, "a drive answers what it was asked, once");
         piece.pending -= 1;
@@ -378,7 +431,10 @@ impl Engine {
             (State::Reading, _) if self.commands[piece.command as usize].given_up => {
                 self.finish(index, Err(GroupError::Aborted), out);
             }
-            (State::Reading, true) if piece.direct => self.finish(index, Ok(()), out),
+            (State::Reading, true) if piece.direct => {
+                self.overlay(index, Target::User, out);
+                self.finish(index, Ok(()), out);
+            }
             (State::Reading, true) => {
                 let mut plan = std::mem::take(&mut self.plan);
                 self.make_plan(index, &mut plan)
@@ -391,9 +447,13 @@ impl Engine {
             (State::Writing, false) => self.writes_failed(index, out),
             (
                 State::Free
+                | State::AwaitingRoom
                 | State::AwaitingLock
+                | State::AwaitingHold
                 | State::AwaitingScratch
                 | State::Comparing
+                | State::AwaitingCommit
+                | State::AwaitingDrain
                 | State::AwaitingMembersToPlan
                 | State::AwaitingMembersToEnd,
                 _,
@@ -405,50 +465,36 @@ impl Engine {
     fn reads_done(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
         let shift = self.geometry.block().shift();
         let piece = &mut self.pieces[index as usize];
-        for step in &plan.steps {
-            out.push(match *step {
-                Step::Copy { into, from, blocks } => Action::Copy {
-                    into: place(piece, shift, into),
-                    from: place(piece, shift, from),
-                    bytes: blocks << shift,
-                },
-                Step::Xor { into, from, blocks } => Action::Xor {
-                    into: place(piece, shift, into),
-                    from: place(piece, shift, from),
-                    bytes: blocks << shift,
-                },
-                Step::MulAdd {
-                    into,
-                    from,
-                    factor,
-                    blocks,
-                } => Action::MulAdd {
-                    into: place(piece, shift, into),
-                    from: place(piece, shift, from),
-                    factor,
-                    bytes: blocks << shift,
-                },
-            });
+        if piece.work == Work::Destage {
+            return self.destage_read(index, plan, out);
         }
+        push_steps(piece, shift, &plan.steps, out);
+        let piece = *piece;
         match piece.work {
-            Work::Read => self.finish(index, Ok(()), out),
+            Work::Read => {
+                self.overlay(index, Target::User, out);
+                self.finish(index, Ok(()), out);
+            }
             Work::Compare | Work::CompareThenWrite { .. } => {
-                piece.state = State::Comparing;
-                piece.pending = 1;
+                self.overlay(index, Target::Scratch, out);
+                self.pieces[index as usize].state = State::Comparing;
+                self.pieces[index as usize].pending = 1;
                 out.push(Action::Compare {
                     io: tag(index, 0, MemberIndex(0)),
-                    a: place(piece, shift, Area::Scratch(0)),
-                    b: place(piece, shift, Area::User(0)),
+                    a: place(&piece, shift, Area::Scratch(0)),
+                    b: place(&piece, shift, Area::User(0)),
                     bytes: piece.row.blocks << shift,
                 });
             }
             Work::Write { fua, .. } => self.issue_writes(index, &plan.writes, fua, out),
             Work::Resync => self.issue_writes(index, &plan.writes, false, out),
-            Work::ZeroRow { .. } | Work::Flush => unreachable!("these do not read"),
+            Work::ZeroRow { .. } | Work::Flush | Work::Destage | Work::Drain => {
+                unreachable!("these do not read, or were sent on")
+            }
         }
     }
 
-    fn issue_writes(&mut self, index: u32, writes: &[RowIo], fua: bool, out: &mut Vec<Action>) {
+    pub(super) fn issue_writes(&mut self, index: u32, writes: &[RowIo], fua: bool, out: &mut Vec<Action>) {
         if writes.is_empty() {
             return self.finish(index, Ok(()), out);
         }
@@ -516,7 +562,7 @@ impl Engine {
                 piece.avoid |= std::mem::take(&mut piece.errors);
                 self.begin(index, out);
             }
-            Work::Write { .. } | Work::Resync => {
+            Work::Write { .. } | Work::Resync | Work::Destage => {
                 if (durable | piece.errors).count_ones() > self.geometry.losses_max() {
                     self.finish(index, Err(GroupError::TooManyMembersLost), out);
                 } else if piece.errors & !durable == 0 {
@@ -527,7 +573,7 @@ impl Engine {
                     self.piece_links.push_back(&mut self.members_waiters, index);
                 }
             }
-            Work::ZeroRow { .. } | Work::Flush => unreachable!("these do not read"),
+            Work::ZeroRow { .. } | Work::Flush | Work::Drain => unreachable!("these do not read"),
         }
     }
 
@@ -586,14 +632,25 @@ impl Engine {
             "no lock is released with I/O outstanding"
         );
         self.drop_scratch(index);
+        self.give_room_back(index);
+        let is_destage = self.pieces[index as usize].work == Work::Destage;
+        if is_destage {
+            self.destage_ended(index, result.is_ok());
+        }
         // All drives have answered: another core may use the row from here on.
         self.unlock(index, out);
-        self.end_piece(index, result, out);
+        if is_destage {
+            self.end_destage_piece(index, out);
+        } else {
+            self.end_piece(index, result, out);
+        }
     }
 
     fn unlock(&mut self, index: u32, out: &mut Vec<Action>) {
         let piece = &self.pieces[index as usize];
-        if let Some(mode) = piece.work.mode() {
+        if let Some(entry) = piece.hold {
+            self.leave_hold(index, entry, out);
+        } else if let Some(mode) = piece.work.mode() {
             let row = piece.row.row;
             let wake = self.lock.release(row, mode);
             self.tell(wake, row, out);
@@ -601,7 +658,7 @@ impl Engine {
     }
 }
 
-fn tag(piece: u32, run: u32, member: MemberIndex) -> IoTag {
+pub(super) fn tag(piece: u32, run: u32, member: MemberIndex) -> IoTag {
     IoTag(piece << IO_TAG_SHIFT | run << MEMBER_BITS | u32::from(member.0))
 }
 
@@ -617,12 +674,12 @@ fn next_tag(piece: u32, member: MemberIndex, runs: &mut [u32; MEMBERS_MAX]) -> I
     io
 }
 
-fn member_of(io: IoTag) -> MemberIndex {
+pub(super) fn member_of(io: IoTag) -> MemberIndex {
     MemberIndex(u8::try_from(io.0 & ((1 << MEMBER_BITS) - 1)).expect("five bits fit"))
 }
 
 /// Where an area of a piece is in the runtime's memory.
-fn place(piece: &Piece, block_shift: u32, area: Area) -> Place {
+pub(super) fn place(piece: &Piece, block_shift: u32, area: Area) -> Place {
     match area {
         Area::User(blocks) => {
             let skipped = u32::try_from(piece.row.skipped_blocks).expect("a buffer has at most 2^16 blocks");
@@ -643,5 +700,34 @@ fn place(piece: &Piece, block_shift: u32, area: Area) -> Place {
             }
         }
         Area::Zeroes => Place::Zeroes,
+    }
+}
+
+/// Has the computations of a plan made.
+pub(super) fn push_steps(piece: &Piece, shift: u32, steps: &[Step], out: &mut Vec<Action>) {
+    for step in steps {
+        out.push(match *step {
+            Step::Copy { into, from, blocks } => Action::Copy {
+                into: place(piece, shift, into),
+                from: place(piece, shift, from),
+                bytes: blocks << shift,
+            },
+            Step::Xor { into, from, blocks } => Action::Xor {
+                into: place(piece, shift, into),
+                from: place(piece, shift, from),
+                bytes: blocks << shift,
+            },
+            Step::MulAdd {
+                into,
+                from,
+                factor,
+                blocks,
+            } => Action::MulAdd {
+                into: place(piece, shift, into),
+                from: place(piece, shift, from),
+                factor,
+                bytes: blocks << shift,
+            },
+        });
     }
 }

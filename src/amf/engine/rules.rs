@@ -182,6 +182,8 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::DriveZero { .. }
                 | Action::DriveFlush { .. }
                 | Action::Xor { .. }
+                | Action::Seal { .. }
+                | Action::RecallCore { .. }
                 | Action::MulAdd { .. }
                 | Action::Copy { .. }
                 | Action::Compare { .. }

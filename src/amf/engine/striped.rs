@@ -158,6 +158,6 @@ fn one_member_is_a_plain_drive() {
     let mut expected = vec![7; 32];
     expected[4..8].fill(0);
     assert_eq!(world.contents(0), expected);
-    assert_eq!(world.drives[0][3..], expected);
+    assert_eq!(world.drives[0][3..35], expected);
     world.assert_idle();
 }

@@ -295,6 +295,7 @@ fn shape(random: &mut Random) -> Shape {
         commands: small(pick(random, 2, 24)),
         pieces: small(pick(random, 1, 32)),
         scratch_strips: small(pick(random, 0, 24)),
+        journal: None,
     }
 }
 

@@ -27,6 +27,7 @@
 //! Deliberately knows neither cores nor time: the live lane and the program drive it.
 
 mod codec;
+pub mod lane;
 mod shared;
 
 pub use codec::{

@@ -179,6 +179,7 @@ impl Control {
                 ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
             },
             memory,
+            journal: None,
         });
         // Nothing is served under this set: the machine announces the first one when it is durable.
         let members = MemberSet {

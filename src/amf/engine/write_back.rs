@@ -1,0 +1,611 @@
+//! Write-back: writes end in the journal's lane, and their rows stay with this core until they are destaged.
+//!
+//! Owns the core's lane, the map of dirty blocks, and a *hold* on each row that has some: the row's write lock in the
+//! node's table is kept, and operations of this core on it take turns inside the hold. Invariants: nothing that a power
+//! cut could take back is ever read (a read waits for the commit of what was appended to its row); a row is written in
+//! place only after the commit of its new check data; a row that another core wants is destaged and given up; whatever has
+//! room in the lane can be appended and destaged, so nobody waits in a circle (room is taken before locks).
+
+mod destage;
+mod hold;
+mod retire;
+
+use std::sync::Arc;
+
+use super::Action;
+
+use super::machine::Engine;
+use super::piece::{self, Piece, State, Work};
+use super::{GroupError, IoTag, Place};
+use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyIndex, ROW_RUNS_MAX, RowTable};
+use crate::amf::geometry::Geometry;
+use crate::amf::journal::lane::{BatchNumber, Lane, LaneAction, LaneConfig};
+use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
+use crate::amf::list::{Links, List};
+use crate::amf::row::{Area, Source, Target};
+use crate::drive::DriveError;
+
+pub(super) use destage::DESTAGES_MAX;
+pub(super) use hold::Hold;
+
+/// Rows that one core keeps at a time: 4096 rows of 192 KiB are far more than a lane holds.
+const ROWS_MAX: u32 = 4096;
+
+/// Extents of dirty data that a core remembers; a write adds at most two.
+const EXTENTS_MAX: u32 = 1 << 16;
+
+/// Extents of one row: looking through them takes about as long as copying a block.
+const ROW_EXTENTS_MAX: u32 = 256;
+
+/// When an operation counts as done towards its host (DESIGN section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When its journal entry is committed.
+    Journal,
+    /// At once; flush and force unit access commit. The caller has made durable that this may lose writes.
+    Ram,
+}
+
+/// What a core needs to write back.
+#[derive(Clone, Debug)]
+pub struct WriteBackConfig {
+    /// Where the journal is; the core's number is its lane.
+    pub layout: JournalLayout,
+    /// Sequence numbers of all cores.
+    pub shared: Arc<JournalShared>,
+    /// When a write is done.
+    pub durability: Durability,
+    /// Longest part of a write that is journaled as one, at most [`WRITE_BYTES_MAX`].
+    pub write_blocks_max: u32,
+}
+
+/// The write-back half of an engine.
+#[derive(Debug)]
+pub(super) struct WriteBack {
+    pub(super) lane: Lane,
+    durability: Durability,
+    write_blocks_max: u32,
+    /// Rows that this core holds.
+    pub(super) rows: RowTable,
+    /// The hold of each lock slot that one occupies.
+    slots: KeyIndex,
+    pub(super) dirty: DirtyMap,
+    holds: Box<[Hold]>,
+    /// Links `destages`.
+    hold_links: Links,
+    /// Holds whose destage is due, in order.
+    destages: List,
+    destages_running: u32,
+    /// A destage failed: none is tried until the members change.
+    stuck: bool,
+    /// Pieces for destages, apart from those of commands: these may all be waiting for room.
+    free_pieces: Vec<u32>,
+    /// Pieces that wait for room in the lane, in order.
+    pub(super) room_waiters: List,
+    /// Writes that have room and are not appended yet.
+    promised: u32,
+    /// Pieces whose batch is not committed yet, in order of batches.
+    commit_waiters: List,
+    /// Pieces that wait until nothing is dirty and all is retired.
+    pub(super) drain_waiters: List,
+    retire: retire::Retire,
+    /// Grows with each call of [`Engine::tick`].
+    now: u64,
+    lane_actions: Vec<LaneAction>,
+    /// Runs of dirty data at which a row is destaged: one batch has to say all check data of it.
+    runs_max: u32,
+}
+
+impl WriteBack {
+    pub(super) fn new(config: WriteBackConfig, geometry: &Geometry, core: u16, pieces_max: u32) -> Self {
+        let WriteBackConfig {
+            layout,
+            shared,
+            durability,
+            write_blocks_max,
+        } = config;
+        let block = geometry.block();
+        let checks = u32::from(geometry.level().check_strips());
+        assert!(
+            (1..=WRITE_BYTES_MAX / block.bytes()).contains(&write_blocks_max),
+            "a write of the journal has one block to 1 MiB"
+        );
+        let append_blocks_max = write_blocks_max.max(checks * geometry.strip_blocks());
+        let lane = Lane::new(LaneConfig {
+            layout,
+            lane: core,
+            geometry: *geometry,
+            append_blocks_max,
+            shared,
+        });
+        Self {
+            lane,
+            durability,
+            write_blocks_max,
+            rows: RowTable::new(ROWS_MAX),
+            slots: KeyIndex::new(ROWS_MAX),
+            dirty: DirtyMap::new(DirtyLimits {
+                rows_max: ROWS_MAX,
+                extents_max: EXTENTS_MAX,
+                row_extents_max: ROW_EXTENTS_MAX,
+                row_blocks: geometry.row_blocks(),
+            }),
+            holds: vec![Hold::FREE; ROWS_MAX as usize].into(),
+            hold_links: Links::new(ROWS_MAX),
+            destages: List::EMPTY,
+            destages_running: 0,
+            stuck: false,
+            free_pieces: (pieces_max..pieces_max + DESTAGES_MAX).rev().collect(),
+            room_waiters: List::EMPTY,
+            promised: 0,
+            commit_waiters: List::EMPTY,
+            drain_waiters: List::EMPTY,
+            retire: retire::Retire::new(),
+            now: 0,
+            lane_actions: Vec::with_capacity(64),
+            // A run that goes over the end of a strip is two in the check strips.
+            runs_max: ((entries_max(block) - 1) / (2 * checks.max(1) as usize))
+                .clamp(1, ROW_RUNS_MAX as usize) as u32,
+        }
+    }
+
+    /// Blocks that a write of this length may take in the lane: the part that is appended now, header included, and
+    /// what its destage adds.
+    fn room_for(&self, geometry: &Geometry, payload_blocks: u32, blocks: u32) -> Room {
+        let checks = u64::from(geometry.level().check_strips());
+        Room {
+            append: u64::from(payload_blocks) + 1,
+            destage: checks * u64::from(blocks.min(geometry.strip_blocks())) + 1,
+        }
+    }
+}
+
+/// Room in the lane that was promised to one write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    append: u64,
+    destage: u64,
+}
+
+impl Room {
+    pub(super) const NONE: Self = Self {
+        append: 0,
+        destage: 0,
+    };
+}
+
+impl Engine {
+    pub(super) fn write_back(&mut self) -> &mut WriteBack {
+        self.write_back
+            .as_mut()
+            .expect("only engines with write-back get here")
+    }
+
+    /// Longest row piece of a write, in blocks.
+    pub(super) fn write_blocks_max(&self) -> u32 {
+        self.write_back
+            .as_ref()
+            .map_or(u32::MAX, |write_back| write_back.write_blocks_max)
+    }
+
+    /// Whether this piece ends in the journal.
+    pub(super) fn is_journaled(&self, index: u32) -> bool {
+        self.write_back.is_some() && self.pieces[index as usize].work.is_host_write()
+    }
+
+    /// Promises a write its room in the lane, or lets it wait for that. True if it may go on.
+    pub(super) fn take_room(&mut self, index: u32) -> bool {
+        if !self.is_journaled(index) {
+            return true;
+        }
+        if self.write_back().room_waiters.is_empty() && self.try_room(index) {
+            return true;
+        }
+        self.pieces[index as usize].state = State::AwaitingRoom;
+        let write_back = self.write_back.as_mut().expect("it is journaled");
+        self.piece_links.push_back(&mut write_back.room_waiters, index);
+        false
+    }
+
+    fn try_room(&mut self, index: u32) -> bool {
+        let piece = &mut self.pieces[index as usize];
+        let payload = match piece.work {
+            Work::Write {
+                source: Source::Zeroes,
+                ..
+            }
+            | Work::ZeroRow { .. } => 0,
+            Work::Write {
+                source: Source::User, ..
+            }
+            | Work::CompareThenWrite { .. }
+            | Work::Read
+            | Work::Compare
+            | Work::Resync
+            | Work::Flush
+            | Work::Destage
+            | Work::Drain => piece.row.blocks,
+        };
+        let write_back = self.write_back.as_mut().expect("it is journaled");
+        let room = write_back.room_for(&self.geometry, payload, piece.row.blocks);
+        let promised = write_back.promised + 1;
+        let rows_left = ROWS_MAX as usize - write_back.rows.rows_used();
+        // Each write may need a row of its own, and its extent may split another.
+        let extents_left = EXTENTS_MAX - write_back.dirty.extents_total();
+        let fits = rows_left >= promised as usize && extents_left >= 2 * promised;
+        if !fits || !write_back.lane.reserve(room.append + room.destage) {
+            return false;
+        }
+        write_back.promised = promised;
+        piece.room = room;
+        true
+    }
+
+    pub(super) fn leave_room_queue(&mut self, index: u32) {
+        let write_back = self.write_back.as_mut().expect("only there is room to wait for");
+        self.piece_links.remove(&mut write_back.room_waiters, index);
+    }
+
+    /// Gives back what a write that is left off was promised.
+    pub(super) fn give_room_back(&mut self, index: u32) {
+        let room = std::mem::take(&mut self.pieces[index as usize].room);
+        if room == Room::NONE {
+            return;
+        }
+        let write_back = self.write_back();
+        write_back.lane.release(room.append + room.destage);
+        write_back.promised -= 1;
+    }
+
+    /// Lets those in who waited for room, as far as there is some.
+    pub(super) fn retry_room(&mut self, out: &mut Vec<Action>) {
+        while let Some(index) = self.write_back().room_waiters.first() {
+            if !self.try_room(index) {
+                return;
+            }
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            self.piece_links.remove(&mut write_back.room_waiters, index);
+            self.take_lock(index, out);
+        }
+    }
+
+    /// Appends a write to the lane; its row is held, and what it was promised is now used.
+    pub(super) fn append(&mut self, index: u32, out: &mut Vec<Action>) {
+        let shift = self.geometry.block().shift();
+        let piece = self.pieces[index as usize];
+        let entry = piece.hold.expect("a write is made inside a hold");
+        let (row, start_blocks, blocks) = (piece.row.row, piece.row.start_blocks, piece.row.blocks);
+        let (zeroes, fua) = match piece.work {
+            Work::Write { source, fua } => (source == Source::Zeroes, fua),
+            Work::ZeroRow { fua, .. } => (true, fua),
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Resync
+            | Work::Flush
+            | Work::Destage
+            | Work::Drain => unreachable!("only writes are appended"),
+        };
+        self.commands[piece.command as usize].issued = true;
+        let write_back = self.write_back.as_mut().expect("it is journaled");
+        let appended = if zeroes {
+            write_back.lane.append(0, |seq, _| Entry::Zero {
+                row,
+                start_blocks,
+                blocks,
+                seq,
+            })
+        } else {
+            write_back.lane.append(blocks, |seq, payload_block| Entry::Write {
+                row,
+                start_blocks,
+                blocks,
+                seq,
+                payload_block,
+            })
+        };
+        let source = if zeroes {
+            DirtySource::Zeroes
+        } else {
+            out.push(Action::Copy {
+                into: ring_place(appended.ring_block, shift),
+                from: piece::place(&piece, shift, Area::User(0)),
+                bytes: blocks << shift,
+            });
+            DirtySource::Ring {
+                block: appended.ring_block,
+            }
+        };
+        write_back
+            .dirty
+            .insert(entry, start_blocks, blocks, source, appended.seq);
+        write_back.rows.mark_dirty(entry, write_back.now);
+        write_back.promised -= 1;
+        write_back.lane.release(piece.room.append);
+        let hold = &mut write_back.holds[entry.0 as usize];
+        hold.appended(piece.room.destage, appended, &mut write_back.lane);
+        self.pieces[index as usize].room = Room::NONE;
+        self.look_at_row(entry);
+        let write_back = self.write_back.as_mut().expect("it is journaled");
+        if write_back.durability == Durability::Journal || fua {
+            self.await_commit(index, appended.batch);
+        } else {
+            self.finish(index, Ok(()), out);
+        }
+    }
+
+    /// Begins a piece where there is a lane. False if it goes on like any other.
+    pub(super) fn begin_write_back(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
+        let piece = &self.pieces[index as usize];
+        if !self.geometry.survives(piece.members.failed) {
+            // The lost group may have told hosts of writes that its drives do not hold: it answers nothing any more.
+            self.finish(index, Err(GroupError::TooManyMembersLost), out);
+            return true;
+        }
+        match piece.work {
+            Work::Write { .. } | Work::ZeroRow { .. } => self.append(index, out),
+            Work::Flush => self.flush_lane(index, out),
+            Work::Drain => self.drain(index, out),
+            Work::Destage => return self.await_writes_of_row(index),
+            Work::Read if self.is_covered(index) => {
+                self.overlay(index, Target::User, out);
+                self.finish(index, Ok(()), out);
+            }
+            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Resync => return false,
+        }
+        true
+    }
+
+    fn drain(&mut self, index: u32, out: &mut Vec<Action>) {
+        self.pieces[index as usize].state = State::AwaitingDrain;
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        self.piece_links.push_back(&mut write_back.drain_waiters, index);
+        self.drained(out);
+    }
+
+    /// Lets a piece wait until its batch and all before it are committed.
+    pub(super) fn await_commit(&mut self, index: u32, batch: BatchNumber) {
+        let piece = &mut self.pieces[index as usize];
+        piece.state = State::AwaitingCommit;
+        piece.batch = batch;
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        write_back.lane.want(batch);
+        self.piece_links.push_back(&mut write_back.commit_waiters, index);
+    }
+
+    /// Lets those go on whose batches are committed.
+    pub(super) fn commits_done(&mut self, out: &mut Vec<Action>) {
+        while let Some(index) = self.write_back().commit_waiters.first() {
+            let batch = self.pieces[index as usize].batch;
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            if !write_back.lane.is_committed(batch) {
+                return;
+            }
+            self.piece_links.remove(&mut write_back.commit_waiters, index);
+            self.committed(index, out);
+        }
+    }
+
+    fn committed(&mut self, index: u32, out: &mut Vec<Action>) {
+        match self.pieces[index as usize].work {
+            Work::Destage => self.destage_committed(index, out),
+            Work::Write { .. } | Work::ZeroRow { .. } | Work::Flush => self.finish(index, Ok(()), out),
+            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Resync | Work::Drain => {
+                unreachable!("these commit nothing")
+            }
+        }
+    }
+
+    /// A flush where there is a lane: what was told to be done is committed already, or is committed now.
+    pub(super) fn flush_lane(&mut self, index: u32, out: &mut Vec<Action>) {
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        match write_back.lane.want_all() {
+            Some(batch) if write_back.durability == Durability::Ram => self.await_commit(index, batch),
+            Some(_) | None => self.finish(index, Ok(()), out),
+        }
+    }
+
+    /// What a row's reader got from the drives is brought up to date with what is dirty.
+    pub(super) fn overlay(&mut self, index: u32, target: Target, out: &mut Vec<Action>) {
+        let piece = self.pieces[index as usize];
+        let Some(entry) = piece.hold else { return };
+        let shift = self.geometry.block().shift();
+        let strip_blocks = self.geometry.strip_blocks();
+        let area = |blocks| match target {
+            Target::User => Area::User(blocks),
+            Target::Scratch => Area::Scratch(blocks),
+        };
+        let write_back = self.write_back.as_ref().expect("a hold belongs to it");
+        let start = piece.row.start_blocks;
+        for dirty in write_back.dirty.overlay(entry, start, piece.row.blocks) {
+            push_copies(&dirty, strip_blocks, shift, out, |done| {
+                piece::place(&piece, shift, area(dirty.start_blocks - start + done))
+            });
+        }
+    }
+
+    /// Whether all that a piece wants to read is dirty here.
+    pub(super) fn is_covered(&self, index: u32) -> bool {
+        let Piece { hold, row, .. } = self.pieces[index as usize];
+        let covers = |entry| {
+            let write_back = self.write_back.as_ref().expect("a hold belongs to it");
+            write_back.dirty.covers(entry, row.start_blocks, row.blocks)
+        };
+        hold.is_some_and(covers)
+    }
+
+    /// A drive has answered a write of a batch, or a flush that retires entries.
+    pub(super) fn write_back_io_done(
+        &mut self,
+        io: IoTag,
+        result: Result<(), DriveError>,
+        out: &mut Vec<Action>,
+    ) {
+        let member = piece::member_of(io);
+        let failed = self.lock.members().failed;
+        if let Err(error) = result
+            && failed >> member.0 & 1 == 0
+        {
+            out.push(Action::ReportFault { member, error });
+        }
+        match retire::slot_of(io) {
+            Some(slot) => {
+                let committed = self
+                    .write_back()
+                    .lane
+                    .written(slot, member, result.is_ok(), failed);
+                if committed {
+                    self.commits_done(out);
+                }
+            }
+            None => self.flush_answered(member, result.is_ok(), out),
+        }
+    }
+
+    /// The header of the batch in a slot, whose payload has this CRC-32C, into one block of the ring; see [`Action::Seal`].
+    pub fn seal(&self, slot: u8, payload_crc: u32, out: &mut [u8]) {
+        let write_back = self.write_back.as_ref().expect("a batch belongs to a lane");
+        write_back.lane.seal(slot, payload_crc, out);
+    }
+
+    /// Time goes by: dirty data of some age is destaged. To be called about ten times a second.
+    pub fn tick(&mut self, out: &mut Vec<Action>) {
+        if let Some(write_back) = &mut self.write_back {
+            write_back.now += 1;
+            self.settle(out);
+        }
+    }
+
+    /// Starts whatever the lane can start, and says whether anything in the engine may have changed by that.
+    pub(super) fn poll_write_back(&mut self, out: &mut Vec<Action>) -> bool {
+        let failed = self.lock.members().failed;
+        let mut any = false;
+        if !self.write_back().room_waiters.is_empty() {
+            self.retry_room(out);
+        }
+        any |= self.start_destages(out);
+        any |= self.start_retiring(out);
+        let Some(write_back) = self.write_back.as_mut() else {
+            return false;
+        };
+        let mut actions = std::mem::take(&mut write_back.lane_actions);
+        let starved = !write_back.room_waiters.is_empty();
+        write_back.lane.poll(failed, starved, &mut actions);
+        self.act_for_lane(&mut actions, out);
+        self.write_back().lane_actions = actions;
+        any || !self.granted.is_empty()
+    }
+
+    fn act_for_lane(&mut self, actions: &mut Vec<LaneAction>, out: &mut Vec<Action>) {
+        let shift = self.geometry.block().shift();
+        for action in actions.drain(..) {
+            out.push(match action {
+                LaneAction::Seal {
+                    slot,
+                    ring_block,
+                    payload_blocks,
+                } => Action::Seal {
+                    slot,
+                    offset_bytes: ring_block << shift,
+                    payload_bytes: payload_blocks << shift,
+                },
+                LaneAction::Write {
+                    slot,
+                    member,
+                    lba,
+                    ring_block,
+                    blocks,
+                } => Action::DriveWrite {
+                    io: retire::slot_tag(slot, member),
+                    member,
+                    lba,
+                    blocks,
+                    from: Place::Ring {
+                        offset_bytes: ring_block << shift,
+                    },
+                    fua: true,
+                },
+            });
+        }
+    }
+
+    /// A new member set is durable: batches and flushes that waited for it go on, or everything ends if the group is lost.
+    pub(super) fn members_changed_for_write_back(&mut self, out: &mut Vec<Action>) {
+        let failed = self.lock.members().failed;
+        if !self.geometry.survives(failed) {
+            self.write_back().stuck = true;
+            return self.fail_closed(out);
+        }
+        let write_back = self.write_back();
+        write_back.stuck = false;
+        let committed = write_back.lane.members_changed(failed);
+        let mut actions = std::mem::take(&mut write_back.lane_actions);
+        write_back.lane.rewrite(failed, &mut actions);
+        self.act_for_lane(&mut actions, out);
+        self.write_back().lane_actions = actions;
+        if committed {
+            self.commits_done(out);
+        }
+        self.flush_members_changed(out);
+    }
+
+    /// The group is lost. What is dirty stays in the journal for the day when its drives return; here everything that waits ends
+    /// with an error, and rows stay held, so that nobody reads what is older than a host was told.
+    fn fail_closed(&mut self, out: &mut Vec<Action>) {
+        let lost = Err(GroupError::TooManyMembersLost);
+        for index in 0..u32::try_from(self.pieces.len()).expect("pieces_max is 32 bits") {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            match self.pieces[index as usize].state {
+                State::AwaitingRoom | State::AwaitingLock | State::AwaitingHold => {
+                    self.leave_queue(index, lost, out);
+                }
+                State::AwaitingCommit => {
+                    self.piece_links.remove(&mut write_back.commit_waiters, index);
+                    self.finish(index, lost, out);
+                }
+                State::AwaitingDrain => {
+                    self.piece_links.remove(&mut write_back.drain_waiters, index);
+                    self.finish(index, lost, out);
+                }
+                State::Free
+                | State::AwaitingScratch
+                | State::Reading
+                | State::Comparing
+                | State::AwaitingMembersToPlan
+                | State::Writing
+                | State::AwaitingMembersToEnd => {}
+            }
+        }
+    }
+}
+
+/// Copies a dirty extent to where it is wanted; `into` says where, that many blocks into the extent. The region of zeroes is a
+/// strip long, so zeroes are copied a strip at a time.
+fn push_copies(
+    dirty: &DirtyExtent,
+    strip_blocks: u32,
+    shift: u32,
+    out: &mut Vec<Action>,
+    into: impl Fn(u32) -> Place,
+) {
+    let mut done = 0;
+    while done < dirty.blocks {
+        let left = dirty.blocks - done;
+        let (from, blocks) = match dirty.source {
+            DirtySource::Ring { block } => (ring_place(block + done, shift), left),
+            DirtySource::Zeroes => (Place::Zeroes, strip_blocks.min(left)),
+        };
+        out.push(Action::Copy {
+            into: into(done),
+            from,
+            bytes: blocks << shift,
+        });
+        done += blocks;
+    }
+}
+
+fn ring_place(block: u32, shift: u32) -> Place {
+    Place::Ring {
+        offset_bytes: block << shift,
+    }
+}

@@ -1,0 +1,226 @@
+//! Destaging: dirty data of a row goes to its place, by way of a journal record of the row's new check data.
+
+use super::super::Action;
+use super::super::machine::Engine;
+use super::super::piece::{self, Piece, Work};
+use super::{push_copies, ring_place};
+use crate::amf::cache::EntryIndex;
+use crate::amf::geometry::RowPiece;
+use crate::amf::journal::Entry;
+use crate::amf::journal::lane::Obligation;
+use crate::amf::row::{Area, EXTENTS_MAX, PlanError, RowExtent, RowPlan};
+
+/// Rows of one core that are destaged at a time.
+pub(in crate::amf::engine) const DESTAGES_MAX: u32 = 16;
+
+/// Ticks after which dirty data is destaged in any case: about a second.
+const AGE_TICKS: u64 = 10;
+
+/// Adjacent dirty rows that go along with the oldest.
+const RUN_ROWS_MAX: u32 = 8;
+
+impl Engine {
+    /// Starts the destages that are due. True if a piece was let in.
+    pub(super) fn start_destages(&mut self, out: &mut Vec<Action>) -> bool {
+        let mut any = false;
+        loop {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            if write_back.destages_running >= DESTAGES_MAX || write_back.stuck {
+                return any;
+            }
+            if write_back.destages.is_empty() {
+                self.choose_destages();
+            }
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            let Some(entry) = write_back.destages.first().map(EntryIndex) else {
+                return any;
+            };
+            write_back.hold_links.remove(&mut write_back.destages, entry.0);
+            write_back.destages_running += 1;
+            write_back.holds[entry.0 as usize].runs();
+            let row = write_back.rows.row(entry);
+            let index = write_back
+                .free_pieces
+                .pop()
+                .expect("one for each destage that may run");
+            let row = RowPiece {
+                row,
+                start_blocks: 0,
+                blocks: self.geometry.row_blocks(),
+                skipped_blocks: 0,
+            };
+            self.pieces[index as usize] = Piece::new(self.own_command(), Work::Destage, row);
+            any = true;
+            if self.enter_hold(index, entry) {
+                self.begin(index, out);
+            }
+        }
+    }
+
+    /// Makes the oldest rows' destages due if space is short, they are old, or somebody waits for all of them.
+    fn choose_destages(&mut self) {
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        let pressed = 2 * write_back.lane.used() > write_back.lane.capacity()
+            || 2 * write_back.rows.rows_used() > super::ROWS_MAX as usize
+            || !write_back.room_waiters.is_empty()
+            || !write_back.drain_waiters.is_empty();
+        // Those before it in the list are under way already, at most as many as may run.
+        let oldest = write_back
+            .rows
+            .dirty_rows()
+            .find(|entry| write_back.is_idle(*entry));
+        let Some(oldest) = oldest else { return };
+        let old = write_back.now >= write_back.rows.dirty_since(oldest) + AGE_TICKS;
+        if !pressed && !old {
+            return;
+        }
+        let (first, rows) = write_back
+            .rows
+            .dirty_run(oldest, RUN_ROWS_MAX, |entry| write_back.is_idle(entry));
+        for row in first.0..first.0 + u64::from(rows) {
+            let entry = write_back
+                .rows
+                .find(crate::amf::RowIndex(row))
+                .expect("a run consists of rows that are there");
+            write_back.destage_soon(entry);
+        }
+    }
+
+    /// The plan of a destage: the same each time, because nothing is appended to the row meanwhile.
+    pub(in crate::amf::engine) fn plan_destage(
+        &self,
+        piece: &Piece,
+        plan: &mut RowPlan,
+    ) -> Result<(), PlanError> {
+        let entry = piece.hold.expect("a destage is inside a hold");
+        let write_back = self.write_back.as_ref().expect("a hold belongs to it");
+        let mut extents = [RowExtent {
+            start_blocks: 0,
+            blocks: 0,
+        }; EXTENTS_MAX];
+        let mut count = 0;
+        for (extent, run) in extents.iter_mut().zip(write_back.dirty.coverage_runs(entry)) {
+            (extent.start_blocks, extent.blocks) = (run.start_blocks, run.blocks);
+            count += 1;
+        }
+        plan.write_extents(&self.geometry, piece.row.row, &extents[..count], piece.members)
+    }
+
+    /// All that the plan wanted to read is there: the dirty data is laid in, check data computed and journaled.
+    pub(in crate::amf::engine) fn destage_read(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
+        let shift = self.geometry.block().shift();
+        let piece = self.pieces[index as usize];
+        let entry = piece.hold.expect("a destage is inside a hold");
+        let strip = self.geometry.strip_blocks();
+        let write_back = self.write_back.as_ref().expect("a hold belongs to it");
+        for fill in &plan.filled {
+            for dirty in write_back.dirty.overlay(entry, fill.start_blocks, fill.blocks) {
+                push_copies(&dirty, strip, shift, out, |done| {
+                    let at = fill.scratch_block + (dirty.start_blocks - fill.start_blocks) + done;
+                    piece::place(&piece, shift, Area::Scratch(at))
+                });
+            }
+        }
+        piece::push_steps(&piece, shift, &plan.steps, out);
+        self.journal_destage(index, plan, out);
+    }
+
+    /// Appends the row's new check data and the word that it is now written in place.
+    fn journal_destage(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
+        let shift = self.geometry.block().shift();
+        let piece = self.pieces[index as usize];
+        let entry = piece.hold.expect("a destage is inside a hold");
+        let row = piece.row.row;
+        let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+        let hold = &mut write_back.holds[entry.0 as usize];
+        let (_, cut) = hold.newest.expect("a dirty row has entries");
+        let lane = &mut write_back.lane;
+        // What it may take was promised when its writes were.
+        lane.release(std::mem::take(&mut hold.reserved));
+        let blocks = plan.checks.iter().map(|check| check.blocks).sum();
+        lane.prepare(plan.checks.len() + 1, blocks);
+        let seq = lane.number();
+        for check in &plan.checks {
+            let appended = lane.push(seq, check.blocks, |seq, payload_block| Entry::Check {
+                row,
+                index: check.index,
+                offset_blocks: check.offset_blocks,
+                blocks: check.blocks,
+                seq,
+                payload_block,
+            });
+            out.push(Action::Copy {
+                into: ring_place(appended.ring_block, shift),
+                from: piece::place(&piece, shift, Area::Scratch(check.scratch_block)),
+                bytes: check.blocks << shift,
+            });
+        }
+        let checks = u8::try_from(plan.checks.len()).expect("as many as fit a header");
+        let appended = lane.push(seq, 0, |seq, _| Entry::Destage {
+            row,
+            cut,
+            checks,
+            seq,
+        });
+        self.pieces[index as usize].journaled = true;
+        self.await_commit(index, appended.batch);
+    }
+
+    /// The record is committed: from here on the row may be half written, whatever happens.
+    pub(super) fn destage_committed(&mut self, index: u32, out: &mut Vec<Action>) {
+        if !self.pieces[index as usize].journaled {
+            // Only the row's writes were, in `ram`: now it begins.
+            return self.begin(index, out);
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        let piece = self.pieces[index as usize];
+        self.plan_destage(&piece, &mut plan)
+            .expect("the plan that was made once can be made again");
+        self.issue_writes(index, &plan.writes, false, out);
+        self.plan = plan;
+    }
+
+    /// A destage has ended, well or not; it is still inside its hold.
+    pub(in crate::amf::engine) fn destage_ended(&mut self, index: u32, ok: bool) {
+        let entry = self.pieces[index as usize]
+            .hold
+            .expect("a destage is inside a hold");
+        let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+        write_back.destages_running -= 1;
+        let hold = &mut write_back.holds[entry.0 as usize];
+        hold.destaged();
+        if !ok {
+            // The group is lost, or will be heard of again when its members change: the data stays dirty, here and in the journal.
+            write_back.stuck = true;
+            return;
+        }
+        let (_, cut) = hold.newest.take().expect("a dirty row has entries");
+        let obligation: Obligation = hold.obligation.take().expect("a dirty row owes its data");
+        write_back.dirty.clear_up_to(entry, cut);
+        write_back.rows.mark_clean(entry);
+        let now = write_back.now;
+        write_back.retire.push(obligation, now);
+    }
+
+    /// Takes the piece of a destage back.
+    pub(in crate::amf::engine) fn end_destage_piece(&mut self, index: u32, out: &mut Vec<Action>) {
+        self.pieces[index as usize] = Piece::FREE;
+        self.write_back().free_pieces.push(index);
+        self.drained(out);
+    }
+
+    /// In `ram`: what a destage covers has to be committed before its record is even appended.
+    pub(in crate::amf::engine) fn await_writes_of_row(&mut self, index: u32) -> bool {
+        let entry = self.pieces[index as usize]
+            .hold
+            .expect("a destage is inside a hold");
+        let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+        let newest = write_back.holds[entry.0 as usize].newest;
+        let (batch, _) = newest.expect("a dirty row has entries");
+        if write_back.lane.is_committed(batch) {
+            return false;
+        }
+        self.await_commit(index, batch);
+        true
+    }
+}

@@ -1,0 +1,132 @@
+//! Retiring: after a flush of the members, what was destaged before is no longer owed, and its space in the lane comes back.
+
+use super::super::Action;
+use super::super::IoTag;
+use super::super::machine::Engine;
+use super::super::piece::{self, TAG_PIECES};
+use crate::amf::MemberIndex;
+use crate::amf::journal::lane::{IN_FLIGHT_MAX, Obligation};
+
+/// Rows that wait for a flush before one is made without need of space: a flush costs the drives much more than a row.
+const ROWS_PER_FLUSH: usize = 256;
+
+/// Ticks after which destaged rows are flushed in any case.
+const FLUSH_TICKS: u64 = 10;
+
+/// The flush under way.
+#[derive(Debug, Default)]
+pub(super) struct Retire {
+    /// Destaged, in order.
+    waiting: Vec<Obligation>,
+    /// How many of them the flush under way covers.
+    covered: usize,
+    pending: u32,
+    errors: u32,
+    running: bool,
+    /// When the first of those that wait came.
+    since: u64,
+}
+
+impl Retire {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Vec::with_capacity(super::ROWS_MAX as usize),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn push(&mut self, obligation: Obligation, now: u64) {
+        if self.waiting.is_empty() {
+            self.since = now;
+        }
+        self.waiting.push(obligation);
+    }
+}
+
+// Piece numbers from the top are no pieces: one for each batch under way, and one for the flush.
+const FLUSH_PIECE: u32 = TAG_PIECES - 1 - IN_FLIGHT_MAX as u32;
+
+/// Names the write of a batch.
+pub(super) fn slot_tag(slot: u8, member: MemberIndex) -> IoTag {
+    piece::tag(TAG_PIECES - 1 - u32::from(slot), 0, member)
+}
+
+/// The slot of the batch that a tag names; `None` if it names a flush.
+pub(super) fn slot_of(io: IoTag) -> Option<u8> {
+    let slot = TAG_PIECES - 1 - (io.0 >> piece::IO_TAG_SHIFT);
+    u8::try_from(slot).ok().filter(|slot| *slot < IN_FLIGHT_MAX)
+}
+
+impl Engine {
+    /// Flushes the members if enough waits for it. True if something may go on at once.
+    pub(super) fn start_retiring(&mut self, out: &mut Vec<Action>) -> bool {
+        let failed = self.lock.members().failed;
+        let members = self.geometry.members();
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        let pressed = !write_back.room_waiters.is_empty()
+            || !write_back.drain_waiters.is_empty()
+            || 2 * write_back.lane.used() > write_back.lane.capacity();
+        let retire = &mut write_back.retire;
+        let due =
+            pressed || retire.waiting.len() >= ROWS_PER_FLUSH || write_back.now >= retire.since + FLUSH_TICKS;
+        if retire.running || retire.waiting.is_empty() || !due || !self.geometry.survives(failed) {
+            return false;
+        }
+        retire.running = true;
+        retire.covered = retire.waiting.len();
+        retire.errors = 0;
+        for member in (0..members).map(MemberIndex) {
+            if failed >> member.0 & 1 == 0 {
+                retire.pending += 1;
+                out.push(Action::DriveFlush {
+                    io: piece::tag(FLUSH_PIECE, 0, member),
+                    member,
+                });
+            }
+        }
+        false
+    }
+
+    pub(super) fn flush_answered(&mut self, member: MemberIndex, ok: bool, out: &mut Vec<Action>) {
+        let retire = &mut self.write_back().retire;
+        assert!(
+            retire.running && retire.pending > 0,
+            "each flush is answered once"
+        );
+        retire.pending -= 1;
+        if !ok {
+            retire.errors |= 1 << member.0;
+        }
+        self.flush_members_changed(out);
+    }
+
+    /// A flush counts once every member has answered, and those that refused are durably failed.
+    pub(super) fn flush_members_changed(&mut self, out: &mut Vec<Action>) {
+        let failed = self.lock.members().failed;
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        let retire = &mut write_back.retire;
+        if !retire.running || retire.pending > 0 || retire.errors & !failed != 0 {
+            return;
+        }
+        retire.running = false;
+        let now = write_back.now;
+        for obligation in retire.waiting.drain(..std::mem::take(&mut retire.covered)) {
+            write_back.lane.discharge(obligation);
+        }
+        retire.since = now;
+        self.drained(out);
+    }
+
+    /// Ends those that wait for everything to be in its place.
+    pub(super) fn drained(&mut self, out: &mut Vec<Action>) {
+        loop {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            let over = write_back.rows.dirty_count() == 0 && write_back.lane.is_retired();
+            let Some(index) = write_back.drain_waiters.first().filter(|_| over) else {
+                return;
+            };
+            self.piece_links.remove(&mut write_back.drain_waiters, index);
+            self.finish(index, Ok(()), out);
+        }
+    }
+}

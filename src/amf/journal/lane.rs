@@ -1,0 +1,569 @@
+//! The live lane of one core: a ring of batches on the drives, whose image in memory is where dirty data lies.
+//!
+//! Owns the ring's space, the batch that is being gathered, the writes under way, and which entries are still owed to
+//! the drives. Invariants: whatever was reserved can be appended, so that a dirty row can always be destaged; an entry
+//! counts as committed only when every target of its batch has it or is durably failed, and all before it are; the space
+//! of an entry is reused only after a tail beyond it is committed in this lane (PROTOCOL H31). Knows neither rows nor
+//! bytes: the engine copies payloads to where it is told, the runtime seals each batch with the payload's CRC.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::codec::{self, BatchHeader, Entry, JournalLayout};
+use super::copies_written;
+use super::shared::JournalShared;
+use crate::amf::MemberIndex;
+use crate::amf::geometry::Geometry;
+use crate::drive::block::MemberLba;
+
+/// Batches whose writes are under way at a time. More gather while these are written: group commit without delay.
+pub const IN_FLIGHT_MAX: u8 = 4;
+
+/// Blocks that are kept back for batches without entries, which only carry a newer tail: the last one stays until the
+/// next is committed.
+const TAIL_BLOCKS: u64 = 2;
+
+/// A batch of this size is written without waiting for more: larger ones gain little.
+const BATCH_BYTES_SOFT: u32 = 256 << 10;
+
+/// The number of a batch; what was appended is committed when all batches up to its own are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchNumber(pub u64);
+
+/// Something owed to the drives: entries from `seq` on that are not retired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obligation(u64);
+
+/// Where an entry went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its batch.
+    pub batch: BatchNumber,
+    /// Its sequence number.
+    pub seq: u64,
+    /// First block of its payload in the ring.
+    pub ring_block: u32,
+}
+
+/// What the runtime has to do for the lane, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneAction {
+    /// Compute the CRC of the payload, then put what [`Lane::seal`] says into the header's block; at once.
+    Seal {
+        /// Place among the batches under way.
+        slot: u8,
+        /// Block of the header in the ring; the payload follows it.
+        ring_block: u32,
+        /// Length of the payload.
+        payload_blocks: u32,
+    },
+    /// Write blocks of the ring to a member with Force Unit Access; answer [`Lane::written`].
+    Write {
+        /// Place among the batches under way.
+        slot: u8,
+        /// To which member.
+        member: MemberIndex,
+        /// Where on the member.
+        lba: MemberLba,
+        /// First block in the ring.
+        ring_block: u32,
+        /// Length.
+        blocks: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Entries are added to it.
+    Open,
+    /// Waits for a slot.
+    Closed,
+    /// Its writes are under way.
+    Writing,
+    /// All is answered, but a target that refused it is not durably failed yet.
+    AwaitingMembers,
+    Committed,
+}
+
+#[derive(Debug)]
+struct Batch {
+    /// Of the header, in blocks since the start of the incarnation.
+    position: u64,
+    payload_blocks: u32,
+    state: State,
+    /// Highest of its entries, 0 without any.
+    seq_max: u64,
+    /// The tail that its header carries.
+    tail: u64,
+    /// Until it is committed.
+    entries: Vec<Entry>,
+    /// Writes to be answered.
+    pending: u8,
+    /// Members that have it.
+    done: u32,
+    /// Members that refused it.
+    errors: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    seq: u64,
+    discharged: bool,
+}
+
+/// What a lane is made of.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// Where the journal is.
+    pub layout: JournalLayout,
+    /// Which lane of it.
+    pub lane: u16,
+    /// Shape of the group, which says how many members a batch goes to.
+    pub geometry: Geometry,
+    /// Longest payload of one append in blocks; check data of one row counts as one.
+    pub append_blocks_max: u32,
+    /// Numbers of all lanes.
+    pub shared: Arc<JournalShared>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lane {
+    config: LaneConfig,
+    entries_max: usize,
+    /// Where the next batch starts, in blocks since the start of the incarnation.
+    head: u64,
+    /// Blocks before it may be written over.
+    free: u64,
+    reserved: u64,
+    /// Batches whose space is in use, in order.
+    batches: VecDeque<Batch>,
+    /// Number of the first of them.
+    first: u64,
+    /// First batch that is not under way or committed yet.
+    next_issue: u64,
+    /// All batches below are committed.
+    committed: u64,
+    /// Batches below are to be written, though there is room in them.
+    wanted: u64,
+    slots: [Option<u64>; IN_FLIGHT_MAX as usize],
+    /// Highest tail that a committed batch carries, and the newest such batch: it stays until a newer one is committed.
+    tail: (u64, u64),
+    owed: VecDeque<Owed>,
+    owed_first: u64,
+    spare_entries: Vec<Vec<Entry>>,
+}
+
+impl Lane {
+    /// An empty lane.
+    ///
+    /// Panics if the lane is too short for its longest append; [`JournalLayout`] refuses such.
+    pub fn new(config: LaneConfig) -> Self {
+        assert!(config.lane < config.layout.lanes, "a core has a lane of its own");
+        let lane = Self {
+            entries_max: codec::entries_max(config.layout.block),
+            head: 0,
+            free: 0,
+            reserved: 0,
+            batches: VecDeque::new(),
+            first: 0,
+            next_issue: 0,
+            committed: 0,
+            wanted: 0,
+            slots: [None; IN_FLIGHT_MAX as usize],
+            tail: (0, 0),
+            owed: VecDeque::new(),
+            owed_first: 0,
+            spare_entries: Vec::new(),
+            config,
+        };
+        assert!(
+            lane.capacity() >= 2 * u64::from(lane.config.append_blocks_max),
+            "a lane has room for more than one append"
+        );
+        lane
+    }
+
+    /// Blocks that entries and headers may take: a batch is never cut at the lane's end, so the blocks of one may be lost there.
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.config.layout.lane_blocks)
+            .saturating_sub(TAIL_BLOCKS + 1 + u64::from(self.config.append_blocks_max))
+    }
+
+    /// Blocks in use or promised.
+    pub fn used(&self) -> u64 {
+        self.head - self.free + self.reserved
+    }
+
+    /// Promises room for appends of this many blocks, headers counted, one for each append. False if there is none now.
+    pub fn reserve(&mut self, blocks: u64) -> bool {
+        let fits = self.used() + blocks <= self.capacity();
+        if fits {
+            self.reserved += blocks;
+        }
+        fits
+    }
+
+    /// Gives back what was promised and is not needed, or has been appended.
+    pub fn release(&mut self, blocks: u64) {
+        assert!(blocks <= self.reserved, "only what was promised is given back");
+        self.reserved -= blocks;
+    }
+
+    /// Takes the next sequence number. The row's lock must be held, so that numbers order the changes of a row.
+    fn next_seq(&self) -> u64 {
+        self.config.shared.enter(self.config.lane)
+    }
+
+    /// Appends one entry. Its room was reserved: the caller releases that afterwards.
+    ///
+    /// `entry` makes the entry from its sequence number and the payload's first block in the batch.
+    pub fn append(&mut self, payload_blocks: u32, entry: impl FnOnce(u64, u32) -> Entry) -> Appended {
+        self.prepare(1, payload_blocks);
+        let seq = self.next_seq();
+        self.push(seq, payload_blocks, entry)
+    }
+
+    /// Sees to it that an open batch has room for so many entries and blocks, for entries that belong together.
+    pub fn prepare(&mut self, entries: usize, payload_blocks: u32) {
+        assert!(
+            entries <= self.entries_max && payload_blocks <= self.config.append_blocks_max,
+            "what belongs together fits one batch"
+        );
+        let lane_blocks = u64::from(self.config.layout.lane_blocks);
+        if let Some(batch) = self.batches.back_mut().filter(|batch| batch.state == State::Open) {
+            let end = batch.position % lane_blocks + 1 + u64::from(batch.payload_blocks + payload_blocks);
+            let soft = BATCH_BYTES_SOFT >> self.config.layout.block.shift();
+            let fits = batch.entries.len() + entries <= self.entries_max
+                && end <= lane_blocks
+                && (batch.payload_blocks == 0 || batch.payload_blocks + payload_blocks <= soft);
+            if fits {
+                return;
+            }
+            batch.state = State::Closed;
+        }
+        self.open(payload_blocks);
+    }
+
+    fn open(&mut self, payload_blocks: u32) {
+        let lane_blocks = u64::from(self.config.layout.lane_blocks);
+        let offset = self.head % lane_blocks;
+        if offset + 1 + u64::from(payload_blocks) > lane_blocks {
+            self.head += lane_blocks - offset;
+        }
+        let entries = self
+            .spare_entries
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(self.entries_max));
+        self.batches.push_back(Batch {
+            position: self.head,
+            payload_blocks: 0,
+            state: State::Open,
+            seq_max: 0,
+            tail: 0,
+            entries,
+            pending: 0,
+            done: 0,
+            errors: 0,
+        });
+        self.head += 1;
+        assert!(
+            self.head + u64::from(payload_blocks) <= self.free + lane_blocks,
+            "what is appended was reserved"
+        );
+    }
+
+    /// Appends one of several entries that were prepared for together, all with one number.
+    pub fn push(&mut self, seq: u64, payload_blocks: u32, entry: impl FnOnce(u64, u32) -> Entry) -> Appended {
+        let lane_blocks = u64::from(self.config.layout.lane_blocks);
+        let number = BatchNumber(self.first + self.batches.len() as u64 - 1);
+        let batch = self.batches.back_mut().expect("a batch was prepared");
+        assert!(batch.state == State::Open, "entries go to the open batch");
+        let offset = batch.payload_blocks;
+        batch.entries.push(entry(seq, offset));
+        batch.payload_blocks += payload_blocks;
+        batch.seq_max = batch.seq_max.max(seq);
+        let ring_block = u32::try_from(batch.position % lane_blocks + 1 + u64::from(offset))
+            .expect("a lane has fewer than 2^32 blocks");
+        self.head += u64::from(payload_blocks);
+        assert!(
+            self.head <= self.free + lane_blocks,
+            "what is appended was reserved"
+        );
+        Appended {
+            batch: number,
+            seq,
+            ring_block,
+        }
+    }
+
+    /// Takes a number for entries that are pushed together; see [`Lane::prepare`].
+    pub fn number(&self) -> u64 {
+        self.next_seq()
+    }
+
+    /// From now on an entry with this number and all later ones of its row are owed to the drives.
+    pub fn oblige(&mut self, seq: u64) -> Obligation {
+        assert!(
+            self.owed.back().is_none_or(|last| last.seq < seq),
+            "obligations come in order"
+        );
+        self.owed.push_back(Owed {
+            seq,
+            discharged: false,
+        });
+        Obligation(self.owed_first + self.owed.len() as u64 - 1)
+    }
+
+    /// Everything that was owed is durable in its place.
+    pub fn discharge(&mut self, obligation: Obligation) {
+        let index = usize::try_from(obligation.0 - self.owed_first).expect("as many as are in memory");
+        let owed = &mut self.owed[index];
+        assert!(!owed.discharged, "an obligation is discharged once");
+        owed.discharged = true;
+        let mut moved = false;
+        while self.owed.front().is_some_and(|owed| owed.discharged) {
+            self.owed.pop_front();
+            self.owed_first += 1;
+            moved = true;
+        }
+        if moved {
+            let lowest = self.owed.front().map(|owed| owed.seq);
+            self.config.shared.set_lowest(self.config.lane, lowest);
+        }
+    }
+
+    /// Whether nothing is owed to the drives.
+    pub fn is_retired(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// All up to this batch shall be committed soon.
+    pub fn want(&mut self, batch: BatchNumber) {
+        self.wanted = self.wanted.max(batch.0 + 1);
+    }
+
+    /// All that was appended shall be committed soon; the last batch of it, if there is any that is not.
+    pub fn want_all(&mut self) -> Option<BatchNumber> {
+        let end = self.first + self.batches.len() as u64;
+        self.wanted = end;
+        (self.committed < end).then(|| BatchNumber(end - 1))
+    }
+
+    /// Whether this batch and all before it are committed.
+    pub fn is_committed(&self, batch: BatchNumber) -> bool {
+        batch.0 < self.committed
+    }
+
+    /// Whether a batch is being gathered, written or decided about.
+    pub fn is_busy(&self) -> bool {
+        self.committed < self.first + self.batches.len() as u64
+    }
+
+    /// Starts what writes may start. `failed` are the members that are durably failed; `starved` says that somebody waits for room.
+    pub fn poll(&mut self, failed: u32, starved: bool, out: &mut Vec<LaneAction>) {
+        loop {
+            let Some(slot) = self.slots.iter().position(Option::is_none) else {
+                return;
+            };
+            let index = usize::try_from(self.next_issue - self.first).expect("as many as are in memory");
+            let next = match self.batches.get(index) {
+                Some(batch) => batch.state == State::Closed || self.next_issue < self.wanted,
+                None if starved && self.tail_would_free() => {
+                    self.open(0);
+                    true
+                }
+                None => false,
+            };
+            if !next || !self.issue(self.next_issue, slot, failed, out) {
+                return;
+            }
+            self.next_issue += 1;
+        }
+    }
+
+    /// Whether a batch without entries would give space back by the tail that it carries.
+    fn tail_would_free(&self) -> bool {
+        let Some(front) = self.batches.front() else {
+            return false;
+        };
+        let waits = front.state == State::Committed && front.seq_max > 0;
+        let newer = self.config.shared.tail();
+        waits && front.seq_max >= self.tail.0 && front.seq_max < newer
+    }
+
+    /// Writes a batch to members that live. False if there are none.
+    fn issue(&mut self, number: u64, slot: usize, failed: u32, out: &mut Vec<LaneAction>) -> bool {
+        let config = &self.config;
+        let index = usize::try_from(number - self.first).expect("as many as are in memory");
+        let batch = &mut self.batches[index];
+        let slot_number = u8::try_from(slot).expect("a handful of slots");
+        let ring_block = u32::try_from(batch.position % u64::from(config.layout.lane_blocks))
+            .expect("a lane has fewer than 2^32 blocks");
+        batch.state = State::Writing;
+        batch.tail = config.shared.tail();
+        batch.errors = 0;
+        out.push(LaneAction::Seal {
+            slot: slot_number,
+            ring_block,
+            payload_blocks: batch.payload_blocks,
+        });
+        for member in targets(&config.geometry, number, failed) {
+            batch.pending += 1;
+            out.push(LaneAction::Write {
+                slot: slot_number,
+                member,
+                lba: config.layout.lba(config.lane, ring_block),
+                ring_block,
+                blocks: 1 + batch.payload_blocks,
+            });
+        }
+        if batch.pending == 0 {
+            out.pop();
+            batch.state = State::Closed;
+            return false;
+        }
+        self.slots[slot] = Some(number);
+        true
+    }
+
+    /// The header of the batch in a slot, whose payload has this CRC, into one block of the ring.
+    pub fn seal(&self, slot: u8, payload_crc: u32, out: &mut [u8]) {
+        let number = self.slots[usize::from(slot)].expect("a batch that is sealed is under way");
+        let index = usize::try_from(number - self.first).expect("as many as are in memory");
+        let batch = &self.batches[index];
+        let layout = &self.config.layout;
+        let header = BatchHeader {
+            group: layout.group,
+            incarnation: layout.incarnation,
+            lane: self.config.lane,
+            batch: number,
+            position: u32::try_from(batch.position % u64::from(layout.lane_blocks))
+                .expect("a lane has fewer than 2^32 blocks"),
+            tail: batch.tail,
+            payload_blocks: batch.payload_blocks,
+        };
+        codec::encode(&header, &batch.entries, payload_crc, out);
+    }
+
+    /// A member has answered a write. True if something was committed by that.
+    pub fn written(&mut self, slot: u8, member: MemberIndex, ok: bool, failed: u32) -> bool {
+        let number = self.slots[usize::from(slot)].expect("a write belongs to a batch under way");
+        let index = usize::try_from(number - self.first).expect("as many as are in memory");
+        let batch = &mut self.batches[index];
+        assert!(
+            batch.state == State::Writing && batch.pending > 0,
+            "each write is answered once"
+        );
+        batch.pending -= 1;
+        if ok {
+            batch.done |= 1 << member.0;
+        } else {
+            batch.errors |= 1 << member.0;
+        }
+        if batch.pending > 0 {
+            return false;
+        }
+        batch.state = State::AwaitingMembers;
+        self.settle_batch(number, slot, failed)
+    }
+
+    /// More members are durably failed: batches that waited for that go on. True if something was committed by that.
+    pub fn members_changed(&mut self, failed: u32) -> bool {
+        let mut any = false;
+        for slot in 0..IN_FLIGHT_MAX {
+            if let Some(number) = self.slots[usize::from(slot)] {
+                any |= self.settle_batch(number, slot, failed);
+            }
+        }
+        any
+    }
+
+    fn settle_batch(&mut self, number: u64, slot: u8, failed: u32) -> bool {
+        let index = usize::try_from(number - self.first).expect("as many as are in memory");
+        let batch = &mut self.batches[index];
+        if batch.state != State::AwaitingMembers || batch.errors & !failed != 0 {
+            return false;
+        }
+        if batch.done & !failed == 0 {
+            // Nobody who is left has it: others are asked, by the next poll that finds it first in line again.
+            return false;
+        }
+        batch.state = State::Committed;
+        self.slots[usize::from(slot)] = None;
+        let mut entries = std::mem::take(&mut batch.entries);
+        entries.clear();
+        self.spare_entries.push(entries);
+        if batch.tail >= self.tail.0 {
+            self.tail = (batch.tail, self.tail.1.max(number));
+        }
+        self.advance();
+        true
+    }
+
+    /// Batches that no target holds any more are written again, to members that live.
+    pub fn rewrite(&mut self, failed: u32, out: &mut Vec<LaneAction>) {
+        for slot in 0..usize::from(IN_FLIGHT_MAX) {
+            let Some(number) = self.slots[slot] else { continue };
+            let index = usize::try_from(number - self.first).expect("as many as are in memory");
+            let batch = &self.batches[index];
+            let lost = batch.state == State::AwaitingMembers
+                && batch.errors & !failed == 0
+                && batch.done & !failed == 0;
+            if lost {
+                self.issue(number, slot, failed, out);
+            }
+        }
+    }
+
+    /// Moves the committed mark and gives space back.
+    fn advance(&mut self) {
+        let is_committed = |number: u64| {
+            let index = usize::try_from(number - self.first).expect("as many as are in memory");
+            self.batches
+                .get(index)
+                .is_some_and(|batch| batch.state == State::Committed)
+        };
+        let mut committed = self.committed;
+        while is_committed(committed) {
+            committed += 1;
+        }
+        self.committed = committed;
+        let (tail, keeper) = self.tail;
+        while let Some(front) = self.batches.front() {
+            let over = self.first < self.committed && front.seq_max < tail && self.first != keeper;
+            if !over {
+                break;
+            }
+            self.batches.pop_front();
+            self.first += 1;
+            self.free = self.batches.front().map_or(self.head, |batch| batch.position);
+        }
+    }
+}
+
+/// The members that a batch goes to: as many as the journal keeps copies, and more where that is needed so that no loss which
+/// the group survives takes all of them (a level of paired copies survives the loss of one of each pair).
+fn targets(geometry: &Geometry, number: u64, failed: u32) -> impl Iterator<Item = MemberIndex> {
+    let members = geometry.members();
+    let live = (u32::MAX >> (u32::BITS - u32::from(members))) & !failed;
+    let copies = copies_written(geometry, live.count_ones());
+    // Batches go round the members, so that all carry the journal's load; by pairs, because pairs hold the same strips.
+    let turn = u8::try_from(number % u64::from(members)).expect("a group has at most 32 members");
+    let start = if members.is_multiple_of(2) {
+        turn & !1
+    } else {
+        turn
+    };
+    let geometry = *geometry;
+    let mut chosen = 0_u32;
+    (0..members)
+        .map(move |step| (start + step) % members)
+        .filter(move |member| live >> member & 1 == 1)
+        .take_while(move |member| {
+            let enough = chosen.count_ones() >= copies && !geometry.survives(failed | chosen);
+            chosen |= 1 << member;
+            !enough
+        })
+        .map(MemberIndex)
+}
