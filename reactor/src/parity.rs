@@ -18,8 +18,9 @@ pub const OUTPUTS_MAX: usize = 3;
 /// Sources of one `combine`, at most: old and new data of each member of the widest redundancy group.
 pub const SOURCES_MAX: usize = 64;
 
-/// From this many bytes in all (sources and outputs), outputs are written past the caches.
-const STREAM_FROM_BYTES: usize = 4 << 20;
+/// From this many bytes in all (sources and outputs), outputs are written past the caches: as for `xor`, and for the same
+/// reasons.
+const STREAM_FROM_BYTES: usize = crate::xor::STREAM_FROM_BYTES;
 
 /// What one call of a kernel computes: for each output, the sum of all sources, each times its factor.
 struct Operation<'a> {

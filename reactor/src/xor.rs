@@ -14,8 +14,9 @@ pub const SOURCES_MAX: usize = 64;
 /// From this many bytes in all (sources and target), the target is written past the caches: it would only drive out what
 /// is still needed, and a streaming store saves reading the line first.
 ///
-/// A typical core has 1 to 2 MiB of second-level cache and its share of the third is of that order.
-const STREAM_FROM_BYTES: usize = 4 << 20;
+/// A typical core has 1 to 2 MiB of second-level cache. Less than that is not streamed although it would be faster from memory,
+/// because whoever asked may read the result next, to journal it.
+pub(crate) const STREAM_FROM_BYTES: usize = 1 << 20;
 
 /// `target ^= source`, for `bytes` bytes.
 type InPlace = unsafe fn(target: *mut u8, source: *const u8, bytes: usize);
