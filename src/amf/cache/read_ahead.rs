@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use crate::drive::block::GroupLba;
 
-/// Streams that are followed at a time. Half of the places are for streams that have proved to be one, so that random reads, each of
-/// which may be the start of a stream, do not push them out.
-pub const STREAMS_MAX: usize = 32;
+/// Streams that are followed at a time.
+pub const STREAMS_MAX: usize = 16;
 
-/// Most proven streams, and so least candidates.
-const PROVEN_MAX: usize = STREAMS_MAX / 2;
+/// Reads that are remembered because they may be the start of a stream: the latest ones that continue none. They have places of
+/// their own, so that random reads do not push streams out.
+const CANDIDATES_MAX: usize = 16;
+
+/// Marks a place without stream: nothing is read from there on.
+const NOWHERE: u64 = u64::MAX;
 
 /// Reads in a row, the first one included, that prove a stream. Two neighbours may be chance.
 const PROOF_READS: u8 = 3;
@@ -37,14 +40,18 @@ pub struct ReadAhead {
     /// Where each stream goes on; apart from the rest, because every read looks at all of them.
     next: [u64; STREAMS_MAX],
     streams: [Stream; STREAMS_MAX],
-    used: usize,
+    /// Where each candidate would go on.
+    candidates_next: [u64; CANDIDATES_MAX],
+    candidates: [Candidate; CANDIDATES_MAX],
+    /// The candidate that was there for longest and gives way to the next.
+    oldest: usize,
     clock: u64,
 }
 
 /// What [`ReadAhead::observe`] found out about a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// Whether the read is part of a proven stream.
+    /// Whether the read is part of a stream, as three reads in a row prove it.
     pub is_stream: bool,
     /// What to read ahead, never empty.
     pub prefetch: Option<Range<GroupLba>>,
@@ -57,22 +64,13 @@ struct Stream {
     /// Up to here has been asked for.
     ahead: u64,
     window_blocks: u32,
-    reads: u8,
     used_at: u64,
 }
 
-impl Stream {
-    const NONE: Self = Self {
-        disk_end: 0,
-        ahead: 0,
-        window_blocks: 0,
-        reads: 0,
-        used_at: 0,
-    };
-
-    fn is_proven(&self) -> bool {
-        self.reads >= PROOF_READS
-    }
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    disk_end: u64,
+    reads: u8,
 }
 
 impl ReadAhead {
@@ -87,9 +85,19 @@ impl ReadAhead {
         );
         Self {
             limits,
-            next: [0; STREAMS_MAX],
-            streams: [Stream::NONE; STREAMS_MAX],
-            used: 0,
+            next: [NOWHERE; STREAMS_MAX],
+            streams: [Stream {
+                disk_end: 0,
+                ahead: 0,
+                window_blocks: 0,
+                used_at: 0,
+            }; STREAMS_MAX],
+            candidates_next: [NOWHERE; CANDIDATES_MAX],
+            candidates: [Candidate {
+                disk_end: 0,
+                reads: 0,
+            }; CANDIDATES_MAX],
+            oldest: 0,
             clock: 0,
         }
     }
@@ -105,63 +113,69 @@ impl ReadAhead {
             "a read lies inside its disk"
         );
         self.clock += 1;
-        match self.stream_at(lba.0, u64::from(blocks), disk.end.0) {
-            Some(at) => self.go_on(at, end),
-            None => {
-                self.begin(end, disk.end.0);
-                Observed {
-                    is_stream: false,
-                    prefetch: None,
-                }
-            }
+        let known = self.stream_at(lba.0, u64::from(blocks), disk.end.0);
+        let Some(at) = known.or_else(|| self.prove(lba.0, end, disk.end.0)) else {
+            return Observed {
+                is_stream: false,
+                prefetch: None,
+            };
+        };
+        self.streams[at].used_at = self.clock;
+        self.next[at] = self.next[at].max(end);
+        Observed {
+            is_stream: true,
+            prefetch: self.prefetch(at),
         }
     }
 
     /// Forgets all streams, as when the group's disks change.
     pub fn clear(&mut self) {
-        self.used = 0;
+        *self = Self::new(self.limits);
     }
 
     /// The stream that a read is part of: one that it continues exactly, or else one that it nearly does.
     fn stream_at(&self, lba: u64, blocks: u64, disk_end: u64) -> Option<usize> {
-        let next = &self.next[..self.used];
-        let same_disk = |at: &usize| self.streams[*at].disk_end == disk_end;
-        let exact = (0..next.len()).find(|at| next[*at] == lba && same_disk(at));
-        // A candidate is believed only if it goes on exactly: nearness is much likelier to be chance.
-        let near = |at: &usize| {
-            next[*at].abs_diff(lba) <= blocks * REORDER_READS
-                && self.streams[*at].is_proven()
-                && same_disk(at)
+        let exact = places(&self.next, |next| next == lba);
+        let near = places(&self.next, |next| next.abs_diff(lba) <= blocks * REORDER_READS);
+        let on_disk = |places: u32| first_of(places, |at| self.streams[at].disk_end == disk_end);
+        on_disk(exact).or_else(|| on_disk(near))
+    }
+
+    /// Takes note of a read that is part of no stream yet, and says which one it is part of now if it proves one. A
+    /// candidate is believed only if it goes on exactly: nearness is much likelier to be chance.
+    fn prove(&mut self, lba: u64, end: u64, disk_end: u64) -> Option<usize> {
+        let exact = places(&self.candidates_next, |next| next == lba);
+        let Some(at) = first_of(exact, |at| self.candidates[at].disk_end == disk_end) else {
+            self.candidates_next[self.oldest] = end;
+            self.candidates[self.oldest] = Candidate { disk_end, reads: 1 };
+            self.oldest = (self.oldest + 1) % CANDIDATES_MAX;
+            return None;
         };
-        exact.or_else(|| (0..next.len()).find(near))
+        self.candidates[at].reads += 1;
+        self.candidates_next[at] = end;
+        if self.candidates[at].reads < PROOF_READS {
+            return None;
+        }
+        self.candidates_next[at] = NOWHERE;
+        let ages = self.streams.iter().enumerate();
+        let (silent, _) = ages.min_by_key(|(_, stream)| stream.used_at)?;
+        self.next[silent] = end;
+        self.streams[silent] = Stream {
+            disk_end,
+            ahead: 0,
+            window_blocks: 0,
+            used_at: self.clock,
+        };
+        Some(silent)
     }
 
-    fn go_on(&mut self, at: usize, end: u64) -> Observed {
-        self.next[at] = self.next[at].max(end);
-        let next = self.next[at];
-        let stream = &mut self.streams[at];
-        stream.used_at = self.clock;
-        stream.reads = PROOF_READS.min(stream.reads + 1);
-        if !stream.is_proven() {
-            return Observed {
-                is_stream: false,
-                prefetch: None,
-            };
-        }
-        let prefetch = self.prefetch(at, next);
-        self.keep_room_for_candidates();
-        Observed {
-            is_stream: true,
-            prefetch,
-        }
-    }
-
-    /// What a proven stream at `next` reads ahead, if more than half of its window has been used.
-    fn prefetch(&mut self, at: usize, next: u64) -> Option<Range<GroupLba>> {
+    /// What a stream reads ahead, if more than half of its window has been used.
+    fn prefetch(&mut self, at: usize) -> Option<Range<GroupLba>> {
         let window_max = self.limits.window_blocks_max;
         if window_max == 0 {
             return None;
         }
+        let next = self.next[at];
         let strip = u64::from(self.limits.strip_blocks);
         let stream = &mut self.streams[at];
         let start = stream.ahead.max(next);
@@ -182,41 +196,25 @@ impl ReadAhead {
         stream.ahead = end;
         Some(GroupLba(start)..GroupLba(end))
     }
+}
 
-    /// Remembers a read as what may become a stream, in the place of the candidate that was silent for longest.
-    fn begin(&mut self, next: u64, disk_end: u64) {
-        let at = if self.used < STREAMS_MAX {
-            self.used += 1;
-            self.used - 1
-        } else {
-            self.longest_silent(false)
-                .expect("at most half of the places are proven streams'")
-        };
-        self.next[at] = next;
-        self.streams[at] = Stream {
-            disk_end,
-            ahead: 0,
-            window_blocks: 0,
-            reads: 1,
-            used_at: self.clock,
-        };
-    }
+/// Which of the places suit, a bit each. Without a branch for each of them, so that the compiler takes several at a time.
+fn places(next: &[u64; STREAMS_MAX], suits: impl Fn(u64) -> bool) -> u32 {
+    let bits = next.iter().enumerate();
+    bits.fold(0, |places, (at, next)| places | u32::from(suits(*next)) << at)
+}
 
-    /// Makes the proven stream that was silent for longest a candidate again when there are too many of them.
-    fn keep_room_for_candidates(&mut self) {
-        let proven = self.streams[..self.used]
-            .iter()
-            .filter(|stream| stream.is_proven());
-        if proven.count() > PROVEN_MAX {
-            let at = self.longest_silent(true).expect("there are proven streams");
-            self.streams[at].reads = PROOF_READS - 1;
+/// The first of the places that suits.
+fn first_of(places: u32, suits: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut places = places;
+    while places != 0 {
+        let at = places.trailing_zeros() as usize;
+        if suits(at) {
+            return Some(at);
         }
+        places &= places - 1;
     }
-
-    fn longest_silent(&self, proven: bool) -> Option<usize> {
-        let places = (0..self.used).filter(|at| self.streams[*at].is_proven() == proven);
-        places.min_by_key(|at| self.streams[*at].used_at)
-    }
+    None
 }
 
 #[cfg(test)]
