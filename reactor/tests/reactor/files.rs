@@ -258,3 +258,49 @@ fn lent_memory_is_guarded() {
         bench.on_core(move |io| misuse(io.arena_mut(), span)); // Nothing is lent any more.
     }
 }
+
+/// The reading end of a pipe into which nobody writes: a file that does not answer. The other end keeps it open.
+fn silent_file() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = std::io::pipe().expect("the system has room for a pipe");
+    (reader.into(), writer.into())
+}
+
+/// Goal: what is in flight on a file that is given up ends where the kernel can end it, other files go on, and the memory
+/// is the program's again.
+#[test]
+fn a_file_that_does_not_answer_can_be_given_up() {
+    let (bench, good, temporary) = bench_with_file("forsaken", 1 << 20, options());
+    let (reader, _writer) = silent_file();
+    let silent = bench.on_core(move |io| io.add_file(reader).expect("there is room"));
+    let (waits, works) = (alloc(&bench, 4096), alloc(&bench, 4096));
+    bench.on_core(move |io| io.read(silent, Token(1), waits, 0));
+    bench.on_core(move |io| io.read(good, Token(2), works, 0));
+    assert_eq!(bench.file_done(), (Token(2), Ok(4096)));
+    bench.on_core(move |io| io.forsake_file(silent));
+    assert_eq!(bench.file_done(), (Token(1), Err(Errno(libc::ECANCELED))));
+    bench.on_core(move |io| io.arena_mut().free(waits));
+    bench.on_core(move |io| io.read(good, Token(3), works, 0));
+    assert_eq!(bench.file_done(), (Token(3), Ok(4096)));
+    drop(temporary);
+}
+
+/// Goal: stopping waits for a file that does not answer only until the program has given it up.
+#[test]
+fn stopping_does_not_wait_for_a_file_that_was_given_up() {
+    let bench = Bench::start(options());
+    let (reader, _writer) = silent_file();
+    let silent = bench.on_core(move |io| io.add_file(reader).expect("there is room"));
+    let waits = alloc(&bench, 4096);
+    let began = std::time::Instant::now();
+    bench.on_core(move |io| {
+        io.read(silent, Token(1), waits, 0);
+        io.forsake_file(silent);
+        io.stop();
+    });
+    bench.running.join().expect("it ends as it should");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
