@@ -9,7 +9,7 @@ use reactor::{Errno, Io, Span};
 use super::command::{COMMANDS_MAX, Owner};
 use super::core::Core;
 use super::drives::{DriveCommand, Kind, Outcome};
-use super::message::{ControlMessage, Message};
+use super::message::{ControlMessage, Message, Repair};
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold, WriteBackConfig,
 };
@@ -313,10 +313,14 @@ impl Core {
                 self.tell(io, reactor::CoreIndex(core), Message::Recall { group, row });
             }
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
-            // Until there is something that repairs blocks, a member that lost some is as good as lost.
-            Action::ReportMedia { member, .. } => {
-                let error = DriveError::Media;
-                self.tell_control(io, ControlMessage::Fault { group, member, error });
+            Action::ReportMedia {
+                member,
+                row,
+                offset_blocks,
+                blocks,
+            } => {
+                let repair = Repair::new(group, member, row, offset_blocks, blocks);
+                self.tell_control(io, ControlMessage::Media(repair));
             }
             // The completion that follows is all that anybody asks for yet.
             Action::Scrubbed { .. } => {}

@@ -46,6 +46,11 @@ pub enum InternalCommand {
     },
     /// Make what was resynchronised durable.
     ResyncFlush,
+    /// Write blocks anew that a member could not read.
+    Repair {
+        /// Names the repair.
+        number: u32,
+    },
     /// Make everything durable before the group is closed.
     Close,
 }

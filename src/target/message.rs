@@ -202,6 +202,8 @@ pub enum ControlMessage {
         /// What the drive said.
         error: DriveError,
     },
+    /// A member of a group could not read some blocks; the other members can.
+    Media(Repair),
     /// A connection given to this core could not be taken.
     NotAdopted {
         /// The core.
@@ -228,6 +230,34 @@ pub enum ControlMessage {
         /// The namespace.
         nsid: u32,
     },
+}
+
+/// Blocks of a member that are to be written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Repair {
+    /// Which group.
+    pub group: u16,
+    /// Which of its members.
+    pub member: MemberIndex,
+    /// The stripe row.
+    pub row: RowIndex,
+    /// First block, from the start of what the member gives to the row.
+    pub offset_blocks: u32,
+    /// Length.
+    pub blocks: u32,
+}
+
+impl Repair {
+    /// These blocks.
+    pub fn new(group: u16, member: MemberIndex, row: RowIndex, offset_blocks: u32, blocks: u32) -> Self {
+        Self {
+            group,
+            member,
+            row,
+            offset_blocks,
+            blocks,
+        }
+    }
 }
 
 /// What hosts moved, for the health log page.

@@ -612,6 +612,7 @@ impl Control {
         result: Result<(), GroupError>,
     ) {
         match command {
+            InternalCommand::Repair { number } => self.repair_done(core, io, number, result),
             InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),
             InternalCommand::ResyncFlush => self.resync_flushed(core, io, group, result.is_ok()),

@@ -39,6 +39,11 @@ impl DriveHealth {
         }
     }
 
+    /// Reads that its medium could not give back.
+    pub(super) fn media_errors(&self) -> u64 {
+        self.machine.counts().media_errors
+    }
+
     fn unanswered(&self) -> u32 {
         self.given_up.iter().sum()
     }
@@ -116,6 +121,7 @@ impl Control {
             self.look_for_hang(core, io, drive);
         }
         self.give_up_superblocks(core, io);
+        self.begin_repairs(core, io);
         if io.now() >= self.window_until {
             self.window_until = io.now() + u64::from(self.policy.window_ms) * NANOS_PER_MS;
             self.end_windows(core, io);
@@ -178,14 +184,19 @@ impl Control {
         }
     }
 
-    /// Feeds a drive's machine and carries out what it decides.
-    pub(super) fn judge(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16, event: Event) {
-        let Some(decision) = self.health[usize::from(drive)].machine.handle(event) else {
-            return;
-        };
+    /// Feeds a drive's machine and carries out what it decides; but the one who tells a media error repairs it, because
+    /// it has the blocks at hand.
+    pub(super) fn judge(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        drive: u16,
+        event: Event,
+    ) -> Option<Decision> {
+        let decision = self.health[usize::from(drive)].machine.handle(event)?;
         let name = &self.drives[usize::from(drive)].name;
         match decision {
-            Decision::Repair => {} // Whoever told the media error has the blocks at hand.
+            Decision::Repair => {}
             Decision::Suspect(reason) => tracing::warn!(drive = %name, %reason, "drive is suspect"),
             Decision::Quarantine(reason) => {
                 tracing::error!(drive = %name, %reason, "drive is quarantined");
@@ -197,6 +208,7 @@ impl Control {
                 self.evict(core, io, drive, decision);
             }
         }
+        Some(decision)
     }
 
     /// Has the drive's group fail it.

@@ -7,6 +7,7 @@ mod groups;
 mod health;
 mod operator;
 mod queues;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -201,6 +202,8 @@ pub struct Control {
     leaving: BTreeSet<u32>,
     /// Requests for the health log that wait until every core has told what it counted: cores left, and the capsule.
     health_waiting: BTreeMap<u64, queues::HealthRequest>,
+    /// Blocks that are to be written anew, and those that an engine is at.
+    repairs: repair::Repairs,
     /// The health of each drive.
     health: Vec<health::DriveHealth>,
     policy: Policy,
@@ -274,6 +277,7 @@ impl Control {
             superblock_spans: Vec::new(),
             leaving: BTreeSet::new(),
             health_waiting: BTreeMap::new(),
+            repairs: repair::Repairs::default(),
             health,
             policy,
             window_until: 0,
@@ -352,6 +356,7 @@ impl Control {
             ControlMessage::Fault { group, member, error } => {
                 self.member_fault(core, io, group, member, error)
             }
+            ControlMessage::Media(repair) => self.media_error(core, io, repair),
             ControlMessage::Counts {
                 core: from,
                 traffic,
