@@ -11,5 +11,8 @@ pub mod icl;
 
 pub mod drive;
 
+#[cfg(feature = "sim")]
+pub mod sim;
+
 #[cfg(feature = "target")]
 pub mod target;

@@ -300,7 +300,8 @@ fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
 }
 
 /// Drives that a level needs to be worth its name. Of two that may go on alone, either could claim to be the newer one.
-const fn drives_min(level: Level) -> usize {
+/// Fewest drives of which a group of this level is made.
+pub const fn drives_min(level: Level) -> usize {
     match level {
         Level::Raid0 => 1,
         Level::Raid1 => 2,

@@ -31,7 +31,9 @@ pub use assemble::{
     AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, MemberFinding, MemberRole,
     Refusal, assemble,
 };
-pub use create::{CreateError, CreateIds, Creation, DRIVE_BYTES_MIN, GroupSpec, Warning, plan_create};
+pub use create::{
+    CreateError, CreateIds, Creation, DRIVE_BYTES_MIN, GroupSpec, Warning, drives_min, plan_create,
+};
 pub use machine::{Group, REQUESTS_MAX};
 pub use status::{
     GroupSnapshot, GroupState, LossReason, MemberSnapshot, MemberStatus, ResyncSnapshot, VdiskSnapshot,

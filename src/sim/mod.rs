@@ -1,0 +1,21 @@
+//! Runs whole arrays on one thread, from one seed: the real state machines with simulated time, drives and hosts.
+//!
+//! A [`Scenario`] says everything about a run; [`run`] carries it out and judges it, and the same scenario does the
+//! same, event for event. [`check`] is for tests and `braid sim`: it tries seeds, and makes a run that fails
+//! smaller. [`sweep`] looks at one operation instead, and at every state that a power cut could leave.
+//! Knows no real time, thread or file.
+
+pub mod check;
+pub mod drive;
+pub mod history;
+pub mod host;
+pub mod node;
+pub mod random;
+pub mod scenario;
+pub mod stamp;
+pub mod trace;
+pub mod world;
+
+pub use check::{Failure, check, try_seed};
+pub use scenario::{Fault, Mutant, Scenario, Stop};
+pub use world::{Ending, Report, Violation, run};

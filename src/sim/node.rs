@@ -1,0 +1,388 @@
+//! A simulated node: the real engines, lock table, group machine and superblocks, wired as the program wires them.
+//!
+//! Owns what a process has in memory, and so what a power cut takes. Calls come in and [`Effect`]s go out: the world
+//! carries them out, each in its own time, and answers. What `target` does in `array.rs`, `assemble.rs` and
+//! `control/groups.rs` is done here in the same order, without sockets; where a [`Mutant`] is asked for, one step of
+//! it is done wrongly.
+
+mod boot;
+mod control;
+mod core;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(in crate::sim) use boot::drive_bytes;
+pub use boot::{BootError, DRIVE_EXTRA_BYTES, STRIP_BYTES, drive_facts};
+pub use core::Core;
+
+use super::drive::Command;
+use super::scenario::Mutant;
+use super::stamp::Block;
+use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
+use crate::amf::geometry::Geometry;
+use crate::amf::group::{FailReason, Group, SuperblockIo};
+use crate::amf::lock::LockTable;
+use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::vdisk::VirtualDisk;
+
+/// What the world does for the node.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Ask a drive, and answer with [`Node::drive_done`] or [`Node::superblock_done`].
+    Drive {
+        /// Which drive.
+        drive: u16,
+        /// What.
+        command: Command,
+        /// Who gets the answer.
+        asker: Asker,
+    },
+    /// Deliver with [`Node::deliver`], in order between the same two cores.
+    Mail {
+        /// From this core.
+        from: u16,
+        /// To this core.
+        to: u16,
+        /// What.
+        mail: Mail,
+    },
+    /// A host's command is over.
+    Done {
+        /// The host's name for it.
+        command: u32,
+        /// How.
+        result: Result<(), GroupError>,
+        /// What was read.
+        data: Vec<u8>,
+    },
+    /// Hosts may come.
+    Started,
+    /// The group is closed; whether in good order.
+    Stopped {
+        /// "Clean" is durable.
+        clean: bool,
+    },
+}
+
+/// Who waits for a drive's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// An engine.
+    Engine {
+        /// On this core.
+        core: u16,
+        /// Its name for the command.
+        io: IoTag,
+    },
+    /// The group machine.
+    Superblock(SuperblockIo),
+    /// Nobody any more.
+    Nobody,
+}
+
+/// What cores tell each other.
+#[derive(Clone, Copy, Debug)]
+pub enum Mail {
+    /// A row was released.
+    Wake(RowIndex),
+    /// These members are durable.
+    Members(MemberSet),
+    /// To the control core: a member failed a command.
+    Fault {
+        /// Which.
+        member: MemberIndex,
+        /// What it said.
+        error: DriveError,
+    },
+    /// To the control core: blocks of a member have to be written anew.
+    Media(Request),
+    /// A superblock write that could not be asked for.
+    SuperblockFailed(SuperblockIo),
+}
+
+/// Who a command of an engine belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sim) enum Owner {
+    /// A host; the number is its own name for the command.
+    Host(u32),
+    /// The comparison of a host's Compare and Write.
+    Comparison(u32),
+    /// Its write.
+    SwapWrite(u32),
+    /// The resynchronisation of a row.
+    Resync(u64),
+    /// The flush before progress is made durable.
+    ResyncFlush,
+    /// The flush before the group is closed.
+    Close,
+    /// Blocks of this member are written anew.
+    Repair(MemberIndex),
+    /// The last look at a row.
+    Scrub(u64),
+}
+
+/// How far the node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its first generation is being written.
+    Opening,
+    /// It serves.
+    Open,
+    /// The group cannot go on.
+    Failed(FailReason),
+    /// It was closed.
+    Stopped,
+}
+
+/// One life of the node.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) geometry: Geometry,
+    lock: Arc<LockTable>,
+    cores: Vec<Core>,
+    group: Group,
+    phase: Phase,
+    resync: Option<control::Resync>,
+    /// Drive of each member.
+    drives: Vec<Option<u16>>,
+    disk: Option<VirtualDisk>,
+    /// Where a host's command runs.
+    places: BTreeMap<u32, (u16, CommandId)>,
+    /// How the comparison of a Compare and Write went, until its write ends.
+    compared: BTreeMap<u32, Result<(), GroupError>>,
+    /// What the last scrub found, row by row.
+    scrubbed: Vec<(RowIndex, ScrubOutcome)>,
+    mutant: Mutant,
+    /// Counts wake-ups, for the mutant that loses some.
+    wakes: u32,
+}
+
+impl Node {
+    /// How far it has come.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The members as announced last.
+    pub const fn members(&self) -> Option<MemberSet> {
+        self.group.members()
+    }
+
+    /// The virtual disk, once it is there.
+    pub const fn disk(&self) -> Option<VirtualDisk> {
+        self.disk
+    }
+
+    /// Nothing is left to do by itself: no resynchronisation, no command.
+    pub fn is_settled(&self) -> bool {
+        self.resync.is_none() && self.cores.iter().all(|core| core.engine.in_flight() == 0)
+    }
+
+    /// What the scrub has found so far, row by row.
+    pub fn scrubbed(&self) -> &[(RowIndex, ScrubOutcome)] {
+        &self.scrubbed
+    }
+
+    /// Panics unless all locks and all memory are back, which they are when nothing is under way.
+    pub fn assert_idle(&self) {
+        assert!(
+            self.lock.is_idle(),
+            "all locks are back when nothing is under way"
+        );
+        assert!(
+            self.cores.iter().all(|core| core.outstanding.is_empty()),
+            "no drive owes an answer when nothing is under way"
+        );
+    }
+
+    /// A host's command arrives at a core. Its first buffer is what is written or compared with, the second what a
+    /// Compare and Write writes.
+    pub fn submit(
+        &mut self,
+        core: u16,
+        command: u32,
+        request: impl FnOnce(CommandId) -> Request,
+        buffers: [Vec<u8>; 2],
+        out: &mut Vec<Effect>,
+    ) {
+        let [first, second] = buffers;
+        let is_swap = !second.is_empty();
+        let at = &mut self.cores[usize::from(core)];
+        let owner = if is_swap {
+            Owner::Comparison(command)
+        } else {
+            Owner::Host(command)
+        };
+        let id = at.take_slot(owner, first);
+        let partner = if is_swap {
+            at.take_slot(Owner::SwapWrite(command), second)
+        } else {
+            id
+        };
+        let request = request(partner);
+        self.places.insert(command, (core, id));
+        let writes = matches!(request, Request::Write { .. });
+        at.submit(id, request);
+        if writes && self.mutant == Mutant::EarlyAcknowledge {
+            out.push(Effect::Done {
+                command,
+                result: Ok(()),
+                data: Vec::new(),
+            });
+        }
+        self.pump(core, out);
+    }
+
+    /// The host is gone: nothing more of its command is begun.
+    pub fn give_up(&mut self, command: u32, out: &mut Vec<Effect>) {
+        let Some((core, id)) = self.places.get(&command).copied() else {
+            return;
+        };
+        self.cores[usize::from(core)].give_up(id);
+        self.pump(core, out);
+    }
+
+    /// A drive has answered an engine.
+    pub fn drive_done(
+        &mut self,
+        core: u16,
+        io: IoTag,
+        result: Result<Vec<Block>, DriveError>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.cores[usize::from(core)].drive_done(io, result);
+        self.pump(core, out);
+    }
+
+    /// A message arrives at a core.
+    pub fn deliver(&mut self, core: u16, mail: Mail, out: &mut Vec<Effect>) {
+        let at = &mut self.cores[usize::from(core)];
+        match mail {
+            Mail::Wake(row) => at.wake(row),
+            Mail::Members(set) => at.set_members(set),
+            Mail::Fault { member, error } => self.member_fault(member, error, out),
+            Mail::Media(repair) => self.repair(repair),
+            Mail::SuperblockFailed(io) => self.superblock_done(io, Err(DriveError::Gone), out),
+        }
+        self.pump(core, out);
+    }
+
+    /// Carries out what a core's engine asks for, until it asks for nothing more.
+    fn pump(&mut self, core: u16, out: &mut Vec<Effect>) {
+        let mut asked = Vec::new();
+        loop {
+            self.cores[usize::from(core)].work(&mut asked);
+            if asked.is_empty() {
+                return;
+            }
+            for ask in asked.drain(..) {
+                self.carry_out(core, ask, out);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, core: u16, ask: core::Ask, out: &mut Vec<Effect>) {
+        match ask {
+            core::Ask::Drive { io, member, command } => self.ask_drive(core, io, member, command, out),
+            core::Ask::Wake { mask, row } => {
+                for to in (0..16u16).filter(|to| mask >> to & 1 == 1) {
+                    self.wakes += 1;
+                    let lost = self.mutant == Mutant::LostWakes && self.wakes.is_multiple_of(4);
+                    if !lost {
+                        out.push(Effect::Mail {
+                            from: core,
+                            to,
+                            mail: Mail::Wake(row),
+                        });
+                    }
+                }
+            }
+            core::Ask::Fault { member, error } => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::Fault { member, error },
+            }),
+            core::Ask::Repair(repair) => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::Media(repair),
+            }),
+            core::Ask::Scrubbed { row, outcome } => self.scrubbed.push((row, outcome)),
+            core::Ask::Complete { owner, result, data } => self.completed(owner, result, data, out),
+        }
+    }
+
+    fn ask_drive(
+        &mut self,
+        core: u16,
+        io: IoTag,
+        member: MemberIndex,
+        mut command: Command,
+        out: &mut Vec<Effect>,
+    ) {
+        let drive = self.drives[usize::from(member.0)];
+        let at = &mut self.cores[usize::from(core)];
+        let Some(drive) = drive else {
+            return at.drive_done(io, Err(DriveError::Gone));
+        };
+        let mut asker = Asker::Engine { core, io };
+        match &mut command {
+            Command::Write { fua, .. } => {
+                *fua &= self.mutant != Mutant::NoForce;
+                if self.mutant == Mutant::EarlyRelease {
+                    asker = Asker::Nobody;
+                    at.drive_done(io, Ok(Vec::new()));
+                }
+            }
+            Command::Flush if self.mutant == Mutant::NoFlush => return at.drive_done(io, Ok(Vec::new())),
+            Command::Flush | Command::Read { .. } => {}
+        }
+        out.push(Effect::Drive {
+            drive,
+            command,
+            asker,
+        });
+    }
+
+    fn completed(
+        &mut self,
+        owner: Owner,
+        result: Result<(), GroupError>,
+        data: Vec<u8>,
+        out: &mut Vec<Effect>,
+    ) {
+        match owner {
+            Owner::Host(command) => {
+                self.places.remove(&command);
+                let is_write = data.is_empty();
+                if !(is_write && self.mutant == Mutant::EarlyAcknowledge) {
+                    out.push(Effect::Done {
+                        command,
+                        result,
+                        data,
+                    });
+                }
+            }
+            Owner::Comparison(command) => {
+                self.compared.insert(command, result);
+            }
+            Owner::SwapWrite(command) => {
+                self.places.remove(&command);
+                let compared = self.compared.remove(&command);
+                let compared = compared.expect("both halves end, the comparison first");
+                out.push(Effect::Done {
+                    command,
+                    result: compared.and(result),
+                    data: Vec::new(),
+                });
+            }
+            Owner::Resync(row) => self.row_resynchronised(row, result.is_ok(), out),
+            Owner::ResyncFlush => self.resync_flushed(result.is_ok(), out),
+            Owner::Repair(member) => self.repaired(member, result, out),
+            Owner::Scrub(row) => self.scrub_row(row + 1, out),
+            Owner::Close => self.close_flushed(result.is_ok(), out),
+        }
+    }
+}

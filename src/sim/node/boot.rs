@@ -1,0 +1,213 @@
+//! A start of the node: what is on the drives, and which group that makes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{Core, Effect, Node, Phase};
+use crate::amf::engine::{Engine, EngineConfig};
+use crate::amf::group::{
+    AssembleOptions, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Refusal, assemble,
+    plan_create,
+};
+use crate::amf::lock::LockTable;
+use crate::amf::superblock::{
+    HEAD_BYTES, HEAD_READ_BYTES, Name, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine, tail_start,
+};
+use crate::amf::{MemberIndex, MemberSet};
+use crate::drive::block::BlockSize;
+use crate::sim::drive::Drive;
+use crate::sim::random::mix;
+use crate::sim::scenario::{DEPTH_MAX, Scenario};
+use crate::sim::stamp::BLOCK_BYTES;
+
+/// Strips are as short as a group may have them.
+pub const STRIP_BYTES: u32 = 4096;
+
+/// Bytes of a drive beside its strips.
+pub const DRIVE_EXTRA_BYTES: u64 = HEAD_BYTES + TAIL_BYTES;
+
+/// Command slots of a core: all that 16 hosts may have, two for each Compare and Write, and the node's own.
+const COMMANDS: u32 = 2 * 16 * DEPTH_MAX as u32 + 16;
+
+/// Row operations under way on a core: fewer than commands, so that they wait for each other now and then.
+const PIECES: u32 = 24;
+
+/// Strips of scratch beyond what the largest row operation needs.
+const SCRATCH_STRIPS: u32 = 8;
+
+/// Lock words: the fewest there may be, so that rows meet in a slot.
+const LOCK_SLOTS: usize = 64;
+
+/// Why a group does not start.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BootError {
+    /// The drives hold a group that must not be started as it is.
+    #[error("the group is refused: {0}")]
+    Refused(Refusal),
+    /// The drives hold no group.
+    #[error("no group is found on the drives")]
+    NotFound,
+    /// The group cannot be made.
+    #[error("the group cannot be made: {0}")]
+    Create(CreateError),
+}
+
+/// What the program would know of a drive when it starts.
+pub fn drive_facts(index: u16, drive: &Drive) -> DriveFacts {
+    let region = |start_bytes: u64, bytes: usize| -> Vec<u8> {
+        let blocks = u32::try_from(bytes / BLOCK_BYTES).expect("a small region");
+        let read = drive.read(start_bytes / BLOCK_BYTES as u64, blocks);
+        read.iter().flat_map(|block| *block.bytes()).collect()
+    };
+    let head = region(0, HEAD_READ_BYTES);
+    let tail = tail_start(drive.bytes()).map(|start| region(start, TAIL_READ_BYTES));
+    DriveFacts {
+        index,
+        label: format!("d{index}"),
+        bytes: drive.bytes(),
+        logical_block: u32::try_from(BLOCK_BYTES).expect("512 bytes"),
+        in_use: false,
+        existing: examine(Some(&head), tail.as_deref()),
+    }
+}
+
+fn name() -> Name {
+    Name::parse("g").expect("a letter is a name")
+}
+
+fn uuid(seed: u64, number: u64) -> Uuid {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&mix(seed ^ number).to_le_bytes());
+    bytes[8..].copy_from_slice(&mix(seed ^ number ^ 1 << 40).to_le_bytes());
+    Uuid(bytes)
+}
+
+impl Node {
+    /// Starts from what is on these drives. `accept`: the operator accepts a dirty degraded start.
+    pub fn find(
+        drives: &[DriveFacts],
+        accept: bool,
+        scenario: &Scenario,
+        out: &mut Vec<Effect>,
+    ) -> Result<Self, BootError> {
+        let options = AssembleOptions {
+            accept_dirty_degraded: if accept { vec![name()] } else { Vec::new() },
+            shared: false,
+        };
+        let assembly = assemble(drives, &options);
+        let group = assembly.groups.into_iter().next().ok_or(BootError::NotFound)?;
+        let candidate = group.outcome.map_err(BootError::Refused)?;
+        Ok(Self::start(Group::assembled(candidate), scenario, out))
+    }
+
+    /// Makes the group anew on these drives.
+    pub fn create(
+        drives: &[DriveFacts],
+        scenario: &Scenario,
+        out: &mut Vec<Effect>,
+    ) -> Result<Self, BootError> {
+        let spec = GroupSpec {
+            name: name(),
+            level: scenario.level,
+            strip_bytes: STRIP_BYTES,
+            block: BlockSize::B512,
+            exclusive_local: true,
+            zeroed: scenario.zeroed,
+            force: true,
+            drives: drives.to_vec(),
+        };
+        let ids = CreateIds {
+            array: uuid(scenario.seed, 1),
+            group: uuid(scenario.seed, 2),
+            drives: (0..drives.len() as u64)
+                .map(|drive| uuid(scenario.seed, 3 + drive))
+                .collect(),
+        };
+        let creation = plan_create(&spec, &ids).map_err(BootError::Create)?;
+        Ok(Self::start(Group::form(creation), scenario, out))
+    }
+
+    fn start(group: Group, scenario: &Scenario, out: &mut Vec<Effect>) -> Self {
+        let geometry = group.geometry();
+        let lock = LockTable::new(LOCK_SLOTS);
+        let members = MemberSet {
+            generation: 0,
+            failed: 0,
+            parity_trusted: false,
+            rebuilding: 0,
+            rebuilt_rows: 0,
+        };
+        let scratch_bytes = Engine::scratch_bytes_min(&geometry) + SCRATCH_STRIPS * geometry.strip_bytes();
+        let core = |core| {
+            let engine = Engine::new(EngineConfig {
+                geometry,
+                core,
+                lock: Arc::clone(&lock),
+                commands_max: COMMANDS,
+                pieces_max: PIECES,
+                scratch_bytes,
+                members,
+            });
+            Core::new(engine, COMMANDS, scratch_bytes, geometry.strip_bytes())
+        };
+        let drives = (0..geometry.members()).map(|member| group.drive_of(MemberIndex(member)));
+        let mut node = Self {
+            geometry,
+            cores: (0..scenario.cores).map(core).collect(),
+            drives: drives.collect(),
+            lock,
+            group,
+            phase: Phase::Opening,
+            resync: None,
+            disk: None,
+            places: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            scrubbed: Vec::new(),
+            mutant: scenario.mutant,
+            wakes: 0,
+        };
+        node.group_event(Event::Start, out);
+        node
+    }
+
+    /// A core that reads a group alone, with these members lost, for looking at drives at rest.
+    pub fn reader(&self, failed: u32) -> Core {
+        let lock = LockTable::new(LOCK_SLOTS);
+        let geometry = self.geometry;
+        let scratch_bytes = Engine::scratch_bytes_min(&geometry);
+        let engine = Engine::new(EngineConfig {
+            geometry,
+            core: 0,
+            lock,
+            commands_max: 1,
+            pieces_max: 1,
+            scratch_bytes,
+            members: MemberSet {
+                generation: 1,
+                failed,
+                parity_trusted: true,
+                rebuilding: 0,
+                rebuilt_rows: 0,
+            },
+        });
+        Core::new(engine, 1, scratch_bytes, geometry.strip_bytes())
+    }
+
+    /// Whether these members may be lost without losing data.
+    pub fn survives(&self, failed: u32) -> bool {
+        self.geometry.survives(failed)
+    }
+
+    /// Drive of a member.
+    pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
+        self.drives[usize::from(member.0)]
+    }
+}
+
+/// Bytes that a drive of this scenario has.
+pub(in crate::sim) fn drive_bytes(scenario: &Scenario) -> u64 {
+    let strips = u64::from(scenario.rows) * u64::from(scenario.level.member_strips(scenario.members));
+    DRIVE_EXTRA_BYTES + strips * u64::from(STRIP_BYTES)
+}

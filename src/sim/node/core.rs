@@ -1,0 +1,306 @@
+//! One core of a simulated node: an engine with its memory.
+//!
+//! Owns the bytes of command buffers and scratch, and checks what the engine promises about them: that nothing of a
+//! buffer changes while a drive writes from it, and that no two commands use one tag.
+
+use std::collections::BTreeMap;
+
+use super::Owner;
+use crate::amf::code::mul_add_bytes;
+use crate::amf::engine::{Action, CommandId, Engine, GroupError, IoTag, Place, Request, ScrubOutcome};
+use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::drive::DriveError;
+use crate::drive::block::MemberLba;
+use crate::sim::drive::Command;
+use crate::sim::stamp::{BLOCK_BYTES, Block};
+
+/// What an untouched buffer holds: easily told from data.
+const JUNK: u8 = 0xee;
+
+/// What a core asks of its node.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    /// Ask a member's drive.
+    Drive {
+        io: IoTag,
+        member: MemberIndex,
+        command: Command,
+    },
+    /// Tell other cores that a row is free.
+    Wake { mask: u16, row: RowIndex },
+    /// Have the control core see to blocks that a member could not give back.
+    Repair(Request),
+    /// What a scrub found.
+    Scrubbed { row: RowIndex, outcome: ScrubOutcome },
+    /// Tell the control core about a member.
+    Fault { member: MemberIndex, error: DriveError },
+    /// A command is over; `data` is its buffer if it was a read.
+    Complete {
+        owner: Owner,
+        result: Result<(), GroupError>,
+        data: Vec<u8>,
+    },
+}
+
+/// A drive command under way.
+#[derive(Clone, Debug)]
+pub(in crate::sim) enum Outstanding {
+    /// Where its data goes.
+    Read(Place),
+    /// Where its data is and what it was when the drive was asked.
+    Write(Place, Vec<Block>),
+    /// Nothing to move.
+    Other,
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Core {
+    pub(in crate::sim) engine: Engine,
+    scratch: Vec<u8>,
+    buffers: Vec<Vec<u8>>,
+    owners: Vec<Option<(Owner, bool)>>,
+    pub(in crate::sim) outstanding: BTreeMap<u32, Outstanding>,
+    actions: Vec<Action>,
+    strip_bytes: usize,
+}
+
+impl Core {
+    /// A core with room for `commands` commands.
+    pub(in crate::sim) fn new(engine: Engine, commands: u32, scratch_bytes: u32, strip_bytes: u32) -> Self {
+        Self {
+            engine,
+            scratch: vec![JUNK; scratch_bytes as usize],
+            buffers: vec![Vec::new(); commands as usize],
+            owners: vec![None; commands as usize],
+            outstanding: BTreeMap::new(),
+            actions: Vec::new(),
+            strip_bytes: strip_bytes as usize,
+        }
+    }
+
+    /// Takes a free command slot with this buffer. Panics if there is none: hosts keep fewer under way.
+    pub(in crate::sim) fn take_slot(&mut self, owner: Owner, buffer: Vec<u8>) -> CommandId {
+        let slot = self.owners.iter().position(Option::is_none);
+        let slot = slot.expect("a core has a slot for whatever may be under way");
+        self.owners[slot] = Some((owner, false));
+        self.buffers[slot] = buffer;
+        CommandId(u32::try_from(slot).expect("few slots"))
+    }
+
+    pub(in crate::sim) fn submit(&mut self, command: CommandId, request: Request) {
+        let reads = matches!(request, Request::Read { .. });
+        let owner = self.owners[command.0 as usize].as_mut();
+        owner.expect("the slot was taken for it").1 = reads;
+        self.engine.submit(command, request, &mut self.actions);
+    }
+
+    pub(super) fn give_up(&mut self, command: CommandId) {
+        self.engine.give_up(command, &mut self.actions);
+    }
+
+    pub(super) fn wake(&mut self, row: RowIndex) {
+        self.engine.wake(row, &mut self.actions);
+    }
+
+    pub(super) fn set_members(&mut self, members: MemberSet) {
+        self.engine.set_members(members, &mut self.actions);
+    }
+
+    /// Carries out one read on drives at rest, which `read` reads. Gives back the buffer.
+    pub(in crate::sim) fn read_now(
+        &mut self,
+        request: Request,
+        buffer: Vec<u8>,
+        mut read: impl FnMut(MemberIndex, u64, u32) -> Vec<Block>,
+    ) -> Result<Vec<u8>, GroupError> {
+        let command = self.take_slot(Owner::Host(0), buffer);
+        self.submit(command, request);
+        let mut asked = Vec::new();
+        loop {
+            self.work(&mut asked);
+            for ask in std::mem::take(&mut asked) {
+                match ask {
+                    Ask::Drive {
+                        io,
+                        member,
+                        command: Command::Read { lba, blocks },
+                    } => self.drive_done(io, Ok(read(member, lba, blocks))),
+                    Ask::Complete { result, data, .. } => return result.map(|()| data),
+                    Ask::Drive { .. }
+                    | Ask::Wake { .. }
+                    | Ask::Fault { .. }
+                    | Ask::Repair(_)
+                    | Ask::Scrubbed { .. } => {
+                        unreachable!("a read alone on sound drives only reads")
+                    }
+                }
+            }
+        }
+    }
+
+    /// A drive has answered.
+    pub(in crate::sim) fn drive_done(&mut self, io: IoTag, result: Result<Vec<Block>, DriveError>) {
+        let outstanding = self.outstanding.remove(&io.0);
+        let result = match (outstanding.expect("a drive answers once"), result) {
+            (Outstanding::Read(into), Ok(data)) => {
+                let bytes: Vec<u8> = data.iter().flat_map(|block| *block.bytes()).collect();
+                self.store(into, &bytes);
+                Ok(())
+            }
+            (Outstanding::Write(from, asked), result) => {
+                let bytes = asked.len() * BLOCK_BYTES;
+                let same = blocks_of(self.load(from, bytes)) == asked;
+                assert!(same, "nobody touches what a drive writes from");
+                result.map(|_| ())
+            }
+            (Outstanding::Other, result) => result.map(|_| ()),
+            (Outstanding::Read(_), Err(error)) => Err(error),
+        };
+        self.engine.drive_done(io, result, &mut self.actions);
+    }
+
+    /// Works off what the engine wants; what somebody else has to do goes to `asked`.
+    pub(super) fn work(&mut self, asked: &mut Vec<Ask>) {
+        while !self.actions.is_empty() {
+            for action in std::mem::take(&mut self.actions) {
+                self.act(action, asked);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, asked: &mut Vec<Ask>) {
+        match action {
+            Action::DriveRead {
+                io,
+                member,
+                lba,
+                blocks,
+                into,
+            } => {
+                let command = Command::Read { lba: lba.0, blocks };
+                self.ask(io, member, command, Outstanding::Read(into), asked);
+            }
+            Action::DriveWrite {
+                io,
+                member,
+                lba,
+                blocks,
+                from,
+                fua,
+            } => {
+                let data = blocks_of(self.load(from, blocks as usize * BLOCK_BYTES));
+                let outstanding = Outstanding::Write(from, data.clone());
+                self.ask(io, member, write(lba, data, fua), outstanding, asked);
+            }
+            Action::DriveZero {
+                io,
+                member,
+                lba,
+                blocks,
+                deallocate: _,
+                fua,
+            } => {
+                let data = vec![Block::ZERO; blocks as usize];
+                self.ask(io, member, write(lba, data, fua), Outstanding::Other, asked);
+            }
+            Action::DriveFlush { io, member } => {
+                self.ask(io, member, Command::Flush, Outstanding::Other, asked);
+            }
+            Action::Xor { into, from, bytes } => self.combine(into, from, bytes, |sum, other| {
+                sum.iter_mut().zip(other).for_each(|(sum, byte)| *sum ^= byte);
+            }),
+            Action::MulAdd {
+                into,
+                from,
+                factor,
+                bytes,
+            } => self.combine(into, from, bytes, |sum, other| mul_add_bytes(sum, other, factor)),
+            Action::Copy { into, from, bytes } => {
+                self.combine(into, from, bytes, <[u8]>::copy_from_slice);
+            }
+            Action::Compare { io, a, b, bytes } => {
+                let equal = self.load(a, bytes as usize) == self.load(b, bytes as usize);
+                self.engine.compared(io, equal, &mut self.actions);
+            }
+            Action::ReportMedia {
+                member,
+                row,
+                offset_blocks,
+                blocks,
+            } => asked.push(Ask::Repair(Request::Repair {
+                row,
+                member,
+                offset_blocks,
+                blocks,
+            })),
+            Action::Scrubbed { row, outcome } => asked.push(Ask::Scrubbed { row, outcome }),
+            Action::WakeCores { mask, row } => asked.push(Ask::Wake { mask, row }),
+            Action::ReportFault { member, error } => asked.push(Ask::Fault { member, error }),
+            Action::Complete { command, result } => asked.push(self.complete(command, result)),
+        }
+    }
+
+    fn combine(&mut self, into: Place, from: Place, bytes: u32, how: impl FnOnce(&mut [u8], &[u8])) {
+        let mut changed = self.load(into, bytes as usize).to_vec();
+        how(&mut changed, self.load(from, bytes as usize));
+        self.store(into, &changed);
+    }
+
+    fn complete(&mut self, command: CommandId, result: Result<(), GroupError>) -> Ask {
+        let slot = command.0 as usize;
+        let (owner, reads) = self.owners[slot].take().expect("a command completes once");
+        let buffer = std::mem::take(&mut self.buffers[slot]);
+        let data = if reads { buffer } else { Vec::new() };
+        Ask::Complete { owner, result, data }
+    }
+
+    fn ask(
+        &mut self,
+        io: IoTag,
+        member: MemberIndex,
+        command: Command,
+        outstanding: Outstanding,
+        asked: &mut Vec<Ask>,
+    ) {
+        let twice = self.outstanding.insert(io.0, outstanding);
+        assert!(twice.is_none(), "a tag names one drive command");
+        asked.push(Ask::Drive { io, member, command });
+    }
+
+    fn load(&self, place: Place, bytes: usize) -> &[u8] {
+        static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+        match place {
+            Place::Command {
+                command,
+                offset_bytes,
+            } => &self.buffers[command.0 as usize][offset_bytes as usize..][..bytes],
+            Place::Scratch { offset_bytes } => &self.scratch[offset_bytes as usize..][..bytes],
+            Place::Zeroes => {
+                assert!(bytes <= self.strip_bytes, "the region of zeroes is a strip long");
+                &ZEROES[..bytes]
+            }
+        }
+    }
+
+    fn store(&mut self, place: Place, data: &[u8]) {
+        let (memory, offset) = match place {
+            Place::Command {
+                command,
+                offset_bytes,
+            } => (&mut self.buffers[command.0 as usize], offset_bytes),
+            Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
+            Place::Zeroes => unreachable!("zeroes are never written to"),
+        };
+        memory[offset as usize..][..data.len()].copy_from_slice(data);
+    }
+}
+
+fn write(lba: MemberLba, data: Vec<Block>, fua: bool) -> Command {
+    let lba = lba.0;
+    Command::Write { lba, data, fua }
+}
+
+fn blocks_of(bytes: &[u8]) -> Vec<Block> {
+    bytes.chunks(BLOCK_BYTES).map(Block::new).collect()
+}

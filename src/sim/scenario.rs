@@ -1,0 +1,354 @@
+//! What is simulated: a plain value that follows from a seed, can be written down, and can be made smaller.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::drive::Trouble;
+use super::random::Random;
+use crate::amf::geometry::Level;
+use crate::amf::group::drives_min;
+
+/// Commands of one host that are under way at once, at most.
+pub const DEPTH_MAX: u16 = 16;
+
+/// One run. Everything that happens in it follows from this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Decides everything that the other fields leave open.
+    pub seed: u64,
+    /// Level of the group.
+    pub level: Level,
+    /// Its members.
+    pub members: u8,
+    /// Its stripe rows.
+    pub rows: u16,
+    /// Cores of the node.
+    pub cores: u16,
+    /// Hosts.
+    pub hosts: u16,
+    /// Commands that each host keeps under way.
+    pub depth: u16,
+    /// Commands of all hosts together, over the whole run.
+    pub commands: u32,
+    /// Blocks from the start of the virtual disk that hosts touch; few make them meet often.
+    pub span: u32,
+    /// The drives have a volatile write cache.
+    pub cache: bool,
+    /// The drives are known to be zero, so that a new group needs no synchronisation.
+    pub zeroed: bool,
+    /// Power cuts and stops.
+    pub stops: Vec<Stop>,
+    /// What goes wrong with drives.
+    pub faults: Vec<Fault>,
+    /// What the node does wrong on purpose, to see that it is noticed.
+    pub mutant: Mutant,
+}
+
+/// An end of the node, after which it is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// After so many commands of hosts.
+    pub at: u32,
+    /// In good order, and not by a power cut.
+    pub clean: bool,
+    /// The power fails again when the next start has asked the drives for so many things; 0: it does not.
+    pub again: u16,
+    /// This drive is not there at the next start.
+    pub away: Option<u8>,
+}
+
+/// Something that goes wrong with a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// After so many commands of hosts.
+    pub at: u32,
+    /// Which drive.
+    pub drive: u8,
+    /// What.
+    pub trouble: Trouble,
+}
+
+/// A mistake in the wiring between machines, drives and hosts. Each has to be caught (PROTOCOL 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// No mistake.
+    None,
+    /// A write is acknowledged when it arrives.
+    EarlyAcknowledge,
+    /// A drive's write is answered when it is asked for, so that locks are released with I/O outstanding.
+    EarlyRelease,
+    /// Drives are not asked to flush.
+    NoFlush,
+    /// Force unit access is forgotten.
+    NoForce,
+    /// Superblocks are not written once the group exists.
+    NoSuperblocks,
+    /// A member counts as failed before that is durable.
+    EarlyMembers,
+    /// Check data are believed after an unclean stop.
+    TrustedParity,
+    /// Nothing is resynchronised.
+    NoResync,
+    /// One wake-up between cores in four gets lost.
+    LostWakes,
+}
+
+impl Mutant {
+    /// Every one, the sound node first.
+    pub const ALL: [Self; 10] = [
+        Self::None,
+        Self::EarlyAcknowledge,
+        Self::EarlyRelease,
+        Self::NoFlush,
+        Self::NoForce,
+        Self::NoSuperblocks,
+        Self::EarlyMembers,
+        Self::TrustedParity,
+        Self::NoResync,
+        Self::LostWakes,
+    ];
+
+    /// Its name in a scenario.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::EarlyAcknowledge => "early-acknowledge",
+            Self::EarlyRelease => "early-release",
+            Self::NoFlush => "no-flush",
+            Self::NoForce => "no-force",
+            Self::NoSuperblocks => "no-superblocks",
+            Self::EarlyMembers => "early-members",
+            Self::TrustedParity => "trusted-parity",
+            Self::NoResync => "no-resync",
+            Self::LostWakes => "lost-wakes",
+        }
+    }
+}
+
+impl Scenario {
+    /// A small group without any trouble, for tests to change.
+    pub const PLAIN: Self = Self {
+        seed: 0,
+        level: Level::Raid5,
+        members: 4,
+        rows: 8,
+        cores: 2,
+        hosts: 2,
+        depth: 4,
+        commands: 150,
+        span: 64,
+        cache: true,
+        zeroed: true,
+        stops: Vec::new(),
+        faults: Vec::new(),
+        mutant: Mutant::None,
+    };
+
+    /// The scenario of a seed: any shape, any trouble that the group has to live with. `levels` is not empty.
+    pub fn random(seed: u64, levels: &[Level]) -> Self {
+        let mut random = Random::new(seed, 1);
+        let level = levels[random.index(levels.len())];
+        let least = u8::try_from(drives_min(level)).expect("small");
+        let members = least + u8::try_from(random.below(4)).expect("below 4");
+        let rows = u16::try_from(random.between(2, 12)).expect("small");
+        let commands = random.between(40, 260);
+        let mut scenario = Self {
+            seed,
+            level,
+            members,
+            rows,
+            cores: u16::try_from(random.between(1, 4)).expect("small"),
+            hosts: u16::try_from(random.between(1, 4)).expect("small"),
+            depth: u16::try_from(random.between(1, 6)).expect("small"),
+            commands,
+            span: random.between(4, 160),
+            cache: random.chance(75),
+            zeroed: random.chance(70),
+            stops: Vec::new(),
+            faults: Vec::new(),
+            mutant: Mutant::None,
+        };
+        for _ in 0..random.below(4) {
+            let again = if random.chance(30) {
+                random.between(1, 60)
+            } else {
+                0
+            };
+            let away = random.chance(25).then(|| random.below(u64::from(members)));
+            scenario.stops.push(Stop {
+                at: random.between(0, commands),
+                clean: random.chance(30),
+                again: u16::try_from(again).expect("small"),
+                away: away.map(|drive| u8::try_from(drive).expect("below the members")),
+            });
+        }
+        scenario.stops.sort_by_key(|stop| stop.at);
+        let told: Vec<Trouble> = Trouble::ALL
+            .into_iter()
+            .filter(|trouble| trouble.is_told())
+            .collect();
+        for _ in 0..random.below(3) {
+            scenario.faults.push(Fault {
+                at: random.between(0, commands),
+                drive: u8::try_from(random.below(u64::from(members))).expect("below the members"),
+                trouble: told[random.index(told.len())],
+            });
+        }
+        scenario.faults.sort_by_key(|fault| fault.at);
+        scenario
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "seed={} level={} members={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} zeroed={}",
+            self.seed,
+            self.level.name(),
+            self.members,
+            self.rows,
+            self.cores,
+            self.hosts,
+            self.depth,
+            self.commands,
+            self.span,
+            u8::from(self.cache),
+            u8::from(self.zeroed)
+        )?;
+        for stop in &self.stops {
+            let kind = if stop.clean { "clean" } else { "power" };
+            write!(f, " stop={kind}@{}+{}", stop.at, stop.again)?;
+            if let Some(drive) = stop.away {
+                write!(f, "-{drive}")?;
+            }
+        }
+        for fault in &self.faults {
+            write!(f, " fault={}@{}:{}", fault.trouble.name(), fault.at, fault.drive)?;
+        }
+        if self.mutant != Mutant::None {
+            write!(f, " mutant={}", self.mutant.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a text is no scenario.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("\"{0}\" is no part of a scenario: copy the line that a failed run printed")]
+pub struct ScenarioError(pub String);
+
+impl FromStr for Scenario {
+    type Err = ScenarioError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut scenario = Self::PLAIN;
+        for part in text.split_whitespace() {
+            let wrong = || ScenarioError(part.to_owned());
+            let (key, value) = part.split_once('=').ok_or_else(wrong)?;
+            scenario.set(key, value).ok_or_else(wrong)?;
+        }
+        let fits = scenario.is_sound();
+        fits.then_some(scenario)
+            .ok_or_else(|| ScenarioError(text.to_owned()))
+    }
+}
+
+impl Scenario {
+    fn set(&mut self, key: &str, value: &str) -> Option<()> {
+        match key {
+            "seed" => self.seed = value.parse().ok()?,
+            "level" => self.level = Level::from_name(value)?,
+            "members" => self.members = value.parse().ok()?,
+            "rows" => self.rows = value.parse().ok()?,
+            "cores" => self.cores = value.parse().ok()?,
+            "hosts" => self.hosts = value.parse().ok()?,
+            "depth" => self.depth = value.parse().ok()?,
+            "commands" => self.commands = value.parse().ok()?,
+            "span" => self.span = value.parse().ok()?,
+            "cache" => self.cache = value.parse::<u8>().ok()? != 0,
+            "zeroed" => self.zeroed = value.parse::<u8>().ok()? != 0,
+            "stop" => self.stops.push(parse_stop(value)?),
+            "fault" => self.faults.push(parse_fault(value)?),
+            "mutant" => self.mutant = Mutant::ALL.into_iter().find(|mutant| mutant.name() == value)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Whether it can be run: shapes are legal, and faults name drives that there are.
+    pub fn is_sound(&self) -> bool {
+        let drives = self.faults.iter().map(|fault| fault.drive);
+        let away = self.stops.iter().filter_map(|stop| stop.away);
+        let there = drives.chain(away).all(|drive| drive < self.members);
+        let members = (drives_min(self.level)..=16).contains(&usize::from(self.members));
+        let cores = (1..=16).contains(&self.cores);
+        let hosts = (1..=16).contains(&self.hosts) && (1..=DEPTH_MAX).contains(&self.depth);
+        there && members && cores && hosts && (1..=512).contains(&self.rows) && self.span > 0
+    }
+}
+
+fn parse_stop(value: &str) -> Option<Stop> {
+    let (kind, rest) = value.split_once('@')?;
+    let clean = match kind {
+        "clean" => true,
+        "power" => false,
+        _ => return None,
+    };
+    let (at, rest) = rest.split_once('+')?;
+    let (again, away) = match rest.split_once('-') {
+        Some((again, away)) => (again, Some(away.parse().ok()?)),
+        None => (rest, None),
+    };
+    Some(Stop {
+        at: at.parse().ok()?,
+        clean,
+        again: again.parse().ok()?,
+        away,
+    })
+}
+
+fn parse_fault(value: &str) -> Option<Fault> {
+    let (name, rest) = value.split_once('@')?;
+    let trouble = Trouble::ALL.into_iter().find(|trouble| trouble.name() == name)?;
+    let (at, drive) = rest.split_once(':')?;
+    Some(Fault {
+        at: at.parse().ok()?,
+        drive: drive.parse().ok()?,
+        trouble,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_is_read_as_it_was_written() {
+        for seed in 0..300 {
+            let mut scenario = Scenario::random(seed, &Level::ALL);
+            scenario.mutant = Mutant::ALL[usize::try_from(seed).unwrap() % Mutant::ALL.len()];
+            assert!(scenario.is_sound(), "{scenario}");
+            assert_eq!(scenario.to_string().parse(), Ok(scenario));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_its_part() {
+        for bad in [
+            "level=raid9",
+            "stop=power@5",
+            "fault=gone@5",
+            "x=1",
+            "members=99",
+            "fault=gone@5:9",
+            "seed",
+            "mutant=x",
+            "depth=0",
+        ] {
+            assert_eq!(bad.parse::<Scenario>(), Err(ScenarioError(bad.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! The world of one run: clock, drives, node, hosts, and what happens to them when.
+//!
+//! Owns the one queue of everything that will happen, in virtual nanoseconds. A step takes the first event, hands
+//! it to whom it concerns, and queues what comes of it. Power cuts, stops and drive faults come by the number of
+//! host commands, so that a scenario with fewer commands still has them.
+
+mod audit;
+mod life;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::drive::{Command, Drive, Trouble};
+use super::history::{Contradiction, Durability, Ended, History, Wish};
+use super::host;
+use super::node::{Asker, Effect, Mail, Node};
+use super::random::{Random, mix};
+use super::scenario::Scenario;
+use super::stamp::{BLOCK_BYTES, Content, fill, recognise};
+use super::trace::{Trace, digest_of};
+use crate::amf::engine::{CommandId, GroupError, Request};
+use crate::drive::block::NamespaceLba;
+
+/// Events of one run; a run that needs more has got stuck. The longest have some 20,000.
+const EVENTS_MAX: u64 = 400_000;
+/// How often the control core looks after what waits.
+const TICK_NS: u64 = 5_000_000;
+/// After this long the node gives up on a drive that does not answer.
+const HANG_NS: u64 = 20_000_000;
+/// How long hosts and node may take, once everything that disturbs them is over.
+const SETTLE_NS: u64 = 2_000_000_000;
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// Answers to hosts fit no order of their commands (I7, I8, I9, I16).
+    Contradiction(Contradiction),
+    /// A command failed although the group survives what was lost.
+    Unavailable(String),
+    /// The group was refused although enough of it is there.
+    Refused(String),
+    /// With these members lost, a block reads something else (I5, I6).
+    Redundancy(String),
+    /// Something waits for ever (I19).
+    Stuck(String),
+    /// An assertion of our own code did not hold.
+    Panic(String),
+}
+
+impl Violation {
+    /// What kind it is, for comparing two runs.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Contradiction(_) => "contradiction",
+            Self::Unavailable(_) => "unavailable",
+            Self::Refused(_) => "refused",
+            Self::Redundancy(_) => "redundancy",
+            Self::Stuck(_) => "stuck",
+            Self::Panic(_) => "panic",
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Contradiction(contradiction) => write!(f, "{contradiction}"),
+            Self::Unavailable(what)
+            | Self::Refused(what)
+            | Self::Redundancy(what)
+            | Self::Stuck(what)
+            | Self::Panic(what) => write!(f, "{}: {what}", self.kind()),
+        }
+    }
+}
+
+/// How a run ended that was right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything was done and audited.
+    Audited,
+    /// The group has failed, as it had to.
+    GroupFailed,
+    /// The group was refused, as it had to be.
+    Refused,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Digest of everything that happened.
+    pub trace: u64,
+    /// Events.
+    pub events: u64,
+    /// Commands of hosts.
+    pub commands: u32,
+    /// Of these, with an error.
+    pub failed: u32,
+    /// Commands of drives.
+    pub drive_commands: u64,
+    /// Power cuts.
+    pub cuts: u32,
+    /// Starts of the node.
+    pub starts: u32,
+    /// Sets of lost members with which everything was read again.
+    pub audits: u32,
+    /// How it ended.
+    pub ending: Ending,
+    /// Virtual time in nanoseconds.
+    pub time_ns: u64,
+    /// What happened, line by line, if that was asked for.
+    pub lines: Vec<String>,
+}
+
+/// Something that will happen.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A drive carries out a command.
+    Drive { drive: u16, number: u64 },
+    /// The node gives a command of a drive up, if it is still under way.
+    Overdue { drive: u16, number: u64 },
+    /// A message arrives.
+    Mail { to: u16, mail: Mail },
+    /// A host asks.
+    Host { host: u16 },
+    /// The control core looks after what waits.
+    Tick,
+    /// The power fails.
+    Cut,
+    /// The node starts.
+    Boot,
+}
+
+/// A host's command under way.
+#[derive(Clone, Copy, Debug)]
+struct Underway {
+    host: u16,
+    wish: Wish,
+    lba: u64,
+}
+
+/// What the run is waiting for, in order of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Hosts ask.
+    Running,
+    /// Hosts ask nothing more; when all is answered the node is closed.
+    Draining,
+    /// The node closes.
+    Closing,
+    /// Hosts ask nothing more, and whatever goes on comes to its end.
+    Settling,
+    /// Every row is looked at by the node; then comes the audit.
+    Scrubbing,
+    /// Over.
+    Over(Ending),
+}
+
+/// One run.
+pub struct World {
+    scenario: Scenario,
+    random: Random,
+    now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    queued: u64,
+    drives: Vec<Drive>,
+    /// Who waits for a drive's command.
+    askers: BTreeMap<u64, (u16, Asker)>,
+    drive_commands: u64,
+    /// When the last message between two cores arrives: they stay in order.
+    mailed: BTreeMap<(u16, u16), u64>,
+    node: Option<Node>,
+    history: Option<History>,
+    underway: BTreeMap<u32, Underway>,
+    stage: Stage,
+    issued: u32,
+    failed: u32,
+    next_stop: usize,
+    next_fault: usize,
+    /// Drives that are not there in this life.
+    away: u32,
+    /// Drives that are out of the group, or may be.
+    harmed: u32,
+    /// The power fails when so many more drive commands have been carried out.
+    fuse: Option<u16>,
+    cuts: u32,
+    starts: u32,
+    audits: u32,
+    settle_by: u64,
+    trace: Trace,
+    violation: Option<Violation>,
+}
+
+/// Runs a scenario. The same scenario always gives the same report.
+pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
+    let mut world = World::new(scenario.clone(), readable);
+    world.go();
+    let report = Report {
+        trace: world.trace.digest(),
+        events: world.trace.events(),
+        commands: world.issued,
+        failed: world.failed,
+        drive_commands: world.drive_commands,
+        cuts: world.cuts,
+        starts: world.starts,
+        audits: world.audits,
+        ending: match world.stage {
+            Stage::Over(ending) => ending,
+            Stage::Running | Stage::Draining | Stage::Closing | Stage::Settling | Stage::Scrubbing => {
+                Ending::Audited
+            }
+        },
+        time_ns: world.now,
+        lines: world.trace.into_lines(),
+    };
+    (report, world.violation)
+}
+
+impl World {
+    fn new(scenario: Scenario, readable: bool) -> Self {
+        assert!(
+            scenario.is_sound(),
+            "an unsound scenario cannot be run: {scenario}"
+        );
+        let bytes = super::node::drive_bytes(&scenario);
+        let drives = (0..scenario.members).map(|_| Drive::new(bytes, scenario.cache));
+        Self {
+            random: Random::new(scenario.seed, 2),
+            drives: drives.collect(),
+            scenario,
+            now: 0,
+            queue: BTreeMap::new(),
+            queued: 0,
+            askers: BTreeMap::new(),
+            drive_commands: 0,
+            mailed: BTreeMap::new(),
+            node: None,
+            history: None,
+            underway: BTreeMap::new(),
+            stage: Stage::Running,
+            issued: 0,
+            failed: 0,
+            next_stop: 0,
+            next_fault: 0,
+            away: 0,
+            harmed: 0,
+            fuse: None,
+            cuts: 0,
+            starts: 0,
+            audits: 0,
+            settle_by: u64::MAX,
+            trace: Trace::new(readable),
+            violation: None,
+        }
+    }
+
+    fn go(&mut self) {
+        self.later(0, Event::Boot);
+        while self.violation.is_none() && !matches!(self.stage, Stage::Over(_)) {
+            let Some(((at, _), event)) = self.queue.pop_first() else {
+                return self.violate(Violation::Stuck("nothing will ever happen any more".to_owned()));
+            };
+            self.now = at;
+            self.step(event);
+            if self.trace.events() > EVENTS_MAX || self.now > self.settle_by {
+                let what = format!("{:?} does not end: {:?}", self.stage, self.underway);
+                return self.violate(Violation::Stuck(what));
+            }
+        }
+        if self.violation.is_none()
+            && let Some(history) = &self.history
+            && let Err(contradiction) = history.judge()
+        {
+            self.violate(Violation::Contradiction(contradiction));
+        }
+    }
+
+    fn violate(&mut self, violation: Violation) {
+        self.violation.get_or_insert(violation);
+    }
+
+    fn later(&mut self, delay: u64, event: Event) {
+        self.queued += 1;
+        self.queue.insert((self.now + delay, self.queued), event);
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Drive { drive, number } => self.drive_acts(drive, number),
+            Event::Overdue { drive, number } => self.give_drive_up(drive, number),
+            Event::Mail { to, mail } => {
+                self.trace.note(&[self.now, 2, u64::from(to)], || {
+                    format!("{} core {to} gets {mail:?}", self.now)
+                });
+                self.with_node(|node, out| node.deliver(to, mail, out));
+            }
+            Event::Host { host } => self.host_asks(host),
+            Event::Tick => {
+                self.with_node(Node::tick);
+                if self.node.is_some() {
+                    self.later(TICK_NS, Event::Tick);
+                }
+                self.look_around();
+            }
+            Event::Cut => self.cut(),
+            Event::Boot => self.boot(),
+        }
+    }
+
+    /// Lets the node do something, and carries out what it wants.
+    fn with_node(&mut self, act: impl FnOnce(&mut Node, &mut Vec<Effect>)) {
+        let Some(node) = &mut self.node else { return };
+        let mut effects = Vec::new();
+        act(node, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Drive {
+                    drive,
+                    command,
+                    asker,
+                } => self.ask_drive(drive, command, asker),
+                Effect::Mail { from, to, mail } => self.post(from, to, mail),
+                Effect::Done {
+                    command,
+                    result,
+                    data,
+                } => self.host_is_told(command, result, &data),
+                Effect::Started => self.hosts_begin(),
+                Effect::Stopped { clean } => self.node_stopped(clean),
+            }
+        }
+    }
+
+    fn post(&mut self, from: u16, to: u16, mail: Mail) {
+        let delay = if self.random.chance(5) {
+            self.random.below(200_000)
+        } else {
+            self.random.below(4_000)
+        };
+        let last = self.mailed.get(&(from, to)).copied().unwrap_or(0);
+        let at = (self.now + delay).max(last);
+        self.mailed.insert((from, to), at);
+        self.later(at - self.now, Event::Mail { to, mail });
+    }
+
+    fn ask_drive(&mut self, drive: u16, command: Command, asker: Asker) {
+        let number = self.drive_commands;
+        self.drive_commands += 1;
+        let usual = match &command {
+            Command::Read { .. } => 60_000,
+            Command::Write { .. } => 100_000,
+            Command::Flush => 400_000,
+        };
+        let delay = match self.random.below(100) {
+            0..3 => usual * 20,
+            3..40 => usual / 4,
+            _ => usual,
+        };
+        let delay = 2_000 + self.random.below(delay);
+        let at = usize::from(drive);
+        self.drives[at].submit(number, command);
+        self.askers.insert(number, (drive, asker));
+        if self.drives[at].trouble() == Some(Trouble::Hang) {
+            self.later(HANG_NS, Event::Overdue { drive, number });
+        } else {
+            self.later(delay, Event::Drive { drive, number });
+        }
+    }
+
+    fn drive_acts(&mut self, drive: u16, number: u64) {
+        if self.drives[usize::from(drive)].trouble() == Some(Trouble::Hang) {
+            return self.later(HANG_NS, Event::Overdue { drive, number });
+        }
+        let result = self.drives[usize::from(drive)].carry_out(number);
+        let digest = match &result {
+            Ok(data) => data
+                .iter()
+                .fold(0, |digest, block| mix(digest ^ digest_of(&block.bytes()[..8]))),
+            Err(_) => u64::MAX,
+        };
+        let (_, asker) = self.askers.remove(&number).expect("a command has an asker");
+        self.trace
+            .note(&[self.now, 1, u64::from(drive), number, digest], || {
+                let ok = result.as_ref().map(Vec::len);
+                format!("{} drive {drive} answers {asker:?}: {ok:?}", self.now)
+            });
+        self.answer(asker, result);
+        self.burn_fuse();
+    }
+
+    fn answer(&mut self, asker: Asker, result: Result<Vec<super::stamp::Block>, crate::drive::DriveError>) {
+        match asker {
+            Asker::Engine { core, io } => self.with_node(|node, out| node.drive_done(core, io, result, out)),
+            Asker::Superblock(io) => {
+                let result = result.map(|_| ());
+                self.with_node(|node, out| node.superblock_done(io, result, out));
+            }
+            Asker::Nobody => {}
+        }
+        self.look_around();
+    }
+
+    /// A drive has been silent for too long: its commands count as failed, whatever it still does with them.
+    fn give_drive_up(&mut self, drive: u16, number: u64) {
+        let Some((_, asker)) = self.askers.remove(&number) else {
+            return;
+        };
+        if self.random.chance(50) {
+            self.drives[usize::from(drive)].carry_out_late(number);
+        } else {
+            self.drives[usize::from(drive)].forget(number);
+        }
+        self.trace.note(&[self.now, 3, u64::from(drive), number], || {
+            format!("{} drive {drive} is given up for {asker:?}", self.now)
+        });
+        self.answer(asker, Err(crate::drive::DriveError::Gone));
+    }
+
+    /// The countdown to a power cut goes on.
+    fn burn_fuse(&mut self) {
+        let Some(left) = &mut self.fuse else { return };
+        *left -= 1;
+        if *left == 0 {
+            self.fuse = None;
+            self.later(0, Event::Cut);
+        }
+    }
+}
+
+// Hosts.
+impl World {
+    fn hosts_begin(&mut self) {
+        let Some(disk) = self.node.as_ref().and_then(Node::disk) else {
+            // The group failed before it had a disk.
+            self.stage = Stage::Over(Ending::GroupFailed);
+            return;
+        };
+        if self.history.is_none() {
+            self.history = Some(History::new(disk.blocks(), Durability::Flushed));
+        }
+        for host in 0..self.scenario.hosts {
+            for _ in 0..self.scenario.depth {
+                let delay = self.random.below(50_000);
+                self.later(delay, Event::Host { host });
+            }
+        }
+        self.look_around();
+    }
+
+    fn host_asks(&mut self, host: u16) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        let busy = self
+            .underway
+            .values()
+            .filter(|underway| underway.host == host)
+            .count();
+        if busy >= usize::from(self.scenario.depth) {
+            return;
+        }
+        self.issued += 1;
+        self.things_happen();
+        if self.random.chance(1) {
+            self.host_gives_up(host);
+        }
+        let history = self.history.as_mut().expect("hosts begin when there is a disk");
+        let node = self.node.as_ref().expect("hosts ask a node that runs");
+        let span = history.len().min(u64::from(self.scenario.span));
+        let question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
+        let host::Question { wish, lba, blocks } = question;
+        let command = history.begin(wish, lba, blocks);
+        self.underway.insert(command, Underway { host, wish, lba });
+        let core = u16::try_from(self.random.below(u64::from(self.scenario.cores))).expect("few cores");
+        self.trace
+            .note(&[self.now, 4, u64::from(host), u64::from(command), lba], || {
+                format!(
+                    "{} host {host} asks core {core} for command {command}: {wish:?} {lba}+{blocks}",
+                    self.now
+                )
+            });
+        self.submit(core, command, wish, lba, blocks);
+        if self.issued >= self.scenario.commands {
+            self.stage = Stage::Settling;
+            self.settle_by = self.now + SETTLE_NS;
+        }
+        self.look_around();
+    }
+
+    fn submit(&mut self, core: u16, command: u32, wish: Wish, lba: u64, blocks: u32) {
+        let disk = self
+            .node
+            .as_ref()
+            .and_then(Node::disk)
+            .expect("hosts ask when there is a disk");
+        let at = disk
+            .group_range(NamespaceLba(lba), u64::from(blocks))
+            .expect("hosts stay inside the disk");
+        let stamped = |content: Content, lba: u64| {
+            let mut bytes = vec![0; BLOCK_BYTES];
+            if let Content::Command(number) = content {
+                fill(&mut bytes, number, lba);
+            }
+            bytes
+        };
+        let own = Content::Command(command);
+        let (first, second) = match wish {
+            Wish::Read => (vec![0xdd; blocks as usize * BLOCK_BYTES], Vec::new()),
+            Wish::Write { .. } => {
+                let blocks = (lba..lba + u64::from(blocks)).flat_map(|lba| stamped(own, lba));
+                (blocks.collect(), Vec::new())
+            }
+            Wish::Zero { .. } | Wish::Flush => (Vec::new(), Vec::new()),
+            Wish::Compare { expected } => (stamped(expected, lba), Vec::new()),
+            Wish::Swap { expected, .. } => (stamped(expected, lba), stamped(own, lba)),
+        };
+        let deallocate = command.is_multiple_of(2);
+        let request = move |write: CommandId| match wish {
+            Wish::Read => Request::Read { lba: at, blocks },
+            Wish::Write { forced: fua } => Request::Write { lba: at, blocks, fua },
+            Wish::Zero { forced: fua } => Request::Zero {
+                lba: at,
+                blocks: u64::from(blocks),
+                deallocate,
+                fua,
+            },
+            Wish::Compare { .. } => Request::Compare { lba: at, blocks },
+            Wish::Swap { forced: fua, .. } => Request::CompareWrite {
+                lba: at,
+                blocks,
+                write,
+                fua,
+            },
+            Wish::Flush => Request::Flush,
+        };
+        self.with_node(|node, out| node.submit(core, command, request, [first, second], out));
+    }
+
+    /// A host loses its connection: what it has under way is given up.
+    fn host_gives_up(&mut self, host: u16) {
+        let own = self.underway.iter().filter(|(_, underway)| underway.host == host);
+        let commands: Vec<u32> = own.map(|(command, _)| *command).collect();
+        for command in commands {
+            self.with_node(|node, out| node.give_up(command, out));
+        }
+    }
+
+    fn host_is_told(&mut self, command: u32, result: Result<(), GroupError>, data: &[u8]) {
+        let Some(Underway { host, wish, lba, .. }) = self.underway.remove(&command) else {
+            unreachable!("a host is told once")
+        };
+        let ended = match result {
+            Ok(()) => Ended::Done,
+            Err(GroupError::CompareFailed | GroupError::FusedCompareFailed) => Ended::Differed,
+            Err(_) => Ended::Failed,
+        };
+        let seen: Vec<Content> = if wish == Wish::Read && ended == Ended::Done {
+            let blocks = data.chunks(BLOCK_BYTES).zip(lba..);
+            blocks.map(|(bytes, lba)| recognise(bytes, lba)).collect()
+        } else {
+            Vec::new()
+        };
+        self.trace
+            .note(&[self.now, 5, u64::from(command), digest_of(data)], || {
+                format!("{} command {command} ends: {result:?} {seen:?}", self.now)
+            });
+        let history = self.history.as_mut().expect("it has begun");
+        history.end(command, ended, &seen);
+        if let Err(error) = result {
+            self.judge_error(command, error);
+        }
+        let delay = if self.random.chance(70) {
+            self.random.below(20_000)
+        } else {
+            self.random.below(400_000)
+        };
+        self.later(delay, Event::Host { host });
+    }
+
+    /// A command may fail only if it was given up, or if more is lost than the group survives.
+    fn judge_error(&mut self, command: u32, error: GroupError) {
+        match error {
+            GroupError::CompareFailed | GroupError::FusedCompareFailed | GroupError::Aborted => return,
+            // Check data are not believed after an unclean stop: a block of a member that is lost then is lost, too.
+            GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::MemberFailed => {}
+            GroupError::TooLong | GroupError::OutOfRange => {
+                let what = format!("command {command} is refused: {error}");
+                return self.violate(Violation::Unavailable(what));
+            }
+        }
+        self.failed += 1;
+        let node = self.node.as_ref().expect("the node has answered");
+        let untrusted = node.members().is_none_or(|members| !members.parity_trusted);
+        if node.survives(self.harmed) && !untrusted {
+            let what = format!(
+                "command {command} failed: {error}; harmed drives: {:b}",
+                self.harmed
+            );
+            self.violate(Violation::Unavailable(what));
+        }
+    }
+}

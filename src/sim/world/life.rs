@@ -1,0 +1,198 @@
+//! Starts, stops, power cuts and drive faults.
+
+use super::{Ending, Event, Stage, TICK_NS, Violation, World};
+use crate::amf::group::{DriveFacts, FailReason, Refusal};
+use crate::sim::drive::Trouble;
+use crate::sim::node::{BootError, Node, Phase, drive_facts};
+use crate::sim::scenario::{Fault, Stop};
+
+/// How long the power is away.
+const DARK_NS: u64 = 1_000_000;
+
+impl World {
+    /// Faults and stops whose time has come.
+    pub(super) fn things_happen(&mut self) {
+        while let Some(&Fault { at, drive, trouble }) = self.scenario.faults.get(self.next_fault)
+            && at <= self.issued
+        {
+            self.next_fault += 1;
+            self.drives[usize::from(drive)].begin(trouble);
+            if trouble.is_told() {
+                self.harmed |= 1 << drive;
+            }
+            let now = self.now;
+            self.trace.note(&[now, 6, u64::from(drive)], || {
+                format!("{now} drive {drive}: {}", trouble.name())
+            });
+        }
+        if let Some(stop) = self.scenario.stops.get(self.next_stop)
+            && stop.at <= self.issued
+            && self.stage == Stage::Running
+        {
+            if stop.clean {
+                self.stage = Stage::Draining;
+            } else {
+                let delay = self.random.below(300_000);
+                self.later(delay, Event::Cut);
+            }
+        }
+    }
+
+    /// Goes on to the next stage if what the present one waits for is there.
+    pub(super) fn look_around(&mut self) {
+        if !self.underway.is_empty() {
+            return;
+        }
+        match self.stage {
+            Stage::Draining => {
+                self.stage = Stage::Closing;
+                self.with_node(Node::close);
+            }
+            Stage::Settling | Stage::Scrubbing => {
+                let Some(node) = &self.node else { return };
+                let settled = match node.phase() {
+                    Phase::Opening => false,
+                    Phase::Failed(_) => true,
+                    Phase::Open | Phase::Stopped => node.is_settled(),
+                };
+                if !settled || !self.askers.is_empty() || self.has_mail() {
+                    return;
+                }
+                if self.stage == Stage::Settling && node.phase() == Phase::Open {
+                    self.stage = Stage::Scrubbing;
+                    self.with_node(Node::scrub);
+                } else {
+                    self.audit();
+                }
+            }
+            Stage::Running | Stage::Closing | Stage::Over(_) => {}
+        }
+    }
+
+    fn has_mail(&self) -> bool {
+        self.queue
+            .values()
+            .any(|event| matches!(event, Event::Mail { .. }))
+    }
+
+    /// The node has closed its group, or could not.
+    pub(super) fn node_stopped(&mut self, clean: bool) {
+        if self.stage != Stage::Closing {
+            return;
+        }
+        if clean && let Some(history) = &mut self.history {
+            history.stop();
+        }
+        // What was said to be durable is all that may be needed.
+        self.later(0, Event::Cut);
+    }
+
+    /// The power fails: the node is gone, and drives lose what they had not made durable.
+    pub(super) fn cut(&mut self) {
+        self.cuts += 1;
+        let now = self.now;
+        self.trace.note(&[now, 7], || format!("{now} power cut"));
+        for drive in &mut self.drives {
+            drive.cut(&mut self.random);
+        }
+        self.node = None;
+        self.queue.clear();
+        self.askers.clear();
+        self.mailed.clear();
+        self.underway.clear();
+        self.fuse = None;
+        if let Some(history) = &mut self.history {
+            history.cut();
+        }
+        if !matches!(self.stage, Stage::Settling | Stage::Scrubbing) {
+            self.stage = Stage::Running;
+        }
+        self.away = 0;
+        let stop = self.scenario.stops.get(self.next_stop).copied();
+        if let Some(Stop { again, away, .. }) = stop.filter(|stop| stop.at <= self.issued) {
+            self.next_stop += 1;
+            self.fuse = (again > 0).then_some(again);
+            self.away = away.map_or(0, |drive| 1 << drive);
+        }
+        self.later(DARK_NS, Event::Boot);
+    }
+
+    fn facts(&self, without: u32) -> Vec<DriveFacts> {
+        let drives = (0u16..).zip(&self.drives);
+        drives
+            .filter(|(index, _)| without >> index & 1 == 0)
+            .map(|(index, drive)| drive_facts(index, drive))
+            .collect()
+    }
+
+    /// The node starts from what the drives hold.
+    pub(super) fn boot(&mut self) {
+        self.starts += 1;
+        for drive in &mut self.drives {
+            // A drive that failed comes back with what it held: the group has to know that this is old.
+            if drive.trouble().is_some_and(Trouble::is_told) {
+                drive.recover();
+            }
+        }
+        let mut effects = Vec::new();
+        let mut found = Node::find(&self.facts(self.away), false, &self.scenario, &mut effects);
+        if found.is_err() && self.away != 0 {
+            // The operator brings the drive back.
+            self.away = 0;
+            found = Node::find(&self.facts(0), false, &self.scenario, &mut effects);
+        }
+        if self.history.is_none() && found.is_err() {
+            found = Node::create(&self.facts(0), &self.scenario, &mut effects);
+        }
+        let now = self.now;
+        self.trace.note(&[now, 8, u64::from(found.is_ok())], || {
+            let outcome = found.as_ref().map(|_| "found");
+            format!("{now} start: {outcome:?}")
+        });
+        match found {
+            Ok(node) => {
+                self.harmed |= self.away;
+                self.node = Some(node);
+                self.later(TICK_NS, Event::Tick);
+                self.carry_out(effects);
+            }
+            Err(error) => self.judge_refusal(&error),
+        }
+    }
+
+    /// Whether more may be out of the group than it survives.
+    fn is_too_much_lost(&self) -> bool {
+        !self.scenario.level.survives(self.scenario.members, self.harmed)
+    }
+
+    /// A group may be refused only for a reason that holds.
+    fn judge_refusal(&mut self, error: &BootError) {
+        let legal = match error {
+            BootError::Refused(Refusal::TooManyLost { .. } | Refusal::OthersMayBeNewer { .. }) => {
+                self.is_too_much_lost()
+            }
+            // Without a journal nobody can say what the rows hold that were being written.
+            BootError::Refused(Refusal::DirtyDegraded { .. }) => self.harmed != 0,
+            BootError::Refused(_) | BootError::NotFound | BootError::Create(_) => false,
+        };
+        self.stage = Stage::Over(Ending::Refused);
+        if !legal {
+            let what = format!("{error}; harmed drives: {:b}", self.harmed);
+            self.violate(Violation::Refused(what));
+        }
+    }
+
+    /// A group may fail only if more is lost than it survives, or while its check data are not believed.
+    pub(super) fn judge_failure(&mut self, why: FailReason) {
+        let legal = match why {
+            FailReason::TooManyMembersLost => self.is_too_much_lost(),
+            FailReason::ParityUntrusted | FailReason::CreationFailed => self.harmed != 0,
+            FailReason::GenerationsUsedUp => false,
+        };
+        self.stage = Stage::Over(Ending::GroupFailed);
+        if !legal {
+            let what = format!("the group failed: {why}; harmed drives: {:b}", self.harmed);
+            self.violate(Violation::Unavailable(what));
+        }
+    }
+}
