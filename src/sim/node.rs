@@ -87,6 +87,8 @@ pub enum Asker {
 pub enum Mail {
     /// A row was released.
     Wake(RowIndex),
+    /// A row that the core keeps is wanted.
+    Recall(RowIndex),
     /// These members are durable.
     Members(MemberSet),
     /// To the control core: a member failed a command.
@@ -261,6 +263,7 @@ impl Node {
         let at = &mut self.cores[usize::from(core)];
         match mail {
             Mail::Wake(row) => at.wake(row),
+            Mail::Recall(row) => at.recall(row),
             Mail::Members(set) => at.set_members(set),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
@@ -299,6 +302,11 @@ impl Node {
                     }
                 }
             }
+            core::Ask::Recall { core: to, row } => out.push(Effect::Mail {
+                from: core,
+                to,
+                mail: Mail::Recall(row),
+            }),
             core::Ask::Fault { member, error } => out.push(Effect::Mail {
                 from: core,
                 to: 0,

@@ -149,8 +149,9 @@ impl Node {
                 pieces_max: PIECES,
                 scratch_bytes,
                 members,
+                write_back: None,
             });
-            Core::new(engine, COMMANDS, scratch_bytes, geometry.strip_bytes())
+            Core::new(engine, COMMANDS, scratch_bytes, geometry.strip_bytes(), 0)
         };
         let drives = (0..geometry.members()).map(|member| group.drive_of(MemberIndex(member)));
         let mut node = Self {
@@ -191,8 +192,9 @@ impl Node {
                 rebuilding: 0,
                 rebuilt_rows: 0,
             },
+            write_back: None,
         });
-        Core::new(engine, 1, scratch_bytes, geometry.strip_bytes())
+        Core::new(engine, 1, scratch_bytes, geometry.strip_bytes(), 0)
     }
 
     /// Whether these members may be lost without losing data.

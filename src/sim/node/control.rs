@@ -177,6 +177,10 @@ impl Node {
             resync.next_row = row; // The members may have changed since.
         }
         self.resync_step(out);
+        for core in 0..u16::try_from(self.cores.len()).expect("at most 16 cores") {
+            self.cores[usize::from(core)].tick();
+            self.pump(core, out);
+        }
     }
 
     /// Hands rows to this core's engine until the window is full, and makes progress durable now and then.

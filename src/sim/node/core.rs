@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use nvme::crc32c;
+
 use super::Owner;
 use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{Action, CommandId, Engine, GroupError, IoTag, Place, Request, ScrubOutcome};
@@ -26,6 +28,8 @@ pub(super) enum Ask {
         member: MemberIndex,
         command: Command,
     },
+    /// Tell the core that keeps a row that this one wants it.
+    Recall { core: u16, row: RowIndex },
     /// Tell other cores that a row is free.
     Wake { mask: u16, row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
@@ -58,6 +62,8 @@ pub(in crate::sim) enum Outstanding {
 pub struct Core {
     pub(in crate::sim) engine: Engine,
     scratch: Vec<u8>,
+    /// The image of the core's lane of the journal.
+    ring: Vec<u8>,
     buffers: Vec<Vec<u8>>,
     owners: Vec<Option<(Owner, bool)>>,
     pub(in crate::sim) outstanding: BTreeMap<u32, Outstanding>,
@@ -67,10 +73,17 @@ pub struct Core {
 
 impl Core {
     /// A core with room for `commands` commands.
-    pub(in crate::sim) fn new(engine: Engine, commands: u32, scratch_bytes: u32, strip_bytes: u32) -> Self {
+    pub(in crate::sim) fn new(
+        engine: Engine,
+        commands: u32,
+        scratch_bytes: u32,
+        strip_bytes: u32,
+        ring_bytes: usize,
+    ) -> Self {
         Self {
             engine,
             scratch: vec![JUNK; scratch_bytes as usize],
+            ring: vec![JUNK; ring_bytes],
             buffers: vec![Vec::new(); commands as usize],
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
@@ -97,6 +110,14 @@ impl Core {
 
     pub(super) fn give_up(&mut self, command: CommandId) {
         self.engine.give_up(command, &mut self.actions);
+    }
+
+    pub(super) fn recall(&mut self, row: RowIndex) {
+        self.engine.recall(row, &mut self.actions);
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.engine.tick(&mut self.actions);
     }
 
     pub(super) fn wake(&mut self, row: RowIndex) {
@@ -129,6 +150,7 @@ impl Core {
                     Ask::Complete { result, data, .. } => return result.map(|()| data),
                     Ask::Drive { .. }
                     | Ask::Wake { .. }
+                    | Ask::Recall { .. }
                     | Ask::Fault { .. }
                     | Ask::Repair(_)
                     | Ask::Scrubbed { .. } => {
@@ -223,6 +245,12 @@ impl Core {
                 let equal = self.load(a, bytes as usize) == self.load(b, bytes as usize);
                 self.engine.compared(io, equal, &mut self.actions);
             }
+            Action::Seal {
+                slot,
+                offset_bytes,
+                payload_bytes,
+            } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
+            Action::RecallCore { core, row } => asked.push(Ask::Recall { core, row }),
             Action::ReportMedia {
                 member,
                 row,
@@ -239,6 +267,13 @@ impl Core {
             Action::ReportFault { member, error } => asked.push(Ask::Fault { member, error }),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
         }
+    }
+
+    /// Puts the header of a journal batch before its payload.
+    fn seal(&mut self, slot: u8, offset: usize, payload_bytes: usize) {
+        let (header, payload) = self.ring[offset..].split_at_mut(BLOCK_BYTES);
+        let crc = crc32c::portable(0, &payload[..payload_bytes]);
+        self.engine.seal(slot, crc, header);
     }
 
     fn combine(&mut self, into: Place, from: Place, bytes: u32, how: impl FnOnce(&mut [u8], &[u8])) {
@@ -276,6 +311,7 @@ impl Core {
                 offset_bytes,
             } => &self.buffers[command.0 as usize][offset_bytes as usize..][..bytes],
             Place::Scratch { offset_bytes } => &self.scratch[offset_bytes as usize..][..bytes],
+            Place::Ring { offset_bytes } => &self.ring[offset_bytes as usize..][..bytes],
             Place::Zeroes => {
                 assert!(bytes <= self.strip_bytes, "the region of zeroes is a strip long");
                 &ZEROES[..bytes]
@@ -290,6 +326,7 @@ impl Core {
                 offset_bytes,
             } => (&mut self.buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
+            Place::Ring { offset_bytes } => (&mut self.ring, offset_bytes),
             Place::Zeroes => unreachable!("zeroes are never written to"),
         };
         memory[offset as usize..][..data.len()].copy_from_slice(data);
