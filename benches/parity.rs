@@ -10,9 +10,6 @@ use std::hint::black_box;
 use baseline::{Candidate, Effort, Isal, Rows, Unit, compare, print_line};
 use reactor::parity::Kernels;
 
-/// Data strips of a row: of a small group and of a wide one.
-const SOURCES: [usize; 2] = [8, 16];
-
 /// Check data against ISA-L where caches hold the data (DESIGN, section 10).
 const GOAL_OF_ISAL: f64 = 1.0;
 /// Check data against the same traffic without work, where memory has the data (DESIGN, section 10).
@@ -29,15 +26,18 @@ enum Work {
     Generate { checks: usize },
     /// Lost data strips, of the data that is left and of check strips.
     Regenerate { lost: usize },
+    /// Check strips after one data strip changed, of what changed in it.
+    Update { checks: usize },
 }
 
 impl Work {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Generate { checks: 2 },
         Self::Generate { checks: 3 },
         Self::Regenerate { lost: 1 },
         Self::Regenerate { lost: 2 },
         Self::Regenerate { lost: 3 },
+        Self::Update { checks: 2 },
     ];
 
     fn name(self) -> &'static str {
@@ -47,14 +47,28 @@ impl Work {
             Self::Regenerate { lost: 1 } => "1-lost",
             Self::Regenerate { lost: 2 } => "2-lost",
             Self::Regenerate { .. } => "3-lost",
+            Self::Update { .. } => "update",
         }
     }
 
     fn outputs(self) -> usize {
         match self {
-            Self::Generate { checks } => checks,
+            Self::Generate { checks } | Self::Update { checks } => checks,
             Self::Regenerate { lost } => lost,
         }
+    }
+
+    /// Data strips of a row: of a small group and of a wide one.
+    fn sources(self) -> &'static [usize] {
+        match self {
+            Self::Generate { .. } | Self::Regenerate { .. } => &[8, 16],
+            Self::Update { .. } => &[1],
+        }
+    }
+
+    /// Whether the outputs are part of the sums.
+    fn accumulates(self) -> bool {
+        matches!(self, Self::Update { .. })
     }
 
     /// A factor for each source of each output. To regenerate takes no special factors, so that any that are neither zero nor
@@ -64,6 +78,7 @@ impl Work {
             (0..sources).map(move |column| match self {
                 Self::Generate { .. } => power_of_two(row * column),
                 Self::Regenerate { .. } => power_of_two(1 + row * 97 + column * 31),
+                Self::Update { .. } => power_of_two(row * 5),
             })
         };
         (0..self.outputs()).flat_map(row).collect()
@@ -82,7 +97,7 @@ enum Place {
     Memory,
 }
 
-/// ISA-L's way to do `work`: by `pq_gen` if that is it, else by `ec_encode_data`.
+/// ISA-L's way to do `work`: by `pq_gen` if that is it, else by `ec_encode_data` and its sibling.
 fn isal_candidate<'a>(isal: Isal, work: Work, sources: usize, rows: &'a Rows) -> Candidate<'a> {
     if work == (Work::Generate { checks: 2 }) {
         return Candidate::new("ISA-L pq_gen", move || {
@@ -90,6 +105,11 @@ fn isal_candidate<'a>(isal: Isal, work: Work, sources: usize, rows: &'a Rows) ->
         });
     }
     let tables = RefCell::new(isal.tables(sources, &work.factors(sources)));
+    if work.accumulates() {
+        return Candidate::new("ISA-L ec_encode_data_update", move || {
+            rows.turn(|targets, sources| isal.update(targets, sources[0], &mut tables.borrow_mut()));
+        });
+    }
     Candidate::new("ISA-L ec_encode_data", move || {
         rows.turn(|targets, sources| isal.encode(targets, sources, &mut tables.borrow_mut()));
     })
@@ -135,7 +155,7 @@ fn measure(effort: &Effort, isal: Option<Isal>, work: Work, what: &str, rows: &R
         .map(|kernels| {
             let factors = &factors;
             Candidate::new(kernels.name(), move || {
-                rows.turn(|targets, sources| kernels.combine(targets, sources, factors, false));
+                rows.turn(|targets, sources| kernels.combine(targets, sources, factors, work.accumulates()));
             })
         })
         .collect();
@@ -182,7 +202,7 @@ fn main() {
     let cold_bytes = effort.pick(320 << 20, 16 << 20);
     println!("check data in GF(2^8), GB/s of source data");
     for work in Work::ALL.into_iter().filter(|work| effort.wants(work.name())) {
-        for sources in SOURCES {
+        for &sources in work.sources() {
             if let Some(isal) = isal {
                 check(isal, work, sources);
             }
@@ -195,6 +215,9 @@ fn main() {
             };
             run("4 KiB hot", &row(4 << 10, 0, 1), Place::Caches);
             run("64 KiB warm", &row(64 << 10, 0, 1), Place::Caches);
+            if work.accumulates() {
+                continue; // What is accumulated into is read as well: another traffic than the baseline's.
+            }
             run("64 KiB cold", &row(64 << 10, 0, cold_bytes), Place::Memory);
             run(
                 "64 KiB cold apart",

@@ -32,6 +32,17 @@ type EcEncodeData = unsafe extern "C" fn(
     data: *mut *mut u8,
     coding: *mut *mut u8,
 );
+/// Source: ISA-L 2.30, include/erasure_code.h, `void ec_encode_data_update(int len, int k, int rows, int vec_i, unsigned char
+/// *g_tbls, unsigned char *data, unsigned char **coding)`: adds source `vec_i` of `k` to what `coding` holds.
+type EcEncodeDataUpdate = unsafe extern "C" fn(
+    length: c_int,
+    sources: c_int,
+    rows: c_int,
+    index: c_int,
+    tables: *mut u8,
+    data: *mut u8,
+    coding: *mut *mut u8,
+);
 /// Source: ISA-L 2.30, include/crc.h, `unsigned int crc32_iscsi(unsigned char *, int, unsigned int)`.
 type Crc32Iscsi = unsafe extern "C" fn(buffer: *mut u8, length: c_int, initial: c_uint) -> c_uint;
 
@@ -42,6 +53,7 @@ pub struct Isal {
     pq_gen: PqGen,
     ec_init_tables: EcInitTables,
     ec_encode_data: EcEncodeData,
+    ec_encode_data_update: EcEncodeDataUpdate,
     crc32_iscsi: Crc32Iscsi,
 }
 
@@ -57,6 +69,7 @@ impl Isal {
         let pq_gen = symbol(library, c"pq_gen")?;
         let ec_init_tables = symbol(library, c"ec_init_tables")?;
         let ec_encode_data = symbol(library, c"ec_encode_data")?;
+        let ec_encode_data_update = symbol(library, c"ec_encode_data_update")?;
         let crc32_iscsi = symbol(library, c"crc32_iscsi")?;
         // SAFETY: the header gives the symbol this type, and the library is never closed.
         let xor_gen = unsafe { std::mem::transmute::<*mut c_void, XorGen>(xor_gen) };
@@ -67,12 +80,16 @@ impl Isal {
         // SAFETY: as above.
         let ec_encode_data = unsafe { std::mem::transmute::<*mut c_void, EcEncodeData>(ec_encode_data) };
         // SAFETY: as above.
+        let ec_encode_data_update =
+            unsafe { std::mem::transmute::<*mut c_void, EcEncodeDataUpdate>(ec_encode_data_update) };
+        // SAFETY: as above.
         let crc32_iscsi = unsafe { std::mem::transmute::<*mut c_void, Crc32Iscsi>(crc32_iscsi) };
         Some(Self {
             xor_gen,
             pq_gen,
             ec_init_tables,
             ec_encode_data,
+            ec_encode_data_update,
             crc32_iscsi,
         })
     }
@@ -173,6 +190,32 @@ impl Isal {
         }
     }
 
+    /// Adds `source`, times the factor of the only source that the tables were made for, to each target.
+    ///
+    /// Panics unless all have the same length, and there are as many targets as the tables are for.
+    pub fn update(&self, targets: &mut [&mut [u8]], source: &[u8], tables: &mut EncodeTables) {
+        assert_eq!((targets.len(), 1), (tables.rows, tables.sources));
+        let mut coding = [std::ptr::null_mut::<u8>(); VECTORS_MAX];
+        for (pointer, target) in coding.iter_mut().zip(targets.iter_mut()) {
+            assert_eq!(target.len(), source.len(), "operands of one length");
+            *pointer = target.as_mut_ptr();
+        }
+        let count = |number| c_int::try_from(number).expect("strips are below 2 GiB");
+        // SAFETY: source and targets are valid for the length, the tables are for one source and so many targets, and the
+        // function writes to the targets only.
+        unsafe {
+            (self.ec_encode_data_update)(
+                count(source.len()),
+                1,
+                count(targets.len()),
+                0,
+                tables.tables.as_mut_ptr(),
+                source.as_ptr().cast_mut(),
+                coding.as_mut_ptr(),
+            );
+        }
+    }
+
     /// CRC-32C of `bytes` continued from `crc`; starts at 0, as zlib's convention has it.
     pub fn crc32c(&self, crc: u32, bytes: &[u8]) -> u32 {
         let length = c_int::try_from(bytes.len()).expect("data below 2 GiB");
@@ -221,6 +264,12 @@ mod tests {
         let mut both = (Buffer::new(4096), Buffer::new(4096));
         let mut tables = isal.tables(3, &[1, 1, 1, 1, 2, 4]);
         isal.encode(&mut [&mut both.0, &mut both.1], &strips, &mut tables);
+        assert_eq!((&*both.0, &*both.1), (&*p, &*q));
+        // What is added twice is gone: Q without the last strip is what the first two make.
+        let mut without = isal.tables(2, &[1, 1, 1, 2]);
+        isal.encode(&mut [&mut p, &mut q], &strips[..2], &mut without);
+        let mut last = isal.tables(1, &[1, 4]);
+        isal.update(&mut [&mut both.0, &mut both.1], strips[2], &mut last);
         assert_eq!((&*both.0, &*both.1), (&*p, &*q));
     }
 }

@@ -157,8 +157,8 @@ fn every_kernel_multiplies_every_byte_by_every_factor() {
     }
 }
 
-/// Goal: each kernel equals the obvious loop for all numbers of sources and outputs, whatever the factors: none, plain
-/// sums first (which kernels treat on their own), and any.
+/// Goal: each kernel equals the obvious loop for all numbers of sources and outputs, whatever the factors: plain sums first
+/// and those of check strips, which kernels treat on their own, any, and none.
 #[test]
 fn every_kernel_takes_every_number_of_sources_and_outputs() {
     let products = products();
