@@ -157,8 +157,8 @@ fn every_kernel_multiplies_every_byte_by_every_factor() {
     }
 }
 
-/// Goal: each kernel equals the obvious loop for all numbers of sources and outputs, whatever the factors: plain sums first
-/// and those of check strips, which kernels treat on their own, any, and none.
+/// Goal: each kernel equals the obvious loop for all numbers of sources and outputs, whatever the factors: plain sums first,
+/// which kernels treat on their own, those of check strips, any, and none.
 #[test]
 fn every_kernel_takes_every_number_of_sources_and_outputs() {
     let products = products();
@@ -178,13 +178,11 @@ fn every_kernel_takes_every_number_of_sources_and_outputs() {
                 plain_first[..count].fill(1);
                 let mut sparse = any.clone();
                 sparse.iter_mut().step_by(2).for_each(|factor| *factor = 0);
-                for factors in [
-                    &any,
-                    &plain_first,
-                    &sparse,
-                    &vec![1; any.len()],
-                    &vec![0; any.len()],
-                ] {
+                let check_strips: Vec<u8> = (0..outputs)
+                    .flat_map(|check| (0..count).map(move |column| coefficient(check, column)))
+                    .collect();
+                let (ones, none) = (vec![1; any.len()], vec![0; any.len()]);
+                for factors in [&any, &plain_first, &sparse, &check_strips, &ones, &none] {
                     let case = Case {
                         kernels,
                         sources: &sources,
@@ -254,117 +252,139 @@ fn coefficient(check: usize, column: usize) -> u8 {
     (0..check * column).fold(1, |power, _| product(power, 2))
 }
 
-/// Rows that express `lost` by the other strips of a row of `columns` data strips and `checks` check strips, found by
-/// Gauss's elimination: for each lost strip a factor for each survivor that is used.
-fn solve(columns: usize, checks: usize, lost: &[usize]) -> (Vec<usize>, Vec<Vec<u8>>) {
-    let inverse = |a: u8| (1..=255).find(|b| product(a, *b) == 1).expect("not zero");
-    // Each strip is a row over the columns; a base of as many surviving strips as there are columns determines all.
-    let row_of = |strip: usize| -> Vec<u8> {
-        (0..columns)
-            .map(|column| {
-                if strip < columns {
-                    u8::from(strip == column)
-                } else {
-                    coefficient(strip - columns, column)
-                }
-            })
-            .collect()
-    };
-    let base: Vec<usize> = (0..columns + checks)
-        .filter(|strip| !lost.contains(strip))
-        .take(columns)
-        .collect();
-    let mut matrix: Vec<Vec<u8>> = base.iter().map(|strip| row_of(*strip)).collect();
+/// The inverse of a square matrix, by Gauss's elimination. Panics if there is none.
+fn inverse(mut matrix: Vec<Vec<u8>>, products: &[[u8; 256]]) -> Vec<Vec<u8>> {
+    let times = |a: u8, b: u8| products[usize::from(a)][usize::from(b)];
+    let size = matrix.len();
     for (index, row) in matrix.iter_mut().enumerate() {
-        row.extend((0..columns).map(|column| u8::from(column == index)));
+        row.extend((0..size).map(|column| u8::from(column == index)));
     }
-    for pivot in 0..columns {
-        let found = (pivot..columns)
-            .find(|row| matrix[*row][pivot] != 0)
-            .expect("any columns strips determine all");
-        matrix.swap(pivot, found);
-        let scale = inverse(matrix[pivot][pivot]);
-        matrix[pivot]
-            .iter_mut()
-            .for_each(|cell| *cell = product(*cell, scale));
-        let pivot_row = matrix[pivot].clone();
-        for (index, row) in matrix.iter_mut().enumerate() {
+    for pivot in 0..size {
+        let found = (pivot..size).find(|row| matrix[*row][pivot] != 0);
+        matrix.swap(pivot, found.expect("the rows are independent"));
+        let scale = (1..=255).find(|scale| times(*scale, matrix[pivot][pivot]) == 1);
+        let scale = scale.expect("the pivot is not zero");
+        let pivot_row: Vec<u8> = matrix[pivot].iter().map(|cell| times(*cell, scale)).collect();
+        for row in &mut matrix {
             let factor = row[pivot];
-            if index != pivot && factor != 0 {
-                row.iter_mut()
-                    .zip(&pivot_row)
-                    .for_each(|(cell, other)| *cell ^= product(*other, factor));
-            }
+            let changes = row.iter_mut().zip(&pivot_row);
+            changes.for_each(|(cell, other)| *cell ^= times(*other, factor));
         }
+        matrix[pivot] = pivot_row;
     }
-    let factors = lost
+    matrix.iter().map(|row| row[size..].to_vec()).collect()
+}
+
+/// How the strips `lost` follow from the others of a row: which survivors are used, and for each lost strip their factors.
+///
+/// As many check strips as data strips are lost make a system of equations for these; a lost check strip is then made of
+/// all data, what was lost of it replaced by what it follows from.
+fn solve(coefficients: &[Vec<u8>], lost: &[usize], products: &[[u8; 256]]) -> (Vec<usize>, Vec<Vec<u8>>) {
+    let times = |a: u8, b: u8| products[usize::from(a)][usize::from(b)];
+    let columns = coefficients[0].len();
+    let lost_data: Vec<usize> = lost.iter().copied().filter(|strip| *strip < columns).collect();
+    let used_checks: Vec<usize> = (0..coefficients.len())
+        .filter(|check| !lost.contains(&(columns + check)))
+        .take(lost_data.len())
+        .collect();
+    let kept: Vec<usize> = (0..columns).filter(|column| !lost.contains(column)).collect();
+    let system = used_checks.iter().map(|check| {
+        lost_data
+            .iter()
+            .map(|column| coefficients[*check][*column])
+            .collect()
+    });
+    let solution = inverse(system.collect(), products);
+    // For each lost data strip the factors of the kept ones, then those of the used check strips.
+    let of_data: Vec<Vec<u8>> = solution
         .iter()
-        .map(|strip| {
-            let row = row_of(*strip);
-            (0..columns)
-                .map(|index| (0..columns).fold(0, |sum, c| sum ^ product(row[c], matrix[c][columns + index])))
-                .collect()
+        .map(|row| {
+            let of_kept = kept.iter().map(|column| {
+                let terms = row.iter().zip(&used_checks);
+                terms.fold(0, |sum, (cell, check)| {
+                    sum ^ times(*cell, coefficients[*check][*column])
+                })
+            });
+            of_kept.chain(row.iter().copied()).collect()
         })
         .collect();
-    (base, factors)
+    let of_check = |check: usize| -> Vec<u8> {
+        let direct = kept.iter().map(|column| coefficients[check][*column]);
+        let mut factors: Vec<u8> = direct.chain(used_checks.iter().map(|_| 0)).collect();
+        for (column, row) in lost_data.iter().zip(&of_data) {
+            let share = coefficients[check][*column];
+            factors
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, cell)| *sum ^= times(*cell, share));
+        }
+        factors
+    };
+    let factors = lost
+        .iter()
+        .map(|strip| match lost_data.iter().position(|data| data == strip) {
+            Some(index) => of_data[index].clone(),
+            None => of_check(strip - columns),
+        });
+    let factors = factors.collect();
+    let used = used_checks.iter().map(|check| columns + check);
+    (kept.iter().copied().chain(used).collect(), factors)
 }
 
 /// Goal: every strip of a row comes back from the others, whichever 1, 2 or 3 are lost, at every width up to 32 members.
-/// Method: up to 12 members all combinations, above them all pairs and triples that touch the first, middle and last
-/// strips; the check strips are made by the kernels too.
+/// Method: all combinations; each kernel does a share of them, and makes the check strips too.
 #[test]
 fn lost_strips_come_back() {
     const BYTES: usize = 64;
-    let kernels = all();
+    let (kernels, products) = (all(), products());
+    let mut turn = 0;
     for members in 2..=32 {
         for checks in 1..=OUTPUTS_MAX.min(members - 1) {
             let columns = members - checks;
             let mut strips: Vec<Vec<u8>> = (0..columns).map(|column| pattern(column, BYTES)).collect();
-            let factors: Vec<u8> = (0..checks)
-                .flat_map(|check| (0..columns).map(move |column| coefficient(check, column)))
+            let coefficients: Vec<Vec<u8>> = (0..checks)
+                .map(|check| (0..columns).map(|column| coefficient(check, column)).collect())
                 .collect();
             let mut made = vec![vec![0; BYTES]; checks];
             let sources: Vec<&[u8]> = strips.iter().map(Vec::as_slice).collect();
             let mut outputs: Vec<&mut [u8]> = made.iter_mut().map(Vec::as_mut_slice).collect();
-            Kernels::detect().combine(&mut outputs, &sources, &factors, false);
+            kernels[members % kernels.len()].combine(&mut outputs, &sources, &coefficients.concat(), false);
             strips.append(&mut made);
             for lost in losses(members, checks) {
-                let (base, rows) = solve(columns, checks, &lost);
-                let sources: Vec<&[u8]> = base.iter().map(|strip| strips[*strip].as_slice()).collect();
-                for kernels in &kernels {
-                    let mut found = vec![vec![GUARD; BYTES]; lost.len()];
-                    let mut outputs: Vec<&mut [u8]> = found.iter_mut().map(Vec::as_mut_slice).collect();
-                    kernels.combine(&mut outputs, &sources, &rows.concat(), false);
-                    for (strip, found) in lost.iter().zip(&found) {
-                        assert!(
-                            *found == strips[*strip],
-                            "{kernels:?}: {members} members, {lost:?} lost"
-                        );
-                    }
+                let (used, factors) = solve(&coefficients, &lost, &products);
+                let sources: Vec<&[u8]> = used.iter().map(|strip| strips[*strip].as_slice()).collect();
+                let kernels = kernels[turn % kernels.len()];
+                turn += 1;
+                let mut found = vec![vec![GUARD; BYTES]; lost.len()];
+                let mut outputs: Vec<&mut [u8]> = found.iter_mut().map(Vec::as_mut_slice).collect();
+                kernels.combine(&mut outputs, &sources, &factors.concat(), false);
+                for (strip, found) in lost.iter().zip(&found) {
+                    assert!(
+                        *found == strips[*strip],
+                        "{kernels:?}: {members} members, {lost:?} lost"
+                    );
                 }
             }
         }
     }
+    assert!(
+        turn > 41_000,
+        "all pairs and triples were tried: {turn} combinations"
+    );
 }
 
-/// Which strips to lose: combinations of 1 to `checks` of `members`.
+/// All combinations of 1 to `checks` of `members`.
 fn losses(members: usize, checks: usize) -> Vec<Vec<usize>> {
-    let ends = |strip: &usize| members <= 12 || [0, members / 2, members - 1].contains(strip);
-    let mut all: Vec<Vec<usize>> = (0..members).map(|strip| vec![strip]).collect();
-    let (mut first, mut size) = (0, 1);
-    while size < checks {
-        let end = all.len();
-        for index in first..end {
-            let last = all[index][size - 1];
-            let more = (last + 1..members).filter(|next| size < 2 || ends(next));
-            let longer: Vec<Vec<usize>> = more
-                .map(|next| [all[index].as_slice(), &[next]].concat())
-                .collect();
-            all.extend(longer);
-        }
-        (first, size) = (end, size + 1);
+    let mut all: Vec<Vec<usize>> = vec![Vec::new()];
+    for strip in 0..members {
+        let more: Vec<Vec<usize>> = all
+            .iter()
+            .filter(|lost| lost.len() < checks)
+            .map(|lost| [lost.as_slice(), &[strip]].concat())
+            .collect();
+        all.extend(more);
     }
-    all
+    all.split_off(1)
 }
 
 #[test]
