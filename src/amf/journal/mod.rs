@@ -28,6 +28,8 @@
 
 mod codec;
 pub mod lane;
+pub mod replay;
+pub mod scan;
 mod shared;
 
 pub use codec::{

@@ -1,0 +1,220 @@
+//! What the journal says of one row: which blocks get which data, and which check data belongs to it.
+
+use std::collections::BTreeMap;
+
+use super::super::codec::Entry;
+use super::super::scan::FoundBatch;
+use crate::amf::RowIndex;
+use crate::amf::code::CHECKS_MAX;
+
+/// Where the content of a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Zeroes,
+    Payload { batch: usize, block: u32 },
+}
+
+/// Blocks by their distance from the start of the row's user data, or of a check strip.
+pub(super) type Blocks = BTreeMap<u32, Source>;
+
+/// A run of blocks: user data by one entry, or a part of a check strip.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: u32,
+    blocks: u32,
+    /// Of its first block; `None` for zeroes.
+    payload: Option<(usize, u32)>,
+}
+
+impl Run {
+    fn lay_over(&self, blocks: &mut Blocks) {
+        for at in 0..self.blocks {
+            let source = self
+                .payload
+                .map_or(Source::Zeroes, |(batch, first)| Source::Payload {
+                    batch,
+                    block: first + at,
+                });
+            blocks.insert(self.start + at, source);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Destage {
+    cut: u64,
+    checks: Vec<(u8, Run)>,
+}
+
+/// All that is said of one row, by sequence numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RowStory {
+    writes: BTreeMap<u64, Run>,
+    destages: BTreeMap<u64, Destage>,
+}
+
+/// The content of a row as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Image {
+    pub data: Blocks,
+    pub checks: [Blocks; CHECKS_MAX],
+}
+
+/// Sorts the entries of all batches by rows. Entries below the tail are retired and left out; the checks of
+/// a destage share its fate.
+pub(super) fn stories(batches: &[FoundBatch], tail: u64) -> BTreeMap<RowIndex, RowStory> {
+    let mut rows: BTreeMap<RowIndex, RowStory> = BTreeMap::new();
+    for (number, found) in batches.iter().enumerate() {
+        let mut pending = Vec::new();
+        for entry in &found.batch.entries {
+            if let Entry::Check {
+                index,
+                offset_blocks,
+                blocks,
+                payload_block,
+                ..
+            } = *entry
+            {
+                let run = Run {
+                    start: offset_blocks,
+                    blocks,
+                    payload: Some((number, payload_block)),
+                };
+                pending.push((index, run));
+                continue;
+            }
+            let checks = std::mem::take(&mut pending);
+            if entry.seq() >= tail {
+                rows.entry(entry.row()).or_default().add(entry, number, checks);
+            }
+        }
+    }
+    rows
+}
+
+impl RowStory {
+    fn add(&mut self, entry: &Entry, batch: usize, checks: Vec<(u8, Run)>) {
+        match *entry {
+            Entry::Write {
+                start_blocks,
+                blocks,
+                seq,
+                payload_block,
+                ..
+            } => {
+                let run = Run {
+                    start: start_blocks,
+                    blocks,
+                    payload: Some((batch, payload_block)),
+                };
+                self.writes.insert(seq, run);
+            }
+            Entry::Zero {
+                start_blocks,
+                blocks,
+                seq,
+                ..
+            } => {
+                let run = Run {
+                    start: start_blocks,
+                    blocks,
+                    payload: None,
+                };
+                self.writes.insert(seq, run);
+            }
+            Entry::Destage { cut, seq, .. } => {
+                self.destages.insert(seq, Destage { cut, checks });
+            }
+            Entry::Check { .. } => unreachable!("checks are gathered for their destage"),
+        }
+    }
+
+    /// Last sequence number that a destage covers, 0 without destages.
+    fn cut(&self) -> u64 {
+        self.destages
+            .values()
+            .map(|destage| destage.cut)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// What has to be written in place whatever the row holds now, because its update in place may have
+    /// begun: the data up to the last destage's cut, and the check data of all destages in their order.
+    pub(super) fn redo(&self) -> Image {
+        let mut image = Image::default();
+        if self.destages.is_empty() {
+            return image;
+        }
+        for run in self.writes.range(..=self.cut()).map(|(_, run)| run) {
+            run.lay_over(&mut image.data);
+        }
+        for (index, run) in self.destages.values().flat_map(|destage| &destage.checks) {
+            run.lay_over(&mut image.checks[usize::from(*index)]);
+        }
+        image
+    }
+
+    /// The data that no destage covers yet, and the last sequence number in it. `None` if there is none.
+    pub(super) fn remaining(&self) -> Option<(Blocks, u64)> {
+        let from = if self.destages.is_empty() {
+            0
+        } else {
+            self.cut() + 1
+        };
+        let mut blocks = Blocks::new();
+        let mut last = None;
+        for (seq, run) in self.writes.range(from..) {
+            run.lay_over(&mut blocks);
+            last = Some(*seq);
+        }
+        last.map(|last| (blocks, last))
+    }
+
+    /// The data of all entries, for levels whose rows have no check data.
+    pub(super) fn whole(&self) -> Image {
+        let mut image = Image::default();
+        for run in self.writes.values() {
+            run.lay_over(&mut image.data);
+        }
+        image
+    }
+}
+
+/// Cuts blocks into runs of adjacent ones that do not cross a multiple of `strip_blocks`.
+pub(super) fn runs(blocks: &Blocks, strip_blocks: u32) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &block in blocks.keys() {
+        match runs.last_mut() {
+            Some((start, length)) if *start + *length == block && !block.is_multiple_of(strip_blocks) => {
+                *length += 1;
+            }
+            Some(_) | None => runs.push((block, 1)),
+        }
+    }
+    runs
+}
+
+/// Copies the content of one block to `into`.
+pub(super) fn copy(source: Source, batches: &[FoundBatch], into: &mut [u8]) {
+    match source {
+        Source::Zeroes => into.fill(0),
+        Source::Payload { batch, block } => {
+            let start = block as usize * into.len();
+            into.copy_from_slice(&batches[batch].payload[start..][..into.len()]);
+        }
+    }
+}
+
+/// The content of a run of blocks that are all there.
+pub(super) fn bytes(
+    blocks: &Blocks,
+    (start, length): (u32, u32),
+    batches: &[FoundBatch],
+    block_bytes: usize,
+) -> Vec<u8> {
+    let mut bytes = vec![0; length as usize * block_bytes];
+    for (at, into) in (start..).zip(bytes.chunks_exact_mut(block_bytes)) {
+        copy(blocks[&at], batches, into);
+    }
+    bytes
+}

@@ -1,0 +1,355 @@
+//! The hazards of PROTOCOL by name, each in its smallest form; and what drives may answer.
+
+use super::super::super::codec::Entry;
+use super::super::super::scan::Impossible;
+use super::drives::{BLOCK, Question, Write};
+use super::world::{ROWS, block_of};
+use super::*;
+
+const ROW: RowIndex = RowIndex(1);
+
+/// Every set of at most as many members as may be lost.
+fn losses(world: &World) -> Vec<Vec<MemberIndex>> {
+    let members = world.geometry.members();
+    let masks = (0..1_u32 << members).filter(|mask| mask.count_ones() <= world.geometry.losses_max());
+    let lost = |mask: u32| {
+        (0..members)
+            .map(MemberIndex)
+            .filter(|m| mask >> m.0 & 1 == 1)
+            .collect()
+    };
+    masks.map(lost).collect()
+}
+
+/// H19: two cores wrote the row one after the other, the first one's destage and the second one's write are in
+/// different lanes and on different members: the highest number wins for each block.
+#[test]
+fn h19_the_newest_write_of_any_lane_wins() {
+    for shape in SHAPES {
+        let mut world = World::new(shape.0, shape.1, shape.2, 3);
+        world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+        world
+            .write(1, &[(ROW, 1, 1, false), (RowIndex(2), 0, 1, false)])
+            .expect("the power stays");
+        world
+            .write(0, &[(RowIndex(2), 0, 1, true)])
+            .expect("the power stays");
+        world.write(0, &[(ROW, 0, 1, true)]).expect("the power stays");
+        for lost in losses(&world) {
+            let mut world = world.clone();
+            lost.into_iter().for_each(|member| world.lose(member));
+            let (world, report) = replayed(world, &format!("{shape:?}"));
+            assert_eq!((report.rows, report.torn_batches), (2, 0));
+            assert_eq!(world.legal[1][0], [0].into());
+        }
+    }
+}
+
+/// H23: of a batch in flight any blocks are there and others are not. It counts if it is whole on one member; if not,
+/// it is as if it had never been, and the report says so.
+#[test]
+fn h23_a_torn_batch_counts_whole_or_not_at_all() {
+    let (mut torn, mut whole) = (0, 0);
+    for seed in 0..60 {
+        let mut world = World::new(Level::Raid5, 4, 3, seed);
+        world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+        world.drives.left = Some(0);
+        world.write(0, &[(ROW, 1, 1, false)]).expect_err("the power goes");
+        world.drives.power_cut();
+        let (_, report) = replayed(world, &format!("seed {seed}"));
+        torn += report.torn_batches;
+        whole += report.batches - 1;
+    }
+    assert!(torn > 5 && whole > 5, "{torn} torn, {whole} whole");
+}
+
+/// H25, H26, I5, I6: the power goes during the in-place update of a row. Every subset of its blocks, every loss.
+///
+/// Catches: check data not redone; a row read before it is redone.
+#[test]
+fn h25_h26_every_subset_of_an_update_and_every_loss() {
+    for shape in [
+        (Level::Raid5, 3, 2),
+        (Level::Raid6, 4, 2),
+        (Level::RaidTp, 5, 1),
+        (Level::Raid10, 4, 2),
+        (Level::Raid1, 3, 2),
+    ] {
+        // Healthy, and degraded before the update began.
+        for before in [None, Some(MemberIndex(1))] {
+            let mut world = World::new(shape.0, shape.1, shape.2, 1);
+            world
+                .write(0, &[(ROW, 0, world.geometry.row_blocks(), false)])
+                .expect("the power stays");
+            world.destage(ROW).expect("the power stays");
+            world.flush();
+            before.into_iter().for_each(|member| world.lose(member));
+            world.write(0, &[(ROW, 1, 1, false)]).expect("the power stays");
+            world.destage(ROW).expect("the power stays");
+            let blocks = world.clone().drives.keep(0);
+            assert!((1..=6).contains(&blocks), "{blocks} blocks are in flight");
+            for kept in 0..1 << blocks {
+                for lost in losses(&world) {
+                    let mut world = world.clone();
+                    world.drives.keep(kept);
+                    let all = lost
+                        .iter()
+                        .fold(world.members.failed, |mask, member| mask | 1 << member.0);
+                    if all.count_ones() > world.geometry.losses_max() {
+                        continue;
+                    }
+                    lost.iter().for_each(|member| world.lose(*member));
+                    replayed(
+                        world,
+                        &format!("{shape:?} {before:?} kept {kept:b} lost {lost:?}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// H27: a half-written row also has newer writes elsewhere. Check data for those is computed from the healed row.
+#[test]
+fn h27_a_half_written_row_is_healed_before_it_is_built_upon() {
+    for shape in [(Level::Raid5, 4, 3), (Level::Raid6, 5, 2), (Level::RaidTp, 6, 2)] {
+        for seed in 0..20 {
+            let mut world = World::new(shape.0, shape.1, shape.2, seed);
+            world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+            world.destage(ROW).expect("the power stays");
+            world.write(0, &[(ROW, 1, 3, false)]).expect("the power stays");
+            for lost in losses(&world) {
+                let mut world = world.clone();
+                world.drives.power_cut();
+                lost.iter().for_each(|member| world.lose(*member));
+                replayed(world, &format!("{shape:?} seed {seed} lost {lost:?}"));
+            }
+        }
+    }
+}
+
+/// H34: a member that is being rebuilt has its strips below the durable frontier and none from it on.
+#[test]
+fn h34_a_member_under_rebuild_counts_below_its_frontier() {
+    for frontier in 0..=ROWS + 1 {
+        let mut world = World::new(Level::Raid5, 4, 3, frontier);
+        world.rebuild(MemberIndex(2), frontier);
+        for row in 0..ROWS {
+            world
+                .write(0, &[(RowIndex(row), 0, 5, false)])
+                .expect("the power stays");
+        }
+        let (world, report) = replayed(world, &format!("frontier {frontier}"));
+        assert_eq!(report.rows, ROWS);
+        let row = RowIndex(3);
+        let place = world.geometry.copy_place(row, 0, 0);
+        assert_eq!(
+            place.member,
+            MemberIndex(1),
+            "the test looks at what the member holds"
+        );
+    }
+}
+
+/// The tail says which entries are in place: what it covers is not applied again, though its batch is still there.
+///
+/// Catches: the tail ignored.
+#[test]
+fn what_the_tail_covers_stays_as_it_is() {
+    let mut world = World::new(Level::Raid5, 3, 2, 1);
+    world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+    world.destage(ROW).expect("the power stays");
+    world.flush();
+    // Written past the journal, as a rebuild or a later version of the data whose records are gone: it is newer.
+    let newer = world.clone();
+    world.commit(0, &[], &[]).expect("the power stays");
+    let lba = world.geometry.member_lba(ROW, 0);
+    let blocks: Vec<_> = (0..3).map(|_| block_of(999)).collect();
+    for (member, data) in (0..3).map(MemberIndex).zip(&blocks) {
+        let write = Write {
+            member,
+            lba,
+            data: data.clone(),
+            fua: true,
+        };
+        assert!(world.drives.write(&[write]));
+    }
+    let report = world.drives.run(world.replay()).expect("it ends well");
+    assert_eq!((report.rows, report.batches), (0, 0));
+    assert!((0..3).all(|member| world.drives.block(MemberIndex(member), lba) == block_of(999)));
+    let (_, report) = replayed(newer, "without the header that says so");
+    assert_eq!(report.rows, 1);
+}
+
+/// Bad input: what another group or another opening of this one wrote means nothing.
+#[test]
+fn records_of_others_are_dead() {
+    let mut world = World::new(Level::Raid5, 3, 2, 1);
+    world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+    for change in [
+        |layout: &mut JournalLayout| layout.incarnation += 1,
+        |layout: &mut JournalLayout| layout.group.0[3] ^= 1,
+        |layout: &mut JournalLayout| layout.start.0 += u64::from(layout.lane_blocks),
+        |layout: &mut JournalLayout| layout.start.0 -= 1,
+    ] {
+        let mut other = world.clone();
+        change(&mut other.layout);
+        let report = other.drives.run(other.replay()).expect("it ends well");
+        assert_eq!((report.rows, report.batches, report.torn_batches), (0, 0, 0));
+        assert_eq!(other.data(), world.data());
+    }
+}
+
+/// Bad input: a sound record of ours that names a row that the group has not is a bug somewhere, and not passed over.
+#[test]
+fn a_record_outside_of_the_group_stops_the_start() {
+    let mut world = World::new(Level::Raid5, 3, 2, 1);
+    let seq = world.seq();
+    let entry = Entry::Zero {
+        row: RowIndex(ROWS),
+        start_blocks: 0,
+        blocks: 1,
+        seq,
+    };
+    world.commit(1, &[entry], &[]).expect("the power stays");
+    let Err(ReplayError::Journal(error)) = world.drives.run(world.replay()) else {
+        panic!("it is noticed")
+    };
+    assert_eq!(
+        (error.lane, error.position, error.what),
+        (1, 0, Impossible::Outside)
+    );
+}
+
+/// A member that errs is named, whatever it was asked.
+#[test]
+fn a_member_that_fails_is_named() {
+    let mut world = World::new(Level::Raid6, 5, 2, 1);
+    world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+    let questions: [Question; 3] = [
+        |action| {
+            if let Action::Read { io, member, .. } = action {
+                Some((*io, *member))
+            } else {
+                None
+            }
+        },
+        |action| {
+            if let Action::Write { io, member, .. } = action {
+                Some((*io, *member))
+            } else {
+                None
+            }
+        },
+        |action| {
+            if let Action::Flush { io, member } = action {
+                Some((*io, *member))
+            } else {
+                None
+            }
+        },
+    ];
+    for question in questions {
+        let mut world = world.clone();
+        let Err(ReplayError::Member { member, error }) =
+            world
+                .drives
+                .run_failing(world.replay(), question, DriveError::Gone)
+        else {
+            panic!("it is noticed")
+        };
+        assert_eq!(error, DriveError::Gone);
+        // The remedy that the error names works.
+        world.lose(member);
+        replayed(world, "without it");
+    }
+}
+
+/// A block of a lane that cannot be read costs nothing: another member has the batch, and the rest of the lane counts.
+#[test]
+fn a_bad_block_in_a_lane_is_gone_round() {
+    let mut world = World::new(Level::Raid5, 3, 2, 1);
+    world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+    world
+        .write(0, &[(RowIndex(2), 0, 2, false)])
+        .expect("the power stays");
+    let member = MemberIndex(2);
+    world.drives.spoil(member, world.layout.lba(0, 1));
+    world.drives.spoil(member, world.layout.lba(1, 0));
+    let (_, report) = replayed(world, "bad blocks");
+    assert_eq!((report.rows, report.batches, report.unreadable_blocks), (2, 2, 2));
+}
+
+/// A bad block in a row that needs computing is regenerated from the others, as long as there are enough of them.
+#[test]
+fn a_bad_block_in_a_row_is_gone_round() {
+    let mut world = World::new(Level::Raid6, 5, 2, 1);
+    world.write(0, &[(ROW, 0, 6, false)]).expect("the power stays");
+    world.destage(ROW).expect("the power stays");
+    world.flush();
+    world.write(0, &[(ROW, 0, 1, false)]).expect("the power stays");
+    let bad = |column| {
+        (
+            world.geometry.data_member(ROW, column),
+            world.geometry.member_lba(ROW, 0),
+        )
+    };
+    let bad = [bad(1), bad(2)];
+    for (member, lba) in bad {
+        world.drives.spoil(member, lba);
+    }
+    let mut lost = world.clone();
+    let (_, report) = replayed(world, "bad blocks");
+    assert_eq!(report.rows, 1);
+    lost.lose(lost.geometry.check_member(ROW, 0).expect("P"));
+    assert_eq!(lost.drives.run(lost.replay()), Err(ReplayError::Row { row: ROW }));
+}
+
+/// Data is not computed from check data that was never initialised.
+#[test]
+fn check_data_that_is_not_trusted_is_not_built_upon() {
+    let mut world = World::new(Level::Raid5, 4, 2, 1);
+    world.write(0, &[(ROW, 0, 1, false)]).expect("the power stays");
+    world.members.parity_trusted = false;
+    replayed(world.clone(), "healthy: all data is there");
+    world.lose(world.geometry.data_member(ROW, 1));
+    assert_eq!(
+        world.drives.run(world.replay()),
+        Err(ReplayError::CheckDataNotTrusted { row: ROW })
+    );
+}
+
+#[test]
+fn too_many_lost_members_are_refused_before_anything_is_done() {
+    let mut world = World::new(Level::Raid10, 4, 2, 1);
+    world.members.failed = 0b0011;
+    assert_eq!(
+        world.drives.run(world.replay()),
+        Err(ReplayError::TooManyMembersLost)
+    );
+    // One of each pair: fewer copies are left, and enough.
+    world.members.failed = 0b1001;
+    assert!(world.drives.run(world.replay()).is_ok());
+}
+
+/// More rows than one header has entries for: the round has several batches.
+#[test]
+fn a_round_has_as_many_batches_as_it_needs() {
+    let mut world = World::new(Level::RaidTp, 6, 4, 1);
+    for row in 0..ROWS {
+        world
+            .write(0, &[(RowIndex(row), 0, 8, false)])
+            .expect("the power stays");
+    }
+    let (world, report) = replayed(world, "five rows");
+    assert_eq!((report.rows, report.blocks), (ROWS, 8 * ROWS));
+    let recovery = world.layout.lba(world.layout.recovery_lane(), 0);
+    let record = world.drives.from(world.live()[0], recovery);
+    let parsed = super::super::super::codec::parse(&record[..BLOCK]).expect("a record");
+    // 13 entries a header: three rows of four, then two.
+    assert_eq!(parsed.entries.len(), 12);
+    let second = (1 + 3 * 12) * BLOCK;
+    let parsed = super::super::super::codec::parse(&record[second..][..BLOCK]).expect("a record");
+    assert_eq!(parsed.entries.len(), 8);
+    assert!(report.next_seq > 100 + ROWS);
+}

@@ -1,0 +1,217 @@
+//! What the lanes of all members hold after a stop: whole batches, each once.
+//!
+//! A header counts if it is this group's, of this incarnation, and lies where it says. Its tail is true
+//! whether or not its payload is whole, because everything below was retired before it was encoded. The
+//! batch counts if its payload is whole; one that was torn, or overwritten in part by a later one, fails
+//! its checksum. Of the recovery lane only the newest round counts whose first batch, at the start of the
+//! lane, is whole: earlier rounds are in place and flushed before that one is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nvme::crc32c;
+use thiserror::Error;
+
+use super::codec::{self, Batch, JournalLayout, ParseError};
+use crate::amf::MemberIndex;
+use crate::amf::geometry::Geometry;
+
+/// Names a batch: the same batch on several members counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    lane: u16,
+    batch: u64,
+    position: u32,
+}
+
+/// A whole batch that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundBatch {
+    /// Its header and entries, those below the tail included.
+    pub batch: Batch,
+    /// What the entries refer to.
+    pub payload: Vec<u8>,
+    /// Bit `i` is set when member `i` has it whole.
+    pub members: u32,
+}
+
+/// What all lanes hold together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Whole batches with an entry from the tail on, by lane and number.
+    pub batches: Vec<FoundBatch>,
+    /// Every entry with a lower sequence number is dead.
+    pub tail: u64,
+    /// Above every sequence number that any header names, and not below the tail.
+    pub next_seq: u64,
+    /// The largest number of a round in the recovery lane, whole or not; 0 if there is none.
+    pub round: u64,
+    /// Batches with an entry from the tail on that are whole nowhere.
+    pub torn_batches: u64,
+}
+
+/// A record of this opening of the group that cannot be; nothing is replayed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "journal of member {}, lane {lane}, block {position}: {what}; let the program that wrote it open the group",
+    member.0
+)]
+pub struct ScanError {
+    /// Where it was found.
+    pub member: MemberIndex,
+    /// In this lane.
+    pub lane: u16,
+    /// At this block of the lane.
+    pub position: u32,
+    /// What is wrong.
+    pub what: Impossible,
+}
+
+/// What is wrong with a record whose checksums fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Impossible {
+    /// It names blocks that the group has not.
+    #[error("an entry lies outside of the group")]
+    Outside,
+    /// Another member has another batch of the same name.
+    #[error("two members contradict each other")]
+    Contradiction,
+    /// It was written by another version.
+    #[error("its format has another version")]
+    Version,
+}
+
+/// Collects what is found, lane by lane and member by member.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    layout: JournalLayout,
+    geometry: Geometry,
+    found: BTreeMap<Key, FoundBatch>,
+    /// Batches without a whole payload somewhere, with the largest sequence number that they name.
+    torn: BTreeMap<Key, u64>,
+    tail: u64,
+    next_seq: u64,
+    round: u64,
+}
+
+impl Scan {
+    /// Nothing found yet.
+    pub fn new(layout: JournalLayout, geometry: Geometry) -> Self {
+        Self {
+            layout,
+            geometry,
+            found: BTreeMap::new(),
+            torn: BTreeMap::new(),
+            tail: 0,
+            next_seq: 0,
+            round: 0,
+        }
+    }
+
+    /// Takes all bytes of one lane of one member. A block that could not be read is given as zeroes.
+    ///
+    /// Errs at a record with fitting checksums that no sound writer of this version writes. Panics if
+    /// `bytes` is not a whole lane.
+    pub fn lane(&mut self, member: MemberIndex, lane: u16, bytes: &[u8]) -> Result<(), ScanError> {
+        let block = self.block_bytes();
+        let blocks = self.layout.lane_blocks;
+        assert_eq!(bytes.len(), blocks as usize * block, "a lane is scanned whole");
+        let mut position = 0;
+        while position < blocks {
+            let rest = &bytes[position as usize * block..];
+            position += self.at(member, lane, position, rest)?;
+        }
+        self.forget_dead();
+        Ok(())
+    }
+
+    /// Looks at the block at the start of `rest`; returns how many blocks are done with.
+    fn at(&mut self, member: MemberIndex, lane: u16, position: u32, rest: &[u8]) -> Result<u32, ScanError> {
+        let impossible = |what| ScanError {
+            member,
+            lane,
+            position,
+            what,
+        };
+        let block = self.block_bytes();
+        let batch = match codec::parse(&rest[..block]) {
+            Ok(batch) => batch,
+            Err(ParseError::Version(_)) => return Err(impossible(Impossible::Version)),
+            Err(ParseError::Length(_) | ParseError::Magic | ParseError::Checksum | ParseError::Field(_)) => {
+                return Ok(1);
+            }
+        };
+        let header = &batch.header;
+        let ours = header.group == self.layout.group && header.incarnation == self.layout.incarnation;
+        let room = self.layout.lane_blocks - position - 1;
+        let placed = header.lane == lane && header.position == position && header.payload_blocks <= room;
+        if !ours || !placed {
+            return Ok(1);
+        }
+        if !batch.entries.iter().all(|entry| entry.fits(&self.geometry)) {
+            return Err(impossible(Impossible::Outside));
+        }
+        self.tail = self.tail.max(header.tail);
+        let last = batch.entries.iter().map(codec::Entry::seq).max();
+        self.next_seq = self.next_seq.max(last.map_or(0, |seq| seq + 1));
+        if lane == self.layout.recovery_lane() {
+            self.round = self.round.max(header.batch);
+        }
+        let key = Key {
+            lane,
+            batch: header.batch,
+            position,
+        };
+        let payload = &rest[block..][..header.payload_blocks as usize * block];
+        if crc32c::portable(0, payload) != batch.payload_crc {
+            self.torn.insert(key, last.unwrap_or(0));
+            return Ok(1);
+        }
+        let length = header.payload_blocks + 1;
+        let found = self.found.entry(key).or_insert_with(|| FoundBatch {
+            batch: batch.clone(),
+            payload: payload.to_vec(),
+            members: 0,
+        });
+        if found.batch != batch {
+            return Err(impossible(Impossible::Contradiction));
+        }
+        found.members |= 1 << member.0;
+        Ok(length)
+    }
+
+    /// Says what was found in all lanes of all members.
+    pub fn finish(mut self) -> Found {
+        self.forget_dead();
+        let recovery = self.layout.recovery_lane();
+        let anchors = self
+            .found
+            .keys()
+            .filter(|key| key.lane == recovery && key.position == 0);
+        let newest = anchors.map(|key| key.batch).max();
+        self.found
+            .retain(|key, _| key.lane != recovery || Some(key.batch) == newest);
+        let whole: BTreeSet<_> = self.found.keys().copied().collect();
+        let torn = self
+            .torn
+            .iter()
+            .filter(|(key, last)| **last >= self.tail && key.lane != recovery && !whole.contains(*key));
+        Found {
+            torn_batches: torn.count() as u64,
+            batches: self.found.into_values().collect(),
+            tail: self.tail,
+            next_seq: self.next_seq.max(self.tail),
+            round: self.round,
+        }
+    }
+
+    /// Drops batches of which nothing counts any more, so that memory holds no more than is needed.
+    fn forget_dead(&mut self) {
+        let tail = self.tail;
+        self.found
+            .retain(|_, found| found.batch.entries.iter().any(|entry| entry.seq() >= tail));
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.layout.block.bytes() as usize
+    }
+}
