@@ -358,7 +358,7 @@ fn good_superblock() -> Vec<u8> {
         level: Level::Raid5,
         strip_blocks: 16,
         block: BlockSize::B4096,
-        data_start: MemberLba(256),
+        data_start: MemberLba(512),
         rows: 64,
         generation,
         previous: generation - 1,
@@ -366,7 +366,26 @@ fn good_superblock() -> Vec<u8> {
         forming: false,
         exclusive_local: true,
         parity: ParityState::Trusted,
+        durability: Durability::Journal,
+        journal: Some(JournalRecord {
+            start: MemberLba(257),
+            blocks: 200,
+            lane_blocks: 100,
+            lanes: 1,
+            incarnation: 2,
+        }),
+        dirty_ram: false,
+        intent: Some(IntentRecord {
+            start: MemberLba(256),
+            blocks: 1,
+            since_generation: 0,
+            rows_per_bit: 1,
+        }),
+        rebuilt_rows: 0,
+        rebuild_partial: false,
+        scrub_row: 0,
         members: vec![member(10), member(11), member(12)],
+        spares: vec![Uuid([13; 16])],
         vdisks: vec![VdiskRecord {
             nsid: 1,
             name: Name::parse("v0").expect("a name"),
@@ -378,7 +397,7 @@ fn good_superblock() -> Vec<u8> {
     };
     let superblock = Superblock {
         record,
-        member: MemberIndex(0),
+        carrier: Carrier::Member(MemberIndex(0)),
         drive_bytes: 8 << 20,
     };
     superblock.check().expect("a good record");

@@ -9,6 +9,7 @@ pub mod code;
 pub mod engine;
 pub mod geometry;
 pub mod group;
+pub mod intent;
 pub mod journal;
 mod list;
 pub mod lock;

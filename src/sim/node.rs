@@ -100,8 +100,6 @@ pub enum Mail {
     },
     /// To the control core: blocks of a member have to be written anew.
     Media(Request),
-    /// A superblock write that could not be asked for.
-    SuperblockFailed(SuperblockIo),
 }
 
 /// Who a command of an engine belongs to.
@@ -267,7 +265,6 @@ impl Node {
             Mail::Members(set) => at.set_members(set),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
-            Mail::SuperblockFailed(io) => self.superblock_done(io, Err(DriveError::Gone), out),
         }
         self.pump(core, out);
     }

@@ -41,7 +41,7 @@ pub struct GroupShared {
     pub geometry: Geometry,
     /// The node's locks on the group's rows.
     pub lock: Arc<LockTable>,
-    /// Drive of each member, as an index into the node's drives; `None` for a missing member.
+    /// Drive of each member when the group was opened, as an index into the node's drives; `None` for a missing member.
     pub drives: Vec<Option<u16>>,
     /// Bytes of scratch memory that an engine gets.
     pub scratch_bytes: u32,
@@ -55,6 +55,9 @@ pub struct GroupShared {
 pub struct GroupBinding {
     pub(super) shared: Arc<GroupShared>,
     pub(super) engine: Engine,
+    /// Drive of each member as far as this core knows. It learns of another one only when no command for the old one can be
+    /// planned any more, and before any for the new one is.
+    drives: Vec<Option<u16>>,
     block: BlockSize,
     scratch: Span,
     /// The image of this core's lane of the journal.
@@ -135,6 +138,7 @@ impl Core {
         });
         self.groups.push(GroupBinding {
             block: shared.geometry.block(),
+            drives: shared.drives.clone(),
             shared,
             engine,
             scratch,
@@ -192,6 +196,19 @@ impl Core {
         };
         binding.engine.set_members(set, &mut binding.actions);
         self.pump(io, group);
+    }
+
+    /// Another drive carries a lost member from now on.
+    pub(super) fn set_member_drive(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        member: MemberIndex,
+        drive: u16,
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.drives[usize::from(member.0)] = Some(drive);
+        self.tell_control(io, ControlMessage::MemberDriveSet { group });
     }
 
     /// Another core released a row.
@@ -387,7 +404,7 @@ impl Core {
         let bytes = blocks << shift;
         let command = DriveCommand {
             // A missing member's commands never get here.
-            drive: binding.shared.drives[usize::from(member.0)],
+            drive: binding.drives[usize::from(member.0)],
             group: binding.shared.index,
             tag,
             kind,

@@ -12,7 +12,7 @@ use crate::amf::group::{
     AssembleOptions, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec, assemble,
     plan_create,
 };
-use crate::amf::superblock::{self, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
+use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 
 /// What the drives of a configuration hold.
@@ -44,6 +44,8 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         accept_dirty_degraded: accepted
             .map(|group| name(&group.name))
             .collect::<Result<_, _>>()?,
+        accept_lost_writes: Vec::new(),
+        replays: false,
         shared: false,
     };
     let assembly = assemble(&facts, &options);
@@ -113,10 +115,12 @@ fn examine(index: u16, drive: &Opened) -> DriveFacts {
 
 fn found_on(facts: DriveFacts, finding: &DriveFinding) -> DriveFound {
     let finding = match finding.role {
-        DriveRole::Blank | DriveRole::Member { .. } => None,
-        DriveRole::Foreign(_) | DriveRole::Damaged(_) | DriveRole::Mixed { .. } | DriveRole::Unreadable => {
-            Some(finding.role.to_string())
-        }
+        DriveRole::Blank | DriveRole::Member { .. } | DriveRole::Spare { .. } => None,
+        DriveRole::Foreign(_)
+        | DriveRole::Damaged(_)
+        | DriveRole::Mixed { .. }
+        | DriveRole::Former { .. }
+        | DriveRole::Unreadable => Some(finding.role.to_string()),
     };
     DriveFound {
         finding,
@@ -151,6 +155,12 @@ fn plan_group(
         level: level_of(group.level),
         strip_bytes: group.strip_kib * 1024,
         block: BlockSize::from_bytes(group.block_bytes).expect("the configuration was checked"),
+        durability: if level_of(group.level).is_redundant() {
+            Durability::Journal
+        } else {
+            Durability::None
+        },
+        journal_bytes: None,
         exclusive_local: true,
         force: false,
         zeroed: group.drives.iter().all(|drive| opened[*drive].spec.fresh),

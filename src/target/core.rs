@@ -364,6 +364,7 @@ impl Core {
             }
             Message::AddGroup(shared, members) => self.add_group(io, shared, members),
             Message::Members { group, set } => self.set_members(io, group, set),
+            Message::MemberDrive { group, member, drive } => self.set_member_drive(io, group, member, drive),
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,

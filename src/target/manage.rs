@@ -468,6 +468,8 @@ pub struct GroupStatus {
 pub enum MemberState {
     /// Read and written.
     Active,
+    /// Being filled with what it lacks.
+    Rebuilding,
     /// Given up: its content is out of date.
     Failed,
     /// No configured drive carries it.
@@ -479,6 +481,7 @@ impl MemberState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Rebuilding => "rebuilding",
             Self::Failed => "failed",
             Self::Missing => "missing",
         }
@@ -561,6 +564,10 @@ pub enum DriveState {
     Foreign,
     /// Active member of a group.
     Member,
+    /// Member that is being filled.
+    Rebuilding,
+    /// Waits to take a failed member's place.
+    Spare,
     /// Member that its group has given up.
     Failed,
     /// Could not be opened.
@@ -574,6 +581,8 @@ impl DriveState {
             Self::Free => "free",
             Self::Foreign => "foreign",
             Self::Member => "member",
+            Self::Rebuilding => "rebuilding",
+            Self::Spare => "spare",
             Self::Failed => "failed",
             Self::Missing => "missing",
         }
@@ -792,7 +801,12 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-        for state in [MemberState::Active, MemberState::Failed, MemberState::Missing] {
+        for state in [
+            MemberState::Active,
+            MemberState::Rebuilding,
+            MemberState::Failed,
+            MemberState::Missing,
+        ] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         for kind in [DriveKind::File, DriveKind::Block, DriveKind::Memory] {
@@ -802,6 +816,8 @@ mod tests {
             DriveState::Free,
             DriveState::Foreign,
             DriveState::Member,
+            DriveState::Rebuilding,
+            DriveState::Spare,
             DriveState::Failed,
             DriveState::Missing,
         ];

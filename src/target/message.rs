@@ -65,6 +65,15 @@ pub enum Message {
         /// Its members from now on.
         set: MemberSet,
     },
+    /// Another drive carries a lost member; to be answered by [`ControlMessage::MemberDriveSet`].
+    MemberDrive {
+        /// Which group.
+        group: u16,
+        /// Which of its members.
+        member: MemberIndex,
+        /// Its drive.
+        drive: u16,
+    },
     /// Another core released a row that commands of this core wait for.
     Wake {
         /// Which group.
@@ -204,6 +213,11 @@ pub enum ControlMessage {
     },
     /// A member of a group could not read some blocks; the other members can.
     Media(Repair),
+    /// A core knows of a member's new drive.
+    MemberDriveSet {
+        /// Which group.
+        group: u16,
+    },
     /// A connection given to this core could not be taken.
     NotAdopted {
         /// The core.

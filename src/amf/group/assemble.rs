@@ -3,7 +3,8 @@
 //! The newest record wins. Whoever composed it had brought every member that it calls active to its
 //! `previous` generation. So such a member is current if its drive has the newest record; and also if it
 //! has less, down to `previous`: then the newest was never announced, and no data was written under it.
-//! Any other drive has old data and is never read (PROTOCOL H33).
+//! Any other drive has old data and is never read before it is rebuilt (PROTOCOL H33): wholly, or only the rows that were
+//! written meanwhile, if the write-intent bitmap has been kept since the drive was current.
 //!
 //! The newest is the right one although a start may have left out members that held something nobody
 //! else had: it skipped the numbers that those could hold (`STEP_WITHOUT_MEMBER`), so at worst two
@@ -20,8 +21,10 @@ use super::DriveFacts;
 use super::status::LossReason;
 use crate::amf::MemberIndex;
 use crate::amf::geometry::Level;
+use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::superblock::{
-    Foreign, Found, GroupRecord, MemberState, Name, ParityState, Scan, Superblock, Uuid,
+    Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
+    Superblock, Uuid,
 };
 
 /// How strict assembly is.
@@ -29,6 +32,10 @@ use crate::amf::superblock::{
 pub struct AssembleOptions {
     /// Groups for which the operator accepts that blocks written last may be old or wrong, by name.
     pub accept_dirty_degraded: Vec<Name>,
+    /// Groups for which the operator accepts that writes are lost that were acknowledged from memory, by name.
+    pub accept_lost_writes: Vec<Name>,
+    /// The caller replays the journals before it starts groups, so that an unclean stop leaves nothing unproven.
+    pub replays: bool,
     /// Several nodes share these drives: groups for one node alone are refused, and the other way round.
     pub shared: bool,
 }
@@ -103,6 +110,22 @@ pub enum DriveRole {
         /// Copies of the superblock that are bad; they are rewritten when the group starts.
         damaged_copies: u32,
     },
+    /// A spare of a group.
+    #[error("spare drive of group {group}")]
+    Spare {
+        /// The group.
+        group: Name,
+        /// Its UUID.
+        uuid: Uuid,
+    },
+    /// Another drive has taken its place.
+    #[error("was part of group {group}, where another drive has its place by now: it can be used with force")]
+    Former {
+        /// The group.
+        group: Name,
+        /// Its UUID.
+        uuid: Uuid,
+    },
 }
 
 /// Why a group is not started.
@@ -168,6 +191,11 @@ pub enum Refusal {
         /// Who is lost.
         lost: Vec<LostMember>,
     },
+    /// Power went while writes were in memory alone.
+    #[error(
+        "power went while acknowledged writes were in memory alone (durability \"ram\"), and those are lost: restore the data, or accept lost writes"
+    )]
+    LostWrites,
     /// Creation did not end.
     #[error(
         "creating the group was interrupted and {} did not get its superblock: create it again",
@@ -229,6 +257,28 @@ pub struct Candidate {
     pub(super) accept_dirty_degraded: bool,
     /// Every member, in order.
     pub members: Vec<MemberFinding>,
+    /// Every spare, in the record's order.
+    pub spares: Vec<SpareFinding>,
+}
+
+/// A spare drive of a group that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpareFinding {
+    /// Its drive, if it is there: place in the configuration, label, bytes.
+    pub drive: Option<(u16, String, u64)>,
+    /// Its newest generation, 0 if its drive is not there.
+    pub generation: u64,
+}
+
+/// One copy of a page of a write-intent bitmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntentPage {
+    /// Which page.
+    pub page: usize,
+    /// The drive that has the copy, by its place in the configuration.
+    pub drive: u16,
+    /// Where it is, in bytes from the start of the drive; 4096 bytes long.
+    pub offset_bytes: u64,
 }
 
 impl Candidate {
@@ -240,6 +290,42 @@ impl Candidate {
     /// Members that are not usable.
     pub fn lost(&self) -> Vec<LostMember> {
         lost_members(&self.record, &self.members)
+    }
+
+    /// The copies of the write-intent bitmap that [`Self::load_intent`] wants to see; none if nothing has been kept.
+    pub fn intent_pages(&self) -> Vec<IntentPage> {
+        let Some(intent) = self.record.intent.filter(|intent| intent.since_generation != 0) else {
+            return Vec::new();
+        };
+        let pages = usize::try_from(intent.pages(self.record.rows)).expect("a region has few pages");
+        let lines = self.members.iter().zip(&self.record.members);
+        let current = lines.filter(|(finding, line)| {
+            line.state == MemberState::Active
+                && matches!(finding.role, MemberRole::Current | MemberRole::Behind)
+        });
+        let drives: Vec<u16> = current
+            .filter_map(|(finding, _)| finding.drive.as_ref().map(|(index, _, _)| *index))
+            .collect();
+        let start = intent.start.0 << self.record.block.shift();
+        let copy = |page: usize, drive: u16| IntentPage {
+            page,
+            drive,
+            offset_bytes: start + page as u64 * RECORD_BYTES as u64,
+        };
+        (0..pages)
+            .flat_map(|page| drives.iter().map(move |drive| copy(page, *drive)))
+            .collect()
+    }
+
+    /// The bitmap as all current members together have it. `read` gives the bytes of a copy, or `None` if it cannot be read.
+    /// `None` if the group keeps none.
+    pub fn load_intent(&self, mut read: impl FnMut(IntentPage) -> Option<Vec<u8>>) -> Option<IntentMap> {
+        let intent = self.record.intent?;
+        let mut load = IntentLoad::new(self.record.group, self.record.rows, &intent);
+        for copy in self.intent_pages() {
+            load.take(copy.page, read(copy).as_deref());
+        }
+        Some(load.finish())
     }
 }
 
@@ -263,6 +349,16 @@ pub enum MemberRole {
     Current,
     /// Has all the data, and lacks the newest record, which was never announced, or one of its two copies.
     Behind,
+    /// Is being rebuilt: has the data of the rows that the record says, and its rebuild goes on there.
+    Rebuilding {
+        /// Lacks the newest record, like [`MemberRole::Behind`].
+        behind: bool,
+    },
+    /// Was away and has old data: is rebuilt from the start.
+    Returning {
+        /// Only rows that were written meanwhile.
+        partial: bool,
+    },
     /// Is not used.
     Lost(LossReason),
 }
@@ -299,24 +395,30 @@ pub fn assemble(drives: &[DriveFacts], options: &AssembleOptions) -> Assembly {
                 .push(Part { facts, scan });
         }
     }
-    let finding = |(&uuid, parts): (&Uuid, &Vec<Part<'_>>)| {
-        let name = parts[0].record().name.clone();
-        GroupFinding {
-            name,
-            uuid,
-            outcome: assemble_group(parts, options),
+    let mut newest_records: BTreeMap<Uuid, &GroupRecord> = BTreeMap::new();
+    let mut groups: Vec<GroupFinding> = Vec::with_capacity(by_group.len());
+    for (&uuid, parts) in &by_group {
+        let record = newest(parts);
+        if let Ok(record) = record {
+            newest_records.insert(uuid, record);
         }
-    };
-    let mut groups: Vec<GroupFinding> = by_group.iter().map(finding).collect();
+        let outcome = check_identities(parts).and_then(|()| assemble_group(record?, parts, options));
+        groups.push(GroupFinding {
+            name: parts[0].record().name.clone(),
+            uuid,
+            outcome,
+        });
+    }
     groups.sort_by(|a, b| (&a.name, a.uuid).cmp(&(&b.name, b.uuid)));
     refuse_conflicts(&mut groups);
+    let finding = |facts: &DriveFacts| drive_finding(facts, &newest_records);
     Assembly {
         groups,
-        drives: drives.iter().map(drive_finding).collect(),
+        drives: drives.iter().map(finding).collect(),
     }
 }
 
-fn drive_finding(facts: &DriveFacts) -> DriveFinding {
+fn drive_finding(facts: &DriveFacts, records: &BTreeMap<Uuid, &GroupRecord>) -> DriveFinding {
     let role = match &facts.existing {
         Found::Blank => DriveRole::Blank,
         Found::Foreign(foreign) => DriveRole::Foreign(*foreign),
@@ -328,18 +430,33 @@ fn drive_finding(facts: &DriveFacts) -> DriveFinding {
             second: *second,
         },
         Found::Unreadable => DriveRole::Unreadable,
-        Found::Braid(scan) => DriveRole::Member {
-            group: scan.superblock.record.name.clone(),
-            uuid: scan.superblock.record.group,
-            member: scan.superblock.member,
-            generation: scan.superblock.record.generation,
-            damaged_copies: scan.damaged.count_ones(),
-        },
+        Found::Braid(scan) => group_role(scan, records.get(&scan.superblock.record.group).copied()),
     };
     DriveFinding {
         index: facts.index,
         label: facts.label.clone(),
         role,
+    }
+}
+
+/// What a drive with a good superblock is, as the newest record of its group says; its own if there is none.
+fn group_role(scan: &Scan, newest: Option<&GroupRecord>) -> DriveRole {
+    let own = &scan.superblock.record;
+    let record = newest.unwrap_or(own);
+    let (group, uuid, drive) = (own.name.clone(), own.group, scan.superblock.drive());
+    if record.spares.contains(&drive) {
+        return DriveRole::Spare { group, uuid };
+    }
+    let member = (0u8..).zip(&record.members).find(|(_, line)| line.drive == drive);
+    match member {
+        Some((member, _)) => DriveRole::Member {
+            group,
+            uuid,
+            member: MemberIndex(member),
+            generation: own.generation,
+            damaged_copies: scan.damaged.count_ones(),
+        },
+        None => DriveRole::Former { group, uuid },
     }
 }
 
@@ -369,9 +486,11 @@ fn refuse_conflicts(groups: &mut [GroupFinding]) {
     }
 }
 
-fn assemble_group(parts: &[Part<'_>], options: &AssembleOptions) -> Result<Candidate, Refusal> {
-    check_identities(parts)?;
-    let record = newest(parts)?;
+fn assemble_group(
+    record: &GroupRecord,
+    parts: &[Part<'_>],
+    options: &AssembleOptions,
+) -> Result<Candidate, Refusal> {
     let members: Vec<MemberFinding> = (0u8..)
         .zip(&record.members)
         .map(|(member, _)| judge_member(record, MemberIndex(member), parts))
@@ -386,7 +505,7 @@ fn assemble_group(parts: &[Part<'_>], options: &AssembleOptions) -> Result<Candi
     if record.forming && !lost.is_empty() {
         return Err(Refusal::CreationInterrupted { lost });
     }
-    if !record.survives(mask_of(lost.iter())) {
+    if !record.survives(record.failed_mask() | mask_of(lost.iter())) {
         return Err(Refusal::TooManyLost {
             members: members.len(),
             survives: record.losses_max(),
@@ -394,24 +513,39 @@ fn assemble_group(parts: &[Part<'_>], options: &AssembleOptions) -> Result<Candi
         });
     }
     let accept_dirty_degraded = options.accept_dirty_degraded.contains(&record.name);
-    let unproven = matches!(record.parity, ParityState::Resync { .. }) || !record.clean;
     if !accept_dirty_degraded {
-        let state = |lost: &LostMember| record.members[usize::from(lost.member.0)].state;
-        let away =
-            |lost: &&LostMember| state(lost) == MemberState::Active && lost.reason == LossReason::Missing;
-        let present = !mask_of(lost.iter().filter(away));
-        if record.survives(present & record.members_mask()) {
-            return Err(Refusal::OthersMayBeNewer { lost });
-        }
-        if !lost.is_empty() && unproven {
-            return Err(Refusal::DirtyDegraded { lost });
-        }
+        refuse_unproven(record, &lost, options.replays)?;
+    }
+    if record.dirty_ram && !options.accept_lost_writes.contains(&record.name) {
+        return Err(Refusal::LostWrites);
     }
     Ok(Candidate {
         record: record.clone(),
         accept_dirty_degraded,
         members,
+        spares: record
+            .spares
+            .iter()
+            .map(|spare| judge_spare(*spare, parts))
+            .collect(),
     })
+}
+
+/// Refuses what only the operator can accept.
+fn refuse_unproven(record: &GroupRecord, lost: &[LostMember], replays: bool) -> Result<(), Refusal> {
+    let state = |lost: &LostMember| record.members[usize::from(lost.member.0)].state;
+    let away = |lost: &&LostMember| state(lost) == MemberState::Active && lost.reason == LossReason::Missing;
+    let present = !mask_of(lost.iter().filter(away));
+    if record.survives(present & record.members_mask()) {
+        return Err(Refusal::OthersMayBeNewer { lost: lost.to_vec() });
+    }
+    let stopped_uncleanly = !record.clean && !replays;
+    let unproven = matches!(record.parity, ParityState::Resync { .. }) || stopped_uncleanly;
+    let degraded = !lost.is_empty() || record.failed_mask() != 0;
+    if degraded && unproven {
+        return Err(Refusal::DirtyDegraded { lost: lost.to_vec() });
+    }
+    Ok(())
 }
 
 /// Refuses clones, and records that disagree about what never changes.
@@ -422,9 +556,10 @@ fn check_identities(parts: &[Part<'_>]) -> Result<(), Refusal> {
             if part.superblock().drive() == other.superblock().drive() {
                 return Err(Refusal::DuplicateDrive { first, second });
             }
-            if !same_shape(part.record(), other.record())
-                || part.superblock().member == other.superblock().member
-            {
+            // Over the generations one drive takes another's place, but in each of them a place has one.
+            let together = part.record().generation == other.record().generation;
+            let one_place = part.superblock().carrier == other.superblock().carrier;
+            if !same_shape(part.record(), other.record()) || (together && one_place) {
                 return Err(Refusal::Contradiction { first, second });
             }
         }
@@ -435,23 +570,22 @@ fn check_identities(parts: &[Part<'_>]) -> Result<(), Refusal> {
 fn same_shape(a: &GroupRecord, b: &GroupRecord) -> bool {
     let shape = |record: &GroupRecord| {
         let size = (record.strip_blocks, record.block, record.data_start, record.rows);
+        let journal = record.journal.map(|journal| (journal.start, journal.blocks));
+        let intent = record
+            .intent
+            .map(|intent| (intent.start, intent.blocks, intent.rows_per_bit));
         (
-            record.array,
-            record.group,
-            record.name.clone(),
-            record.level,
-            size,
-            record.exclusive_local,
+            (record.array, record.group, record.name.clone()),
+            (record.level, record.members.len(), size),
+            (record.exclusive_local, record.durability, journal, intent),
         )
     };
-    let drives = |record: &GroupRecord| {
-        record
-            .members
-            .iter()
-            .map(|member| member.drive)
-            .collect::<Vec<_>>()
-    };
-    shape(a) == shape(b) && drives(a) == drives(b)
+    shape(a) == shape(b)
+}
+
+/// The line of a drive in a record's table of members.
+fn line_of(record: &GroupRecord, drive: Uuid) -> Option<&MemberRecord> {
+    record.members.iter().find(|line| line.drive == drive)
 }
 
 /// The record that counts.
@@ -460,25 +594,36 @@ fn same_shape(a: &GroupRecord, b: &GroupRecord) -> bool {
 /// that somebody who should have it does not have was never announced. If that is true of all,
 /// nothing was written under any of them and each would do, but rotten copies may look like that too:
 /// then the one that most drives have, or that trusts fewer of them. If of all but one, that one counts.
+/// Spares have no say: they may have missed anything, and hold nothing.
 fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
-    let generation = parts
+    let is_member = |part: &&Part<'a>| part.superblock().member().is_some();
+    let members: Vec<&Part<'a>> = parts.iter().filter(is_member).collect();
+    let voters: Vec<&Part<'a>> = if members.is_empty() {
+        parts.iter().collect()
+    } else {
+        members
+    };
+    let generation = voters
         .iter()
         .map(|part| part.record().generation)
         .max()
         .expect("a group has a drive");
     let mut holders: Vec<&Part<'a>> = Vec::new();
-    for part in parts.iter().filter(|part| part.record().generation == generation) {
+    for part in voters
+        .iter()
+        .filter(|part| part.record().generation == generation)
+    {
         if !holders.iter().any(|holder| holder.record() == part.record()) {
             holders.push(part);
         }
     }
     let announced = |holder: &&&Part<'a>| {
         let record = holder.record();
-        let lacks = |part: &Part<'a>| {
-            let state = record.members[usize::from(part.superblock().member.0)].state;
-            state == MemberState::Active && part.record() != record
+        let lacks = |part: &&Part<'a>| {
+            let line = line_of(record, part.superblock().drive());
+            line.is_some_and(|line| line.state.takes_part()) && part.record() != record
         };
-        !parts.iter().any(lacks)
+        !voters.iter().any(lacks)
     };
     let mut possible = holders.iter().filter(announced);
     match (possible.next(), possible.next()) {
@@ -492,11 +637,11 @@ fn newest<'a>(parts: &[Part<'a>]) -> Result<&'a GroupRecord, Refusal> {
         (None, _) => {
             let likely = |holder: &&&Part<'a>| {
                 let record = holder.record();
-                let copies = parts.iter().filter(|part| part.record() == record).count();
+                let copies = voters.iter().filter(|part| part.record() == record).count();
                 (
                     copies,
                     record.failed_mask().count_ones(),
-                    holder.superblock().member,
+                    holder.superblock().carrier,
                 )
             };
             let best = holders.iter().max_by_key(likely);
@@ -523,10 +668,10 @@ fn mask_of<'a>(lost: impl Iterator<Item = &'a LostMember>) -> u32 {
 }
 
 fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -> MemberFinding {
-    let line = record.members[usize::from(member.0)];
+    let line = &record.members[usize::from(member.0)];
     let Some(part) = parts.iter().find(|part| part.superblock().drive() == line.drive) else {
         let reason = match line.state {
-            MemberState::Active | MemberState::Missing => LossReason::Missing,
+            MemberState::Active | MemberState::Missing | MemberState::Rebuilding => LossReason::Missing,
             MemberState::Failed => LossReason::Earlier {
                 generation: line.current_at,
             },
@@ -539,23 +684,59 @@ fn judge_member(record: &GroupRecord, member: MemberIndex, parts: &[Part<'_>]) -
         };
     };
     let facts = part.facts;
+    MemberFinding {
+        drive: Some((facts.index, facts.label.clone(), facts.bytes)),
+        role: judge_drive(record, line, part),
+        generation: part.record().generation,
+        rewrite: part.scan.damaged != 0 || part.superblock().drive_bytes != facts.bytes,
+    }
+}
+
+/// What the drive of a member is good for.
+fn judge_drive(record: &GroupRecord, line: &MemberRecord, part: &Part<'_>) -> MemberRole {
     let generation = part.record().generation;
-    let role = match line.state {
+    let newest = part.record() == record && part.scan.whole;
+    // It has the record before, or a later one that never counted; it took part in both, so it has the data.
+    let took_part = generation >= record.previous;
+    // Half of a full rebuild is no data to go on from.
+    let filled = line.state != MemberState::Rebuilding || record.rebuild_partial;
+    let returning = MemberRole::Returning {
+        partial: filled && misses_only_marked(record, line, generation),
+    };
+    match line.state {
+        // It erred, or an operator took it out: only an operator brings it back.
         MemberState::Failed => MemberRole::Lost(LossReason::Earlier {
             generation: line.current_at,
         }),
-        MemberState::Missing => MemberRole::Lost(LossReason::Stale { generation }),
-        MemberState::Active if !fits(record, facts) => MemberRole::Lost(LossReason::Unfit),
-        MemberState::Active if part.record() == record && part.scan.whole => MemberRole::Current,
-        // It has the record before, or a later one that never counted; it took part in both, so it has the data.
-        MemberState::Active if generation >= record.previous => MemberRole::Behind,
-        MemberState::Active => MemberRole::Lost(LossReason::Stale { generation }),
-    };
-    MemberFinding {
-        drive: Some((facts.index, facts.label.clone(), facts.bytes)),
-        role,
-        generation,
-        rewrite: part.scan.damaged != 0 || part.superblock().drive_bytes != facts.bytes,
+        MemberState::Active | MemberState::Missing | MemberState::Rebuilding if !fits(record, part.facts) => {
+            MemberRole::Lost(LossReason::Unfit)
+        }
+        MemberState::Active if newest => MemberRole::Current,
+        MemberState::Active if took_part => MemberRole::Behind,
+        // A drive that was still a spare when power went has no row yet.
+        MemberState::Rebuilding
+            if took_part && (part.superblock().member().is_some() || record.rebuilt_rows == 0) =>
+        {
+            MemberRole::Rebuilding { behind: !newest }
+        }
+        MemberState::Active | MemberState::Missing | MemberState::Rebuilding => returning,
+    }
+}
+
+/// Whether a drive with a record of this generation has everything but the rows that are marked in the write-intent bitmap.
+///
+/// Marks must have been kept since then. And the drive must not have gone further than this group knows of: then it has gone on
+/// alone, and nobody has marked what was written there.
+pub(super) fn misses_only_marked(record: &GroupRecord, line: &MemberRecord, generation: u64) -> bool {
+    let since = record.intent.map_or(0, |intent| intent.since_generation);
+    since != 0 && (since..=line.current_at).contains(&generation)
+}
+
+fn judge_spare(spare: Uuid, parts: &[Part<'_>]) -> SpareFinding {
+    let part = parts.iter().find(|part| part.superblock().drive() == spare);
+    SpareFinding {
+        drive: part.map(|part| (part.facts.index, part.facts.label.clone(), part.facts.bytes)),
+        generation: part.map_or(0, |part| part.record().generation),
     }
 }
 
@@ -568,8 +749,12 @@ fn lost_members(record: &GroupRecord, members: &[MemberFinding]) -> Vec<LostMemb
     let lost = (0u8..)
         .zip(members.iter().zip(&record.members))
         .filter_map(|(member, (finding, line))| {
-            let MemberRole::Lost(reason) = finding.role else {
-                return None;
+            let reason = match finding.role {
+                MemberRole::Lost(reason) => reason,
+                MemberRole::Returning { .. } => LossReason::Stale {
+                    generation: finding.generation,
+                },
+                MemberRole::Current | MemberRole::Behind | MemberRole::Rebuilding { .. } => return None,
             };
             let label = finding.drive.as_ref().map(|(_, label, _)| label.clone());
             Some(LostMember {

@@ -4,15 +4,25 @@ use thiserror::Error;
 
 use super::DriveFacts;
 use crate::amf::MEMBERS_MAX;
-use crate::amf::geometry::{Level, ROWS_MAX};
+use crate::amf::geometry::{Geometry, Level, ROWS_MAX};
+use crate::amf::journal::lane_blocks_min;
 use crate::amf::superblock::{
-    Found, GroupRecord, HEAD_BYTES, MemberRecord, MemberState, Name, ParityState, STRIP_BYTES, TAIL_BYTES,
-    Uuid, tail_start,
+    Durability, Found, GroupRecord, HEAD_BYTES, INTENT_PAGE_BITS, IntentRecord, JournalRecord, MemberRecord,
+    MemberState, Name, ParityState, RECORD_BYTES, STRIP_BYTES, TAIL_BYTES, Uuid, tail_start,
 };
 use crate::drive::block::{BlockSize, MemberLba};
 
 /// Smallest drive of any group: head, tail and one of the smallest strips.
 pub const DRIVE_BYTES_MIN: u64 = HEAD_BYTES + TAIL_BYTES + *STRIP_BYTES.start();
+
+/// Most pages of a write-intent bitmap: 256 KiB are soon read and written, and two million bits are fine enough.
+const INTENT_PAGES_MAX: u64 = 64;
+
+/// Lanes that a new group's journal has room for if nobody says otherwise.
+const DEFAULT_LANES: u16 = 4;
+
+/// Most bytes of a journal if nobody says otherwise.
+const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 
 /// A group to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +35,10 @@ pub struct GroupSpec {
     pub strip_bytes: u32,
     /// Size of a block.
     pub block: BlockSize,
+    /// When a host's write counts as done; `None` exactly where the level has no redundancy.
+    pub durability: Durability,
+    /// Bytes of the journal on each member; what suits the drives if `None`.
+    pub journal_bytes: Option<u64>,
     /// One node alone will open these drives (PROTOCOL 3.6).
     pub exclusive_local: bool,
     /// Every drive is known to hold only zeroes, whose parity is right as it is: there is nothing to resynchronise.
@@ -203,6 +217,24 @@ pub enum CreateError {
         /// Which drive.
         label: String,
     },
+    /// The durability does not fit the level.
+    #[error("durability {} with level {}: levels with redundancy have \"journal\" or \"ram\", others \"none\"", durability.name(), level.name())]
+    Durability {
+        /// The level.
+        level: Level,
+        /// What was asked for.
+        durability: Durability,
+    },
+    /// The journal is too small, or leaves no room for data.
+    #[error("a journal of {given} bytes on each drive: the group needs {least} to {most}")]
+    Journal {
+        /// What was asked for.
+        given: u64,
+        /// The least that holds the longest row operation.
+        least: u64,
+        /// The most that leaves room for a row.
+        most: u64,
+    },
     /// More rows than can be counted.
     #[error("the drives have more than 2^32 strips: choose a longer strip")]
     TooManyRows,
@@ -236,21 +268,35 @@ pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, Create
             wipe,
         });
     }
-    let rows = plan_rows(spec, &mut warnings)?;
+    let regions = plan_regions(spec)?;
+    let rows = plan_rows(spec, regions.data_start_bytes(spec), &mut warnings)?;
+    let record = compose(spec, ids, &regions, rows);
+    record
+        .check()
+        .expect("the plan was checked field by field, and identities are fresh");
+    Ok(Creation {
+        record,
+        members,
+        warnings,
+    })
+}
+
+/// The first record of a group.
+fn compose(spec: &GroupSpec, ids: &CreateIds, regions: &Regions, rows: u64) -> GroupRecord {
     let block_bytes = spec.block.bytes();
     let member = |&drive: &Uuid| MemberRecord {
         drive,
         state: MemberState::Active,
         current_at: 1,
     };
-    let record = GroupRecord {
+    GroupRecord {
         array: ids.array,
         group: ids.group,
         name: spec.name.clone(),
         level: spec.level,
         strip_blocks: spec.strip_bytes / block_bytes,
         block: spec.block,
-        data_start: MemberLba(HEAD_BYTES / u64::from(block_bytes)),
+        data_start: MemberLba(regions.data_start_bytes(spec) / u64::from(block_bytes)),
         rows,
         generation: 1,
         previous: 0,
@@ -262,17 +308,118 @@ pub fn plan_create(spec: &GroupSpec, ids: &CreateIds) -> Result<Creation, Create
         } else {
             ParityState::Initial { next_row: 0 }
         },
+        durability: spec.durability,
+        journal: regions.journal,
+        dirty_ram: false,
+        intent: regions.intent,
+        rebuilt_rows: 0,
+        rebuild_partial: false,
+        scrub_row: 0,
         members: ids.drives.iter().map(member).collect(),
+        spares: Vec::new(),
         vdisks: Vec::new(),
+    }
+}
+
+/// What lies between head and data.
+struct Regions {
+    journal: Option<JournalRecord>,
+    intent: Option<IntentRecord>,
+}
+
+impl Regions {
+    fn data_start_bytes(&self, spec: &GroupSpec) -> u64 {
+        let journal = self.journal.map_or(0, |journal| journal.blocks);
+        let intent = self.intent.map_or(0, |intent| u64::from(intent.blocks));
+        HEAD_BYTES + (journal + intent) * u64::from(spec.block.bytes())
+    }
+}
+
+/// Finds sizes and places of write-intent bitmap and journal, in this order behind the head.
+fn plan_regions(spec: &GroupSpec) -> Result<Regions, CreateError> {
+    if spec.durability == Durability::None {
+        return Ok(Regions {
+            journal: None,
+            intent: None,
+        });
+    }
+    let block_bytes = u64::from(spec.block.bytes());
+    let row_bytes = member_row_bytes(spec);
+    let usable = usable_bytes(spec);
+    let rows_most = (usable / row_bytes).max(1);
+    let rows_per_bit = rows_most
+        .div_ceil(INTENT_PAGE_BITS * INTENT_PAGES_MAX)
+        .next_power_of_two();
+    let mut intent = IntentRecord {
+        start: MemberLba(HEAD_BYTES / block_bytes),
+        blocks: 0,
+        since_generation: 0,
+        rows_per_bit: u32::try_from(rows_per_bit).expect("2^32 rows on 64 pages are 2^12 a bit"),
     };
-    record
-        .check()
-        .expect("the plan was checked field by field, and identities are fresh");
-    Ok(Creation {
-        record,
-        members,
-        warnings,
+    let intent_bytes = intent.pages(rows_most) * RECORD_BYTES as u64;
+    intent.blocks = u32::try_from(intent_bytes / block_bytes).expect("64 pages are few blocks");
+    let lane = lane_bytes_min(spec);
+    let least = 2 * lane;
+    let most = usable.saturating_sub(intent_bytes).saturating_sub(row_bytes);
+    let wanted = spec
+        .journal_bytes
+        .unwrap_or_else(|| suitable_journal_bytes(usable, lane));
+    if wanted < least || wanted > most {
+        return Err(CreateError::Journal {
+            given: wanted,
+            least,
+            most,
+        });
+    }
+    let whole = JournalRecord {
+        start: MemberLba(intent.start.0 + u64::from(intent.blocks)),
+        blocks: (wanted - wanted % RECORD_BYTES as u64) / block_bytes,
+        lane_blocks: 0,
+        lanes: 0,
+        incarnation: 0,
+    };
+    let lane_blocks = u32::try_from(lane / block_bytes).expect("a lane's least is some MiB");
+    let journal = (1..=DEFAULT_LANES)
+        .rev()
+        .find_map(|lanes| whole.with_lanes(lanes, lane_blocks, spec.block));
+    Ok(Regions {
+        journal: Some(journal.expect("the region has room for one lane and the one for recovery")),
+        intent: Some(intent),
     })
+}
+
+/// Bytes of a drive for its journal if nobody says otherwise: a 64th, at least some lanes of the shortest kind, at most 1 GiB; on
+/// tiny drives not more than a quarter.
+fn suitable_journal_bytes(usable: u64, lane: u64) -> u64 {
+    let some_lanes = (u64::from(DEFAULT_LANES) + 1) * lane;
+    let suits = (usable / 64).clamp(some_lanes, JOURNAL_BYTES_MAX.max(some_lanes));
+    suits.min(usable / 4).max(2 * lane)
+}
+
+/// Shortest lane of a group like this, a multiple of 4 KiB.
+fn lane_bytes_min(spec: &GroupSpec) -> u64 {
+    let members = u8::try_from(spec.drives.len()).expect("at most 32 drives");
+    let block_bytes = u64::from(spec.block.bytes());
+    let geometry = Geometry::new(
+        spec.level,
+        members,
+        spec.strip_bytes / spec.block.bytes(),
+        MemberLba(HEAD_BYTES / block_bytes),
+        1,
+        spec.block,
+    );
+    let geometry = geometry.expect("the shape was checked");
+    (u64::from(lane_blocks_min(&geometry)) * block_bytes).next_multiple_of(RECORD_BYTES as u64)
+}
+
+/// Bytes behind the head of the smallest drive.
+fn usable_bytes(spec: &GroupSpec) -> u64 {
+    let usable = spec.drives.iter().map(usable_of);
+    usable.min().expect("every level has at least one drive")
+}
+
+fn usable_of(drive: &DriveFacts) -> u64 {
+    tail_start(drive.bytes).expect("too small drives were refused") - HEAD_BYTES
 }
 
 fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
@@ -289,12 +436,18 @@ fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
     }
     let (strip_bytes, block_bytes) = (spec.strip_bytes, spec.block.bytes());
     let legal = strip_bytes.is_power_of_two() && STRIP_BYTES.contains(&u64::from(strip_bytes));
-    if legal && strip_bytes.is_multiple_of(block_bytes) {
-        Ok(())
-    } else {
-        Err(CreateError::Strip {
+    if !legal || !strip_bytes.is_multiple_of(block_bytes) {
+        return Err(CreateError::Strip {
             strip_bytes,
             block_bytes,
+        });
+    }
+    if (spec.durability == Durability::None) == !spec.level.is_redundant() {
+        Ok(())
+    } else {
+        Err(CreateError::Durability {
+            level: spec.level,
+            durability: spec.durability,
         })
     }
 }
@@ -390,20 +543,17 @@ fn member_row_bytes(spec: &GroupSpec) -> u64 {
     u64::from(spec.strip_bytes) * u64::from(spec.level.member_strips(members))
 }
 
-/// Rows that fit the smallest drive.
-fn plan_rows(spec: &GroupSpec, warnings: &mut Vec<Warning>) -> Result<u64, CreateError> {
-    let usable =
-        |drive: &DriveFacts| tail_start(drive.bytes).expect("too small drives were refused") - HEAD_BYTES;
-    let smallest = spec
-        .drives
-        .iter()
-        .map(usable)
-        .min()
-        .expect("every level has at least one drive");
+/// Rows that fit the smallest drive behind the regions.
+fn plan_rows(
+    spec: &GroupSpec,
+    data_start_bytes: u64,
+    warnings: &mut Vec<Warning>,
+) -> Result<u64, CreateError> {
+    let behind = data_start_bytes - HEAD_BYTES;
     let row_bytes = member_row_bytes(spec);
-    let rows = smallest / row_bytes;
+    let rows = (usable_bytes(spec) - behind) / row_bytes;
     for drive in &spec.drives {
-        let unused_bytes = usable(drive) - rows * row_bytes;
+        let unused_bytes = usable_of(drive) - behind - rows * row_bytes;
         if unused_bytes >= row_bytes {
             warnings.push(Warning::Unused {
                 label: drive.label.clone(),

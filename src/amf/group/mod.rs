@@ -7,7 +7,8 @@
 //! Invariants:
 //! - A [`MemberSet`] leaves this module only when its generation is durable on every member that it
 //!   calls live. The one exception ends the group ([`Action::GroupFailed`]) and is never written.
-//! - A member that was lost stays lost: no later generation calls it active, and no start reads it.
+//! - A member that was lost is active again only after a rebuild: no start reads it before, beyond the rows that are rebuilt.
+//! - A lost member's place is filled only when its loss is durable and announced.
 //! - No host write is allowed before "not clean" is durable; "clean" is the last thing written.
 //! - Before a generation is written, the one before it is durable on every member that stays. So two
 //!   members that a record calls active are never more than that one update apart.
@@ -22,21 +23,22 @@ mod vdisks;
 
 use thiserror::Error;
 
-use super::superblock::{Found, Name, RECORD_BYTES, Uuid, VdiskRecord};
+use super::superblock::{Found, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
 use super::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::drive::health::Reason;
 
 pub use assemble::{
-    AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, MemberFinding, MemberRole,
-    Refusal, assemble,
+    AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, IntentPage, MemberFinding,
+    MemberRole, Refusal, SpareFinding, assemble,
 };
 pub use create::{
     CreateError, CreateIds, Creation, DRIVE_BYTES_MIN, GroupSpec, Warning, drives_min, plan_create,
 };
 pub use machine::{Group, REQUESTS_MAX};
 pub use status::{
-    GroupSnapshot, GroupState, LossReason, MemberSnapshot, MemberStatus, ResyncSnapshot, VdiskSnapshot,
+    GroupSnapshot, GroupState, LossReason, MemberSnapshot, MemberStatus, RebuildSnapshot, ResyncSnapshot,
+    SpareSnapshot, VdiskSnapshot,
 };
 pub use vdisks::free_nsid;
 
@@ -55,6 +57,39 @@ pub struct DriveFacts {
     pub in_use: bool,
     /// What [`super::superblock::examine`] made of it.
     pub existing: Found,
+}
+
+/// How a group is opened: what has been done before, and what the engines will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Cores that write to the journal, each to a lane of its own.
+    pub lanes: u16,
+    /// What became of the journal.
+    pub replay: Replay,
+    /// The engines mark each row in [`Group::intent`] before it is written in place while a member is lost; and when one gets lost,
+    /// all rows that were written since the last flush.
+    pub marks_intent: bool,
+}
+
+impl Opening {
+    /// One core that writes straight through: whatever an unclean stop left behind has to be resynchronised.
+    pub const WRITE_THROUGH: Self = Self {
+        lanes: 1,
+        replay: Replay::None,
+        marks_intent: false,
+    };
+}
+
+/// What became of the journal before a group is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It was not replayed.
+    None,
+    /// It was replayed whole, and all members flushed: every row fits its check data (PROTOCOL H25 to H27).
+    Done {
+        /// Rows that were brought up to date; each is marked in [`Group::intent`].
+        rows: u64,
+    },
 }
 
 /// Names one superblock write until its answer comes back.
@@ -92,8 +127,8 @@ pub struct VdiskSpec {
 /// What happens to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Open the group. Once.
-    Start,
+    /// Open the group. Once; the journal has been replayed before if it can be.
+    Start(Opening),
     /// A superblock write has ended; each [`Action::WriteSuperblock`] is answered exactly once.
     SuperblockWritten {
         /// Which write.
@@ -150,6 +185,61 @@ pub enum Event {
     },
     /// Every row has been resynchronised, and the members were flushed afterwards.
     ResyncDone,
+    /// An engine wants to acknowledge writes from memory; nothing of the kind happens before [`Action::RamAllowed`].
+    RamDirty,
+    /// An operator puts a drive into a lost member's place, or brings a lost member's own drive back.
+    ReplaceMember {
+        /// Names the request.
+        request: RequestId,
+        /// Which member.
+        member: MemberIndex,
+        /// The drive: blank, a spare of this group, or the member's own.
+        drive: Box<DriveFacts>,
+        /// A fresh identity for a drive that has none in this group.
+        identity: Uuid,
+        /// Take it whatever is on it.
+        force: bool,
+    },
+    /// An operator gives the group a spare drive.
+    AddSpare {
+        /// Names the request.
+        request: RequestId,
+        /// The drive.
+        drive: Box<DriveFacts>,
+        /// A fresh identity for it.
+        identity: Uuid,
+        /// Take it whatever is on it.
+        force: bool,
+    },
+    /// An operator takes a spare drive away.
+    RemoveSpare {
+        /// Names the request.
+        request: RequestId,
+        /// Its identity.
+        spare: Uuid,
+    },
+    /// Rows below `rows` have been rebuilt onto the members under rebuild, which were flushed afterwards.
+    RebuildProgress {
+        /// Which work, as [`Action::RebuildNeeded`] called it; ignored if that is over.
+        wave: u64,
+        /// First row that is left.
+        rows: u64,
+    },
+    /// Every row has been rebuilt, and the members were flushed afterwards.
+    RebuildDone {
+        /// Which work, as [`Action::RebuildNeeded`] called it; ignored if that is over.
+        wave: u64,
+    },
+    /// A scrub has come to this row; 0 once it is through.
+    ScrubProgress {
+        /// First row that is left.
+        row: u64,
+    },
+    /// What is marked in [`Group::intent`] at this moment shall be durable.
+    PersistIntent {
+        /// Names the request.
+        request: RequestId,
+    },
     /// Close the group: host commands have drained and the members were flushed afterwards.
     Stop,
 }
@@ -157,19 +247,34 @@ pub enum Event {
 /// What the runtime has to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write a record with Force Unit Access and answer [`Event::SuperblockWritten`].
+    /// Write a record, or a page of the write-intent bitmap, with Force Unit Access and answer [`Event::SuperblockWritten`].
     WriteSuperblock {
         /// Names the write.
         io: SuperblockIo,
-        /// To which member.
-        member: MemberIndex,
+        /// To which drive, by its place in the configuration.
+        drive: u16,
         /// Where, in bytes from the start of the drive; a multiple of 4096.
         offset_bytes: u64,
         /// What.
         record: Box<[u8; RECORD_BYTES]>,
     },
+    /// From the next [`Action::Members`] on another drive carries this member, which is lost until then. No command for the
+    /// old drive may be under way when the change is made.
+    MemberDrive {
+        /// Which member.
+        member: MemberIndex,
+        /// Its drive, by its place in the configuration.
+        drive: u16,
+    },
     /// These members are usable from now on; durable. Goes to every engine.
     Members(MemberSet),
+    /// Writes may be acknowledged from memory: it is durable that they may be lost.
+    RamAllowed,
+    /// Everything that was marked in [`Group::intent`] when this was asked for is durable.
+    IntentDurable {
+        /// Which request.
+        request: RequestId,
+    },
     /// Host commands are welcome.
     Started,
     /// A virtual disk is there.
@@ -198,8 +303,28 @@ pub enum Action {
         /// Whether "clean" is durable on all live members.
         clean: bool,
     },
+    /// Rows have to be rebuilt onto members; whatever an earlier one of these asked for is over.
+    RebuildNeeded(RebuildWork),
+    /// The members of this work are rebuilt, or lost.
+    RebuildOver {
+        /// Which work.
+        wave: u64,
+    },
     /// A fact for the log and the counters.
     Report(Report),
+}
+
+/// Members that are to be rebuilt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RebuildWork {
+    /// Names this work: a member that is lost and replaced once more begins another.
+    pub wave: u64,
+    /// The members, as a mask.
+    pub members: u32,
+    /// First row that is left.
+    pub from_row: u64,
+    /// Only rows that are marked in [`Group::intent`] need it.
+    pub partial: bool,
 }
 
 /// A request that was carried out, durably.
@@ -216,6 +341,23 @@ pub enum Answer {
     MemberFailed {
         /// Which one.
         member: MemberIndex,
+    },
+    /// The member has its drive and is being rebuilt.
+    MemberReplaced {
+        /// Which one.
+        member: MemberIndex,
+        /// Only rows that were written meanwhile.
+        partial: bool,
+    },
+    /// The drive is a spare.
+    SpareAdded {
+        /// Its identity.
+        spare: Uuid,
+    },
+    /// The drive is blank and free.
+    SpareRemoved {
+        /// What its identity was.
+        spare: Uuid,
     },
 }
 
@@ -275,8 +417,76 @@ pub enum RequestError {
         largest_free_blocks: u64,
     },
     /// The table is full.
-    #[error("the group has 32 virtual disks, which is the most: delete one first")]
+    #[error("the group has {VDISKS_MAX} virtual disks, which is the most: delete one first")]
     TooManyVdisks,
+    /// The level has no redundancy.
+    #[error("the group has no redundancy, so that nothing could be rebuilt: make a group of another level")]
+    NoRedundancy,
+    /// The member is in use.
+    #[error("member {0} is in use: fail it first")]
+    NotLost(u8),
+    /// Another member is being rebuilt.
+    #[error("a member is being rebuilt: wait for its end")]
+    RebuildRunning,
+    /// The drive serves already.
+    #[error("the drive is in use by a group of this node: choose another one")]
+    DriveInUse,
+    /// The drive is too small.
+    #[error("the drive has {bytes} bytes, a member of this group {needed}: use a larger one")]
+    DriveTooSmall {
+        /// Its size.
+        bytes: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// The drive's blocks are too large.
+    #[error(
+        "the drive has blocks of {logical_block} bytes, the group of {block}: use a drive with smaller ones"
+    )]
+    DriveBlock {
+        /// Its block in bytes.
+        logical_block: u32,
+        /// Block of the group in bytes.
+        block: u32,
+    },
+    /// Something is on the drive.
+    #[error("the drive carries {what}: choose another one, or use force to destroy that")]
+    DriveNotBlank {
+        /// What.
+        what: DriveContent,
+    },
+    /// The drive cannot be read.
+    #[error("the drive cannot be read: check or replace it")]
+    DriveUnreadable,
+    /// All places for spares are taken.
+    #[error("the group has {SPARES_MAX} spare drives, which is the most: remove one first")]
+    TooManySpares,
+    /// No such spare.
+    #[error("the drive is no spare of this group: list them to see their names")]
+    NoSuchSpare,
+    /// The drive did not take its superblock.
+    #[error("the drive could not be written: check or replace it")]
+    DriveRefused,
+}
+
+/// What is on a drive that ought to be blank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DriveContent {
+    /// Of another program.
+    #[error("{0}")]
+    Foreign(&'static str),
+    /// A superblock that cannot be read.
+    #[error("a damaged Braid superblock")]
+    Damaged,
+    /// Two groups.
+    #[error("superblocks of two groups")]
+    Mixed,
+    /// A member or spare of another group.
+    #[error("a part of another group ({0})")]
+    OtherGroup(Uuid),
+    /// Another member's data.
+    #[error("data of another member of this group")]
+    OtherMember,
 }
 
 /// Why a group cannot go on.
@@ -293,6 +503,11 @@ pub enum FailReason {
     /// A drive failed while the group was being created.
     #[error("a drive failed while the group was being created: replace it and create the group again")]
     CreationFailed,
+    /// The journal has no room for so many cores.
+    #[error(
+        "the journal is too small for {0} cores: start with fewer cores, or make the group again with a larger journal"
+    )]
+    JournalTooSmall(u16),
     /// The generation counter is at its end.
     #[error("the generation counter is used up: copy the data to a new group")]
     GenerationsUsedUp,
@@ -320,6 +535,32 @@ pub enum Report {
     },
     /// A generation is durable.
     Durable(MemberSet),
+    /// The journal was replayed.
+    Replayed {
+        /// Rows that were brought up to date.
+        rows: u64,
+    },
+    /// Writes that were acknowledged from memory alone are lost, as the operator accepted.
+    LostWritesAccepted,
+    /// A spare drive takes a lost member's place.
+    SpareTaken {
+        /// Which member.
+        member: MemberIndex,
+        /// The drive, by its place in the configuration.
+        drive: u16,
+    },
+    /// A spare drive could not take a superblock and is none any more.
+    SpareLost {
+        /// Its identity.
+        spare: Uuid,
+        /// What the drive said.
+        error: DriveError,
+    },
+    /// A member is rebuilt and in use.
+    MemberRebuilt {
+        /// Which one.
+        member: MemberIndex,
+    },
     /// Rows have to be resynchronised, from this one on.
     ResyncNeeded {
         /// First row.

@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::FailReason;
 use crate::amf::MemberIndex;
 use crate::amf::geometry::Level;
-use crate::amf::superblock::{Name, Uuid};
+use crate::amf::superblock::{Durability, JournalRecord, Name, Uuid};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, GroupLba};
 use crate::drive::health::Reason;
@@ -60,11 +60,25 @@ pub enum LossReason {
     Operator,
 }
 
+impl LossReason {
+    /// The drive is just not there, or was not for a while: if it comes back it may be rebuilt without being asked for.
+    pub const fn is_absence(self) -> bool {
+        match self {
+            Self::Missing | Self::Stale { .. } => true,
+            Self::Drive(DriveError::Gone) | Self::Superblock(DriveError::Gone) => true,
+            Self::Unfit | Self::Earlier { .. } | Self::Operator => false,
+            Self::Drive(_) | Self::Superblock(_) | Self::Health(_) => false,
+        }
+    }
+}
+
 /// Whether a member is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberStatus {
     /// In use.
     Active,
+    /// Being rebuilt: in use for the rows that are done.
+    Rebuilding,
     /// Out, and why.
     Lost(LossReason),
 }
@@ -95,6 +109,32 @@ pub struct ResyncSnapshot {
     pub rows: u64,
     /// After an unclean stop, and not just because the group is new.
     pub unclean: bool,
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RebuildSnapshot {
+    /// Names the work.
+    pub wave: u64,
+    /// The members, as a mask.
+    pub members: u32,
+    /// First row that is left.
+    pub next_row: u64,
+    /// Rows of the group.
+    pub rows: u64,
+    /// Only rows that were written while the member was away.
+    pub partial: bool,
+}
+
+/// One spare drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpareSnapshot {
+    /// Its identity.
+    pub drive_uuid: Uuid,
+    /// Place of its drive in the configuration, if it is there.
+    pub drive: Option<u16>,
+    /// What the operator calls the drive, if it is there.
+    pub label: Option<String>,
 }
 
 /// One virtual disk.
@@ -139,8 +179,20 @@ pub struct GroupSnapshot {
     pub free_blocks: u64,
     /// The last generation that is durable on every live member.
     pub generation: u64,
+    /// When a host's write counts as done.
+    pub durability: Durability,
+    /// The journal's region and lanes.
+    pub journal: Option<JournalRecord>,
+    /// Writes may have been acknowledged that are in memory alone.
+    pub dirty_ram: bool,
     /// A resynchronisation that is going on or due.
     pub resync: Option<ResyncSnapshot>,
+    /// A rebuild that is going on.
+    pub rebuild: Option<RebuildSnapshot>,
+    /// The row at which a scrub goes on.
+    pub scrub_row: u64,
+    /// Every spare drive.
+    pub spares: Vec<SpareSnapshot>,
     /// Every member, in order.
     pub members: Vec<MemberSnapshot>,
     /// Every virtual disk, in order of extents.

@@ -12,11 +12,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::amf::geometry::Level;
 use crate::amf::superblock::{
-    COPIES, HEAD_READ_BYTES, TAIL_READ_BYTES, copy_offsets, examine, parse, tail_start,
+    COPIES, Durability, HEAD_BYTES, HEAD_READ_BYTES, TAIL_READ_BYTES, copy_offsets, examine, parse,
+    tail_start,
 };
 use crate::drive::block::{BlockSize, GroupLba};
 
-const DRIVE_BYTES: u64 = 4 << 20;
+/// Room for 32 rows behind head, bitmap and journal.
+const DRIVE_BYTES: u64 = (4 << 20) + 4096 + JOURNAL_BYTES;
+const JOURNAL_BYTES: u64 = 4 << 20;
+
+/// How groups are opened where it does not matter.
+const START: Event = Event::Start(Opening::WRITE_THROUGH);
+
+/// Room for the write-intent bitmap of a small group.
+const INTENT_BYTES: u64 = 4096;
 
 /// Head and tail regions of a drive in memory.
 #[derive(Clone)]
@@ -24,6 +33,7 @@ struct Disk {
     bytes: u64,
     logical_block: u32,
     head: Vec<u8>,
+    intent: Vec<u8>,
     tail: Vec<u8>,
 }
 
@@ -33,11 +43,17 @@ impl Disk {
             bytes,
             logical_block: 4096,
             head: vec![0; HEAD_READ_BYTES],
+            intent: vec![0; usize::try_from(INTENT_BYTES).unwrap()],
             tail: vec![0; TAIL_READ_BYTES],
         }
     }
 
     fn at(&mut self, offset: u64) -> &mut [u8] {
+        // Pages of the write-intent bitmap are a region of their own.
+        if (HEAD_BYTES..HEAD_BYTES + INTENT_BYTES).contains(&offset) {
+            let at = usize::try_from(offset - HEAD_BYTES).unwrap();
+            return &mut self.intent[at..][..RECORD_BYTES];
+        }
         let tail = tail_start(self.bytes).unwrap();
         let (region, start) = if offset >= tail {
             (&mut self.tail, tail)
@@ -90,6 +106,8 @@ fn spec(drives: Vec<DriveFacts>) -> GroupSpec {
         level: Level::Raid5,
         strip_bytes: 65536,
         block: BlockSize::B4096,
+        durability: Durability::Journal,
+        journal_bytes: Some(JOURNAL_BYTES),
         exclusive_local: true,
         zeroed: false,
         force: false,
@@ -100,6 +118,11 @@ fn spec(drives: Vec<DriveFacts>) -> GroupSpec {
 fn spec_of(level: Level, drives: Vec<DriveFacts>) -> GroupSpec {
     GroupSpec {
         level,
+        durability: if level.is_redundant() {
+            Durability::Journal
+        } else {
+            Durability::None
+        },
         ..spec(drives)
     }
 }
@@ -145,7 +168,7 @@ fn run_with(
         for action in std::mem::take(&mut actions) {
             let Action::WriteSuperblock {
                 io,
-                member,
+                drive,
                 offset_bytes,
                 record,
             } = action
@@ -153,9 +176,9 @@ fn run_with(
                 others.push(action);
                 continue;
             };
-            let result = verdict(member);
+            let result = verdict(MemberIndex(u8::try_from(drive).unwrap()));
             if result.is_ok() {
-                disks[usize::from(member.0)]
+                disks[usize::from(drive)]
                     .at(offset_bytes)
                     .copy_from_slice(&record[..]);
             }
@@ -178,7 +201,7 @@ fn found_with(facts: &[DriveFacts], options: &AssembleOptions) -> Result<Candida
 fn accepting() -> AssembleOptions {
     AssembleOptions {
         accept_dirty_degraded: vec![name("g0")],
-        shared: false,
+        ..AssembleOptions::default()
     }
 }
 
@@ -190,7 +213,7 @@ fn started(count: usize) -> (Group, Vec<Disk>) {
 fn started_as(level: Level, count: usize) -> (Group, Vec<Disk>) {
     let mut disks = disks(count);
     let mut group = Group::form(create(&spec_of(level, facts(&disks))).unwrap());
-    let actions = run(&mut group, &mut disks, Event::Start);
+    let actions = run(&mut group, &mut disks, START);
     assert!(actions.contains(&Action::Started));
     (group, disks)
 }
@@ -210,13 +233,13 @@ fn stopped_as(level: Level, count: usize) -> Vec<Disk> {
 
 fn restart(disks: &mut [Disk]) -> (Group, Vec<Action>) {
     let mut group = Group::assembled(found(disks).unwrap());
-    let actions = run(&mut group, disks, Event::Start);
+    let actions = run(&mut group, disks, START);
     (group, actions)
 }
 
 fn restart_accepting(disks: &mut [Disk]) -> (Group, Vec<Action>) {
     let mut group = Group::assembled(found_with(&facts(disks), &accepting()).unwrap());
-    let actions = run(&mut group, disks, Event::Start);
+    let actions = run(&mut group, disks, START);
     (group, actions)
 }
 

@@ -111,9 +111,11 @@ impl JournalLayout {
     }
 }
 
-/// Fewest blocks of a lane: four times the largest write, the largest destage record of one row and a header for each.
+/// Fewest blocks of a lane: four times the largest write of one row, its largest destage record and a header for each.
 pub fn lane_blocks_min(geometry: &Geometry) -> u32 {
-    let write = WRITE_BYTES_MAX / geometry.block().bytes();
+    let write = geometry
+        .row_blocks()
+        .min(WRITE_BYTES_MAX / geometry.block().bytes());
     let checks = u32::from(geometry.level().check_strips()) * geometry.strip_blocks();
     // At most 4 * (2^11 + 32 * 2^11 + 2): far from overflowing.
     4 * (write + 1 + checks + 1)

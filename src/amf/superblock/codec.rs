@@ -7,51 +7,74 @@
 //! |---|---|
 //! | 0..8 | magic `BRAIDSB1` |
 //! | 8..10 | format version |
-//! | 10..16 | level, block shift, members, member index, virtual disks, flags |
+//! | 10..13 | level, block shift, members |
+//! | 13 | who carries the record: a member's index, or 128 and a spare's place |
+//! | 14..16 | virtual disks, flags |
 //! | 16..64 | array, group and drive UUID |
 //! | 64..96, 96 | name and its length |
-//! | 97 | state of the parity; always trusted where the level has none |
+//! | 97..100 | state of the parity (always trusted where the level has none), durability, spares |
 //! | 100..104 | strip in blocks |
 //! | 104..152 | data start, rows, generation, previous generation, resync row, drive bytes: 8 bytes each |
-//! | 252..256 | CRC-32C |
-//! | 256..1280 | 32 members of 32 bytes: drive UUID, generation it was current at, state |
-//! | 1280..4096 | 32 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length |
+//! | 152..168 | rebuilt rows, scrub row: 8 bytes each |
+//! | 168..208 | journal start, blocks, incarnation; intent start, since generation: 8 bytes each |
+//! | 208..222 | lane blocks, intent blocks, rows per bit: 4 bytes each; lanes: 2 bytes |
+//! | 240..368 | 8 spares of 16 bytes: drive UUID |
+//! | 508..512 | CRC-32C |
+//! | 512..1536 | 32 members of 32 bytes: drive UUID, generation it last took part in, state |
+//! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length |
 
 use nvme::crc32c;
 use thiserror::Error;
 
 use super::{
-    GroupRecord, MEMBERS_MAX, MemberRecord, MemberState, NAME_BYTES_MAX, Name, ParityState, RECORD_BYTES,
-    RecordError, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
+    Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, MEMBERS_MAX, MemberRecord, MemberState,
+    NAME_BYTES_MAX, Name, ParityState, RECORD_BYTES, RecordError, SPARES_MAX, Superblock, Uuid, VDISKS_MAX,
+    VdiskRecord,
 };
 use crate::amf::MemberIndex;
 use crate::amf::geometry::Level;
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
 pub(super) const MAGIC: [u8; 8] = *b"BRAIDSB1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 const LEVEL_AT: usize = 10;
 const BLOCK_SHIFT_AT: usize = 11;
 const MEMBERS_AT: usize = 12;
-const MEMBER_AT: usize = 13;
+const CARRIER_AT: usize = 13;
 const VDISKS_AT: usize = 14;
 const FLAGS_AT: usize = 15;
 const NAME_AT: usize = 64;
 const NAME_LENGTH_AT: usize = 96;
 const PARITY_AT: usize = 97;
-const CRC_AT: usize = 252;
-const MEMBER_TABLE_AT: usize = 256;
+const DURABILITY_AT: usize = 98;
+const SPARES_AT: usize = 99;
+const LANE_BLOCKS_AT: usize = 208;
+const INTENT_BLOCKS_AT: usize = 212;
+const ROWS_PER_BIT_AT: usize = 216;
+const LANES_AT: usize = 220;
+const SPARE_TABLE_AT: usize = 240;
+const SPARE_BYTES: usize = 16;
+const CRC_AT: usize = 508;
+const MEMBER_TABLE_AT: usize = 512;
 const MEMBER_BYTES: usize = 32;
-const VDISK_TABLE_AT: usize = 1280;
+const VDISK_TABLE_AT: usize = 1536;
 const VDISK_BYTES: usize = 88;
+const VDISK_TABLE_END: usize = VDISK_TABLE_AT + VDISKS_MAX * VDISK_BYTES;
+
+/// Set in the carrier's byte for a spare.
+const CARRIER_SPARE: u8 = 128;
 
 const FLAG_CLEAN: u8 = 1;
 const FLAG_FORMING: u8 = 1 << 1;
 const FLAG_EXCLUSIVE_LOCAL: u8 = 1 << 2;
+const FLAG_DIRTY_RAM: u8 = 1 << 3;
+const FLAG_REBUILD_PARTIAL: u8 = 1 << 4;
+const FLAGS: u8 = FLAG_CLEAN | FLAG_FORMING | FLAG_EXCLUSIVE_LOCAL | FLAG_DIRTY_RAM | FLAG_REBUILD_PARTIAL;
 
+const _: () = assert!(SPARE_TABLE_AT + SPARES_MAX * SPARE_BYTES <= CRC_AT);
 const _: () = assert!(MEMBER_TABLE_AT + MEMBERS_MAX * MEMBER_BYTES == VDISK_TABLE_AT);
-const _: () = assert!(VDISK_TABLE_AT + VDISKS_MAX * VDISK_BYTES == RECORD_BYTES);
+const _: () = assert!(VDISK_TABLE_END <= RECORD_BYTES);
 
 /// Why bytes are not a superblock record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -99,27 +122,27 @@ pub fn encode(superblock: &Superblock) -> Box<[u8; RECORD_BYTES]> {
     bytes[LEVEL_AT] = level_code(record.level);
     bytes[BLOCK_SHIFT_AT] = u8::try_from(record.block.shift()).expect("a shift is below 64");
     bytes[MEMBERS_AT] = u8::try_from(record.members.len()).expect("checked: at most 32");
-    bytes[MEMBER_AT] = superblock.member.0;
-    bytes[VDISKS_AT] = u8::try_from(record.vdisks.len()).expect("checked: at most 32");
+    bytes[CARRIER_AT] = match superblock.carrier {
+        Carrier::Member(member) => member.0,
+        Carrier::Spare(spare) => CARRIER_SPARE | spare,
+    };
+    bytes[VDISKS_AT] = u8::try_from(record.vdisks.len()).expect("checked: at most 28");
     bytes[FLAGS_AT] = flag(FLAG_CLEAN, record.clean)
         | flag(FLAG_FORMING, record.forming)
-        | flag(FLAG_EXCLUSIVE_LOCAL, record.exclusive_local);
+        | flag(FLAG_EXCLUSIVE_LOCAL, record.exclusive_local)
+        | flag(FLAG_DIRTY_RAM, record.dirty_ram)
+        | flag(FLAG_REBUILD_PARTIAL, record.rebuild_partial);
     bytes[16..32].copy_from_slice(&record.array.0);
     bytes[32..48].copy_from_slice(&record.group.0);
     bytes[48..64].copy_from_slice(&superblock.drive().0);
     bytes[NAME_LENGTH_AT] = put_name(&mut bytes[NAME_AT..NAME_LENGTH_AT], &record.name);
     bytes[PARITY_AT] = parity_code(record.parity);
-    bytes[100..104].copy_from_slice(&record.strip_blocks.to_le_bytes());
-    let numbers = [
-        record.data_start.0,
-        record.rows,
-        record.generation,
-        record.previous,
-        record.parity.next_row().unwrap_or(0),
-        superblock.drive_bytes,
-    ];
-    for (index, number) in numbers.into_iter().enumerate() {
-        put_u64(&mut bytes[104 + index * 8..], number);
+    bytes[DURABILITY_AT] = durability_code(record.durability);
+    bytes[SPARES_AT] = u8::try_from(record.spares.len()).expect("checked: at most 8");
+    put_u32(&mut bytes[100..], record.strip_blocks);
+    put_numbers(&mut bytes[..], superblock);
+    for (index, spare) in record.spares.iter().enumerate() {
+        bytes[SPARE_TABLE_AT + index * SPARE_BYTES..][..SPARE_BYTES].copy_from_slice(&spare.0);
     }
     for (index, member) in record.members.iter().enumerate() {
         put_member(
@@ -154,7 +177,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         return Err(ParseError::Version(version));
     }
     let flags = bytes[FLAGS_AT];
-    if flags & !(FLAG_CLEAN | FLAG_FORMING | FLAG_EXCLUSIVE_LOCAL) != 0 {
+    if flags & !FLAGS != 0 {
         return Err(ParseError::Unknown {
             field: "flags",
             value: flags,
@@ -175,12 +198,24 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         forming: flags & FLAG_FORMING != 0,
         exclusive_local: flags & FLAG_EXCLUSIVE_LOCAL != 0,
         parity: parse_parity(bytes[PARITY_AT], u64_at(bytes, 136))?,
+        durability: parse_durability(bytes[DURABILITY_AT])?,
+        journal: parse_journal(bytes),
+        dirty_ram: flags & FLAG_DIRTY_RAM != 0,
+        intent: parse_intent(bytes),
+        rebuilt_rows: u64_at(bytes, 152),
+        rebuild_partial: flags & FLAG_REBUILD_PARTIAL != 0,
+        scrub_row: u64_at(bytes, 160),
         members: parse_members(bytes)?,
+        spares: parse_spares(bytes)?,
         vdisks: parse_vdisks(bytes)?,
+    };
+    let carrier = match bytes[CARRIER_AT] {
+        spare if spare & CARRIER_SPARE != 0 => Carrier::Spare(spare & !CARRIER_SPARE),
+        member => Carrier::Member(MemberIndex(member)),
     };
     let superblock = Superblock {
         record,
-        member: MemberIndex(bytes[MEMBER_AT]),
+        carrier,
         drive_bytes: u64_at(bytes, 144),
     };
     superblock.check()?;
@@ -261,6 +296,103 @@ const fn parse_parity(value: u8, next_row: u64) -> Result<ParityState, ParseErro
     }
 }
 
+const fn durability_code(durability: Durability) -> u8 {
+    match durability {
+        Durability::None => 1,
+        Durability::Journal => 2,
+        Durability::Ram => 3,
+    }
+}
+
+const fn parse_durability(value: u8) -> Result<Durability, ParseError> {
+    match value {
+        1 => Ok(Durability::None),
+        2 => Ok(Durability::Journal),
+        3 => Ok(Durability::Ram),
+        _ => Err(ParseError::Unknown {
+            field: "durability",
+            value,
+        }),
+    }
+}
+
+/// Writes the fields from byte 104 to 222.
+fn put_numbers(bytes: &mut [u8], superblock: &Superblock) {
+    let record = &superblock.record;
+    let journal = record.journal.unwrap_or(NO_JOURNAL);
+    let intent = record.intent.unwrap_or(NO_INTENT);
+    let numbers = [
+        record.data_start.0,
+        record.rows,
+        record.generation,
+        record.previous,
+        record.parity.next_row().unwrap_or(0),
+        superblock.drive_bytes,
+        record.rebuilt_rows,
+        record.scrub_row,
+        journal.start.0,
+        journal.blocks,
+        journal.incarnation,
+        intent.start.0,
+        intent.since_generation,
+    ];
+    for (index, number) in numbers.into_iter().enumerate() {
+        put_u64(&mut bytes[104 + index * 8..], number);
+    }
+    put_u32(&mut bytes[LANE_BLOCKS_AT..], journal.lane_blocks);
+    put_u32(&mut bytes[INTENT_BLOCKS_AT..], intent.blocks);
+    put_u32(&mut bytes[ROWS_PER_BIT_AT..], intent.rows_per_bit);
+    bytes[LANES_AT..LANES_AT + 2].copy_from_slice(&journal.lanes.to_le_bytes());
+}
+
+/// What the fields hold if there is no journal.
+const NO_JOURNAL: JournalRecord = JournalRecord {
+    start: MemberLba(0),
+    blocks: 0,
+    lane_blocks: 0,
+    lanes: 0,
+    incarnation: 0,
+};
+
+/// What the fields hold if there is no write-intent bitmap.
+const NO_INTENT: IntentRecord = IntentRecord {
+    start: MemberLba(0),
+    blocks: 0,
+    since_generation: 0,
+    rows_per_bit: 0,
+};
+
+fn parse_journal(bytes: &[u8]) -> Option<JournalRecord> {
+    let journal = JournalRecord {
+        start: MemberLba(u64_at(bytes, 168)),
+        blocks: u64_at(bytes, 176),
+        incarnation: u64_at(bytes, 184),
+        lane_blocks: u32_at(bytes, LANE_BLOCKS_AT),
+        lanes: u16::from_le_bytes([bytes[LANES_AT], bytes[LANES_AT + 1]]),
+    };
+    (journal != NO_JOURNAL).then_some(journal)
+}
+
+fn parse_intent(bytes: &[u8]) -> Option<IntentRecord> {
+    let intent = IntentRecord {
+        start: MemberLba(u64_at(bytes, 192)),
+        since_generation: u64_at(bytes, 200),
+        blocks: u32_at(bytes, INTENT_BLOCKS_AT),
+        rows_per_bit: u32_at(bytes, ROWS_PER_BIT_AT),
+    };
+    (intent != NO_INTENT).then_some(intent)
+}
+
+fn parse_spares(bytes: &[u8]) -> Result<Vec<Uuid>, ParseError> {
+    let count = usize::from(bytes[SPARES_AT]);
+    if count > SPARES_MAX {
+        return Err(ParseError::Record(RecordError::Spares));
+    }
+    Ok((0..count)
+        .map(|spare| uuid_at(bytes, SPARE_TABLE_AT + spare * SPARE_BYTES))
+        .collect())
+}
+
 fn parse_members(bytes: &[u8]) -> Result<Vec<MemberRecord>, ParseError> {
     let count = usize::from(bytes[MEMBERS_AT]);
     if count > MEMBERS_MAX {
@@ -272,6 +404,7 @@ fn parse_members(bytes: &[u8]) -> Result<Vec<MemberRecord>, ParseError> {
             1 => MemberState::Active,
             2 => MemberState::Failed,
             3 => MemberState::Missing,
+            4 => MemberState::Rebuilding,
             value => {
                 return Err(ParseError::Unknown {
                     field: "state of a member",
@@ -295,6 +428,7 @@ fn put_member(entry: &mut [u8], member: &MemberRecord) {
         MemberState::Active => 1,
         MemberState::Failed => 2,
         MemberState::Missing => 3,
+        MemberState::Rebuilding => 4,
     };
 }
 
@@ -315,7 +449,7 @@ fn parse_vdisks(bytes: &[u8]) -> Result<Vec<VdiskRecord>, ParseError> {
             blocks: u64_at(entry, 72),
         })
     };
-    bytes[VDISK_TABLE_AT..]
+    bytes[VDISK_TABLE_AT..VDISK_TABLE_END]
         .chunks_exact(VDISK_BYTES)
         .take(count)
         .map(parse_one)
@@ -328,7 +462,7 @@ fn put_vdisk(entry: &mut [u8], vdisk: &VdiskRecord) {
     entry[84] = put_name(&mut entry[32..64], &vdisk.name);
     put_u64(&mut entry[64..], vdisk.start.0);
     put_u64(&mut entry[72..], vdisk.blocks);
-    entry[80..84].copy_from_slice(&vdisk.nsid.to_le_bytes());
+    put_u32(&mut entry[80..], vdisk.nsid);
 }
 
 /// Writes a name and returns its length in bytes.
@@ -363,6 +497,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut value = [0; 8];
     value.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(value)
+}
+
+fn put_u32(bytes: &mut [u8], value: u32) {
+    bytes[..4].copy_from_slice(&value.to_le_bytes());
 }
 
 fn put_u64(bytes: &mut [u8], value: u64) {
@@ -412,9 +550,9 @@ mod tests {
         }
     }
 
-    const LAYOUT_STRIPED: u32 = 3_656_646_949;
-    const LAYOUT_SMALL: u32 = 2_957_957_170;
-    const LAYOUT_FULL: u32 = 2_274_866_706;
+    const LAYOUT_STRIPED: u32 = 375_805_922;
+    const LAYOUT_SMALL: u32 = 49_545_769;
+    const LAYOUT_FULL: u32 = 794_152_543;
 
     /// The layout is a promise to drives that exist: this fails if a byte of it moves.
     #[test]
@@ -496,8 +634,8 @@ mod tests {
         assert_eq!(parse(&[]), Err(ParseError::Length(0)));
         assert_eq!(parse(&encode(&small())[..4095]), Err(ParseError::Length(4095)));
         assert_eq!(parse(&[0; RECORD_BYTES]), Err(ParseError::Magic));
-        let error = tampered(8, &[2, 0]).unwrap_err();
-        assert_eq!(error, ParseError::Version(2));
+        let error = tampered(8, &[1, 0]).unwrap_err();
+        assert_eq!(error, ParseError::Version(1));
         assert!(
             error
                 .to_string()
@@ -511,7 +649,9 @@ mod tests {
         assert_eq!(tampered(LEVEL_AT, &[8]), unknown("level", 8));
         assert_eq!(tampered(BLOCK_SHIFT_AT, &[10]), unknown("block shift", 10));
         assert_eq!(tampered(BLOCK_SHIFT_AT, &[200]), unknown("block shift", 200));
-        assert_eq!(tampered(FLAGS_AT, &[8]), unknown("flags", 8));
+        assert_eq!(tampered(FLAGS_AT, &[32]), unknown("flags", 32));
+        assert_eq!(tampered(DURABILITY_AT, &[0]), unknown("durability", 0));
+        assert_eq!(tampered(DURABILITY_AT, &[4]), unknown("durability", 4));
         assert_eq!(tampered(PARITY_AT, &[0]), unknown("state of the parity", 0));
         assert_eq!(
             tampered(MEMBER_TABLE_AT + 24, &[0]),
@@ -530,15 +670,24 @@ mod tests {
             Err(ParseError::Record(RecordError::Members))
         );
         assert_eq!(
-            tampered(VDISKS_AT, &[33]),
+            tampered(VDISKS_AT, &[29]),
             Err(ParseError::Record(RecordError::Vdisks))
         );
         assert_eq!(
-            tampered(MEMBER_AT, &[3]),
+            tampered(SPARES_AT, &[9]),
+            Err(ParseError::Record(RecordError::Spares))
+        );
+        assert_eq!(
+            tampered(CARRIER_AT, &[CARRIER_SPARE | 1]),
+            Err(ParseError::Record(RecordError::MemberIndex)),
+            "there is one spare"
+        );
+        assert_eq!(
+            tampered(CARRIER_AT, &[3]),
             Err(ParseError::Record(RecordError::MemberIndex))
         );
         assert_eq!(
-            tampered(MEMBER_AT, &[0]),
+            tampered(CARRIER_AT, &[0]),
             Err(ParseError::Record(RecordError::MemberIndex))
         );
         assert_eq!(tampered(NAME_LENGTH_AT, &[33]), Err(ParseError::Name("group")));
@@ -549,13 +698,15 @@ mod tests {
             Err(ParseError::Name("virtual disk"))
         );
         for reserved in [
-            98,
-            99,
-            152,
-            251,
+            222,
+            239,
+            SPARE_TABLE_AT + 16,
+            368,
+            507,
             MEMBER_TABLE_AT + 25,
             MEMBER_TABLE_AT + 3 * 32,
             VDISK_TABLE_AT + 85,
+            VDISK_TABLE_END,
             4095,
         ] {
             assert_eq!(

@@ -38,7 +38,7 @@ pub enum Found {
         /// Groups of two of the copies.
         groups: [Uuid; 2],
     },
-    /// A member of a group.
+    /// A member or spare of a group.
     Braid(Box<Scan>),
     /// Neither head nor tail could be read.
     Unreadable,
@@ -109,8 +109,9 @@ fn best(copies: &[Result<Superblock, ParseError>; COPIES]) -> Option<Found> {
     })))
 }
 
-fn identity(superblock: &Superblock) -> (Uuid, Uuid, u8) {
-    (superblock.record.group, superblock.drive(), superblock.member.0)
+/// A drive stays the same when it turns from a spare into a member.
+fn identity(superblock: &Superblock) -> (Uuid, Uuid) {
+    (superblock.record.group, superblock.drive())
 }
 
 /// Signature of one kind of content: name, offset in bytes, bytes.
@@ -147,9 +148,11 @@ pub fn signature(head: &[u8]) -> Option<Foreign> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Carrier;
     use super::super::encode;
     use super::super::samples::small;
     use super::*;
+    use crate::amf::MemberIndex;
 
     fn at_generation(generation: u64) -> Superblock {
         let mut superblock = small();
@@ -237,7 +240,7 @@ mod tests {
         let mut other_group = small();
         other_group.record.group = Uuid([7; 16]);
         let mut other_drive = small();
-        other_drive.member.0 = 2;
+        other_drive.carrier = Carrier::Member(MemberIndex(2));
         for other in [other_group, other_drive] {
             let [head, tail] = drive([Some(&good), Some(&good), Some(&good), Some(&other)]);
             let groups = [good.record.group, other.record.group];

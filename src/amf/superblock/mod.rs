@@ -1,8 +1,8 @@
 //! The superblock: what each member drive says about its redundancy group.
 //!
 //! Owns the 4 KiB record, its four places on a drive and its byte layout. Every shared field of the
-//! records of one generation is the same on all members; only the member's index and the drive's
-//! size differ. Knows no group at work: `group` decides what is written, and when.
+//! records of one generation is the same on all drives; only who carries it and the drive's size
+//! differ. Knows no group at work: `group` decides what is written, and when.
 //!
 //! Invariants: a record that parses describes a group that could be started (shapes, extents and
 //! member states fit each other), and a member's two newest records never share a slot, so that a
@@ -10,6 +10,7 @@
 
 mod codec;
 mod examine;
+mod regions;
 #[cfg(test)]
 mod samples;
 
@@ -23,18 +24,24 @@ use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
 pub use codec::{ParseError, encode, parse};
 pub use examine::{Foreign, Found, HEAD_READ_BYTES, Scan, TAIL_READ_BYTES, examine, signature};
+pub use regions::{
+    Durability, INTENT_PAGE_BITS, INTENT_PAGE_HEADER_BYTES, IntentRecord, JournalRecord, LANES_MAX,
+};
 
 /// Bytes of one record: one block of a 4 KiB drive (PROTOCOL H23).
 pub const RECORD_BYTES: usize = 4096;
 
-/// Bytes at the start of each member that hold no user data.
+/// Bytes at the start of each drive that hold its superblocks and nothing else.
 pub const HEAD_BYTES: u64 = 1 << 20;
 
 /// Bytes at the end of each member that hold no user data.
 pub const TAIL_BYTES: u64 = 1 << 20;
 
-/// Most virtual disks of one group; their table fills the record beside 32 members.
-pub const VDISKS_MAX: usize = 32;
+/// Most virtual disks of one group: what the record has room for beside 32 members.
+pub const VDISKS_MAX: usize = 28;
+
+/// Most spare drives of one group: they wait for a member to fail, and more than a few wait in vain.
+pub const SPARES_MAX: usize = 8;
 
 /// Longest name of a group or virtual disk, in bytes.
 pub const NAME_BYTES_MAX: usize = 32;
@@ -154,16 +161,28 @@ pub enum MemberState {
     Failed,
     /// Was not there when the group started; its data is old.
     Missing,
+    /// Is being filled: holds current data below the record's `rebuilt_rows`, and counts as lost beyond.
+    Rebuilding,
+}
+
+impl MemberState {
+    /// Whether the member's drive takes every record: it is in use, wholly or in part.
+    pub const fn takes_part(self) -> bool {
+        match self {
+            Self::Active | Self::Rebuilding => true,
+            Self::Failed | Self::Missing => false,
+        }
+    }
 }
 
 /// One line of a record's table of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberRecord {
-    /// Identity of the drive, given to it when the group was created.
+    /// Identity of the drive, given to it when it came into the group.
     pub drive: Uuid,
     /// What the member is.
     pub state: MemberState,
-    /// Generation at which the drive was last current; of an active member the record's own.
+    /// Generation at which the drive last took part; of an active member, and one that is rebuilt, the record's own.
     pub current_at: u64,
 }
 
@@ -242,19 +261,44 @@ pub struct GroupRecord {
     pub exclusive_local: bool,
     /// How far check data can be believed.
     pub parity: ParityState,
+    /// When a host's write counts as done.
+    pub durability: Durability,
+    /// Where the journal is; every group with redundancy has one.
+    pub journal: Option<JournalRecord>,
+    /// Writes may have been acknowledged that are in memory alone (PROTOCOL H45).
+    pub dirty_ram: bool,
+    /// Where the write-intent bitmap is; every group with redundancy has one.
+    pub intent: Option<IntentRecord>,
+    /// Rows below this one have been rebuilt onto the members under rebuild, durably; 0 if there are none.
+    pub rebuilt_rows: u64,
+    /// The members under rebuild have their old data: only rows with a set bit in the write-intent bitmap are rebuilt.
+    pub rebuild_partial: bool,
+    /// The row at which a scrub goes on that was interrupted; 0 if none was.
+    pub scrub_row: u64,
     /// One line per member, from the fewest of the level to 32.
     pub members: Vec<MemberRecord>,
+    /// Drives that wait to take a failed member's place.
+    pub spares: Vec<Uuid>,
     /// Virtual disks, in order of their extents.
     pub vdisks: Vec<VdiskRecord>,
 }
 
-/// The record of one member.
+/// Who carries a copy of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carrier {
+    /// A member.
+    Member(MemberIndex),
+    /// A spare drive, by its place in the list of spares.
+    Spare(u8),
+}
+
+/// The record of one drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// What all members agree on.
+    /// What all drives agree on.
     pub record: GroupRecord,
-    /// Which member this is.
-    pub member: MemberIndex,
+    /// Which of them this is.
+    pub carrier: Carrier,
     /// Size of the drive when the record was written; the tail region ends there.
     pub drive_bytes: u64,
 }
@@ -262,21 +306,36 @@ pub struct Superblock {
 impl Superblock {
     /// Identity of the drive that carries this record.
     ///
-    /// Panics if the member is not in the table, which `parse` rules out.
+    /// Panics if the carrier is not in the tables, which `parse` rules out.
     pub fn drive(&self) -> Uuid {
-        self.record.members[usize::from(self.member.0)].drive
+        match self.carrier {
+            Carrier::Member(member) => self.record.members[usize::from(member.0)].drive,
+            Carrier::Spare(spare) => self.record.spares[usize::from(spare)],
+        }
     }
 
-    /// Checks the record and this member's part of it.
+    /// Which member the drive is; `None` for a spare.
+    pub const fn member(&self) -> Option<MemberIndex> {
+        match self.carrier {
+            Carrier::Member(member) => Some(member),
+            Carrier::Spare(_) => None,
+        }
+    }
+
+    /// Checks the record and this drive's part of it.
     pub fn check(&self) -> Result<(), RecordError> {
         self.record.check()?;
-        let own = self
-            .record
-            .members
-            .get(usize::from(self.member.0))
-            .ok_or(RecordError::MemberIndex)?;
-        if own.state != MemberState::Active {
-            return Err(RecordError::OwnMemberLost);
+        match self.carrier {
+            Carrier::Member(member) => {
+                let own = self.record.members.get(usize::from(member.0));
+                if !own.ok_or(RecordError::MemberIndex)?.state.takes_part() {
+                    return Err(RecordError::OwnMemberLost);
+                }
+            }
+            Carrier::Spare(spare) if usize::from(spare) >= self.record.spares.len() => {
+                return Err(RecordError::MemberIndex);
+            }
+            Carrier::Spare(_) => {}
         }
         if self.record.fits_drive(self.drive_bytes) {
             Ok(())
@@ -295,13 +354,13 @@ pub enum RecordError {
     /// Too few or too many members.
     #[error("number of members is below what the level needs or above 32")]
     Members,
-    /// The member's index is not below the number of members.
-    #[error("member index is beyond the table of members")]
+    /// The drive's place is not in the tables.
+    #[error("place of the drive is beyond the table of members or spares")]
     MemberIndex,
-    /// Two members name one drive.
-    #[error("two members are the same drive")]
+    /// Two members or spares name one drive.
+    #[error("two members or spares are the same drive")]
     DriveTwice,
-    /// The drive's own line does not call it active.
+    /// The drive's own line calls it lost.
     #[error("record calls its own drive lost")]
     OwnMemberLost,
     /// A member's generation contradicts its state.
@@ -328,11 +387,26 @@ pub enum RecordError {
     /// Resync position beyond the last row, or parity to be computed where the group is degraded or has none.
     #[error("state of the parity contradicts the rows or the members")]
     Parity,
+    /// Durability and level, or durability and journal, contradict each other.
+    #[error("durability does not fit the level or the journal")]
+    Durability,
+    /// The journal's region or its lanes.
+    #[error("journal is not between head and data, or its lanes do not fit it")]
+    Journal,
+    /// The write-intent bitmap's region or its scale.
+    #[error("write-intent bitmap is not between head and data, or does not cover the rows")]
+    Intent,
+    /// The position of a rebuild or scrub.
+    #[error("position of a rebuild or scrub contradicts the rows or the members")]
+    Progress,
+    /// Too many spares.
+    #[error("more than {SPARES_MAX} spare drives")]
+    Spares,
     /// A forming group with virtual disks or an open one.
     #[error("group is being created and already has virtual disks or is open")]
     Forming,
     /// Too many virtual disks.
-    #[error("more than 32 virtual disks")]
+    #[error("more than {VDISKS_MAX} virtual disks")]
     Vdisks,
     /// Namespace identifier is 0 or FFFFFFFFh.
     #[error("namespace identifier is 0 or FFFFFFFFh")]
@@ -385,14 +459,25 @@ impl GroupRecord {
         blocks.div_ceil(self.row_blocks())
     }
 
-    /// The members that are lost, as a mask.
+    /// Whether a member may be lost at all.
+    pub fn is_redundant(&self) -> bool {
+        self.level.is_redundant()
+    }
+
+    /// The members that are lost, wholly or from the rebuilt rows on, as a mask.
     pub fn failed_mask(&self) -> u32 {
-        let lost = self
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(_, member)| member.state != MemberState::Active);
-        lost.fold(0, |mask, (index, _)| mask | 1 << index)
+        self.mask_of(|state| state != MemberState::Active)
+    }
+
+    /// The members that are being rebuilt, as a mask; a part of those that are lost.
+    pub fn rebuilding_mask(&self) -> u32 {
+        self.mask_of(|state| state == MemberState::Rebuilding)
+    }
+
+    fn mask_of(&self, is_meant: impl Fn(MemberState) -> bool) -> u32 {
+        let members = self.members.iter().enumerate();
+        let meant = members.filter(|(_, member)| is_meant(member.state));
+        meant.fold(0, |mask, (index, _)| mask | 1 << index)
     }
 
     /// What the engines are told once this record is durable.
@@ -401,8 +486,8 @@ impl GroupRecord {
             generation: self.generation,
             failed: self.failed_mask(),
             parity_trusted: self.parity == ParityState::Trusted,
-            rebuilding: 0,
-            rebuilt_rows: 0,
+            rebuilding: self.rebuilding_mask(),
+            rebuilt_rows: self.rebuilt_rows,
         }
     }
 
@@ -428,6 +513,16 @@ impl GroupRecord {
             .is_some_and(|(end, tail)| end <= tail)
     }
 
+    /// Smallest drive that can be a member of this group.
+    ///
+    /// Panics if the record was never checked.
+    pub fn drive_bytes_min(&self) -> u64 {
+        let end = self
+            .data_end_bytes()
+            .expect("a checked record's data ends somewhere");
+        end.next_multiple_of(RECORD_BYTES as u64) + TAIL_BYTES
+    }
+
     /// Bytes from the start of a member to the end of its data.
     fn data_end_bytes(&self) -> Option<u64> {
         let strips = self
@@ -443,6 +538,7 @@ impl GroupRecord {
     pub fn check(&self) -> Result<(), RecordError> {
         self.check_shape()?;
         self.check_members()?;
+        self.check_spares()?;
         let step = self
             .generation
             .checked_sub(self.previous)
@@ -459,6 +555,8 @@ impl GroupRecord {
         if self.forming && !(self.clean && self.vdisks.is_empty()) {
             return Err(RecordError::Forming);
         }
+        self.check_regions()?;
+        self.check_progress()?;
         self.check_vdisks()
     }
 
@@ -495,6 +593,62 @@ impl GroupRecord {
         Ok(())
     }
 
+    fn check_regions(&self) -> Result<(), RecordError> {
+        let journaled = self.durability != Durability::None;
+        let complete = self.journal.is_some() == journaled && self.intent.is_some() == journaled;
+        if journaled != self.is_redundant()
+            || !complete
+            || (self.dirty_ram && self.durability != Durability::Ram)
+        {
+            return Err(RecordError::Durability);
+        }
+        regions::check_places(
+            self.journal.as_ref(),
+            self.intent.as_ref(),
+            self.data_start,
+            self.block,
+        )?;
+        if let Some(journal) = &self.journal {
+            journal.check(self.block)?;
+        }
+        if let Some(intent) = &self.intent {
+            intent.check(self.rows, self.generation, self.block)?;
+            // A lost member may come back: what it misses is kept from the moment on at which it was lost.
+            if (self.failed_mask() != 0) != (intent.since_generation != 0) {
+                return Err(RecordError::Intent);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_progress(&self) -> Result<(), RecordError> {
+        let rebuilding = self.rebuilding_mask() != 0;
+        let sound = self.rebuilt_rows <= self.rows
+            && (rebuilding || (self.rebuilt_rows == 0 && !self.rebuild_partial));
+        if sound && self.scrub_row <= self.rows {
+            Ok(())
+        } else {
+            Err(RecordError::Progress)
+        }
+    }
+
+    fn check_spares(&self) -> Result<(), RecordError> {
+        if self.spares.len() > SPARES_MAX {
+            return Err(RecordError::Spares);
+        }
+        for (index, spare) in self.spares.iter().enumerate() {
+            if *spare == Uuid::NIL {
+                return Err(RecordError::NilUuid);
+            }
+            if self.spares[..index].contains(spare)
+                || self.members.iter().any(|member| member.drive == *spare)
+            {
+                return Err(RecordError::DriveTwice);
+            }
+        }
+        Ok(())
+    }
+
     fn check_members(&self) -> Result<(), RecordError> {
         for (index, member) in self.members.iter().enumerate() {
             if member.drive == Uuid::NIL {
@@ -508,6 +662,7 @@ impl GroupRecord {
             }
             let fits = match member.state {
                 MemberState::Active => member.current_at == self.generation,
+                MemberState::Rebuilding => member.current_at == self.generation,
                 MemberState::Failed | MemberState::Missing => member.current_at < self.generation,
             };
             if !fits {
@@ -652,6 +807,8 @@ mod tests {
             move |s: &mut Superblock| {
                 s.record.parity = ParityState::Trusted;
                 (s.record.members[0].state, s.record.members[0].current_at) = (state, current_at);
+                let intent = s.record.intent.as_mut().unwrap();
+                intent.since_generation = current_at;
             }
         };
         assert_eq!(broken(lost(MemberState::Failed, 8)), Ok(()));
@@ -664,7 +821,7 @@ mod tests {
             Err(RecordError::MemberGeneration)
         );
         assert_eq!(
-            broken(|s| s.member = MemberIndex(3)),
+            broken(|s| s.carrier = Carrier::Member(MemberIndex(3))),
             Err(RecordError::MemberIndex)
         );
         let twice = broken(|s| s.record.members[0].drive = s.record.members[2].drive);
@@ -673,7 +830,7 @@ mod tests {
         assert_eq!(nil, Err(RecordError::NilUuid));
         let own = broken(|s| {
             lost(MemberState::Missing, 1)(s);
-            s.member = MemberIndex(0);
+            s.carrier = Carrier::Member(MemberIndex(0));
         });
         assert_eq!(own, Err(RecordError::OwnMemberLost));
         let two = broken(|s| {

@@ -1,8 +1,8 @@
 //! Records for the tests of this module.
 
 use super::{
-    GroupRecord, Level, MemberRecord, MemberState, Name, ParityState, Superblock, Uuid, VDISKS_MAX,
-    VdiskRecord,
+    Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, Level, MemberRecord, MemberState, Name,
+    ParityState, SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
 use crate::amf::{MEMBERS_MAX, MemberIndex};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
@@ -29,7 +29,7 @@ pub(super) fn small() -> Superblock {
         level: Level::Raid5,
         strip_blocks: 16,
         block: BlockSize::B4096,
-        data_start: MemberLba(256),
+        data_start: MemberLba(512),
         rows: 32,
         generation: 9,
         previous: 8,
@@ -37,13 +37,32 @@ pub(super) fn small() -> Superblock {
         forming: false,
         exclusive_local: true,
         parity: ParityState::Resync { next_row: 5 },
+        durability: Durability::Journal,
+        journal: Some(JournalRecord {
+            start: MemberLba(256),
+            blocks: 240,
+            lane_blocks: 60,
+            lanes: 3,
+            incarnation: 7,
+        }),
+        dirty_ram: false,
+        intent: Some(IntentRecord {
+            start: MemberLba(496),
+            blocks: 2,
+            since_generation: 0,
+            rows_per_bit: 1,
+        }),
+        rebuilt_rows: 0,
+        rebuild_partial: false,
+        scrub_row: 3,
         members: vec![member(1), member(2), member(3)],
+        spares: vec![Uuid([0x51; 16])],
         vdisks: vec![vdisk(1, 0, 33), vdisk(2, 64, 960)],
     };
     Superblock {
         record,
-        member: MemberIndex(1),
-        drive_bytes: 4 << 20,
+        carrier: Carrier::Member(MemberIndex(1)),
+        drive_bytes: 5 << 20,
     }
 }
 
@@ -53,6 +72,9 @@ pub(super) fn striped(members: u8) -> Superblock {
     let record = &mut superblock.record;
     record.level = Level::Raid0;
     record.parity = ParityState::Trusted;
+    record.durability = Durability::None;
+    (record.journal, record.intent) = (None, None);
+    record.spares.clear();
     record.members = (1..=members)
         .map(|number| MemberRecord {
             drive: Uuid([number; 16]),
@@ -64,7 +86,7 @@ pub(super) fn striped(members: u8) -> Superblock {
     record.vdisks.truncate(1);
     record.vdisks[0].start = GroupLba(row_blocks);
     record.vdisks[0].blocks = 30 * row_blocks;
-    superblock.member = MemberIndex(members - 1);
+    superblock.carrier = Carrier::Member(MemberIndex(members - 1));
     superblock
 }
 
@@ -75,7 +97,25 @@ pub(super) fn full() -> Superblock {
     record.name = Name::parse(&"n".repeat(32)).unwrap();
     record.block = BlockSize::B512;
     record.strip_blocks = 8;
-    record.data_start = MemberLba(2048);
+    record.data_start = MemberLba(4096);
+    record.durability = Durability::Ram;
+    record.dirty_ram = true;
+    record.journal = Some(JournalRecord {
+        start: MemberLba(2048),
+        blocks: 1024,
+        lane_blocks: 56,
+        lanes: 16,
+        incarnation: u64::MAX,
+    });
+    record.intent = Some(IntentRecord {
+        start: MemberLba(3072),
+        blocks: 1024,
+        since_generation: 4,
+        rows_per_bit: 1,
+    });
+    record.spares = (0..u8::try_from(SPARES_MAX).unwrap())
+        .map(|number| Uuid([0x80 + number; 16]))
+        .collect();
     record.rows = 512;
     record.parity = ParityState::Trusted;
     record.clean = false;

@@ -7,16 +7,19 @@ use thiserror::Error;
 
 use super::{Core, Effect, Node, Phase};
 use crate::amf::engine::{Engine, EngineConfig};
+use crate::amf::geometry::Geometry;
 use crate::amf::group::{
-    AssembleOptions, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Refusal, assemble,
+    AssembleOptions, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening, Refusal, assemble,
     plan_create,
 };
+use crate::amf::journal::lane_blocks_min;
 use crate::amf::lock::LockTable;
 use crate::amf::superblock::{
-    HEAD_BYTES, HEAD_READ_BYTES, Name, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine, tail_start,
+    Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
+    tail_start,
 };
 use crate::amf::{MemberIndex, MemberSet};
-use crate::drive::block::BlockSize;
+use crate::drive::block::{BlockSize, MemberLba};
 use crate::sim::drive::Drive;
 use crate::sim::random::mix;
 use crate::sim::scenario::{DEPTH_MAX, Scenario};
@@ -27,6 +30,9 @@ pub const STRIP_BYTES: u32 = 4096;
 
 /// Bytes of a drive beside its strips.
 pub const DRIVE_EXTRA_BYTES: u64 = HEAD_BYTES + TAIL_BYTES;
+
+/// Bytes of the write-intent bitmap: as few rows as a scenario has fit one page.
+const INTENT_BYTES: u64 = RECORD_BYTES as u64;
 
 /// Command slots of a core: all that 16 hosts may have, two for each Compare and Write, and the node's own.
 const COMMANDS: u32 = 2 * 16 * DEPTH_MAX as u32 + 16;
@@ -94,7 +100,7 @@ impl Node {
     ) -> Result<Self, BootError> {
         let options = AssembleOptions {
             accept_dirty_degraded: if accept { vec![name()] } else { Vec::new() },
-            shared: false,
+            ..AssembleOptions::default()
         };
         let assembly = assemble(drives, &options);
         let group = assembly.groups.into_iter().next().ok_or(BootError::NotFound)?;
@@ -113,6 +119,8 @@ impl Node {
             level: scenario.level,
             strip_bytes: STRIP_BYTES,
             block: BlockSize::B512,
+            durability: durability(scenario),
+            journal_bytes: Some(journal_bytes(scenario)).filter(|_| scenario.level.is_redundant()),
             exclusive_local: true,
             zeroed: scenario.zeroed,
             force: true,
@@ -169,7 +177,11 @@ impl Node {
             mutant: scenario.mutant,
             wakes: 0,
         };
-        node.group_event(Event::Start, out);
+        let opening = Opening {
+            lanes: scenario.cores,
+            ..Opening::WRITE_THROUGH
+        };
+        node.group_event(Event::Start(opening), out);
         node
     }
 
@@ -211,5 +223,33 @@ impl Node {
 /// Bytes that a drive of this scenario has.
 pub(in crate::sim) fn drive_bytes(scenario: &Scenario) -> u64 {
     let strips = u64::from(scenario.rows) * u64::from(scenario.level.member_strips(scenario.members));
-    DRIVE_EXTRA_BYTES + strips * u64::from(STRIP_BYTES)
+    let regions = if scenario.level.is_redundant() {
+        INTENT_BYTES + journal_bytes(scenario)
+    } else {
+        0
+    };
+    DRIVE_EXTRA_BYTES + regions + strips * u64::from(STRIP_BYTES)
+}
+
+const fn durability(scenario: &Scenario) -> Durability {
+    if scenario.level.is_redundant() {
+        Durability::Journal
+    } else {
+        Durability::None
+    }
+}
+
+/// A journal with lanes of the shortest kind: one for each core and the one for recovery.
+fn journal_bytes(scenario: &Scenario) -> u64 {
+    let geometry = Geometry::new(
+        scenario.level,
+        scenario.members,
+        STRIP_BYTES / BlockSize::B512.bytes(),
+        MemberLba(0),
+        1,
+        BlockSize::B512,
+    );
+    let least = lane_blocks_min(&geometry.expect("scenarios have legal shapes"));
+    let lane_bytes = u64::from(least * BlockSize::B512.bytes()).next_multiple_of(RECORD_BYTES as u64);
+    (u64::from(scenario.cores) + 1) * lane_bytes
 }

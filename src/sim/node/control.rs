@@ -41,10 +41,14 @@ impl Node {
         match action {
             Action::WriteSuperblock {
                 io,
-                member,
+                drive,
                 offset_bytes,
                 record,
-            } => self.write_superblock(io, member, offset_bytes, &record, out),
+            } => self.write_superblock(io, drive, offset_bytes, &record, out),
+            Action::MemberDrive { .. } => unreachable!("no spare drive is there to take a place"),
+            Action::RamAllowed | Action::IntentDurable { .. } => {
+                unreachable!("nobody acknowledges from memory or marks rows")
+            }
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
             Action::VdiskAdded(record) => {
@@ -65,6 +69,8 @@ impl Node {
                 out.push(Effect::Stopped { clean });
             }
             Action::VdiskRemoved { .. } => unreachable!("no host of a simulation deletes its disk"),
+            // A drive that comes back is rebuilt by nobody yet: it stays lost for every row.
+            Action::RebuildNeeded(_) | Action::RebuildOver { .. } => {}
             Action::Reply { .. } | Action::Report(_) => {}
         }
     }
@@ -113,19 +119,12 @@ impl Node {
     fn write_superblock(
         &mut self,
         io: SuperblockIo,
-        member: MemberIndex,
+        drive: u16,
         offset_bytes: u64,
         record: &[u8; RECORD_BYTES],
         out: &mut Vec<Effect>,
     ) {
         let forget = self.mutant == Mutant::NoSuperblocks && self.phase == Phase::Open;
-        let Some(drive) = self.drives[usize::from(member.0)] else {
-            return out.push(Effect::Mail {
-                from: 0,
-                to: 0,
-                mail: Mail::SuperblockFailed(io),
-            });
-        };
         let mut data: Vec<Block> = record.chunks(BLOCK_BYTES).map(Block::new).collect();
         if forget {
             data.clear();

@@ -187,7 +187,7 @@ impl World {
         let legal = match why {
             FailReason::TooManyMembersLost => self.is_too_much_lost(),
             FailReason::ParityUntrusted | FailReason::CreationFailed => self.harmed != 0,
-            FailReason::GenerationsUsedUp => false,
+            FailReason::GenerationsUsedUp | FailReason::JournalTooSmall(_) => false,
         };
         self.stage = Stage::Over(Ending::GroupFailed);
         if !legal {

@@ -1,5 +1,6 @@
 //! The groups of the node: opened or created, their superblocks written, their members' faults decided.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nvme::io::NamespaceFormat;
@@ -10,8 +11,8 @@ use super::{Control, SuperblockWrite};
 use crate::amf::engine::{GroupError, Request};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
-    Action, Candidate, Creation, Event, Group, GroupState, Report, RequestId, SuperblockIo, VdiskSize,
-    VdiskSpec,
+    Action, Candidate, Creation, Event, Group, GroupState, Opening, RebuildWork, Report, RequestId,
+    SuperblockIo, VdiskSize, VdiskSpec,
 };
 use crate::amf::lock::LockTable;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
@@ -99,8 +100,15 @@ enum Phase {
 pub(super) struct GroupControl {
     pub(super) machine: Group,
     pub(super) shared: Arc<GroupShared>,
+    /// Drive of each member, as an index into the node's drives; `None` for a missing member.
+    pub(super) drives: Vec<Option<u16>>,
+    /// What the machine wants and what is held back until cores have answered; how many answers are awaited.
+    held: VecDeque<Action>,
+    awaited: u16,
     phase: Phase,
     resync: Option<Resync>,
+    /// What is to be rebuilt.
+    rebuild: Option<RebuildWork>,
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
 }
@@ -192,14 +200,22 @@ impl Control {
         self.groups.push(GroupControl {
             machine,
             shared: Arc::clone(&shared),
+            drives: shared.drives.clone(),
+            held: VecDeque::new(),
+            awaited: 0,
             phase: Phase::Opening,
             resync: None,
+            rebuild: None,
             failed: None,
         });
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::AddGroup(Arc::clone(&shared), members));
         }
-        self.group_event(core, io, index, Event::Start);
+        let opening = Opening {
+            lanes: self.cores,
+            ..Opening::WRITE_THROUGH
+        };
+        self.group_event(core, io, index, Event::Start(opening));
         index
     }
 
@@ -209,21 +225,62 @@ impl Control {
         self.groups[usize::from(group)]
             .machine
             .handle(event, &mut actions);
-        for action in actions {
+        self.groups[usize::from(group)].held.extend(actions);
+        self.run_actions(core, io, group);
+    }
+
+    /// Carries out what a group's machine wants, in order, until the cores have to answer first.
+    fn run_actions(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        while self.groups[usize::from(group)].awaited == 0 {
+            let Some(action) = self.groups[usize::from(group)].held.pop_front() else {
+                return;
+            };
             self.group_action(core, io, group, action);
         }
+    }
+
+    /// Tells every core of a member's new drive. Nothing that relies on it is said before all of them know.
+    fn move_member(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        member: MemberIndex,
+        drive: u16,
+    ) {
+        for usage in &mut self.drive_uses {
+            if usage.member == Some((group, member.0)) {
+                usage.member = None;
+            }
+        }
+        self.drive_uses[usize::from(drive)].member = Some((group, member.0));
+        let state = &mut self.groups[usize::from(group)];
+        state.drives[usize::from(member.0)] = Some(drive);
+        state.awaited = self.cores;
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::MemberDrive { group, member, drive });
+        }
+    }
+
+    /// A core knows of a member's new drive.
+    pub(super) fn member_drive_set(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        assert!(state.awaited > 0, "each core answers once");
+        state.awaited -= 1;
+        self.run_actions(core, io, group);
     }
 
     fn group_action(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, action: Action) {
         match action {
             Action::WriteSuperblock {
                 io: name,
-                member,
+                drive,
                 offset_bytes,
                 record,
-            } => {
-                self.write_superblock(core, io, group, name, member, offset_bytes, &record);
-            }
+            } => self.write_superblock(core, io, (group, name), drive, offset_bytes, &record),
+            Action::MemberDrive { member, drive } => self.move_member(core, io, group, member, drive),
+            // Until engines acknowledge from memory or mark rows, nobody asks for these.
+            Action::RamAllowed | Action::IntentDurable { .. } => {}
             Action::Members(set) => self.announce_members(core, io, group, set),
             Action::Started => {
                 self.groups[usize::from(group)].phase = Phase::Open;
@@ -251,6 +308,13 @@ impl Control {
                 tracing::info!(group = %state.shared.name, clean, "group is closed");
                 self.try_finish(io);
             }
+            Action::RebuildNeeded(work) => {
+                let state = &mut self.groups[usize::from(group)];
+                state.rebuild = Some(work);
+                let name = &state.shared.name;
+                tracing::info!(group = %name, members = work.members, from_row = work.from_row, partial = work.partial, "members are to be rebuilt");
+            }
+            Action::RebuildOver { .. } => self.groups[usize::from(group)].rebuild = None,
             Action::Report(report) => self.log_group(group, report),
         }
     }
@@ -260,7 +324,7 @@ impl Control {
         let name = &state.shared.name;
         match report {
             Report::MemberLost { member, reason } => {
-                let drive = state.shared.drives[usize::from(member.0)];
+                let drive = state.drives[usize::from(member.0)];
                 let drive = drive.map_or("(none)", |drive| &self.drives[usize::from(drive)].name);
                 tracing::error!(group = %name, member = member.0, drive, %reason, "member lost: redundancy is reduced");
             }
@@ -276,27 +340,37 @@ impl Control {
             Report::ResyncNeeded { from_row, unclean } => {
                 tracing::info!(group = %name, from_row, unclean, "parity has to be resynchronised");
             }
+            Report::Replayed { rows } => {
+                tracing::info!(group = %name, rows, "journal is replayed");
+            }
+            Report::LostWritesAccepted => {
+                tracing::warn!(group = %name, "started although acknowledged writes are lost, as accepted");
+            }
+            Report::SpareTaken { member, drive } => {
+                let drive = &self.drives[usize::from(drive)].name;
+                tracing::warn!(group = %name, member = member.0, %drive, "spare drive takes the place of a lost member");
+            }
+            Report::SpareLost { spare, error } => {
+                tracing::error!(group = %name, %spare, %error, "spare drive failed and is none any more");
+            }
+            Report::MemberRebuilt { member } => {
+                tracing::info!(group = %name, member = member.0, "member is rebuilt");
+            }
             Report::DirtyDegradedAccepted => {
                 tracing::warn!(group = %name, "started dirty and degraded, as accepted: blocks that were being written may be wrong");
             }
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a superblock write has this many parts")]
     fn write_superblock(
         &mut self,
         core: &mut Core,
         io: &mut Io<Message>,
-        group: u16,
-        name: SuperblockIo,
-        member: MemberIndex,
+        (group, name): (u16, SuperblockIo),
+        drive: u16,
         offset_bytes: u64,
         record: &[u8; RECORD_BYTES],
     ) {
-        let drive = self.groups[usize::from(group)].shared.drives[usize::from(member.0)];
-        let Some(drive) = drive else {
-            return core.tell_superblock(io, group, name, Err(DriveError::Gone));
-        };
         let spec = &self.drives[usize::from(drive)];
         let write = |span| SuperblockWrite {
             group,
@@ -315,13 +389,8 @@ impl Control {
             (DriveBinding::File(file), _) => {
                 let Some(span) = self.superblock_spans.pop() else {
                     // As many as may be are under way: it is written when one of them is done.
-                    self.superblocks_waiting.push_back((
-                        group,
-                        name,
-                        member,
-                        offset_bytes,
-                        Box::new(*record),
-                    ));
+                    self.superblocks_waiting
+                        .push_back((group, name, drive, offset_bytes, Box::new(*record)));
                     return;
                 };
                 self.superblock_next += 1;
@@ -351,10 +420,10 @@ impl Control {
     /// Writes the superblocks that found no buffer.
     pub(in crate::target) fn retry_superblocks(&mut self, core: &mut Core, io: &mut Io<Message>) {
         for _ in 0..self.superblocks_waiting.len() {
-            let Some((group, name, member, offset, record)) = self.superblocks_waiting.pop_front() else {
+            let Some((group, name, drive, offset, record)) = self.superblocks_waiting.pop_front() else {
                 return;
             };
-            self.write_superblock(core, io, group, name, member, offset, &record);
+            self.write_superblock(core, io, (group, name), drive, offset, &record);
         }
     }
 
@@ -386,7 +455,7 @@ impl Control {
         error: DriveError,
     ) {
         let state = &self.groups[usize::from(group)];
-        if let Some(drive) = state.shared.drives[usize::from(member.0)] {
+        if let Some(drive) = state.drives[usize::from(member.0)] {
             self.drive_uses[usize::from(drive)].errors += 1;
         }
         // Every command that was under way reports its own failure: one line is enough.

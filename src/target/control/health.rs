@@ -164,8 +164,7 @@ impl Control {
             .map(|window| window.p99().filter(|_| window.commands() >= enough))
             .collect();
         for group in 0..self.groups.len() {
-            let shared = std::sync::Arc::clone(&self.groups[group].shared);
-            let members: Vec<u16> = shared.drives.iter().copied().flatten().collect();
+            let members: Vec<u16> = self.groups[group].drives.iter().copied().flatten().collect();
             let of = |drive: &u16| windows[usize::from(*drive)];
             let mut latencies: Vec<Nanos> = members.iter().filter_map(of).collect();
             let reference = reference(&mut latencies);
@@ -251,7 +250,7 @@ impl Control {
 
     /// The group of this member fails it for an error.
     pub(super) fn health_failed(&mut self, group: u16, member: MemberIndex, error: DriveError) {
-        let drive = self.groups[usize::from(group)].shared.drives[usize::from(member.0)];
+        let drive = self.groups[usize::from(group)].drives[usize::from(member.0)];
         if let Some(drive) = drive {
             let machine = &mut self.health[usize::from(drive)].machine;
             let decision = machine.handle(Event::Failed { error });

@@ -23,7 +23,6 @@ use super::core::Core;
 use super::drives::DriveSpec;
 use super::manage::{ManageError, Reply, Request};
 use super::message::{ControlMessage, Message, Traffic};
-use crate::amf::MemberIndex;
 use crate::amf::group::{RequestId, SuperblockIo};
 use crate::amf::superblock::{Found, RECORD_BYTES};
 use crate::drive::health::Policy;
@@ -139,8 +138,8 @@ struct SuperblockWrite {
     given_up: bool,
 }
 
-/// A superblock write that found no buffer: group, name, member, offset in bytes, record.
-type WaitingSuperblock = (u16, SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>);
+/// A superblock write that found no buffer: group, name, drive, offset in bytes, record.
+type WaitingSuperblock = (u16, SuperblockIo, u16, u64, Box<[u8; RECORD_BYTES]>);
 
 /// The machines of the control core.
 pub struct Control {
@@ -357,6 +356,7 @@ impl Control {
                 self.member_fault(core, io, group, member, error)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
+            ControlMessage::MemberDriveSet { group } => self.member_drive_set(core, io, group),
             ControlMessage::Counts {
                 core: from,
                 traffic,

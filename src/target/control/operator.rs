@@ -12,7 +12,7 @@ use crate::amf::group::{
     Answer, CreateIds, DriveFacts, Event, GroupSpec, GroupState, MemberStatus, RequestError, RequestId,
     VdiskSize, VdiskSpec, plan_create,
 };
-use crate::amf::superblock::{Found, Name, Uuid, VdiskRecord};
+use crate::amf::superblock::{Durability, Found, Name, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
 use crate::target::array::ScratchMemory;
 use crate::target::core::Core;
@@ -247,6 +247,12 @@ impl Control {
             level,
             strip_bytes,
             block,
+            durability: if level.is_redundant() {
+                Durability::Journal
+            } else {
+                Durability::None
+            },
+            journal_bytes: None,
             exclusive_local: true,
             force: create.force,
             zeroed: drives
@@ -427,11 +433,12 @@ impl Control {
             drive: member.label.clone(),
             state: match member.status {
                 MemberStatus::Active => manage::MemberState::Active,
+                MemberStatus::Rebuilding => manage::MemberState::Rebuilding,
                 MemberStatus::Lost(_) if member.drive.is_none() => manage::MemberState::Missing,
                 MemberStatus::Lost(_) => manage::MemberState::Failed,
             },
             reason: match member.status {
-                MemberStatus::Active => None,
+                MemberStatus::Active | MemberStatus::Rebuilding => None,
                 MemberStatus::Lost(reason) => Some(reason.to_string()),
             },
         });
@@ -511,6 +518,7 @@ impl Control {
         };
         let (state, reason) = match &member {
             Some((_, _, MemberStatus::Active)) => (manage::DriveState::Member, None),
+            Some((_, _, MemberStatus::Rebuilding)) => (manage::DriveState::Rebuilding, None),
             Some((_, _, MemberStatus::Lost(reason))) => {
                 (manage::DriveState::Failed, Some(reason.to_string()))
             }
@@ -580,17 +588,31 @@ fn state_of(group: &GroupControl) -> manage::GroupState {
 /// The management plane's word for a refusal of a group.
 fn refusal(error: RequestError) -> ManageError {
     let code = match error {
-        RequestError::NotOpen | RequestError::Busy | RequestError::AlreadyLeaving(_) => ManageError::BUSY,
-        RequestError::GroupFailed | RequestError::WouldLoseData(_) | RequestError::Resynchronising(_) => {
-            ManageError::REFUSED
+        RequestError::NotOpen
+        | RequestError::Busy
+        | RequestError::AlreadyLeaving(_)
+        | RequestError::RebuildRunning => ManageError::BUSY,
+        RequestError::GroupFailed
+        | RequestError::WouldLoseData(_)
+        | RequestError::Resynchronising(_)
+        | RequestError::NoRedundancy
+        | RequestError::NotLost(_)
+        | RequestError::DriveInUse
+        | RequestError::DriveTooSmall { .. }
+        | RequestError::DriveBlock { .. }
+        | RequestError::DriveNotBlank { .. } => ManageError::REFUSED,
+        RequestError::DriveUnreadable | RequestError::DriveRefused => ManageError::DRIVE,
+        RequestError::NoSuchMember(_) | RequestError::NoSuchVdisk(_) | RequestError::NoSuchSpare => {
+            ManageError::NOT_FOUND
         }
-        RequestError::NoSuchMember(_) | RequestError::NoSuchVdisk(_) => ManageError::NOT_FOUND,
         RequestError::AlreadyLost(_)
         | RequestError::NameTaken
         | RequestError::NsidTaken(_)
         | RequestError::Identity => ManageError::EXISTS,
         RequestError::Nsid(_) | RequestError::Empty => ManageError::INVALID,
-        RequestError::NoSpace { .. } | RequestError::TooManyVdisks => ManageError::NO_SPACE,
+        RequestError::NoSpace { .. } | RequestError::TooManyVdisks | RequestError::TooManySpares => {
+            ManageError::NO_SPACE
+        }
     };
     let text = error.to_string();
     let (message, remedy) = text.split_once(": ").unwrap_or((&text, ""));

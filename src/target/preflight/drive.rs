@@ -11,7 +11,7 @@ use config::{Backing, Config, Group};
 
 use super::machine::try_making_a_file;
 use super::{Check, Verdict};
-use crate::amf::superblock::{self, Found, HEAD_READ_BYTES, TAIL_READ_BYTES};
+use crate::amf::superblock::{self, Carrier, Found, HEAD_READ_BYTES, TAIL_READ_BYTES};
 use crate::target::cli::{block_device_bytes, bytes_text};
 
 /// Smallest drive that a group can use: its two metadata regions and one strip of the largest size.
@@ -269,7 +269,10 @@ fn judge(found: Found, group: Option<&Group>) -> Result<String, Trouble> {
         (Found::Blank, _) => Ok("blank".to_owned()),
         (Found::Braid(scan), wanted) => {
             let record = &scan.superblock.record;
-            let member = format!("member {} of group {}", scan.superblock.member.0, record.name);
+            let member = match scan.superblock.carrier {
+                Carrier::Member(member) => format!("member {} of group {}", member.0, record.name),
+                Carrier::Spare(_) => format!("a spare drive of group {}", record.name),
+            };
             match wanted {
                 Some(group) if group.name != record.name.as_str() => Err(Verdict::Fail.because(
                     format!("it is {member}, not of {}", group.name),

@@ -5,25 +5,33 @@
 //! member that cannot take it is out with the next update, and only an update that every member took
 //! is announced.
 
+mod intent;
+mod places;
 mod seat;
 mod snapshot;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::assemble::{Candidate, MemberFinding, MemberRole};
+use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
 use super::{
-    Action, Answer, Event, FailReason, Report, RequestError, RequestId, SuperblockIo, VdiskSpec, vdisks,
+    Action, Answer, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, SuperblockIo,
+    VdiskSpec, vdisks,
 };
 use crate::amf::geometry::Geometry;
+use crate::amf::intent::IntentMap;
+use crate::amf::journal::lane_blocks_min;
 use crate::amf::superblock::{
-    GENERATION_MAX, GroupRecord, MemberState, Name, ParityState, RECORD_BYTES, STEP, STEP_WITHOUT_MEMBER,
-    Superblock, Uuid, VdiskRecord, encode,
+    Carrier, Durability, GENERATION_MAX, GroupRecord, JournalRecord, MemberState, Name, ParityState,
+    RECORD_BYTES, STEP, STEP_WITHOUT_MEMBER, Superblock, Uuid, VdiskRecord, encode,
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
-use seat::{Content, Seat};
+use intent::IntentKeeper;
+use places::Wanted;
+use seat::{Comeback, Content, Seat, SeatDrive, SpareSeat};
 
 /// Most requests that wait for their update: 64 operators at once are plenty, and each holds some 200 bytes.
 pub const REQUESTS_MAX: usize = 64;
@@ -38,6 +46,8 @@ enum Phase {
     AwaitingStart,
     /// The newest record on the members that lack it.
     RollingForward,
+    /// The write-intent bitmap on the drives: the journal that had its rows is dead after the next update.
+    Persisting,
     /// "Not clean" on all members.
     Opening,
     /// Anything.
@@ -55,8 +65,14 @@ enum Change {
     CreateVdisk(RequestId, VdiskSpec),
     RemoveVdisk(RequestId, u32),
     FailMember(RequestId, MemberIndex),
+    AddSpare(RequestId, Uuid, SeatDrive, bool),
+    RemoveSpare(RequestId, Uuid),
     ResyncProgress,
     ResyncDone,
+    RebuildProgress,
+    RebuildDone(u64),
+    ScrubProgress(u64),
+    RamDirty,
     Close,
 }
 
@@ -66,6 +82,11 @@ enum Effect {
     VdiskCreated(RequestId, VdiskRecord),
     VdiskRemoved(RequestId, u32),
     MemberFailed(RequestId, MemberIndex),
+    MemberReplaced(RequestId, MemberIndex, Uuid),
+    SpareAdded(RequestId, Uuid),
+    SpareRemoved(RequestId, Uuid),
+    MemberRebuilt(MemberIndex),
+    RamAllowed,
     Closed,
 }
 
@@ -74,8 +95,11 @@ impl Effect {
         match self {
             Self::VdiskCreated(request, _)
             | Self::VdiskRemoved(request, _)
-            | Self::MemberFailed(request, _) => Some(*request),
-            Self::Closed => None,
+            | Self::MemberFailed(request, _)
+            | Self::MemberReplaced(request, ..)
+            | Self::SpareAdded(request, _)
+            | Self::SpareRemoved(request, _) => Some(*request),
+            Self::MemberRebuilt(_) | Self::RamAllowed | Self::Closed => None,
         }
     }
 }
@@ -88,18 +112,26 @@ struct Leaving {
     drained: bool,
 }
 
+/// Whose drive is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Member(MemberIndex),
+    Spare(Uuid),
+}
+
 /// An update under way.
 #[derive(Clone, Debug)]
 struct Update {
     record: GroupRecord,
-    writes: Vec<MemberWrites>,
+    writes: Vec<DriveWrites>,
     /// Members that could not take it.
     refused: u32,
 }
 
-/// What one member still has to write, one after another.
-#[derive(Clone, Debug, Default)]
-struct MemberWrites {
+/// What one drive still has to write, one after another.
+#[derive(Clone, Debug)]
+struct DriveWrites {
+    target: Target,
     io: Option<SuperblockIo>,
     left: VecDeque<(u64, Content)>,
 }
@@ -113,6 +145,20 @@ pub struct Group {
     /// What was announced last.
     announced: Option<MemberSet>,
     seats: Vec<Seat>,
+    /// Drives of spares, and of those that are to be or were just now.
+    spares: Vec<SpareSeat>,
+    /// Places that an operator wants filled.
+    wanted: Vec<Wanted>,
+    /// Members that have got another drive since the last announcement.
+    moved: u32,
+    /// Names the rebuild that is going on.
+    wave: Option<u64>,
+    /// A member has begun to be rebuilt since the last announcement.
+    wave_begins: bool,
+    /// Rows that are rebuilt and flushed; more than `record` says while an update is under way.
+    rebuilt_rows: u64,
+    opening: Opening,
+    intent: Option<IntentKeeper>,
     /// Members that failed and that `record` still calls active.
     faults: u32,
     update: Option<Update>,
@@ -129,46 +175,104 @@ pub struct Group {
 impl Group {
     /// A group to be created. Writes nothing before `Event::Start`.
     pub fn form(creation: Creation) -> Self {
-        let seat = |member: CreationMember| Seat {
-            drive: Some((member.index, member.label, member.bytes)),
-            holds: 0,
-            behind: true,
-            rewrite: true,
-            wipe: member.wipe,
-            lost: None,
-        };
+        let seat =
+            |member: CreationMember| Seat::new((member.index, member.label, member.bytes), member.wipe);
         let seats = creation.members.into_iter().map(seat).collect();
-        Self::new(creation.record, seats, false)
+        Self::new(creation.record, seats, Vec::new(), false)
     }
 
     /// A group that was found on its drives. Writes nothing before `Event::Start`.
+    ///
+    /// Nothing is known of what lost members have missed, until [`Self::with_intent`] says so.
     pub fn assembled(candidate: Candidate) -> Self {
+        let record = candidate.record;
+        let lines = candidate.members.into_iter();
         let seat = |finding: MemberFinding| {
-            let lost = match finding.role {
-                MemberRole::Lost(reason) => Some(reason),
-                MemberRole::Current | MemberRole::Behind => None,
+            let stale = LossReason::Stale {
+                generation: finding.generation,
+            };
+            let (lost, returning, behind) = match finding.role {
+                MemberRole::Current => (None, None, false),
+                MemberRole::Behind => (None, None, true),
+                MemberRole::Rebuilding { behind } => (None, None, behind),
+                MemberRole::Returning { partial: true } => (Some(stale), Some(Comeback::Partial), false),
+                MemberRole::Returning { partial: false } => (Some(stale), Some(Comeback::Full), false),
+                MemberRole::Lost(reason) => (Some(reason), None, false),
             };
             Seat {
                 drive: finding.drive,
                 holds: finding.generation,
-                behind: finding.role == MemberRole::Behind,
+                behind,
                 rewrite: finding.rewrite,
                 wipe: false,
                 lost,
+                returning,
             }
         };
-        let seats = candidate.members.into_iter().map(seat).collect();
-        Self::new(candidate.record, seats, candidate.accept_dirty_degraded)
+        let seats = lines.map(seat).collect();
+        let spare = |(identity, finding): (&Uuid, SpareFinding)| SpareSeat {
+            identity: *identity,
+            seat: Seat {
+                drive: finding.drive,
+                holds: finding.generation,
+                behind: false,
+                rewrite: true,
+                wipe: false,
+                lost: None,
+                returning: None,
+            },
+        };
+        let spares = record.spares.iter().zip(candidate.spares).map(spare).collect();
+        let group = Self::new(record, seats, spares, candidate.accept_dirty_degraded);
+        if let Some(keeper) = &group.intent
+            && group
+                .record
+                .intent
+                .is_some_and(|intent| intent.since_generation != 0)
+        {
+            keeper.map.mark_all();
+        }
+        group
     }
 
-    fn new(record: GroupRecord, seats: Vec<Seat>, accept_dirty_degraded: bool) -> Self {
+    /// Says what lost members have missed, as [`Candidate::load_intent`] has read it.
+    ///
+    /// Panics after `Event::Start`, and for a group that has no write-intent bitmap.
+    pub fn with_intent(mut self, map: IntentMap) -> Self {
+        assert_eq!(
+            self.phase,
+            Phase::AwaitingStart,
+            "the bitmap is read before the start"
+        );
+        assert!(self.intent.is_some(), "only a group with redundancy has a bitmap");
+        self.intent = Some(IntentKeeper::new(map));
+        self
+    }
+
+    fn new(
+        record: GroupRecord,
+        seats: Vec<Seat>,
+        spares: Vec<SpareSeat>,
+        accept_dirty_degraded: bool,
+    ) -> Self {
         assert_eq!(seats.len(), record.members.len(), "each member has a seat");
         let resync_row = record.parity.next_row().unwrap_or(0);
+        let map = record
+            .intent
+            .map(|intent| IntentMap::new(record.rows, intent.rows_per_bit));
         Self {
             phase: Phase::AwaitingStart,
+            rebuilt_rows: record.rebuilt_rows,
             record,
             announced: None,
             seats,
+            spares,
+            wanted: Vec::new(),
+            moved: 0,
+            wave: None,
+            wave_begins: true,
+            opening: Opening::WRITE_THROUGH,
+            intent: map.map(IntentKeeper::new),
             faults: 0,
             update: None,
             changes: VecDeque::new(),
@@ -198,11 +302,22 @@ impl Group {
 
     /// Place in the configuration of a member's drive; `None` if no drive carries it.
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
-        self.seats
-            .get(usize::from(member.0))?
-            .drive
-            .as_ref()
-            .map(|(index, _, _)| *index)
+        self.seats.get(usize::from(member.0))?.index()
+    }
+
+    /// Where the journal is and how its lanes lie. After a start they lie otherwise than before.
+    pub const fn journal(&self) -> Option<JournalRecord> {
+        self.record.journal
+    }
+
+    /// When a host's write counts as done.
+    pub const fn durability(&self) -> Durability {
+        self.record.durability
+    }
+
+    /// Which rows lost members have missed; `None` without redundancy. Cores mark rows in it, see [`Opening::marks_intent`].
+    pub fn intent(&self) -> Option<&Arc<IntentMap>> {
+        self.intent.as_ref().map(|keeper| &keeper.map)
     }
 
     /// What was announced last; `None` before the first time.
@@ -221,9 +336,9 @@ impl Group {
     /// for, a member that the group does not have.
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::Start => self.start(out),
+            Event::Start(opening) => self.start(opening, out),
             Event::SuperblockWritten { io, result } => self.superblock_written(io, result, out),
-            Event::MemberFault { member, error } => self.lose(member, LossReason::Drive(error), out),
+            Event::MemberFault { member, error } => self.member_fault(member, error, out),
             Event::Evict { member, reason } => self.lose(member, LossReason::Health(reason), out),
             Event::FailMember {
                 request,
@@ -232,35 +347,74 @@ impl Group {
             } => self.fail_member(request, member, force, out),
             Event::CreateVdisk { request, spec } => match self.admit() {
                 Ok(()) => self.changes.push_back(Change::CreateVdisk(request, spec)),
-                Err(error) => out.push(Action::Reply {
-                    request,
-                    result: Err(error),
-                }),
+                Err(error) => refuse(request, error, out),
             },
             Event::DeleteVdisk { request, nsid } => self.delete_vdisk(request, nsid, out),
             Event::VdiskDrained { nsid } => self.vdisk_drained(nsid),
             Event::ResyncProgress { next_row } => self.resync_progress(next_row),
             Event::ResyncDone => {
-                let waiting = self
-                    .changes
-                    .iter()
-                    .any(|change| matches!(change, Change::ResyncDone));
-                if self.phase == Phase::Open && self.record.parity != ParityState::Trusted && !waiting {
-                    self.changes.push_back(Change::ResyncDone);
-                }
+                let due = self.record.parity != ParityState::Trusted;
+                self.change_once(due, Change::ResyncDone, |change| {
+                    matches!(change, Change::ResyncDone)
+                });
             }
+            Event::RamDirty => self.ram_dirty(out),
+            Event::ReplaceMember {
+                request,
+                member,
+                drive,
+                identity,
+                force,
+            } => self.replace_member(request, member, &drive, (identity, force), out),
+            Event::AddSpare {
+                request,
+                drive,
+                identity,
+                force,
+            } => self.add_spare(request, &drive, identity, force, out),
+            Event::RemoveSpare { request, spare } => self.remove_spare(request, spare, out),
+            Event::RebuildProgress { wave, rows } => self.rebuild_progress(wave, rows),
+            Event::RebuildDone { wave } => {
+                let due = self.wave == Some(wave) && !self.wave_begins;
+                self.change_once(due, Change::RebuildDone(wave), |change| {
+                    matches!(change, Change::RebuildDone(_))
+                });
+            }
+            Event::ScrubProgress { row } => {
+                assert!(row <= self.record.rows, "a scrub stays inside the group");
+                self.changes
+                    .retain(|change| !matches!(change, Change::ScrubProgress(_)));
+                self.change_once(row != self.record.scrub_row, Change::ScrubProgress(row), |_| {
+                    false
+                });
+            }
+            Event::PersistIntent { request } => self.persist_intent(request),
             Event::Stop => self.stop(out),
         }
         self.advance(out);
     }
 
-    fn start(&mut self, out: &mut Vec<Action>) {
+    /// Has a change wait for the next update of an open group, unless one like it waits already.
+    fn change_once(&mut self, due: bool, change: Change, is_like: impl Fn(&Change) -> bool) {
+        if due && self.phase == Phase::Open && !self.changes.iter().any(is_like) {
+            self.changes.push_back(change);
+        }
+    }
+
+    fn start(&mut self, opening: Opening, out: &mut Vec<Action>) {
         assert_eq!(self.phase, Phase::AwaitingStart, "a group is started once");
+        self.opening = opening;
         self.changes.push_back(Change::Open);
-        let behind: Vec<MemberIndex> = self.live().filter(|&member| self.seat(member).behind).collect();
+        if let Replay::Done { rows } = opening.replay {
+            out.push(Action::Report(Report::Replayed { rows }));
+        }
+        if let Err(why) = self.cut_lanes() {
+            return self.fail(why, out);
+        }
+        let is_behind = |&member: &MemberIndex| self.seat(member).behind;
+        let behind: Vec<MemberIndex> = self.live().filter(is_behind).collect();
         if behind.is_empty() {
-            self.phase = Phase::Opening;
-            return;
+            return self.begin_opening(out);
         }
         self.phase = Phase::RollingForward;
         if !self.record.forming {
@@ -270,7 +424,30 @@ impl Group {
                     .map(|&member| Action::Report(Report::MemberRolledForward { member })),
             );
         }
-        self.write_update(self.record.clone(), &behind, out);
+        let targets: Vec<Target> = behind.into_iter().map(Target::Member).collect();
+        self.write_update(self.record.clone(), &targets, out);
+    }
+
+    /// The journal as it will be in this incarnation: one lane for each core.
+    fn cut_lanes(&self) -> Result<Option<JournalRecord>, FailReason> {
+        let Some(journal) = self.record.journal else {
+            return Ok(None);
+        };
+        let least = lane_blocks_min(&self.record.geometry());
+        let lanes = self.opening.lanes;
+        let cut = journal.with_lanes(lanes, least, self.record.block);
+        let mut cut = cut.ok_or(FailReason::JournalTooSmall(lanes))?;
+        cut.incarnation += 1;
+        Ok(Some(cut))
+    }
+
+    /// The newest record is on all members. What the journal alone had to say about lost members has to be durable before the
+    /// opening makes the journal's records void (PROTOCOL H31).
+    fn begin_opening(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Opening;
+        if self.opening.marks_intent && self.lost_mask() != 0 && self.flush_intent(out) {
+            self.phase = Phase::Persisting;
+        }
     }
 
     fn stop(&mut self, out: &mut Vec<Action>) {
@@ -285,7 +462,9 @@ impl Group {
                     clean: self.record.clean,
                 });
             }
-            Phase::RollingForward | Phase::Opening | Phase::Open => self.changes.push_back(Change::Close),
+            Phase::RollingForward | Phase::Persisting | Phase::Opening | Phase::Open => {
+                self.changes.push_back(Change::Close);
+            }
             Phase::Failed(_) => out.push(Action::Stopped { clean: false }),
             Phase::Stopped => {}
         }
@@ -296,26 +475,26 @@ impl Group {
         match self.phase {
             Phase::Failed(_) => Err(RequestError::GroupFailed),
             Phase::Open if !self.stop_requested => {
-                let waiting = self.changes.len() + self.effects.len() + self.leaving.len();
+                let waiting =
+                    self.changes.len() + self.effects.len() + self.leaving.len() + self.wanted.len();
                 if waiting >= REQUESTS_MAX {
                     Err(RequestError::Busy)
                 } else {
                     Ok(())
                 }
             }
-            Phase::AwaitingStart | Phase::RollingForward | Phase::Opening | Phase::Open | Phase::Stopped => {
-                Err(RequestError::NotOpen)
-            }
+            Phase::AwaitingStart
+            | Phase::RollingForward
+            | Phase::Persisting
+            | Phase::Opening
+            | Phase::Open
+            | Phase::Stopped => Err(RequestError::NotOpen),
         }
     }
 
     fn fail_member(&mut self, request: RequestId, member: MemberIndex, force: bool, out: &mut Vec<Action>) {
         if let Err(error) = self.admit().and_then(|()| self.may_fail(member, force)) {
-            out.push(Action::Reply {
-                request,
-                result: Err(error),
-            });
-            return;
+            return refuse(request, error, out);
         }
         self.changes.push_back(Change::FailMember(request, member));
         self.lose(member, LossReason::Operator, out);
@@ -325,14 +504,13 @@ impl Group {
         if usize::from(member.0) >= self.seats.len() {
             return Err(RequestError::NoSuchMember(member.0));
         }
-        let lost = self.lost_mask();
-        if lost >> member.0 & 1 == 1 {
+        if self.seat(member).lost.is_some() {
             return Err(RequestError::AlreadyLost(member.0));
         }
         if force {
             return Ok(());
         }
-        if !self.record.survives(lost | 1 << member.0) {
+        if !self.record.survives(self.lost_mask() | 1 << member.0) {
             return Err(RequestError::WouldLoseData(member.0));
         }
         let unproven = matches!(self.record.parity, ParityState::Resync { .. });
@@ -360,10 +538,7 @@ impl Group {
                 });
                 out.push(Action::VdiskRemoved { nsid });
             }
-            Err(error) => out.push(Action::Reply {
-                request,
-                result: Err(error),
-            }),
+            Err(error) => refuse(request, error, out),
         }
     }
 
@@ -399,13 +574,43 @@ impl Group {
         }
     }
 
+    fn ram_dirty(&mut self, out: &mut Vec<Action>) {
+        assert_eq!(
+            self.record.durability,
+            Durability::Ram,
+            "only a group of this durability acknowledges from memory"
+        );
+        if self.phase == Phase::Open
+            && self.announced.is_some()
+            && self.record.dirty_ram
+            && self.update.is_none()
+        {
+            out.push(Action::RamAllowed);
+        } else {
+            self.change_once(!self.stop_requested, Change::RamDirty, |change| {
+                matches!(change, Change::RamDirty)
+            });
+        }
+    }
+
+    /// An engine could not use a member.
+    fn member_fault(&mut self, member: MemberIndex, error: DriveError, out: &mut Vec<Action>) {
+        // Engines use members that were announced. What comes late is about a drive that has left its place.
+        let usable = self
+            .announced
+            .is_none_or(|set| !set.is_failed(member) || set.rebuilding >> member.0 & 1 == 1);
+        if usable {
+            self.lose(member, LossReason::Drive(error), out);
+        }
+    }
+
     /// Notes that a member is lost; the next update makes it durable.
     fn lose(&mut self, member: MemberIndex, reason: LossReason, out: &mut Vec<Action>) {
         assert!(
             usize::from(member.0) < self.seats.len(),
             "the group has this member"
         );
-        if self.lost_mask() >> member.0 & 1 == 1 {
+        if self.seat(member).lost.is_some() {
             return; // Several cores may report one fault.
         }
         self.faults |= 1 << member.0;
@@ -422,15 +627,19 @@ impl Group {
             return;
         }
         match self.phase {
-            Phase::AwaitingStart | Phase::Stopped | Phase::Failed(_) => {}
+            Phase::AwaitingStart | Phase::Persisting | Phase::Stopped | Phase::Failed(_) => {}
             Phase::RollingForward => self.fail(FailReason::CreationFailed, out),
-            Phase::Opening | Phase::Open => self.propose(out),
+            Phase::Opening | Phase::Open => {
+                self.propose(out);
+                self.advance_intent(out);
+            }
         }
     }
 
     /// Composes the next record from all that waits.
     fn propose(&mut self, out: &mut Vec<Action>) {
-        if self.changes.is_empty() && self.faults == 0 {
+        let spare_lost = self.spares.iter().any(|spare| spare.seat.lost.is_some());
+        if self.changes.is_empty() && self.faults == 0 && !spare_lost && !self.may_fill() {
             return;
         }
         let opening = self.changes.iter().any(|change| matches!(change, Change::Open));
@@ -447,13 +656,12 @@ impl Group {
         for change in changes {
             self.apply(change, &mut next, out);
         }
-        self.mark_lost(&mut next, self.faults, MemberState::Failed);
-        let leaves_out = next.failed_mask() != self.record.failed_mask();
-        let step = if opening && leaves_out {
-            STEP_WITHOUT_MEMBER
-        } else {
-            STEP
-        };
+        self.mark_lost(&mut next, self.faults);
+        next.spares.retain(|spare| self.is_sound_spare(*spare));
+        self.fill_places(&mut next, opening, out);
+        if next.rebuilding_mask() == 0 {
+            (next.rebuilt_rows, next.rebuild_partial) = (0, false);
+        }
         if let Err(why) = self.settle_parity(&mut next, out) {
             self.fail(why, out);
             return;
@@ -465,44 +673,84 @@ impl Group {
             );
             return; // Every request was refused, and every fact was known.
         }
+        let leaves_out = next.failed_mask() != self.record.failed_mask();
+        let step = if opening && leaves_out {
+            STEP_WITHOUT_MEMBER
+        } else {
+            STEP
+        };
         if next.generation > GENERATION_MAX - step {
             self.fail(FailReason::GenerationsUsedUp, out);
             return;
         }
         next.previous = next.generation;
         next.generation += step;
-        for member in next
-            .members
-            .iter_mut()
-            .filter(|member| member.state == MemberState::Active)
-        {
+        for member in next.members.iter_mut().filter(|member| member.state.takes_part()) {
             member.current_at = next.generation;
         }
-        let live: Vec<MemberIndex> = live_of(&next).collect();
-        self.write_update(next, &live, out);
+        self.settle_intent(&mut next);
+        let targets = self.targets(&next);
+        self.write_update(next, &targets, out);
+    }
+
+    /// Every drive that a record goes to, and spares that are to forget theirs.
+    fn targets(&self, next: &GroupRecord) -> Vec<Target> {
+        let members = participants(next).map(Target::Member);
+        let here = |spare: &&SpareSeat| spare.seat.drive.is_some() && spare.seat.lost.is_none();
+        let spares = self.spares.iter().filter(here);
+        let spares = spares.map(|spare| Target::Spare(spare.identity));
+        let is_member = |target: &Target| match target {
+            Target::Member(_) => false,
+            Target::Spare(spare) => next.members.iter().any(|line| line.drive == *spare),
+        };
+        members
+            .chain(spares.filter(|target| !is_member(target)))
+            .collect()
     }
 
     /// Marks the group open, and members that were not found as missing.
-    fn open(&mut self, next: &mut GroupRecord) {
+    fn open(&mut self, next: &mut GroupRecord, out: &mut Vec<Action>) {
         let unclean = !next.clean;
         next.clean = false;
         next.forming = false;
+        if next.dirty_ram {
+            next.dirty_ram = false;
+            out.push(Action::Report(Report::LostWritesAccepted));
+        }
+        next.journal = self
+            .cut_lanes()
+            .expect("a group whose lanes do not fit was not started");
         let seats = (0u8..).zip(&self.seats);
-        let absent = seats.filter(|(member, seat)| seat.lost.is_some() && self.faults >> member & 1 == 0);
-        let mask = absent.fold(0, |mask, (member, _)| mask | 1 << member) & !next.failed_mask();
-        self.mark_lost(next, mask, MemberState::Missing);
-        if unclean && next.level.is_redundant() {
+        let absent = seats.filter(|(_, seat)| seat.lost.is_some());
+        let mask = absent.fold(0, |mask, (member, _)| mask | 1 << member);
+        self.mark_lost(next, mask);
+        // Replaying the journal has finished every row that was being written.
+        if unclean && next.is_redundant() && self.opening.replay == Replay::None {
             next.parity = ParityState::Resync { next_row: 0 };
         }
         self.resync_row = next.parity.next_row().unwrap_or(0);
+        next.rebuild_partial &= self.opening.marks_intent;
     }
 
-    fn mark_lost(&self, next: &mut GroupRecord, mask: u32, state: MemberState) {
+    /// Notes members as lost, with the newest generation that each may have.
+    fn mark_lost(&self, next: &mut GroupRecord, mask: u32) {
+        let (generation, partial) = (next.generation, next.rebuild_partial);
         for ((index, line), seat) in next.members.iter_mut().enumerate().zip(&self.seats) {
-            if mask >> index & 1 == 1 && line.state == MemberState::Active {
-                line.state = state;
-                line.current_at = seat.holds.min(next.generation);
+            if mask >> index & 1 == 0 || !line.state.takes_part() {
+                continue;
             }
+            let filled = line.state == MemberState::Active || partial;
+            line.current_at = match (filled, &seat.drive) {
+                (false, _) => 0, // Half of a full rebuild is no data to go on from.
+                (true, Some(_)) => seat.holds.min(generation),
+                (true, None) => generation,
+            };
+            let reason = seat.lost.expect("who is marked as lost has a reason");
+            line.state = if reason.is_absence() {
+                MemberState::Missing
+            } else {
+                MemberState::Failed
+            };
         }
     }
 
@@ -530,14 +778,15 @@ impl Group {
     /// Applies one change to the record to come, or refuses it.
     fn apply(&mut self, change: Change, next: &mut GroupRecord, out: &mut Vec<Action>) {
         match change {
-            Change::Open => self.open(next),
+            Change::Open => self.open(next, out),
             Change::CreateVdisk(request, spec) => match vdisks::create(next, &spec) {
                 Ok(vdisk) => self.effects.push(Effect::VdiskCreated(request, vdisk)),
-                Err(error) => out.push(Action::Reply {
-                    request,
-                    result: Err(error),
-                }),
+                Err(error) => refuse(request, error, out),
             },
+            Change::AddSpare(request, identity, drive, wipe) => {
+                self.apply_add_spare(next, request, identity, drive, wipe, out);
+            }
+            Change::RemoveSpare(request, spare) => self.apply_remove_spare(next, request, spare, out),
             Change::RemoveVdisk(request, nsid) => {
                 let count = next.vdisks.len();
                 next.vdisks.retain(|vdisk| vdisk.nsid != nsid);
@@ -551,8 +800,19 @@ impl Group {
             Change::FailMember(request, member) => self.effects.push(Effect::MemberFailed(request, member)),
             Change::ResyncProgress => self.set_resync_row(next),
             Change::ResyncDone => next.parity = ParityState::Trusted,
+            Change::RebuildProgress => next.rebuilt_rows = self.rebuilt_rows,
+            Change::RebuildDone(wave) => self.apply_rebuild_done(next, wave),
+            Change::ScrubProgress(row) => next.scrub_row = row,
+            Change::RamDirty => {
+                if !next.dirty_ram {
+                    next.dirty_ram = true;
+                    self.effects.push(Effect::RamAllowed);
+                }
+            }
             Change::Close => {
                 self.set_resync_row(next);
+                next.rebuilt_rows = self.rebuilt_rows;
+                next.dirty_ram = false;
                 next.clean = true;
                 self.effects.push(Effect::Closed);
             }
@@ -568,62 +828,84 @@ impl Group {
         }
     }
 
-    /// Starts writing a record to these members.
-    fn write_update(&mut self, record: GroupRecord, members: &[MemberIndex], out: &mut Vec<Action>) {
+    /// Starts writing a record to these drives.
+    fn write_update(&mut self, record: GroupRecord, targets: &[Target], out: &mut Vec<Action>) {
         assert!(self.update.is_none(), "one update at a time");
         record.check().expect("the group composes sound records only");
-        let writes = vec![MemberWrites::default(); self.seats.len()];
-        let mut update = Update {
+        let mut writes = Vec::with_capacity(targets.len());
+        for &target in targets {
+            let seat = self.seat_of(target);
+            let left = match target {
+                Target::Spare(spare) if !record.spares.contains(&spare) => seat.wipes(),
+                Target::Member(member) => {
+                    if seat.rewrite && !record.forming {
+                        out.push(Action::Report(Report::CopiesRewritten { member }));
+                    }
+                    seat.writes(record.generation)
+                }
+                Target::Spare(_) => seat.writes(record.generation),
+            };
+            writes.push(DriveWrites {
+                target,
+                io: None,
+                left,
+            });
+        }
+        self.update = Some(Update {
             record,
             writes,
             refused: 0,
-        };
-        for &member in members {
-            let seat = &self.seats[usize::from(member.0)];
-            if seat.rewrite && !update.record.forming {
-                out.push(Action::Report(Report::CopiesRewritten { member }));
-            }
-            update.writes[usize::from(member.0)].left = seat.writes(update.record.generation);
-        }
-        self.update = Some(update);
-        for &member in members {
-            self.write_next(member, out);
+        });
+        for at in 0..targets.len() {
+            self.write_next(at, out);
         }
     }
 
-    /// Sends a member its next write, if it has one.
-    fn write_next(&mut self, member: MemberIndex, out: &mut Vec<Action>) {
+    /// Sends a drive its next write, if it has one.
+    fn write_next(&mut self, at: usize, out: &mut Vec<Action>) {
         let io = SuperblockIo(self.next_io);
-        let seat = &self.seats[usize::from(member.0)];
-        let (_, _, drive_bytes) = seat
-            .drive
-            .as_ref()
-            .expect("only members with a drive are written");
         let update = self.update.as_mut().expect("writes belong to an update");
-        let writes = &mut update.writes[usize::from(member.0)];
-        assert!(writes.io.is_none(), "one write at a time on each member");
+        let writes = &mut update.writes[at];
+        assert!(writes.io.is_none(), "one write at a time on each drive");
         let Some((offset_bytes, content)) = writes.left.pop_front() else {
             return;
         };
+        writes.io = Some(io);
+        let target = writes.target;
+        self.next_io = self.next_io.wrapping_add(1);
+        let seat = self.seat_of(target);
+        let (drive, _, drive_bytes) = seat
+            .drive
+            .as_ref()
+            .expect("only drives that are there are written");
         let record = match content {
             Content::Zeroes => Box::new([0; RECORD_BYTES]),
-            Content::Record => {
-                let record = update.record.clone();
-                encode(&Superblock {
-                    record,
-                    member,
-                    drive_bytes: *drive_bytes,
-                })
-            }
+            Content::Record => self.encode_for(target, *drive_bytes),
         };
-        writes.io = Some(io);
-        self.next_io = self.next_io.wrapping_add(1);
         out.push(Action::WriteSuperblock {
             io,
-            member,
+            drive: *drive,
             offset_bytes,
             record,
         });
+    }
+
+    /// One drive's copy of the record that is being written.
+    fn encode_for(&self, target: Target, drive_bytes: u64) -> Box<[u8; RECORD_BYTES]> {
+        let record = &self.update.as_ref().expect("a record is being written").record;
+        let carrier = match target {
+            Target::Member(member) => Carrier::Member(member),
+            Target::Spare(identity) => {
+                let mut spares = (0u8..).zip(&record.spares);
+                let own = spares.find(|(_, spare)| **spare == identity);
+                Carrier::Spare(own.expect("a spare that is written is in the record").0)
+            }
+        };
+        encode(&Superblock {
+            record: record.clone(),
+            carrier,
+            drive_bytes,
+        })
     }
 
     fn superblock_written(
@@ -632,25 +914,30 @@ impl Group {
         result: Result<(), DriveError>,
         out: &mut Vec<Action>,
     ) {
+        if self.intent_written(io, result, out) {
+            return;
+        }
         let update = self.update.as_mut().expect("a write belongs to an update");
-        let index = update
+        let at = update
             .writes
             .iter()
             .position(|writes| writes.io == Some(io))
             .expect("each write is answered once");
-        let member = MemberIndex(u8::try_from(index).expect("a group has at most 32 members"));
-        let writes = &mut update.writes[index];
+        let writes = &mut update.writes[at];
         writes.io = None;
         if result.is_err() {
             writes.left.clear();
-            update.refused |= 1 << member.0;
         }
+        let (target, ended) = (writes.target, writes.left.is_empty());
         let generation = update.record.generation;
-        let ended = writes.left.is_empty();
-        match result {
-            Ok(()) if ended => self.seats[index].took(generation),
-            Ok(()) => self.write_next(member, out),
-            Err(error) => self.lose(member, LossReason::Superblock(error), out),
+        match (target, result) {
+            (_, Ok(())) if !ended => self.write_next(at, out),
+            (_, Ok(())) => self.seat_of_mut(target).took(generation),
+            (Target::Member(member), Err(error)) => {
+                update.refused |= 1 << member.0;
+                self.lose(member, LossReason::Superblock(error), out);
+            }
+            (Target::Spare(spare), Err(error)) => self.lose_spare(spare, error, out),
         }
         let update = self.update.as_ref().expect("it is still under way");
         if update.writes.iter().all(|writes| writes.io.is_none()) {
@@ -663,16 +950,19 @@ impl Group {
     fn finish(&mut self, update: Update, out: &mut Vec<Action>) {
         let first_failed = self.record.forming && update.record.forming && update.refused != 0;
         self.record = update.record;
-        self.faults &= !self.record.failed_mask();
+        self.faults &= !self.gone_mask();
+        let record = &self.record;
+        self.spares
+            .retain(|spare| record.spares.contains(&spare.identity));
         match self.phase {
             Phase::RollingForward if first_failed => {} // `advance` ends it.
-            Phase::RollingForward => self.phase = Phase::Opening,
+            Phase::RollingForward => self.begin_opening(out),
             Phase::Opening | Phase::Open if update.refused == 0 => self.announce(out),
             // Not announced: the next update, without those that refused, will be.
             Phase::Opening | Phase::Open => {
                 assert_ne!(self.faults, 0, "who refused an update is on the way out")
             }
-            Phase::AwaitingStart | Phase::Stopped | Phase::Failed(_) => {
+            Phase::AwaitingStart | Phase::Persisting | Phase::Stopped | Phase::Failed(_) => {
                 unreachable!("no update is under way then")
             }
         }
@@ -687,13 +977,19 @@ impl Group {
             "generations grow"
         );
         let holds = |member: MemberIndex| self.seat(member).holds == members.generation;
-        assert!(live_of(&self.record).all(holds), "announced only once durable");
+        assert!(
+            participants(&self.record).all(holds),
+            "announced only once durable"
+        );
         self.announced = Some(members);
+        self.announce_drives(out);
         out.push(Action::Members(members));
         out.push(Action::Report(Report::Durable(members)));
+        self.settle_bitmap();
         if self.phase == Phase::Opening {
             self.opened(out);
         }
+        self.announce_rebuild(out);
         for effect in std::mem::take(&mut self.effects) {
             let (request, answer) = match effect {
                 Effect::VdiskCreated(request, vdisk) => {
@@ -705,6 +1001,31 @@ impl Group {
                     (request, Answer::VdiskDeleted { nsid })
                 }
                 Effect::MemberFailed(request, member) => (request, Answer::MemberFailed { member }),
+                Effect::MemberReplaced(request, member, drive) => {
+                    let partial = self.record.rebuild_partial;
+                    let line = &self.record.members[usize::from(member.0)];
+                    if line.drive != drive || !line.state.takes_part() {
+                        refuse(request, RequestError::DriveRefused, out);
+                        continue;
+                    }
+                    (request, Answer::MemberReplaced { member, partial })
+                }
+                Effect::SpareAdded(request, spare) if self.is_member_or_spare(spare) => {
+                    (request, Answer::SpareAdded { spare })
+                }
+                Effect::SpareAdded(request, _) => {
+                    refuse(request, RequestError::DriveRefused, out);
+                    continue;
+                }
+                Effect::SpareRemoved(request, spare) => (request, Answer::SpareRemoved { spare }),
+                Effect::MemberRebuilt(member) => {
+                    out.push(Action::Report(Report::MemberRebuilt { member }));
+                    continue;
+                }
+                Effect::RamAllowed => {
+                    out.push(Action::RamAllowed);
+                    continue;
+                }
                 Effect::Closed => {
                     self.closed(out);
                     continue;
@@ -756,9 +1077,10 @@ impl Group {
         let failed = match why {
             FailReason::TooManyMembersLost => self.lost_mask(),
             // Data of the members that are left must not be mixed with check data that may not fit.
-            FailReason::ParityUntrusted | FailReason::CreationFailed | FailReason::GenerationsUsedUp => {
-                u32::MAX >> (u32::BITS as usize - self.seats.len())
-            }
+            FailReason::ParityUntrusted
+            | FailReason::CreationFailed
+            | FailReason::JournalTooSmall(_)
+            | FailReason::GenerationsUsedUp => u32::MAX >> (u32::BITS as usize - self.seats.len()),
         };
         let last = self
             .announced
@@ -781,31 +1103,61 @@ impl Group {
         let mut requests: Vec<RequestId> = effects.iter().filter_map(Effect::request).collect();
         for change in std::mem::take(&mut self.changes) {
             match change {
-                Change::CreateVdisk(request, _) | Change::FailMember(request, _) => requests.push(request),
+                Change::CreateVdisk(request, _)
+                | Change::FailMember(request, _)
+                | Change::AddSpare(request, ..)
+                | Change::RemoveSpare(request, _) => requests.push(request),
                 // Deletions are in `leaving` as well.
                 Change::RemoveVdisk(..) => {}
-                Change::Open | Change::ResyncProgress | Change::ResyncDone | Change::Close => {}
+                Change::Open
+                | Change::ResyncProgress
+                | Change::ResyncDone
+                | Change::RebuildProgress
+                | Change::RebuildDone(_)
+                | Change::ScrubProgress(_)
+                | Change::RamDirty
+                | Change::Close => {}
             }
         }
         requests.extend(self.leaving.drain(..).map(|leaving| leaving.request));
+        requests.extend(self.wanted.drain(..).map(|wanted| wanted.request));
         requests.sort_unstable();
         requests.dedup();
-        out.extend(requests.into_iter().map(|request| Action::Reply {
-            request,
-            result: Err(error),
-        }));
+        for request in requests {
+            refuse(request, error, out);
+        }
     }
 
     fn seat(&self, member: MemberIndex) -> &Seat {
         &self.seats[usize::from(member.0)]
     }
 
-    /// Members that are usable as far as we know at this moment.
-    fn live(&self) -> impl Iterator<Item = MemberIndex> + '_ {
-        live_of(&self.record).filter(|member| self.lost_mask() >> member.0 & 1 == 0)
+    fn seat_of(&self, target: Target) -> &Seat {
+        match target {
+            Target::Member(member) => self.seat(member),
+            Target::Spare(identity) => {
+                let spare = self.spares.iter().find(|spare| spare.identity == identity);
+                &spare.expect("a spare that is written has a seat").seat
+            }
+        }
     }
 
-    /// Members that are lost, durably or not yet.
+    fn seat_of_mut(&mut self, target: Target) -> &mut Seat {
+        match target {
+            Target::Member(member) => &mut self.seats[usize::from(member.0)],
+            Target::Spare(identity) => {
+                let spare = self.spares.iter_mut().find(|spare| spare.identity == identity);
+                &mut spare.expect("a spare that is written has a seat").seat
+            }
+        }
+    }
+
+    /// Members that take records as far as we know at this moment.
+    fn live(&self) -> impl Iterator<Item = MemberIndex> + '_ {
+        participants(&self.record).filter(|member| self.seat(*member).lost.is_none())
+    }
+
+    /// Members without which the group has to live, wholly or for some rows, durably or not yet.
     fn lost_mask(&self) -> u32 {
         let seats = self
             .seats
@@ -816,12 +1168,24 @@ impl Group {
             mask | 1 << index
         })
     }
+
+    /// Members that the newest record calls failed or missing.
+    fn gone_mask(&self) -> u32 {
+        self.record.failed_mask() & !self.record.rebuilding_mask()
+    }
 }
 
-/// Members that a record calls active.
-fn live_of(record: &GroupRecord) -> impl Iterator<Item = MemberIndex> + '_ {
+/// Members whose drives take a record.
+fn participants(record: &GroupRecord) -> impl Iterator<Item = MemberIndex> + '_ {
     let lines = (0u8..).zip(&record.members);
     lines
-        .filter(|(_, line)| line.state == MemberState::Active)
+        .filter(|(_, line)| line.state.takes_part())
         .map(|(member, _)| MemberIndex(member))
+}
+
+fn refuse(request: RequestId, error: RequestError, out: &mut Vec<Action>) {
+    out.push(Action::Reply {
+        request,
+        result: Err(error),
+    });
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::amf::group::status::LossReason;
-use crate::amf::superblock::copy_offsets;
+use crate::amf::superblock::{Uuid, copy_offsets};
 
 /// Writes to one member for one update: four copies, and two blocks of another program's signatures.
 const WRITES_MAX: usize = 6;
@@ -11,11 +11,14 @@ const WRITES_MAX: usize = 6;
 /// Blocks of the first 16 KiB that hold no copy of a record, but maybe other programs' signatures.
 const WIPE_OFFSETS: [u64; 2] = [0, 12288];
 
-/// The drive of one member.
+/// A drive: place in the configuration, label and size.
+pub(super) type SeatDrive = (u16, String, u64);
+
+/// The drive of one member or spare.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     /// Place in the configuration, label and size; `None` if no drive carries the member.
-    pub(super) drive: Option<(u16, String, u64)>,
+    pub(super) drive: Option<SeatDrive>,
     /// The last generation that is durable on it.
     pub(super) holds: u64,
     /// Lacks the newest record, or has another in its place.
@@ -26,6 +29,24 @@ pub(super) struct Seat {
     pub(super) wipe: bool,
     /// Why it is, or is about to be, out.
     pub(super) lost: Option<LossReason>,
+    /// Its drive has old data and may be rebuilt: wholly, or only the rows that are marked.
+    pub(super) returning: Option<Comeback>,
+}
+
+/// How a drive with old data comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comeback {
+    /// Every row is rebuilt.
+    Full,
+    /// Only rows that were written meanwhile.
+    Partial,
+}
+
+/// A spare drive.
+#[derive(Clone, Debug)]
+pub(super) struct SpareSeat {
+    pub(super) identity: Uuid,
+    pub(super) seat: Seat,
 }
 
 /// What one write puts there.
@@ -38,6 +59,34 @@ pub(super) enum Content {
 }
 
 impl Seat {
+    /// A drive that has nothing of this group yet, or nothing that counts.
+    pub(super) const fn new(drive: SeatDrive, wipe: bool) -> Self {
+        Self {
+            drive: Some(drive),
+            holds: 0,
+            behind: true,
+            rewrite: true,
+            wipe,
+            lost: None,
+            returning: None,
+        }
+    }
+
+    /// Place of the drive in the configuration.
+    pub(super) fn index(&self) -> Option<u16> {
+        self.drive.as_ref().map(|(index, _, _)| *index)
+    }
+
+    /// The writes that take every copy of a record off the drive.
+    pub(super) fn wipes(&self) -> VecDeque<(u64, Content)> {
+        let (_, _, bytes) = self
+            .drive
+            .as_ref()
+            .expect("only drives that are there are written");
+        let offsets = copy_offsets(*bytes).expect("a spare has room for its copies");
+        offsets.map(|offset| (offset, Content::Zeroes)).into()
+    }
+
     /// The writes that put a record of this generation on the drive, in the order that never endangers the last good copy:
     /// its own slot first, in the head and then in the tail, and the other slot only once those are good.
     pub(super) fn writes(&self, generation: u64) -> VecDeque<(u64, Content)> {

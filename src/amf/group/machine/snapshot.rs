@@ -3,17 +3,20 @@
 use super::{Group, Phase, Seat};
 use crate::amf::MemberIndex;
 use crate::amf::group::status::{
-    GroupSnapshot, GroupState, MemberSnapshot, MemberStatus, ResyncSnapshot, VdiskSnapshot,
+    GroupSnapshot, GroupState, MemberSnapshot, MemberStatus, RebuildSnapshot, ResyncSnapshot, SpareSnapshot,
+    VdiskSnapshot,
 };
 use crate::amf::group::vdisks;
-use crate::amf::superblock::{MemberRecord, ParityState, VdiskRecord};
+use crate::amf::superblock::{MemberRecord, MemberState, ParityState, Uuid, VdiskRecord};
 
 impl Group {
     /// What management shows.
     pub fn snapshot(&self) -> GroupSnapshot {
         let record = &self.record;
         let state = match self.phase {
-            Phase::AwaitingStart | Phase::RollingForward | Phase::Opening => GroupState::Opening,
+            Phase::AwaitingStart | Phase::RollingForward | Phase::Persisting | Phase::Opening => {
+                GroupState::Opening
+            }
             Phase::Open if self.lost_mask() != 0 => GroupState::Degraded,
             Phase::Open => GroupState::Healthy,
             Phase::Failed(why) => GroupState::Failed(why),
@@ -37,7 +40,23 @@ impl Group {
             generation: self
                 .announced
                 .map_or(record.generation, |members| members.generation),
+            durability: record.durability,
+            journal: record.journal,
+            dirty_ram: record.dirty_ram,
             resync,
+            rebuild: self.wave.map(|wave| RebuildSnapshot {
+                wave,
+                members: record.rebuilding_mask(),
+                next_row: record.rebuilt_rows.max(self.rebuilt_rows),
+                rows: record.rows,
+                partial: record.rebuild_partial,
+            }),
+            scrub_row: record.scrub_row,
+            spares: record
+                .spares
+                .iter()
+                .map(|spare| self.spare_snapshot(*spare))
+                .collect(),
             members: self.member_snapshots(),
             vdisks: record
                 .vdisks
@@ -54,10 +73,24 @@ impl Group {
             drive_uuid: line.drive,
             drive: seat.drive.as_ref().map(|(index, _, _)| *index),
             label: seat.drive.as_ref().map(|(_, label, _)| label.clone()),
-            status: seat.lost.map_or(MemberStatus::Active, MemberStatus::Lost),
+            status: match seat.lost {
+                Some(reason) => MemberStatus::Lost(reason),
+                None if line.state == MemberState::Rebuilding => MemberStatus::Rebuilding,
+                None => MemberStatus::Active,
+            },
             generation: seat.holds,
         };
         lines.map(snapshot).collect()
+    }
+
+    fn spare_snapshot(&self, spare: Uuid) -> SpareSnapshot {
+        let seat = self.spares.iter().find(|seat| seat.identity == spare);
+        let drive = seat.and_then(|spare| spare.seat.drive.as_ref());
+        SpareSnapshot {
+            drive_uuid: spare,
+            drive: drive.map(|(index, _, _)| *index),
+            label: drive.map(|(_, label, _)| label.clone()),
+        }
     }
 
     fn vdisk_snapshot(&self, vdisk: &VdiskRecord) -> VdiskSnapshot {

@@ -32,14 +32,21 @@ fn refuses_a_drive_that_is_too_small() {
         error.to_string(),
         "drive d1 has 2162687 bytes, at least 2162688 are needed: use a larger drive"
     );
-    disks[1] = Disk::new((2 << 20) + 65536);
+    let least = (2 << 20) + 65536 + 4096 + JOURNAL_BYTES;
+    disks[1] = Disk::new(least);
     assert_eq!(create(&spec(facts(&disks))).unwrap().record().rows, 1);
+    disks[1] = Disk::new(least - 4096);
+    let error = create(&spec(facts(&disks))).unwrap_err();
+    assert!(
+        matches!(error, CreateError::Journal { given: JOURNAL_BYTES, most, .. } if most == JOURNAL_BYTES - 4096),
+        "{error}"
+    );
 }
 
 #[test]
 fn warns_of_sizes_that_differ_and_lets_the_smallest_decide() {
     let mut disks = disks(3);
-    disks[2] = Disk::new(8 << 20);
+    disks[2] = Disk::new(DRIVE_BYTES + (4 << 20));
     let creation = create(&spec(facts(&disks))).unwrap();
     assert_eq!(creation.record().rows, 32);
     assert_eq!(
@@ -82,7 +89,15 @@ fn refuses_too_few_and_too_many_drives() {
     );
     let many = create(&spec(facts(&disks(33)))).unwrap_err();
     assert_eq!(many, CreateError::TooManyDrives { given: 33 });
-    assert!(create(&spec(facts(&disks(32)))).is_ok());
+    let wide = spec(facts(&vec![Disk::new(64 << 20); 32]));
+    let journal_bytes = None;
+    assert!(
+        create(&GroupSpec {
+            journal_bytes,
+            ..wide
+        })
+        .is_ok()
+    );
 }
 
 #[test]
@@ -104,7 +119,8 @@ fn refuses_a_strip_that_is_no_power_of_two_or_no_multiple_of_the_block() {
         assert!(
             create(&GroupSpec {
                 strip_bytes,
-                ..spec(facts(&disks(3)))
+                journal_bytes: None,
+                ..spec(facts(&vec![Disk::new(64 << 20); 3]))
             })
             .is_ok()
         );
@@ -137,7 +153,7 @@ fn force_leaves_nothing_of_the_old_group_or_of_a_file_system() {
         ..spec(facts(&disks))
     };
     let mut group = Group::form(plan_create(&spec, &ids(0x40, 3)).unwrap());
-    run(&mut group, &mut disks, Event::Start);
+    run(&mut group, &mut disks, START);
     assert_eq!(disks[0].head[..4096], [0; 4096]);
     assert_eq!(disks[0].head[12288..], [0; 4096]);
     for disk in &mut disks {
@@ -163,7 +179,7 @@ fn refuses_two_groups_on_one_drive() {
     let mut disks = stopped(3);
     let mut other = super::disks(3);
     let creation = plan_create(&spec(facts(&other)), &ids(0x50, 3)).unwrap();
-    run(&mut Group::form(creation), &mut other, Event::Start);
+    run(&mut Group::form(creation), &mut other, START);
     let copy = other[0].copy(0).to_vec();
     disks[0].copy(0).copy_from_slice(&copy);
     assert!(matches!(disks[0].facts(0).existing, Found::Mixed { .. }));
@@ -228,7 +244,7 @@ fn interrupted_creation_is_never_started_and_may_be_repeated() {
             Ok(())
         }
     };
-    let actions = run_with(&mut group, &mut disks, Event::Start, gone);
+    let actions = run_with(&mut group, &mut disks, START, gone);
     assert!(actions.iter().any(|a| matches!(
         a,
         Action::GroupFailed {

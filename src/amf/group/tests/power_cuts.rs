@@ -62,7 +62,7 @@ struct World {
 /// One life of the group, from assembly to power cut or stop.
 struct Life {
     group: Group,
-    writes: Vec<(SuperblockIo, MemberIndex, u64, Box<[u8; RECORD_BYTES]>)>,
+    writes: Vec<(SuperblockIo, u16, u64, Box<[u8; RECORD_BYTES]>)>,
     members: Option<MemberSet>,
     open: bool,
     over: bool,
@@ -123,7 +123,7 @@ impl World {
             next_request: 0,
             dead: 0,
         };
-        self.handle(&mut life, Event::Start);
+        self.handle(&mut life, START);
         let longest = [6, 14, 80][self.random.below(3)];
         let shortest = if first { 30 } else { 0 };
         let steps = shortest + self.random.below(longest);
@@ -230,13 +230,13 @@ impl World {
         if life.writes.is_empty() {
             return;
         }
-        let (io, member, offset, record) = life.writes.swap_remove(self.random.below(life.writes.len()));
-        let refused = life.dead >> member.0 & 1 == 1 || self.random.one_in(self.refusals);
+        let (io, drive, offset, record) = life.writes.swap_remove(self.random.below(life.writes.len()));
+        let refused = life.dead >> drive & 1 == 1 || self.random.one_in(self.refusals);
         if refused {
             // A write that failed may have happened, or half of it.
-            self.write_some(member, offset, &record);
+            self.write_some(drive, offset, &record);
         } else {
-            self.disks[usize::from(member.0)]
+            self.disks[usize::from(drive)]
                 .at(offset)
                 .copy_from_slice(&record[..]);
         }
@@ -244,13 +244,13 @@ impl World {
         self.handle(life, Event::SuperblockWritten { io, result });
     }
 
-    fn write_some(&mut self, member: MemberIndex, offset: u64, record: &[u8; RECORD_BYTES]) {
+    fn write_some(&mut self, drive: u16, offset: u64, record: &[u8; RECORD_BYTES]) {
         let bytes = match self.random.below(3) {
             0 => 0,
             1 => 512 * self.random.below(8),
             _ => RECORD_BYTES,
         };
-        self.disks[usize::from(member.0)].at(offset)[..bytes].copy_from_slice(&record[..bytes]);
+        self.disks[usize::from(drive)].at(offset)[..bytes].copy_from_slice(&record[..bytes]);
     }
 
     /// One host write to every row at once: acknowledged only if every live member took it.
@@ -342,12 +342,12 @@ impl World {
             match action {
                 Action::WriteSuperblock {
                     io,
-                    member,
+                    drive,
                     offset_bytes,
                     record,
                 } => {
                     assert!(!life.over, "nothing is written after the end");
-                    life.writes.push((io, member, offset_bytes, record));
+                    life.writes.push((io, drive, offset_bytes, record));
                 }
                 Action::Members(set) => self.check_members(life, set),
                 Action::Started => {
@@ -364,7 +364,14 @@ impl World {
                         self.promises.unclean = false;
                     }
                 }
-                Action::VdiskAdded(_) | Action::VdiskRemoved { .. } | Action::Report(_) => {}
+                Action::VdiskAdded(_)
+                | Action::VdiskRemoved { .. }
+                | Action::MemberDrive { .. }
+                | Action::RamAllowed
+                | Action::IntentDurable { .. }
+                | Action::RebuildNeeded(_)
+                | Action::RebuildOver { .. }
+                | Action::Report(_) => {}
             }
         }
     }
@@ -447,7 +454,12 @@ impl World {
                 self.promises.unsure.remove(&name);
                 self.promises.deleted.insert(name);
             }
-            Ok(Answer::MemberFailed { .. }) => unreachable!("those have no name"),
+            Ok(
+                Answer::MemberFailed { .. }
+                | Answer::MemberReplaced { .. }
+                | Answer::SpareAdded { .. }
+                | Answer::SpareRemoved { .. },
+            ) => unreachable!("those have no name"),
             // It may be in an update that some drives took.
             Err(RequestError::GroupFailed) => {
                 self.promises.unsure.insert(name);
@@ -459,8 +471,8 @@ impl World {
     /// Power goes: every write that was not answered happened, or not, or half of it.
     fn cut(&mut self, life: Life) {
         self.cuts_with_writes += u32::from(!life.writes.is_empty());
-        for (_, member, offset, record) in &life.writes {
-            self.write_some(*member, *offset, record);
+        for (_, drive, offset, record) in &life.writes {
+            self.write_some(*drive, *offset, record);
         }
         self.promises.unsure.extend(life.requests.into_values());
         if life.open && self.promises.unclean && !life.stopping {
@@ -525,7 +537,7 @@ fn cut_at_every_write(level: Level, width: usize) {
             request: REQUEST,
             spec: vdisk(1, VdiskSize::Blocks(40)),
         };
-        [Event::Start, create, Event::ResyncDone, Event::Stop]
+        [START, create, Event::ResyncDone, Event::Stop]
     };
     for torn_bytes in [0, 2048, RECORD_BYTES] {
         for cut_at in 0.. {
@@ -541,7 +553,7 @@ fn cut_at_every_write(level: Level, width: usize) {
                     acknowledged |= matches!(action, Action::Reply { result: Ok(_), .. });
                     let Action::WriteSuperblock {
                         io,
-                        member,
+                        drive,
                         offset_bytes,
                         record,
                     } = action
@@ -549,7 +561,7 @@ fn cut_at_every_write(level: Level, width: usize) {
                         continue;
                     };
                     let bytes = if left == 0 { torn_bytes } else { RECORD_BYTES };
-                    disks[usize::from(member.0)].at(offset_bytes)[..bytes].copy_from_slice(&record[..bytes]);
+                    disks[usize::from(drive)].at(offset_bytes)[..bytes].copy_from_slice(&record[..bytes]);
                     if left == 0 {
                         break 'life;
                     }

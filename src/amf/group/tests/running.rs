@@ -7,7 +7,7 @@ fn not_clean_is_durable_everywhere_before_started_and_clean_comes_last() {
     let mut disks = stopped(3);
     let mut group = Group::assembled(found(&disks).unwrap());
     let mut actions = Vec::new();
-    group.handle(Event::Start, &mut actions);
+    group.handle(START, &mut actions);
     let mut answered = 0;
     while let Some(at) = actions
         .iter()
@@ -16,7 +16,7 @@ fn not_clean_is_durable_everywhere_before_started_and_clean_comes_last() {
         assert!(!actions.contains(&Action::Started), "not before write {answered}");
         let Action::WriteSuperblock {
             io,
-            member,
+            drive,
             offset_bytes,
             record,
         } = actions.remove(at)
@@ -24,7 +24,7 @@ fn not_clean_is_durable_everywhere_before_started_and_clean_comes_last() {
             unreachable!()
         };
         assert!(!parse(&record[..]).unwrap().record.clean);
-        disks[usize::from(member.0)]
+        disks[usize::from(drive)]
             .at(offset_bytes)
             .copy_from_slice(&record[..]);
         group.handle(Event::SuperblockWritten { io, result: Ok(()) }, &mut actions);
@@ -48,7 +48,7 @@ fn a_drive_that_cannot_take_the_superblock_is_out_before_anything_is_announced()
             Ok(())
         }
     };
-    let actions = run_with(&mut group, &mut disks, Event::Start, gone);
+    let actions = run_with(&mut group, &mut disks, START, gone);
     let sets: Vec<_> = actions
         .iter()
         .filter(|action| matches!(action, Action::Members(_)))
@@ -158,6 +158,11 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 other @ (Action::Started
                 | Action::VdiskRemoved { .. }
                 | Action::GroupFailed { .. }
+                | Action::MemberDrive { .. }
+                | Action::RamAllowed
+                | Action::IntentDurable { .. }
+                | Action::RebuildNeeded(_)
+                | Action::RebuildOver { .. }
                 | Action::Stopped { .. }) => panic!("{other:?}"),
             }
         }
@@ -227,7 +232,7 @@ fn requests_before_start_after_stop_and_beyond_the_limit_are_refused() {
         reply_of(&run(&mut group, &mut disks, create())),
         Err(RequestError::NotOpen)
     );
-    run(&mut group, &mut disks, Event::Start);
+    run(&mut group, &mut disks, START);
     let mut actions = Vec::new();
     for _ in 0..=REQUESTS_MAX {
         group.handle(create(), &mut actions);
@@ -259,7 +264,7 @@ fn stop_before_start_and_during_start_end_in_order() {
     );
     let mut group = Group::assembled(found(&disks).unwrap());
     let mut actions = Vec::new();
-    group.handle(Event::Start, &mut actions);
+    group.handle(START, &mut actions);
     group.handle(Event::Stop, &mut actions);
     let mut last = None;
     while let Some(action) = actions.pop() {

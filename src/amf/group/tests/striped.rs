@@ -23,13 +23,14 @@ fn one_drive_and_more_make_a_group_with_nothing_to_resynchronise() {
         let creation = create(&spec_of(Level::Raid0, facts(&disks))).unwrap();
         assert_eq!(creation.record().parity, ParityState::Trusted);
         let mut group = Group::form(creation);
-        let actions = run(&mut group, &mut disks, Event::Start);
+        let actions = run(&mut group, &mut disks, START);
         assert!(actions.contains(&Action::Started) && !actions.iter().any(is_resync));
         let set = members_of(&actions);
         assert_eq!((set.failed, set.parity_trusted), (0, true));
         let snapshot = group.snapshot();
         assert_eq!((snapshot.state, snapshot.resync), (GroupState::Healthy, None));
-        assert_eq!(snapshot.capacity_blocks, 32 * 16 * width as u64);
+        let rows = (DRIVE_BYTES - (2 << 20)) / 65536;
+        assert_eq!(snapshot.capacity_blocks, rows * 16 * width as u64);
     }
 }
 
@@ -169,7 +170,7 @@ fn creation_that_was_interrupted_is_never_started() {
             Ok(())
         }
     };
-    let actions = run_with(&mut group, &mut disks, Event::Start, gone);
+    let actions = run_with(&mut group, &mut disks, START, gone);
     assert!(!actions.contains(&Action::Started));
     assert!(matches!(found(&disks), Err(Refusal::CreationInterrupted { .. })));
 }

@@ -129,10 +129,10 @@ fn of_impossible_size_or_number_are_refused() {
             Err(RequestError::Nsid(nsid))
         );
     }
-    for number in 1..=32 {
+    for number in 1..=28 {
         create(&mut group, &mut disks, vdisk(number, VdiskSize::Blocks(1))).unwrap();
     }
-    let one_more = vdisk(33, VdiskSize::Blocks(1));
+    let one_more = vdisk(29, VdiskSize::Blocks(1));
     assert_eq!(
         create(&mut group, &mut disks, one_more),
         Err(RequestError::TooManyVdisks)

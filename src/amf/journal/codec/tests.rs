@@ -298,5 +298,7 @@ fn lanes_follow_one_another_and_hold_what_they_must() {
     assert_eq!(layout.lane_start(layout.recovery_lane()), MemberLba(256 + 400));
     assert_eq!(layout.region_blocks(), 500);
     let geometry = Geometry::new(Level::Raid5, 4, 16, MemberLba(1000), 10, BlockSize::B4096).expect("legal");
-    assert_eq!(lane_blocks_min(&geometry), 4 * (256 + 1 + 16 + 1));
+    assert_eq!(lane_blocks_min(&geometry), 4 * (48 + 1 + 16 + 1));
+    let wide = Geometry::new(Level::Raid5, 32, 16, MemberLba(1000), 10, BlockSize::B4096).expect("legal");
+    assert_eq!(lane_blocks_min(&wide), 4 * (256 + 1 + 16 + 1));
 }
