@@ -87,12 +87,11 @@ pub enum Event {
         /// The group survives the loss of the drive.
         losable: bool,
     },
-    /// The oldest unanswered command was begun at `since`.
+    /// A command is unanswered.
     Waiting {
-        /// When it was begun.
-        since: Nanos,
-        /// Now.
-        now: Nanos,
+        /// For how long the oldest one is, in ns; not counting time in which nobody looked, because whoever asks may have
+        /// been stopped, and the drive not.
+        waited: Nanos,
         /// The group survives the loss of the drive.
         losable: bool,
     },
@@ -123,7 +122,8 @@ pub enum Decision {
     Repair,
     /// Nothing yet, but an operator should know.
     Suspect(Reason),
-    /// Stop using it, because it does not answer; it may come back as a replacement when it does.
+    /// Stop using it, because it does not answer, and give up what it was asked; it may come back as a replacement when it
+    /// does answer. Told again with every look at a drive that is out already.
     Quarantine(Reason),
     /// Stop using it for good.
     Evict(Reason),
@@ -281,7 +281,7 @@ impl Health {
                 self.judge(Reason::RepairFailed, losable)
             }
             Event::Errors { count, now, losable } => self.io_errors(count, now, losable),
-            Event::Waiting { since, now, losable } => self.waiting(now.saturating_sub(since), losable),
+            Event::Waiting { waited, losable } => self.waiting(waited, losable),
             Event::Answered => {
                 if matches!(self.state, State::Suspect(Reason::Hung { .. })) {
                     self.state = State::Good;
@@ -346,7 +346,9 @@ impl Health {
         };
         let reason = Reason::Hung { waited_ms };
         if self.state.is_out() {
-            return None;
+            // It keeps the reason that it went for; but what it was asked before must not be waited for without end.
+            let hangs = waited_ms >= u64::from(self.policy.hang_ms);
+            return hangs.then_some(Decision::Quarantine(reason));
         }
         if waited_ms >= u64::from(patience) {
             self.counts.hangs += 1;

@@ -14,7 +14,7 @@ use super::array::GroupBinding;
 use super::command::Commands;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
-use super::drives::{DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
+use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
 use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
@@ -34,7 +34,7 @@ pub const ZEROES_BYTES: u32 = 1 << 20;
 /// How long a connection that ends may take to send what was composed for it.
 const CLOSE_WAIT_NS: Nanos = 1_000_000_000;
 /// How often what is not urgent is done.
-const TICK_NS: Nanos = 100_000_000;
+pub const TICK_NS: Nanos = 100_000_000;
 
 /// What a token of the reactor is about: its top byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,8 @@ pub struct Core {
     pub(super) flights: Flights,
     /// Those of them that wait for a drive which hangs on an operator's word.
     pub(super) parked: u32,
+    /// By which it is told how long drives have not answered.
+    pub(super) awake: AwakeClock,
     /// Drives that do not answer.
     pub(super) hung: HungDrives,
     /// Times that a file's I/O error is tried again.
@@ -215,6 +217,7 @@ impl Core {
             groups: Vec::new(),
             flights: Flights::new(drives),
             parked: 0,
+            awake: AwakeClock::default(),
             hung: HungDrives::new(drives),
             io_retries,
             drive_specs,
@@ -542,7 +545,7 @@ impl Core {
     /// Tells the control core what was counted since the last time.
     fn report_counts(&mut self, io: &mut Io<Message>) {
         let traffic = std::mem::take(&mut self.traffic);
-        let drives = self.take_drive_reports();
+        let drives = self.take_drive_reports(io.now());
         if traffic != Traffic::default() || !drives.is_empty() {
             let core = self.index;
             self.tell_control(
@@ -562,6 +565,7 @@ impl Core {
         self.cut_slow_closes(io);
         self.tick_groups(io);
         self.failures = 0;
+        self.awake.tick(io.now());
         self.tend_hung(io);
         self.report_counts(io);
         if self.control.is_some() {

@@ -15,17 +15,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use reactor::{Arena, Errno, FileId, Io, Nanos, SharedMemory, Span};
 
 use super::array::drive_error;
-use super::core::{Core, TokenKind, token};
+use super::core::{Core, TICK_NS, TokenKind, token};
 use super::message::Message;
 use crate::amf::engine::{IoTag, Place};
 use crate::drive::DriveError;
 use crate::drive::health::LatencyWindow;
 
-pub use fault::{Fault, Faults};
+pub use fault::{Fault, Faults, Verdict};
 pub use flight::Flights;
 pub use hung::HungDrives;
 
-use fault::Verdict;
 use flight::{Flight, FlightKey, Stage};
 
 /// A drive of the node, open and ready to be bound to cores.
@@ -144,10 +143,31 @@ pub struct DriveReport {
     pub io_errors: u32,
     /// How long commands took.
     pub latency: LatencyWindow,
-    /// When the oldest command began that is unanswered and was not given up.
+    /// For how long the oldest command is unanswered that was not given up, by the core's [`AwakeClock`].
     pub waiting: Option<Nanos>,
     /// Commands that were given up and are still unanswered.
     pub given_up: u32,
+}
+
+/// The time in which a core looked around. A core that is stopped for seconds, with its whole machine perhaps, must not
+/// call drives hung whose answers lie before it: so no step between two ticks counts for more than two of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AwakeClock {
+    awake: Nanos,
+    looked_at: Nanos,
+}
+
+impl AwakeClock {
+    /// The time awake.
+    pub fn read(&self, now: Nanos) -> Nanos {
+        self.awake + now.saturating_sub(self.looked_at).min(2 * TICK_NS)
+    }
+
+    /// The core looks around, as it does with every tick.
+    pub fn tick(&mut self, now: Nanos) {
+        self.awake = self.read(now);
+        self.looked_at = now;
+    }
 }
 
 /// Answers that are due later, by time.
@@ -300,7 +320,7 @@ impl Core {
             Verdict::Park => {
                 self.parked += 1;
                 self.flights
-                    .insert(flight(drive, &command, Stage::Parked, io.now()));
+                    .insert(flight(drive, &command, Stage::Parked, io.now(), self.awake));
                 return Outcome::Pending;
             }
         };
@@ -308,7 +328,7 @@ impl Core {
             DriveBinding::File(_) => {
                 let key = self
                     .flights
-                    .insert(flight(drive, &command, Stage::Kernel, io.now()));
+                    .insert(flight(drive, &command, Stage::Kernel, io.now(), self.awake));
                 self.issue(io, key);
                 Outcome::Pending
             }
@@ -340,9 +360,13 @@ impl Core {
             return Outcome::Done(result);
         }
         let due = due.unwrap_or_else(reactor::now) + slow;
-        let key = self
-            .flights
-            .insert(flight(drive, command, Stage::Delayed(result), io.now()));
+        let key = self.flights.insert(flight(
+            drive,
+            command,
+            Stage::Delayed(result),
+            io.now(),
+            self.awake,
+        ));
         self.delayed.push(due, key);
         Outcome::Pending
     }
@@ -443,10 +467,12 @@ impl Core {
     }
 
     /// What was counted of each drive since the last time, for the drives that have something to tell.
-    pub(super) fn take_drive_reports(&mut self) -> Vec<(u16, DriveReport)> {
+    pub(super) fn take_drive_reports(&mut self, now: Nanos) -> Vec<(u16, DriveReport)> {
+        let awake = self.awake.read(now);
         let mut reports = Vec::new();
         for (drive, report) in (0..).zip(&mut self.drive_reports) {
-            let (waiting, given_up) = self.flights.oldest(drive);
+            let (oldest, given_up) = self.flights.oldest(drive);
+            let waiting = oldest.map(|since| awake.saturating_sub(since));
             let told = report.waiting.is_some() || report.given_up > 0;
             (report.waiting, report.given_up) = (waiting, given_up);
             if *report != DriveReport::default() || told {
@@ -463,7 +489,7 @@ impl Core {
 }
 
 /// A flight of a command that begins now.
-fn flight(drive: u16, command: &DriveCommand, stage: Stage, now: Nanos) -> Flight {
+fn flight(drive: u16, command: &DriveCommand, stage: Stage, now: Nanos, awake: AwakeClock) -> Flight {
     Flight {
         drive,
         group: command.group,
@@ -474,6 +500,7 @@ fn flight(drive: u16, command: &DriveCommand, stage: Stage, now: Nanos) -> Fligh
         at: command.at,
         bytes: command.bytes,
         started: now,
+        started_awake: awake.read(now),
         retries: 0,
         stage,
         held: None,
@@ -500,4 +527,22 @@ fn zero_token(key: FlightKey) -> reactor::Token {
 /// An offset into a memory drive.
 fn place(at: u64) -> usize {
     usize::try_from(at).expect("a memory drive fits the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_the_core_was_stopped_does_not_count() {
+        let mut clock = AwakeClock::default();
+        for tick in 1..=10 {
+            clock.tick(tick * TICK_NS);
+        }
+        assert_eq!(clock.read(10 * TICK_NS), 10 * TICK_NS);
+        assert_eq!(clock.read(11 * TICK_NS), 11 * TICK_NS);
+        assert_eq!(clock.read(1_000 * TICK_NS), 12 * TICK_NS);
+        clock.tick(1_000 * TICK_NS);
+        assert_eq!(clock.read(1_001 * TICK_NS), 13 * TICK_NS);
+    }
 }

@@ -108,9 +108,8 @@ fn more_io_errors_than_are_borne_in_an_hour_evict() {
 #[test]
 fn an_unanswered_command_quarantines_its_drive() {
     let mut drive = health();
-    let waiting = |now| Event::Waiting {
-        since: 100 * MS,
-        now: 100 * MS + now,
+    let waiting = |waited| Event::Waiting {
+        waited,
         losable: true,
     };
     assert_eq!(drive.handle(waiting(2_499 * MS)), None);
@@ -122,7 +121,7 @@ fn an_unanswered_command_quarantines_its_drive() {
         drive.handle(waiting(5_000 * MS)),
         Some(Decision::Quarantine(reason))
     );
-    assert_eq!(drive.handle(waiting(6_000 * MS)), None);
+    assert_eq!(drive.counts().hangs, 1);
     assert_eq!(drive.handle(Event::Answered), None);
     assert!(drive.state().is_out(), "what it missed meanwhile, it still lacks");
 }
@@ -131,8 +130,7 @@ fn an_unanswered_command_quarantines_its_drive() {
 fn a_drive_that_answers_after_all_is_good_again() {
     let mut drive = health();
     let event = Event::Waiting {
-        since: 0,
-        now: 3_000 * MS,
+        waited: 3_000 * MS,
         losable: true,
     };
     assert!(matches!(drive.handle(event), Some(Decision::Suspect(_))));
@@ -143,9 +141,8 @@ fn a_drive_that_answers_after_all_is_good_again() {
 #[test]
 fn a_drive_that_the_group_needs_gets_more_patience_but_not_without_end() {
     let mut drive = health();
-    let waiting = |now| Event::Waiting {
-        since: 0,
-        now,
+    let waiting = |waited| Event::Waiting {
+        waited,
         losable: false,
     };
     drive.handle(waiting(2_500 * MS));
@@ -155,6 +152,29 @@ fn a_drive_that_the_group_needs_gets_more_patience_but_not_without_end() {
         drive.handle(waiting(30_000 * MS)),
         Some(Decision::Quarantine(reason)),
         "hosts give up by then"
+    );
+}
+
+/// What a drive was asked before it was evicted must end as well.
+#[test]
+fn a_drive_that_is_out_already_and_hangs_is_given_up_too() {
+    let mut drive = health();
+    let error = DriveError::Media;
+    drive.handle(Event::Failed { error });
+    let waiting = |waited| Event::Waiting {
+        waited,
+        losable: false,
+    };
+    assert_eq!(drive.handle(waiting(4_999 * MS)), None);
+    let hung = Reason::Hung { waited_ms: 5_000 };
+    assert_eq!(
+        drive.handle(waiting(5_000 * MS)),
+        Some(Decision::Quarantine(hung))
+    );
+    assert_eq!(
+        drive.state(),
+        State::Quarantined(Reason::Error(error)),
+        "the first reason stays"
     );
 }
 
@@ -283,8 +303,7 @@ fn a_drive_that_its_group_failed_keeps_the_first_reason_until_it_is_cleared() {
         slow(true),
         Event::RepairFailed { losable: true },
         Event::Waiting {
-            since: 0,
-            now: HOUR,
+            waited: 4_999 * MS,
             losable: true,
         },
         Event::Errors {

@@ -22,7 +22,7 @@ use crate::target::array::{GroupShared, ScratchMemory};
 use crate::target::assemble;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TokenKind, token};
-use crate::target::drives::{DriveBinding, Medium};
+use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
 use crate::target::message::Message;
 use crate::target::namespaces::{Namespace, Namespaces};
 use crate::vdisk::VirtualDisk;
@@ -174,6 +174,7 @@ impl Control {
         for (member, drive) in (0..geometry.members()).zip(&drives) {
             if let Some(drive) = drive {
                 self.drive_uses[usize::from(*drive)].member = Some((index, member));
+                self.health_cleared(*drive);
             }
         }
         let shared = Arc::new(GroupShared {
@@ -377,13 +378,20 @@ impl Control {
             name,
             span,
             drive,
-            started: io.now(),
+            started_awake: core.awake.read(io.now()),
             given_up: false,
         };
-        if spec.faults.hangs() {
-            self.superblock_next += 1;
-            self.superblocks.insert(self.superblock_next, write(None));
-            return;
+        let bytes = u32::try_from(RECORD_BYTES).expect("4096");
+        if spec.faults.armed() {
+            match spec.faults.judge(Kind::Write { fua: true }, offset_bytes, bytes) {
+                Verdict::Pass(_) => {}
+                Verdict::Fail(error) => return core.tell_superblock(io, group, name, Err(error)),
+                Verdict::Park => {
+                    self.superblock_next += 1;
+                    self.superblocks.insert(self.superblock_next, write(None));
+                    return;
+                }
+            }
         }
         match (&core.drives[usize::from(drive)], &spec.medium) {
             (DriveBinding::File(file), _) => {

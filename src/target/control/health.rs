@@ -19,7 +19,7 @@ pub(super) struct DriveHealth {
     machine: Health,
     /// Of the latency window that goes on.
     window: LatencyWindow,
-    /// Since when each core waits for an answer.
+    /// For how long each core has waited for an answer.
     waiting: Box<[Option<Nanos>]>,
     /// Commands of each core that were given up and are unanswered.
     given_up: Box<[u32]>,
@@ -129,20 +129,20 @@ impl Control {
     }
 
     fn look_for_hang(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
-        let now = io.now();
+        let awake = core.awake.read(io.now());
         let superblocks = self.superblocks.values();
         let superblock = superblocks
             .filter(|write| write.drive == drive && !write.given_up)
-            .map(|write| write.started)
-            .min();
+            .map(|write| awake.saturating_sub(write.started_awake))
+            .max();
         let health = &self.health[usize::from(drive)];
-        let waiting = health.waiting.iter().copied().flatten().chain(superblock).min();
+        let waiting = health.waiting.iter().copied().flatten().chain(superblock).max();
         let half = u64::from(self.policy.hang_ms) * NANOS_PER_MS / 2;
-        match waiting.filter(|since| now.saturating_sub(*since) >= half) {
-            Some(since) => {
+        match waiting.filter(|waited| *waited >= half) {
+            Some(_) if health.called_hung => {} // The cores are at it.
+            Some(waited) => {
                 let losable = self.is_losable(drive);
-                let event = Event::Waiting { since, now, losable };
-                self.judge(core, io, drive, event);
+                self.judge(core, io, drive, Event::Waiting { waited, losable });
             }
             None if health.called_hung && waiting.is_none() && health.unanswered() == 0 => {
                 // All memory is back, and what was written late cannot meet anything new any more.
@@ -256,6 +256,12 @@ impl Control {
             let decision = machine.handle(Event::Failed { error });
             assert_eq!(decision, None, "it is failed already");
         }
+    }
+
+    /// The drive becomes the member of a group: what was before counts no more.
+    pub(super) fn health_cleared(&mut self, drive: u16) {
+        let decision = self.health[usize::from(drive)].machine.handle(Event::Cleared);
+        assert_eq!(decision, None, "nothing is wrong with it yet");
     }
 
     /// Whether a drive may be taken into a group: not while commands that were given up may still reach it.

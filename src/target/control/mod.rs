@@ -133,7 +133,7 @@ struct SuperblockWrite {
     /// Its buffer; `None` if no drive has it, because that hangs on an operator's word.
     span: Option<Span>,
     drive: u16,
-    started: Nanos,
+    started_awake: Nanos,
     /// The group was told an error in the drive's place.
     given_up: bool,
 }

@@ -69,6 +69,8 @@ pub struct Flight {
     pub bytes: u32,
     /// When it began.
     pub started: Nanos,
+    /// The same by the core's clock of the time in which it looked around.
+    pub started_awake: Nanos,
     /// Times that it was tried again.
     pub retries: u8,
     /// Who has it.
@@ -197,7 +199,7 @@ impl Flights {
         keys
     }
 
-    /// When the oldest flight of a drive began, and how many of its flights were given up.
+    /// When the oldest flight of a drive began, by the clock of the time awake, and how many of its flights were given up.
     ///
     /// Looks no further than the first that was not given up, unless there are some: then at all.
     pub fn oldest(&self, drive: u16) -> (Option<Nanos>, u32) {
@@ -210,7 +212,7 @@ impl Flights {
             if flight.held.is_some() {
                 given_up += 1;
             } else {
-                oldest = oldest.or(Some(flight.started));
+                oldest = oldest.or(Some(flight.started_awake));
                 if given_up == 0 {
                     break;
                 }
@@ -241,6 +243,7 @@ mod tests {
             at: 0,
             bytes: 0,
             started,
+            started_awake: started,
             retries: 0,
             stage: Stage::Kernel,
             held: None,
