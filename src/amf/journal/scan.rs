@@ -215,3 +215,6 @@ impl Scan {
         self.layout.block.bytes() as usize
     }
 }
+
+#[cfg(test)]
+mod tests;

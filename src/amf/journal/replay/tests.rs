@@ -61,6 +61,11 @@ fn after_a_power_cut((level, members, strip): (Level, u8, u32), seed: u64) -> Wo
             lose_some(&mut world, &mut random);
         }
     }
+    world.drives.left = None;
+    if random.one_in(4) {
+        // Only the program died: what the drives have not made durable is seen all the same.
+        return world;
+    }
     world.drives.power_cut();
     world
 }
@@ -79,8 +84,8 @@ fn replayed(mut world: World, context: &str) -> (World, Report) {
 /// I5, I6, I7, I8, H24: a power cut anywhere, then up to as many members lost as the level survives. I12: a second
 /// replay changes nothing.
 ///
-/// Catches among others: check data not redone, the tail ignored, members not flushed at the end, a batch
-/// that one member has not spread.
+/// Catches among others: check data not redone, the tail ignored, only one copy written, lost columns not
+/// regenerated, members not flushed at the end.
 #[test]
 fn h24_every_level_survives_a_power_cut_and_lost_members() {
     for shape in SHAPES {
@@ -107,8 +112,8 @@ fn h24_every_level_survives_a_power_cut_and_lost_members() {
 /// I12: interrupted after any number of transfers, with any of those in flight done, replay ends with the same
 /// bytes when it runs again; and if a member is lost in between, with legal ones.
 ///
-/// Catches among others: writing in place before the record is durable, no flush between rounds, a batch
-/// that one member has not spread.
+/// Catches among others: writing in place before the record is durable, records without FUA, a cut that
+/// leaves out the last write.
 #[test]
 fn i12_a_replay_that_is_interrupted_anywhere_ends_the_same() {
     for shape in SHAPES {

@@ -113,8 +113,10 @@ impl Drives {
         for write in writes {
             let first = usize::try_from(write.lba.0).expect("small");
             for (at, data) in (first..).zip(write.data.chunks(BLOCK)) {
-                if !(cut && self.random.one_in(2)) {
-                    self.write_block(write.member, at, data, write.fua);
+                if !cut || self.random.one_in(2) {
+                    // What was not answered may be seen before it is durable.
+                    let durable = write.fua && (!cut || self.random.one_in(2));
+                    self.write_block(write.member, at, data, durable);
                 }
             }
         }

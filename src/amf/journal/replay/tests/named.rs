@@ -1,10 +1,11 @@
 //! The hazards of PROTOCOL by name, each in its smallest form; and what drives may answer.
 
-use super::super::super::codec::Entry;
+use super::super::super::codec::{self, Entry};
 use super::super::super::scan::Impossible;
 use super::drives::{BLOCK, Question, Write};
 use super::world::{ROWS, block_of};
 use super::*;
+use crate::drive::block::MemberLba;
 
 const ROW: RowIndex = RowIndex(1);
 
@@ -345,11 +346,111 @@ fn a_round_has_as_many_batches_as_it_needs() {
     assert_eq!((report.rows, report.blocks), (ROWS, 8 * ROWS));
     let recovery = world.layout.lba(world.layout.recovery_lane(), 0);
     let record = world.drives.from(world.live()[0], recovery);
-    let parsed = super::super::super::codec::parse(&record[..BLOCK]).expect("a record");
+    let parsed = codec::parse(&record[..BLOCK]).expect("a record");
     // 13 entries a header: three rows of four, then two.
     assert_eq!(parsed.entries.len(), 12);
     let second = (1 + 3 * 12) * BLOCK;
-    let parsed = super::super::super::codec::parse(&record[second..][..BLOCK]).expect("a record");
+    let parsed = codec::parse(&record[second..][..BLOCK]).expect("a record");
     assert_eq!(parsed.entries.len(), 8);
     assert!(report.next_seq > 100 + ROWS);
+}
+
+/// I12: more check data than the recovery lane has blocks takes round after round, each flushed before the lane is used
+/// again, wherever it is interrupted.
+///
+/// Catches: no flush between rounds; batches of an earlier round taken for ones of the last.
+#[test]
+fn i12_rows_wait_for_the_recovery_lane() {
+    for (seed, lost) in [(1, None), (2, Some(MemberIndex(3))), (3, Some(MemberIndex(0)))] {
+        let mut world = World::new(Level::RaidTp, 6, 4, seed);
+        lost.into_iter().for_each(|member| world.lose(member));
+        for row in 0..ROWS {
+            world
+                .write(0, &[(RowIndex(row), 5, 1, false)])
+                .expect("the power stays");
+        }
+        // Lane 0 still holds the five batches of two blocks, and the recovery lane the check data of three rows.
+        world.layout.lane_blocks = 13;
+        let (reference, report) = replayed(world.clone(), "two rounds");
+        assert_eq!(report.rows, ROWS);
+        let recovery = world.layout.lba(world.layout.recovery_lane(), 0);
+        let block = reference.drives.block(world.live()[0], recovery);
+        let record = codec::parse(&block).expect("a record");
+        assert_eq!((record.header.batch, record.entries.len()), (2, 8));
+        let mut random = Random::new(seed);
+        for _ in 0..10 {
+            interrupt_everywhere(&world, &reference, &mut random, &format!("seed {seed}"));
+        }
+    }
+}
+
+/// H19, I12: a batch that one member alone has is brought to another one before anything is built on it, and then that
+/// member may be lost at any moment.
+///
+/// Catches: batches not spread.
+#[test]
+fn h19_a_batch_that_one_member_has_is_spread_first() {
+    let mut world = World::new(Level::Raid5, 4, 2, 1);
+    world.write(0, &[(ROW, 0, 6, false)]).expect("the power stays");
+    world.destage(ROW).expect("the power stays");
+    world.flush();
+    world.write(0, &[(ROW, 0, 1, false)]).expect("the power stays");
+    let (entries, payload, _) = world.plan_destage(ROW).expect("the row is dirty");
+    let before = world.clone();
+    world.commit(0, &entries, &payload).expect("the power stays");
+    // The destage's batch stays on the first member that has it.
+    let position = (0..world.layout.lane_blocks)
+        .rev()
+        .map(|position| world.layout.lba(0, position))
+        .find(|lba| has_header(&world, *lba).next().is_some())
+        .expect("the batch is there");
+    let holders: Vec<_> = has_header(&world, position).collect();
+    for other in &holders[1..] {
+        let lba = position;
+        let data = before.drives.block(*other, lba);
+        let write = Write {
+            member: *other,
+            lba,
+            data,
+            fua: true,
+        };
+        assert!(world.drives.write(&[write]));
+    }
+    assert_eq!(has_header(&world, position).count(), 1);
+    let (reference, _) = replayed(world.clone(), "not interrupted");
+    assert_eq!(has_header(&reference, position).count(), 2);
+    for transfers in 0.. {
+        let mut cut = world.clone();
+        if cut.drives.run_some(cut.replay(), transfers).is_some() {
+            break;
+        }
+        cut.lose(holders[0]);
+        replayed(
+            cut,
+            &format!("cut after {transfers}, then without the one that had it"),
+        );
+    }
+}
+
+fn has_header(world: &World, lba: MemberLba) -> impl Iterator<Item = MemberIndex> {
+    let parses = move |member: &MemberIndex| codec::parse(&world.drives.block(*member, lba)).is_ok();
+    world.live().into_iter().filter(parses)
+}
+
+/// What was seen before it was durable could go back after something was built on it (I8).
+///
+/// Catches: no flush before the scan.
+#[test]
+fn i8_members_flush_before_they_are_read() {
+    let mut world = World::new(Level::Raid6, 5, 2, 1);
+    world.lose(MemberIndex(3));
+    let (mut replay, mut out) = (world.replay(), Vec::new());
+    replay.handle(Event::Start, &mut out);
+    let flushed = |action: &Action| {
+        let Action::Flush { member, .. } = action else {
+            panic!("{action:?} before members have flushed")
+        };
+        member.0
+    };
+    assert_eq!(out.iter().map(flushed).collect::<Vec<_>>(), [0, 1, 2, 4]);
 }

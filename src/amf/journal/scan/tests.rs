@@ -1,0 +1,255 @@
+use super::*;
+use crate::amf::RowIndex;
+use crate::amf::geometry::Level;
+use crate::amf::journal::codec::{BatchHeader, Entry};
+use crate::amf::superblock::Uuid;
+use crate::drive::block::{BlockSize, MemberLba};
+
+const BLOCK: usize = 512;
+const LANE_BLOCKS: u32 = 16;
+
+fn layout() -> JournalLayout {
+    JournalLayout {
+        start: MemberLba(0),
+        lane_blocks: LANE_BLOCKS,
+        lanes: 1,
+        incarnation: 5,
+        group: Uuid([1; 16]),
+        block: BlockSize::B512,
+    }
+}
+
+fn scan() -> Scan {
+    let geometry = Geometry::new(Level::Raid5, 3, 4, MemberLba(100), 8, BlockSize::B512).expect("legal");
+    Scan::new(layout(), geometry)
+}
+
+fn header(lane: u16, batch: u64, position: u32, tail: u64, payload_blocks: u32) -> BatchHeader {
+    BatchHeader {
+        group: layout().group,
+        incarnation: layout().incarnation,
+        lane,
+        batch,
+        position,
+        tail,
+        payload_blocks,
+    }
+}
+
+/// Puts a batch with one write into a lane; its payload is `fill` all over.
+fn put(lane: &mut [u8], header: &BatchHeader, seq: u64, fill: u8) {
+    let blocks = header.payload_blocks;
+    let payload = vec![fill; blocks as usize * BLOCK];
+    let entry = Entry::Write {
+        row: RowIndex(2),
+        start_blocks: 0,
+        blocks,
+        seq,
+        payload_block: 0,
+    };
+    let entries: &[Entry] = if blocks == 0 { &[] } else { &[entry] };
+    let at = header.position as usize * BLOCK;
+    codec::encode(
+        header,
+        entries,
+        crc32c::portable(0, &payload),
+        &mut lane[at..at + BLOCK],
+    );
+    lane[at + BLOCK..][..payload.len()].copy_from_slice(&payload);
+}
+
+fn empty() -> Vec<u8> {
+    vec![0; LANE_BLOCKS as usize * BLOCK]
+}
+
+fn found(lanes: &[(u8, u16, &[u8])]) -> Found {
+    let mut scan = scan();
+    for (member, lane, bytes) in lanes {
+        scan.lane(MemberIndex(*member), *lane, bytes)
+            .expect("sound records");
+    }
+    scan.finish()
+}
+
+fn numbers(found: &Found) -> Vec<(u16, u64)> {
+    let name = |found: &FoundBatch| (found.batch.header.lane, found.batch.header.batch);
+    found.batches.iter().map(name).collect()
+}
+
+#[test]
+fn the_same_batch_on_several_members_counts_once() {
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 3, 10, 2), 10, 0xaa);
+    let found = found(&[(0, 0, &lane), (2, 0, &lane), (1, 0, &empty())]);
+    assert_eq!((numbers(&found), found.batches[0].members), (vec![(0, 1)], 0b101));
+    assert_eq!(found.batches[0].payload, [0xaa; 2 * BLOCK]);
+    assert_eq!((found.tail, found.next_seq, found.torn_batches), (10, 11, 0));
+}
+
+/// H23: a batch of which any block is missing is not there, unless another member has it whole.
+#[test]
+fn h23_a_torn_batch_is_ignored() {
+    let mut whole = empty();
+    put(&mut whole, &header(0, 1, 3, 10, 2), 10, 0xaa);
+    for missing in 3..6 {
+        let mut torn = whole.clone();
+        torn[missing * BLOCK..][..BLOCK].fill(0);
+        let alone = found(&[(0, 0, &torn)]);
+        assert_eq!(numbers(&alone), []);
+        assert_eq!(
+            alone.torn_batches,
+            u64::from(missing != 3),
+            "without a header nothing is known of it"
+        );
+        let both = found(&[(0, 0, &torn), (1, 0, &whole)]);
+        assert_eq!((both.batches[0].members, both.torn_batches), (0b10, 0));
+    }
+}
+
+#[test]
+fn a_later_batch_over_a_part_of_an_older_one_makes_that_void() {
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 0, 10, 4), 10, 0xaa);
+    put(&mut lane, &header(0, 8, 2, 30, 1), 40, 0xbb);
+    let found = found(&[(0, 0, &lane)]);
+    assert_eq!((numbers(&found), found.torn_batches), (vec![(0, 8)], 0));
+}
+
+/// A batch inside the payload of a whole one is somebody's data.
+#[test]
+fn payload_is_not_searched_for_headers() {
+    let mut lane = empty();
+    let inner = header(0, 99, 2, 1000, 1);
+    put(&mut lane, &inner, 1001, 0xbb);
+    let payload = lane[BLOCK..5 * BLOCK].to_vec();
+    let outer = header(0, 1, 0, 10, 4);
+    put(&mut lane, &outer, 10, 0);
+    lane[BLOCK..5 * BLOCK].copy_from_slice(&payload);
+    let entries = codec::parse(&lane[..BLOCK]).expect("a header").entries;
+    codec::encode(
+        &outer,
+        &entries,
+        crc32c::portable(0, &payload),
+        &mut lane[..BLOCK],
+    );
+    let found = found(&[(0, 0, &lane)]);
+    assert_eq!((numbers(&found), found.tail), (vec![(0, 1)], 10));
+}
+
+/// The tail of any header counts, of a torn batch and of one without entries too.
+#[test]
+fn the_largest_tail_decides() {
+    let (mut lane, mut other) = (empty(), empty());
+    put(&mut lane, &header(0, 1, 0, 5, 1), 10, 0xaa);
+    put(&mut lane, &header(0, 2, 2, 5, 1), 20, 0xaa);
+    assert_eq!(numbers(&found(&[(0, 0, &lane)])), [(0, 1), (0, 2)]);
+    put(&mut other, &header(0, 3, 4, 11, 0), 0, 0);
+    let tailed = found(&[(0, 0, &lane), (1, 0, &other)]);
+    assert_eq!((numbers(&tailed), tailed.tail), (vec![(0, 2)], 11));
+    put(&mut other, &header(0, 4, 6, 50, 2), 60, 0xcc);
+    other[8 * BLOCK] ^= 1;
+    let torn = found(&[(0, 0, &lane), (1, 0, &other)]);
+    assert_eq!((numbers(&torn), torn.tail, torn.torn_batches), (vec![], 50, 1));
+    assert_eq!(torn.next_seq, 61, "a number that was seen is not given again");
+}
+
+/// Bad input: another group, incarnation, lane or place, or longer than the lane.
+#[test]
+fn what_does_not_belong_here_is_ignored() {
+    let good = header(0, 1, 3, 10, 2);
+    let mut lane = empty();
+    for wrong in [
+        BatchHeader {
+            group: Uuid([2; 16]),
+            ..good
+        },
+        BatchHeader {
+            incarnation: 6,
+            ..good
+        },
+        BatchHeader { lane: 1, ..good },
+    ] {
+        put(&mut lane, &wrong, 10, 0xaa);
+        assert_eq!(found(&[(0, 0, &lane)]), scan().finish(), "{wrong:?}");
+    }
+    put(&mut lane, &good, 10, 0xaa);
+    lane.copy_within(3 * BLOCK..6 * BLOCK, 4 * BLOCK);
+    lane[3 * BLOCK..4 * BLOCK].fill(0);
+    assert_eq!(found(&[(0, 0, &lane)]), scan().finish(), "not where it says");
+    let mut long = empty();
+    let at = 14 * BLOCK;
+    codec::encode(&header(0, 1, 14, 0, 2), &[], 0, &mut long[at..at + BLOCK]);
+    assert_eq!(
+        found(&[(0, 0, &long)]),
+        scan().finish(),
+        "beyond the end of the lane"
+    );
+}
+
+/// A record of ours that cannot be is a bug, or another version: the start is stopped, not the record passed over.
+#[test]
+fn impossible_records_stop_the_scan() {
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 3, 10, 2), 10, 0xaa);
+    let mut other = empty();
+    put(&mut other, &header(0, 1, 3, 10, 1), 10, 0xaa);
+    let mut contradicted = scan();
+    contradicted.lane(MemberIndex(0), 0, &lane).expect("sound");
+    let error = contradicted
+        .lane(MemberIndex(1), 0, &other)
+        .expect_err("another batch of that name");
+    assert_eq!(
+        (error.member, error.what),
+        (MemberIndex(1), Impossible::Contradiction)
+    );
+    let mut outside = empty();
+    put(&mut outside, &header(0, 1, 0, 10, 9), 10, 0xaa);
+    let error = scan()
+        .lane(MemberIndex(0), 0, &outside)
+        .expect_err("a row has 8 blocks");
+    assert_eq!(error.what, Impossible::Outside);
+}
+
+/// Of the recovery lane the newest round counts whose first batch is whole, and no batch of another round.
+#[test]
+fn the_newest_whole_round_of_the_recovery_lane_counts() {
+    let recovery = layout().recovery_lane();
+    let mut old = empty();
+    put(&mut old, &header(recovery, 1, 0, 0, 2), 10, 0xaa);
+    put(&mut old, &header(recovery, 1, 3, 0, 2), 11, 0xaa);
+    put(&mut old, &header(recovery, 1, 6, 0, 2), 12, 0xaa);
+    assert_eq!(found(&[(0, recovery, &old)]).batches.len(), 3);
+    // Round 2 was shorter: what lies behind it is of round 1.
+    let mut newer = old.clone();
+    put(&mut newer, &header(recovery, 2, 0, 0, 2), 20, 0xbb);
+    let both = found(&[(0, recovery, &newer), (1, recovery, &old)]);
+    assert_eq!((numbers(&both), both.round), (vec![(recovery, 2)], 2));
+    // Round 3 is torn at its start: rounds 1 and 2 are in place, and nothing of 3 is.
+    newer[BLOCK] ^= 1;
+    let torn = found(&[(0, recovery, &newer)]);
+    assert_eq!((numbers(&torn), torn.round, torn.torn_batches), (vec![], 2, 0));
+}
+
+/// Bad input of every kind at once: nothing panics, and the tail that is found was written by somebody.
+#[test]
+fn any_bytes_are_scanned() {
+    let mut state = 77_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..500 {
+        let mut lane = empty();
+        put(&mut lane, &header(0, 1, 0, 5, 1), 10, 0xaa);
+        put(&mut lane, &header(0, 2, 5, 7, 3), 20, 0xaa);
+        put(&mut lane, &header(0, 3, 12, 9, 3), 30, 0xaa);
+        for _ in 0..random() % 40 {
+            let at = usize::try_from(random() % lane.len() as u64).expect("small");
+            lane[at] = random().to_le_bytes()[1];
+        }
+        let found = found(&[(0, 0, &lane)]);
+        assert!([0, 5, 7, 9].contains(&found.tail), "{}", found.tail);
+    }
+}
