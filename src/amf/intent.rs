@@ -310,3 +310,117 @@ impl IntentLoad {
         self.map
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::block::MemberLba;
+
+    const GROUP: Uuid = Uuid([3; 16]);
+
+    fn marked(map: &IntentMap) -> Vec<u64> {
+        (0..map.rows)
+            .filter(|row| map.is_marked(RowIndex(*row)))
+            .collect()
+    }
+
+    #[test]
+    fn a_mark_covers_its_row_and_those_that_share_its_bit() {
+        let map = IntentMap::new(1000, 4);
+        map.mark(RowIndex(6));
+        map.mark(RowIndex(7));
+        map.mark(RowIndex(999));
+        assert_eq!(marked(&map), [4, 5, 6, 7, 996, 997, 998, 999]);
+        assert_eq!(map.marked_rows(), 8);
+        assert_eq!(map.next_marked(RowIndex(0)), Some(RowIndex(4)));
+        assert_eq!(map.next_marked(RowIndex(6)), Some(RowIndex(6)));
+        assert_eq!(map.next_marked(RowIndex(8)), Some(RowIndex(996)));
+        assert_eq!(map.next_marked(RowIndex(1000)), None);
+        map.clear();
+        assert_eq!((map.marked_rows(), map.next_marked(RowIndex(0))), (0, None));
+    }
+
+    #[test]
+    fn the_last_bit_may_cover_fewer_rows() {
+        for rows in [1, 63, 64, 65, 1001, INTENT_PAGE_BITS + 1] {
+            for rows_per_bit in [1, 8] {
+                let map = IntentMap::new(rows, rows_per_bit);
+                map.mark_all();
+                assert_eq!(map.marked_rows(), rows);
+                assert_eq!(map.next_marked(RowIndex(rows - 1)), Some(RowIndex(rows - 1)));
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic = "a row lies inside the group"]
+    fn rows_outside_of_the_group_are_a_bug() {
+        IntentMap::new(10, 1).mark(RowIndex(10));
+    }
+
+    fn record() -> IntentRecord {
+        IntentRecord {
+            start: MemberLba(256),
+            blocks: 2,
+            since_generation: 7,
+            rows_per_bit: 1,
+        }
+    }
+
+    fn page_of(row: u64, since: u64) -> Box<[u8; RECORD_BYTES]> {
+        let map = IntentMap::new(100, 1);
+        map.mark(RowIndex(row));
+        encode_page(GROUP, since, 0, &map.page_words(0))
+    }
+
+    fn load(copies: &[Option<&[u8]>]) -> Vec<u64> {
+        let mut load = IntentLoad::new(GROUP, 100, &record());
+        copies.iter().for_each(|copy| load.take(0, *copy));
+        marked(&load.finish())
+    }
+
+    #[test]
+    fn the_copies_of_all_members_count_together() {
+        let (a, b, old) = (page_of(5, 7), page_of(9, 7), page_of(11, 6));
+        assert_eq!(load(&[Some(&a[..]), Some(&b[..]), Some(&old[..])]), [5, 9]);
+        assert_eq!(
+            load(&[Some(&old[..]), Some(&[0; RECORD_BYTES])]),
+            [0; 0],
+            "nothing was marked since"
+        );
+        assert_eq!(load(&[None, Some(&a[..])]), [5]);
+    }
+
+    #[test]
+    fn a_page_of_which_nothing_sound_is_left_counts_as_marked_whole() {
+        let all: Vec<u64> = (0..100).collect();
+        assert_eq!(load(&[None]), all);
+        let mut page = page_of(5, 7);
+        for at in 0..RECORD_BYTES {
+            page[at] ^= 0x10;
+            assert_eq!(load(&[Some(&page[..])]), all, "byte {at}");
+            page[at] ^= 0x10;
+        }
+        assert_eq!(load(&[Some(&page[..100])]), all);
+        let elsewhere = encode_page(Uuid([4; 16]), 7, 0, &IntentMap::new(100, 1).page_words(0));
+        assert_eq!(load(&[Some(&elsewhere[..])]), all, "a page of another group");
+        let other_page = encode_page(GROUP, 7, 1, &IntentMap::new(100, 1).page_words(0));
+        assert_eq!(load(&[Some(&other_page[..])]), all);
+    }
+
+    #[test]
+    fn random_pages_never_panic() {
+        let mut state = 5_u64;
+        let mut bytes = [0; RECORD_BYTES];
+        for round in 0..300 {
+            for byte in &mut bytes {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = state.to_be_bytes()[0];
+            }
+            if round % 2 == 0 {
+                bytes[..8].copy_from_slice(&MAGIC);
+            }
+            assert_eq!(parse_page(GROUP, 7, 0, &bytes), Err(PageError::Damaged));
+        }
+    }
+}

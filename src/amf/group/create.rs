@@ -442,7 +442,7 @@ fn check_shape(spec: &GroupSpec) -> Result<(), CreateError> {
             block_bytes,
         });
     }
-    if (spec.durability == Durability::None) == !spec.level.is_redundant() {
+    if (spec.durability == Durability::None) != spec.level.is_redundant() {
         Ok(())
     } else {
         Err(CreateError::Durability {

@@ -3,6 +3,7 @@
 mod assembly;
 mod creation;
 mod power_cuts;
+mod replacement;
 mod running;
 mod striped;
 mod virtual_disks;

@@ -18,7 +18,7 @@ pub(super) struct IntentKeeper {
     /// The generation since which marks count; pages of another one say nothing.
     since: u64,
     /// What every live member has durably, by page.
-    durable: Vec<Box<PageWords>>,
+    durable: Vec<PageWords>,
     flush: Option<Flush>,
     /// Who waits for the flush that is under way, and who came later.
     answering: Vec<RequestId>,
@@ -38,7 +38,7 @@ struct Flush {
 
 impl IntentKeeper {
     pub(super) fn new(map: IntentMap) -> Self {
-        let nothing = (0..map.pages()).map(|page| Box::new(map.page_words(page).map(|_| 0)));
+        let nothing = (0..map.pages()).map(|page| map.page_words(page).map(|_| 0));
         Self {
             since: 0,
             durable: nothing.collect(),
@@ -60,7 +60,7 @@ impl IntentKeeper {
         let pages = self.durable.iter().enumerate();
         let changed = pages.filter_map(|(page, durable)| {
             let words = self.map.page_words(page);
-            (words != **durable).then(|| (page, Box::new(words)))
+            (words != *durable).then(|| (page, Box::new(words)))
         });
         changed.collect()
     }
@@ -183,7 +183,7 @@ impl Group {
         let (page, words) = flush.current.take().expect("a page was written");
         // After the last member has come back, marks count anew and these pages say nothing any more.
         if since == keeper.since {
-            keeper.durable[page] = words;
+            keeper.durable[page] = *words;
         }
         let no_more = flush.pages.is_empty() || matches!(self.phase, Phase::Failed(_) | Phase::Stopped);
         if no_more || !self.has_active() {

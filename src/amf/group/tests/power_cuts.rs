@@ -30,6 +30,8 @@ struct Promises {
     generation: u64,
     /// Members that an announced generation called lost.
     lost: u32,
+    /// Those of them that have got all their rows again, so that they may be called active.
+    rebuilt: u32,
     /// Version of user data that was acknowledged, and the version on each member.
     acknowledged: u64,
     stamps: Vec<u64>,
@@ -57,6 +59,7 @@ struct World {
     next_vdisk: u8,
     starts: u32,
     cuts_with_writes: u32,
+    rebuilds: u32,
 }
 
 /// One life of the group, from assembly to power cut or stop.
@@ -64,6 +67,9 @@ struct Life {
     group: Group,
     writes: Vec<(SuperblockIo, u16, u64, Box<[u8; RECORD_BYTES]>)>,
     members: Option<MemberSet>,
+    /// What is to be rebuilt, and members of which every row is, so that writes go to them.
+    work: Option<RebuildWork>,
+    filled: u32,
     open: bool,
     over: bool,
     stopping: bool,
@@ -85,6 +91,7 @@ impl World {
         let promises = Promises {
             generation: 0,
             lost: 0,
+            rebuilt: 0,
             acknowledged: 0,
             stamps: vec![0; count],
             vdisks: BTreeMap::new(),
@@ -104,6 +111,7 @@ impl World {
             next_vdisk: 1,
             starts: 0,
             cuts_with_writes: 0,
+            rebuilds: 0,
         }
     }
 
@@ -116,6 +124,8 @@ impl World {
             group,
             writes: Vec::new(),
             members: None,
+            work: None,
+            filled: 0,
             open: false,
             over: false,
             stopping: false,
@@ -192,7 +202,8 @@ impl World {
     fn step(&mut self, life: &mut Life) {
         let stuck = !life.open && life.writes.is_empty();
         assert!(!stuck, "a group that opens or closes waits for a write");
-        match self.random.below(16) {
+        match self.random.below(18) {
+            16 if life.open && !life.stopping => self.rebuild(life),
             0..=8 => self.answer_write(life),
             9 | 10 => self.write_data(life),
             11 if self.random.one_in(20) => {
@@ -224,6 +235,24 @@ impl World {
             }
             _ => self.answer_write(life),
         }
+    }
+
+    /// Every row gets onto the members under rebuild, or some rows do.
+    fn rebuild(&mut self, life: &mut Life) {
+        let Some(work) = life.work.filter(|work| work.members & life.dead == 0) else {
+            return;
+        };
+        let wave = work.wave;
+        if self.random.one_in(3) {
+            let rows = self.random.next() % 33;
+            return self.handle(life, Event::RebuildProgress { wave, rows });
+        }
+        for member in (0..self.disks.len()).filter(|member| work.members >> member & 1 == 1) {
+            self.promises.stamps[member] = *self.promises.stamps.iter().max().unwrap();
+        }
+        self.promises.rebuilt |= work.members;
+        life.filled |= work.members;
+        self.handle(life, Event::RebuildDone { wave });
     }
 
     fn answer_write(&mut self, life: &mut Life) {
@@ -261,7 +290,8 @@ impl World {
         let mut refused = None;
         let version = 1 + self.promises.stamps.iter().max().unwrap();
         for member in (0..u8::try_from(self.disks.len()).unwrap()).map(MemberIndex) {
-            if set.is_failed(member) {
+            let filled = life.filled >> member.0 & 1 == 1;
+            if set.is_failed(member) && !filled {
                 continue;
             }
             if life.dead >> member.0 & 1 == 1 {
@@ -369,9 +399,12 @@ impl World {
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
                 | Action::IntentDurable { .. }
-                | Action::RebuildNeeded(_)
-                | Action::RebuildOver { .. }
                 | Action::Report(_) => {}
+                Action::RebuildNeeded(work) => {
+                    (life.work, life.filled) = (Some(work), 0);
+                    self.rebuilds += 1;
+                }
+                Action::RebuildOver { .. } => (life.work, life.filled) = (None, 0),
             }
         }
     }
@@ -380,10 +413,11 @@ impl World {
         let promises = &mut self.promises;
         assert!(set.generation > promises.generation, "generations never go back");
         assert_eq!(
-            set.failed & promises.lost,
-            promises.lost,
-            "who is lost stays lost"
+            promises.lost & !set.failed & !promises.rebuilt,
+            0,
+            "who is lost stays lost until it is rebuilt"
         );
+        promises.rebuilt &= set.failed;
         for (member, stamp) in promises.stamps.iter().enumerate() {
             let live = set.failed >> member & 1 == 0;
             assert!(
@@ -495,7 +529,7 @@ fn never_mix_up_anything_without_redundancy_either() {
 }
 
 fn random_lives(level: Level) {
-    let (mut starts, mut cuts) = (0, 0);
+    let (mut starts, mut cuts, mut rebuilds) = (0, 0, 0);
     for seed in 0..400 {
         let mut world = World::new(level, seed);
         world.live(true);
@@ -515,11 +549,13 @@ fn random_lives(level: Level) {
         }
         starts += world.starts;
         cuts += world.cuts_with_writes;
+        rebuilds += world.rebuilds;
     }
     assert!(
         starts > 400 && cuts > 800,
         "the lives are worth the time: {starts} starts, {cuts} cuts"
     );
+    assert!(rebuilds > 100 || !level.is_redundant(), "{rebuilds} rebuilds");
 }
 
 /// A group whose every drive is there assembles after a cut at every single write of its life.
