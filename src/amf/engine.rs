@@ -11,11 +11,15 @@
 mod hang;
 mod machine;
 mod piece;
+mod rebuild;
+mod repair;
 mod scratch;
+mod scrub;
 mod write_back;
 
 pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
+pub use rebuild::REBUILDS_MAX;
 pub use write_back::{Durability, WriteBackConfig};
 
 use std::sync::Arc;
@@ -97,7 +101,7 @@ pub enum Request {
     },
     /// Write the strips of all members under rebuild anew, and let them count as live up to this row.
     ///
-    /// Rows are asked for in ascending order, by one core, several at a time; those that are left out
+    /// Rows are asked for in ascending order, by one core, at most [`REBUILDS_MAX`] at a time; those that are left out
     /// count as rebuilt. When one fails, those behind it that are under way complete with
     /// [`GroupError::Aborted`] or an error of their own, and the rebuild goes on from the row that failed.
     Rebuild {
@@ -377,6 +381,8 @@ pub struct EngineConfig {
 mod executor;
 #[cfg(test)]
 mod given_up;
+#[cfg(test)]
+mod levels;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

@@ -152,14 +152,17 @@ impl LockTable {
     /// Makes a durable member set known to all cores, unless they know a newer one.
     ///
     /// The members' word changes before the rebuild's, and is read after it: so a member whose rebuild has ended
-    /// is live in one or the other at every instant, and no writer leaves it out. Sets are published by one core.
+    /// is live in one or the other at every instant, and no writer leaves it out. Of two cores that publish, the one
+    /// with the newer set has the last word on the rebuild.
     pub fn publish(&self, members: MemberSet) {
         assert!(
             members.rebuilding & !members.failed == 0,
             "a member is rebuilt because it had failed"
         );
         if self.members.publish(members) {
-            self.rebuild.publish(members.rebuilding, members.rebuilt_rows);
+            let newest = || self.members.generation() == members.generation & GENERATION_MASK;
+            self.rebuild
+                .publish(members.rebuilding, members.rebuilt_rows, newest);
         }
     }
 
@@ -199,11 +202,12 @@ impl LockTable {
         self.rebuild.load()
     }
 
-    /// The strips of the members `rebuilding` are right in all rows below `rows`; nothing changes if others are being
+    /// The strips of the members `rebuilding` are right in all rows below `rows`; false, and nothing changes, if others are being
     /// rebuilt by now. The caller holds the write lock of row `rows - 1` and has held that of each row before it until
     /// it had said the same of that one.
-    pub fn advance_rebuilt(&self, rebuilding: u32, rows: u64) {
-        self.rebuild.advance(rebuilding, rows);
+    #[must_use]
+    pub fn advance_rebuilt(&self, rebuilding: u32, rows: u64) -> bool {
+        self.rebuild.advance(rebuilding, rows)
     }
 
     /// Slot and tag of a row. The product with an odd number is a permutation of the 32-bit numbers
@@ -262,6 +266,10 @@ impl MembersWord {
         }
     }
 
+    fn generation(&self) -> u64 {
+        self.0.load(Ordering::Acquire) & GENERATION_MASK
+    }
+
     #[inline]
     fn load(&self) -> Members {
         let word = self.0.load(Ordering::Acquire);
@@ -299,30 +307,33 @@ impl RebuildWord {
     }
 
     /// What is durable lags behind what is known here, except for members that were not being rebuilt before.
-    fn publish(&self, members: u32, rows: u64) {
-        let mut old = self.0.load(Ordering::Relaxed);
+    fn publish(&self, members: u32, rows: u64, newest: impl Fn() -> bool) {
         loop {
+            // Before `newest`: whoever publishes a newer set after that changes this word, too.
+            let old = self.0.load(Ordering::Acquire);
+            if !newest() {
+                return;
+            }
             let known = Self::unpack(old);
             let begins = members & !known.members != 0;
             let rows = if begins { rows } else { rows.max(known.rows) };
             let rows = if members == 0 { 0 } else { rows };
-            match self.replace(old, Rebuild { members, rows }) {
-                Ok(()) => return,
-                Err(now) => old = now,
+            if self.replace(old, Rebuild { members, rows }).is_ok() {
+                return;
             }
         }
     }
 
-    fn advance(&self, members: u32, rows: u64) {
+    fn advance(&self, members: u32, rows: u64) -> bool {
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
             let known = Self::unpack(old);
             if known.members & !members != 0 || known.members == 0 {
-                return;
+                return false;
             }
             assert!(rows > known.rows, "rows are rebuilt in ascending order");
             match self.replace(old, Rebuild { rows, ..known }) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(now) => old = now,
             }
         }

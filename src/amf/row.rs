@@ -1,17 +1,23 @@
 //! The plan of one row operation: what is read, what is computed and what is written.
 //!
-//! Owns the choice between read-modify-write and reconstruct-write and the way lost strips are
-//! regenerated. Invariants: after the writes of a plan, parity matches the data wherever the plan
-//! touched the row, for every single loss; no plan reads a lost member, writes to one, or builds on
-//! parity that is not trusted. A plan depends on its arguments only, so that it can be made again
+//! Owns the choice between read-modify-write and reconstruct-write, the choice of a copy, and the way lost
+//! strips are regenerated. Invariants: after the writes of a plan, check data and copies match the data wherever
+//! the plan touched the row, for every loss that the level survives; no plan reads a lost member, writes to one,
+//! or builds on check data that is not trusted. A plan depends on its arguments only, so that it can be made again
 //! instead of being kept. Deliberately knows neither locks nor commands nor memory: places are block
 //! offsets in the operation's own data and in a scratch area whose size the plan says.
 
+mod interval;
+mod read;
+mod whole;
+mod write;
+
 use thiserror::Error;
 
-use super::geometry::{Geometry, RowPiece};
+use super::geometry::{Geometry, RowPiece, StripPlace};
 use super::lock::Members;
-use super::{MEMBERS_MAX, MemberIndex};
+use super::{MEMBERS_MAX, MemberIndex, RowIndex};
+use interval::{Interval, Shape};
 
 /// Where blocks of an operation are in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +31,8 @@ pub enum Area {
 }
 
 impl Area {
-    fn plus(self, blocks: u32) -> Self {
+    /// The place so many blocks further on.
+    pub fn plus(self, blocks: u32) -> Self {
         match self {
             Self::User(offset) => Self::User(offset + blocks),
             Self::Scratch(offset) => Self::Scratch(offset + blocks),
@@ -39,7 +46,7 @@ impl Area {
 pub struct RowIo {
     /// Which member.
     pub member: MemberIndex,
-    /// First block, from the start of the strip.
+    /// First block, from the start of what the member gives to the row.
     pub offset_blocks: u32,
     /// Length, at least 1.
     pub blocks: u32,
@@ -163,77 +170,46 @@ pub struct RowPlan {
     pub checks: Vec<CheckIo>,
     /// Size of the scratch area, at most [`scratch_blocks_max`].
     pub scratch_blocks: u32,
+    /// Work space: offsets at which something begins or ends in a strip.
+    borders: Vec<u32>,
+    /// Work space: the parts between them.
+    intervals: Vec<Interval>,
 }
 
-/// A range of strip offsets in which every data column is either wholly touched or not at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Interval {
-    offset: u32,
-    blocks: u32,
-    /// Bit `c` is data column `c`.
-    touched: u32,
-}
-
-/// A row piece has at most two borders inside a strip: where its first segment starts and its last ends.
-const INTERVALS_MAX: usize = 3;
-
-/// How parity of one interval is brought up to date.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    /// There is no parity to keep: the level has none, or its member is lost.
-    DataOnly,
-    /// Old data of the touched columns and old parity are read.
-    ReadModifyWrite,
-    /// The untouched columns are read; none if all are touched.
-    Reconstruct,
-}
-
-/// For each data column, and behind them for parity if there is any: which offsets of its strip lie in scratch, and where.
-struct Scratch {
-    /// Offset of the first block in the strip and in the scratch area, per column.
-    starts: [(u32, u32); MEMBERS_MAX],
-    used: u32,
-}
-
-impl Scratch {
-    fn new(used: u32) -> Self {
-        Self {
-            starts: [(0, 0); MEMBERS_MAX],
-            used,
-        }
-    }
-
-    /// Lays `column`'s offsets from the first to the last of `intervals` behind what is used so far.
-    fn lay(&mut self, column: u8, intervals: impl Iterator<Item = Interval>) {
-        let mut span = None;
-        for interval in intervals {
-            let (start, _) = span.unwrap_or((interval.offset, 0));
-            span = Some((start, interval.offset + interval.blocks));
-        }
-        if let Some((start, end)) = span {
-            self.starts[usize::from(column)] = (start, self.used);
-            self.used += end - start;
-        }
-    }
-
-    fn area(&self, column: u8, offset: u32) -> Area {
-        let (start, at) = self.starts[usize::from(column)];
-        Area::Scratch(at + (offset - start))
-    }
+/// The largest scratch area of any plan.
+///
+/// A write of extents holds the row's new data and, with a member lost, all of its old data and check strips; a scrub
+/// holds everything that all members have.
+pub const fn scratch_blocks_max(geometry: &Geometry) -> u32 {
+    let write = 2 * geometry.row_blocks() + geometry.check_strips() as u32 * geometry.strip_blocks();
+    let scrub = geometry.members() as u32 * geometry.member_row_blocks();
+    if write > scrub { write } else { scrub }
 }
 
 impl RowPlan {
     /// Makes an empty plan with room for the largest that this geometry needs, to be used again and again.
     pub fn with_capacity(geometry: &Geometry) -> Self {
+        let borders = 2 * EXTENTS_MAX + 2;
+        let intervals = (geometry.strip_blocks() as usize).min(borders - 1);
+        // Of several intervals a member has at most every other one for itself: neighbours are one transfer.
+        let runs = intervals.div_ceil(2).max(2);
+        let columns = usize::from(geometry.data_members());
+        let checks = usize::from(geometry.check_strips());
+        let copies = usize::from(geometry.copies());
         let members = usize::from(geometry.members());
+        // An extent is cut where its columns end. A scrub reads every strip.
+        let segments = EXTENTS_MAX + columns;
+        let reads = (columns + checks) * runs;
         Self {
-            // At most one read a member and interval; at most two steps each, and a copy to begin with.
-            reads: Vec::with_capacity(members * INTERVALS_MAX),
-            steps: Vec::with_capacity((2 * members + 1) * INTERVALS_MAX),
-            writes: Vec::with_capacity(members + INTERVALS_MAX),
+            reads: Vec::with_capacity(reads.max(2 * members)),
+            // Each check strip has a start and two terms a column; each lost column as well one of each check strip.
+            steps: Vec::with_capacity(intervals * checks * (2 * columns + checks + 3)),
+            writes: Vec::with_capacity(segments * copies + checks * runs),
             filled: Vec::with_capacity(EXTENTS_MAX),
-            checks: Vec::new(),
+            checks: Vec::with_capacity(checks * runs),
             scratch_blocks: 0,
+            borders: Vec::with_capacity(borders),
+            intervals: Vec::with_capacity(intervals),
         }
     }
 
@@ -241,196 +217,11 @@ impl RowPlan {
         self.reads.clear();
         self.steps.clear();
         self.writes.clear();
+        self.filled.clear();
+        self.checks.clear();
+        self.borders.clear();
+        self.intervals.clear();
         self.scratch_blocks = 0;
-    }
-
-    /// Plans a write of a row piece.
-    ///
-    /// Per interval it takes the method that reads fewer blocks, and on a tie the one that does not
-    /// build on old parity. A lost data column that is written needs reconstruct-write, one that is not
-    /// written needs read-modify-write, lost parity needs neither. Untrusted parity is never read.
-    ///
-    /// Errs when more is lost than the level survives, or when a lost column hangs on untrusted parity.
-    pub fn write(
-        &mut self,
-        geometry: &Geometry,
-        piece: &RowPiece,
-        source: Source,
-        members: Members,
-    ) -> Result<(), PlanError> {
-        self.clear();
-        let row = Row::new(geometry, piece);
-        if members.failed.count_ones() > geometry.losses_max() {
-            return Err(PlanError::TooManyMembersLost);
-        }
-        let mut methods = [Method::DataOnly; INTERVALS_MAX];
-        for (method, interval) in methods.iter_mut().zip(row.intervals()) {
-            *method = row.method(interval, members)?;
-        }
-        let work = row.intervals().iter().copied().zip(methods);
-        let mut scratch = Scratch::new(0);
-        let columns = geometry.data_members();
-        scratch.lay(
-            columns,
-            work.clone()
-                .filter(|(_, m)| *m != Method::DataOnly)
-                .map(|(i, _)| i),
-        );
-        for column in 0..columns {
-            let needed = work
-                .clone()
-                .filter(|(i, m)| row.reads_column(i, *m, column))
-                .map(|(i, _)| i);
-            scratch.lay(column, needed.clone());
-            self.read_merged(row.member(column), needed, |offset| scratch.area(column, offset));
-        }
-        let old_parity = work
-            .clone()
-            .filter(|(_, m)| *m == Method::ReadModifyWrite)
-            .map(|(i, _)| i);
-        if let Some(member) = row.parity {
-            self.read_merged(member, old_parity, |offset| scratch.area(columns, offset));
-        }
-        for (interval, method) in work.clone() {
-            self.parity_steps(&row, &scratch, &interval, method, source);
-        }
-        self.scratch_blocks = scratch.used;
-        self.data_writes(&row, source, members);
-        let parity = work.filter(|(_, m)| *m != Method::DataOnly).map(|(i, _)| i);
-        if let Some(member) = row.parity {
-            merge(parity, |offset, blocks| {
-                let area = scratch.area(columns, offset);
-                self.writes.push(RowIo {
-                    member,
-                    offset_blocks: offset,
-                    blocks,
-                    area,
-                });
-            });
-        }
-        Ok(())
-    }
-
-    /// Plans a write of several runs of the row's user data, which the caller puts into scratch where `filled` says.
-    ///
-    /// The extents are ascending and not adjacent, at most [`EXTENTS_MAX`]. New check data is listed in `checks`, so that
-    /// it can be made durable before anything is written in place; a lost member's is neither computed nor listed, because
-    /// nothing would ever be written from it.
-    pub fn write_extents(
-        &mut self,
-        geometry: &Geometry,
-        row: super::RowIndex,
-        extents: &[RowExtent],
-        members: Members,
-    ) -> Result<(), PlanError> {
-        self.clear();
-        assert!(
-            extents.len() <= EXTENTS_MAX && row.0 < geometry.rows(),
-            "a write of a row"
-        );
-        let _ = members;
-        Err(PlanError::TooManyMembersLost)
-    }
-
-    /// Plans a read of a row piece, going round the members in `unreadable`.
-    ///
-    /// A strip on an unreadable member is regenerated from all others; what the piece reads of them
-    /// anyhow is not read twice. Errs when a strip that is needed cannot be regenerated.
-    pub fn read(
-        &mut self,
-        geometry: &Geometry,
-        piece: &RowPiece,
-        target: Target,
-        unreadable: u32,
-        parity_trusted: bool,
-    ) -> Result<(), PlanError> {
-        self.clear();
-        let row = Row::new(geometry, piece);
-        let (base, used) = match target {
-            Target::User => (Area::User(0), 0),
-            Target::Scratch => (Area::Scratch(0), piece.blocks),
-        };
-        let mut lost = None;
-        for segment in geometry.segments(piece) {
-            let mut member = row.member(segment.column);
-            if unreadable >> member.0 & 1 == 1 {
-                if unreadable.count_ones() > geometry.losses_max() {
-                    return Err(PlanError::TooManyMembersLost);
-                }
-                if !parity_trusted {
-                    return Err(PlanError::ParityNotTrusted);
-                }
-                lost = Some(segment.column);
-                // Parity takes the place of the lost strip, and the other columns are then taken out.
-                member = row.parity.expect("a level that survives a loss has parity");
-            }
-            let area = base.plus(segment.skipped_blocks);
-            let (offset_blocks, blocks) = (segment.offset_blocks, segment.blocks);
-            self.reads.push(RowIo {
-                member,
-                offset_blocks,
-                blocks,
-                area,
-            });
-        }
-        self.scratch_blocks = used;
-        if let Some(lost) = lost {
-            self.regenerate(&row, lost, base, used);
-        }
-        Ok(())
-    }
-
-    /// Plans the resynchronisation of a whole row: all data is read, parity is written anew.
-    ///
-    /// Nothing is planned when the level has no parity or the parity member is lost. When a data member is lost there is nothing
-    /// to do as long as parity is trusted, and nothing that could be done if it is not: an error.
-    pub fn resync(
-        &mut self,
-        geometry: &Geometry,
-        row: super::RowIndex,
-        members: Members,
-    ) -> Result<(), PlanError> {
-        self.clear();
-        if members.failed.count_ones() > geometry.losses_max() {
-            return Err(PlanError::TooManyMembersLost);
-        }
-        let Some(parity) = geometry.parity_member(row) else {
-            return Ok(());
-        };
-        if members.failed != 0 {
-            let harmless = members.parity_trusted || members.failed >> parity.0 & 1 == 1;
-            return if harmless {
-                Ok(())
-            } else {
-                Err(PlanError::ParityNotTrusted)
-            };
-        }
-        let blocks = geometry.strip_blocks();
-        for column in 0..geometry.data_members() {
-            let area = Area::Scratch(u32::from(column) * blocks);
-            let member = geometry.data_member(row, column);
-            self.reads.push(RowIo {
-                member,
-                offset_blocks: 0,
-                blocks,
-                area,
-            });
-            if column > 0 {
-                self.steps.push(Step::Xor {
-                    into: Area::Scratch(0),
-                    from: area,
-                    blocks,
-                });
-            }
-        }
-        self.scratch_blocks = geometry.row_blocks();
-        self.writes.push(RowIo {
-            member: parity,
-            offset_blocks: 0,
-            blocks,
-            area: Area::Scratch(0),
-        });
-        Ok(())
     }
 
     fn read_merged(
@@ -448,109 +239,127 @@ impl RowPlan {
             });
         });
     }
+}
 
-    fn parity_steps(
-        &mut self,
-        row: &Row<'_>,
-        scratch: &Scratch,
-        interval: &Interval,
-        method: Method,
-        source: Source,
-    ) {
-        // Read-modify-write has the old parity there already.
-        let mut filled = match method {
-            Method::DataOnly => return,
-            Method::ReadModifyWrite => true,
-            Method::Reconstruct => false,
-        };
-        let columns = row.geometry.data_members();
-        let (offset, blocks) = (interval.offset, interval.blocks);
-        let into = scratch.area(columns, offset);
-        let mut add = |from| {
-            let step = if filled {
-                Step::Xor { into, from, blocks }
-            } else {
-                Step::Copy { into, from, blocks }
-            };
-            self.steps.push(step);
-            filled = true;
-        };
-        for column in 0..columns {
-            if row.reads_column(interval, method, column) {
-                add(scratch.area(column, offset));
-            }
-            if interval.touched >> column & 1 == 1 && source == Source::User {
-                add(row.user(column, offset));
-            }
-        }
-        if !filled {
-            // Only zeroes are written and nothing else is in the row.
-            self.steps.push(Step::Copy {
-                into,
-                from: Area::Zeroes,
-                blocks,
-            });
-        }
-    }
+/// The terms of one sum, in scratch or in the operation's data.
+struct Sum<'a> {
+    steps: &'a mut Vec<Step>,
+    into: Area,
+    blocks: u32,
+    /// Whether the place holds a term already.
+    filled: bool,
+}
 
-    fn data_writes(&mut self, row: &Row<'_>, source: Source, members: Members) {
-        for segment in row.geometry.segments(row.piece) {
-            let member = row.member(segment.column);
-            if members.failed >> member.0 & 1 == 1 {
-                continue;
-            }
-            let area = match source {
-                Source::User => Area::User(segment.skipped_blocks),
-                Source::Zeroes => Area::Zeroes,
-            };
-            let (offset_blocks, blocks) = (segment.offset_blocks, segment.blocks);
-            self.writes.push(RowIo {
-                member,
-                offset_blocks,
-                blocks,
-                area,
-            });
-        }
-    }
-
-    /// Takes the other data columns out of the parity that was read in place of column `lost`.
-    fn regenerate(&mut self, row: &Row<'_>, lost: u8, base: Area, used: u32) {
-        let needed = row
-            .intervals()
-            .iter()
-            .copied()
-            .filter(|i| i.touched >> lost & 1 == 1);
-        let mut scratch = Scratch::new(used);
-        for column in (0..row.geometry.data_members()).filter(|column| *column != lost) {
-            let extra = needed.clone().filter(|i| i.touched >> column & 1 == 0);
-            scratch.lay(column, extra.clone());
-            self.read_merged(row.member(column), extra, |offset| scratch.area(column, offset));
-            for interval in needed.clone() {
-                let from = if interval.touched >> column & 1 == 1 {
-                    base.plus(row.position(column, interval.offset))
-                } else {
-                    scratch.area(column, interval.offset)
-                };
-                let into = base.plus(row.position(lost, interval.offset));
-                self.steps.push(Step::Xor {
+impl Sum<'_> {
+    /// Adds `factor` times what is at `from`.
+    fn add(&mut self, from: Area, factor: u8) {
+        let (into, blocks) = (self.into, self.blocks);
+        match (factor, self.filled) {
+            (0, _) => return,
+            (1, false) => self.steps.push(Step::Copy { into, from, blocks }),
+            (1, true) => self.steps.push(Step::Xor { into, from, blocks }),
+            (_, filled) => {
+                if !filled {
+                    self.clear();
+                }
+                self.steps.push(Step::MulAdd {
                     into,
                     from,
-                    blocks: interval.blocks,
+                    factor,
+                    blocks,
                 });
             }
         }
-        self.scratch_blocks = scratch.used;
+        self.filled = true;
+    }
+
+    fn clear(&mut self) {
+        self.steps.push(Step::Copy {
+            into: self.into,
+            from: Area::Zeroes,
+            blocks: self.blocks,
+        });
+    }
+
+    /// A sum without terms is zero.
+    fn finish(mut self) {
+        if !self.filled {
+            self.clear();
+        }
     }
 }
 
-/// The members that a whole row of zeroes goes to: all live ones, parity too, since zeroes XOR to zeroes.
+/// Which strip each column has in scratch, and behind the columns each check strip: the offsets that lie there, and where.
+struct Scratch {
+    /// Offset of the first block in the strip and in the scratch area.
+    starts: [(u32, u32); MEMBERS_MAX],
+    used: u32,
+}
+
+impl Scratch {
+    fn new(used: u32) -> Self {
+        Self {
+            starts: [(0, 0); MEMBERS_MAX],
+            used,
+        }
+    }
+
+    /// Lays a strip's offsets from the first to the last of `intervals` behind what is used so far.
+    fn lay(&mut self, strip: u8, intervals: impl Iterator<Item = Interval>) {
+        let mut span = None;
+        for interval in intervals {
+            let (start, _) = span.unwrap_or((interval.offset, 0));
+            span = Some((start, interval.offset + interval.blocks));
+        }
+        if let Some((start, end)) = span {
+            self.starts[usize::from(strip)] = (start, self.used);
+            self.used += end - start;
+        }
+    }
+
+    fn block(&self, strip: u8, offset: u32) -> u32 {
+        let (start, at) = self.starts[usize::from(strip)];
+        at + (offset - start)
+    }
+
+    fn area(&self, strip: u8, offset: u32) -> Area {
+        Area::Scratch(self.block(strip, offset))
+    }
+}
+
+/// The copy of a column that is read at an offset: readers are spread over the copies that can be read. While copies are not
+/// known to agree it is the first one, so that what was read once is read again (PROTOCOL I8).
+pub(super) fn choose_copy(
+    geometry: &Geometry,
+    row: RowIndex,
+    column: u8,
+    offset_blocks: u32,
+    unreadable: u32,
+    trusted: bool,
+) -> Option<StripPlace> {
+    let copies = geometry.copies();
+    let first = if trusted && copies > 1 {
+        let turn = row.0 + u64::from(offset_blocks >> COPY_TURN_SHIFT);
+        u8::try_from(turn % u64::from(copies)).expect("at most 32 copies")
+    } else {
+        0
+    };
+    (0..copies)
+        .map(|turn| geometry.copy_place(row, column, (first + turn) % copies))
+        .find(|place| unreadable >> place.member.0 & 1 == 0)
+}
+
+/// Readers of a strip turn to the next copy after so many blocks, as a power of two: 64 KiB of 4 KiB blocks.
+const COPY_TURN_SHIFT: u32 = 4;
+
+/// The members that a whole row of zeroes goes to: all live ones, with check data too, since zeroes sum to zeroes.
 ///
 /// Errs when more is lost than the level survives.
 pub fn zero_row(
     geometry: &Geometry,
     members: Members,
 ) -> Result<impl Iterator<Item = MemberIndex>, PlanError> {
-    if members.failed.count_ones() > geometry.losses_max() {
+    if !geometry.survives(members.failed) {
         return Err(PlanError::TooManyMembersLost);
     }
     Ok((0..geometry.members())
@@ -558,116 +367,9 @@ pub fn zero_row(
         .filter(move |member| members.failed >> member.0 & 1 == 0))
 }
 
-/// One row piece and its intervals.
-struct Row<'a> {
-    geometry: &'a Geometry,
-    piece: &'a RowPiece,
-    parity: Option<MemberIndex>,
-    intervals: [Interval; INTERVALS_MAX],
-    intervals_used: usize,
-}
-
-impl<'a> Row<'a> {
-    fn new(geometry: &'a Geometry, piece: &'a RowPiece) -> Self {
-        let parity = geometry.parity_member(piece.row);
-        let mut row = Self {
-            geometry,
-            piece,
-            parity,
-            intervals: Default::default(),
-            intervals_used: 0,
-        };
-        let strip = geometry.strip_blocks();
-        let end = piece.start_blocks + piece.blocks;
-        assert!(
-            piece.blocks > 0 && end <= geometry.row_blocks(),
-            "a piece lies inside its row"
-        );
-        let first = piece.start_blocks % strip;
-        let last = (end - 1) % strip + 1;
-        // Where the first segment starts and the last one ends: nothing else cuts a strip.
-        let (low, high) = (first.min(last), first.max(last));
-        let borders = [0, low, high, strip];
-        for pair in borders.windows(2) {
-            row.add_interval(pair[0], pair[1]);
-        }
-        assert!(row.intervals_used > 0, "a piece touches something");
-        row
-    }
-
-    fn add_interval(&mut self, start: u32, end: u32) {
-        if start == end {
-            return;
-        }
-        let mut touched = 0;
-        for segment in self.geometry.segments(self.piece) {
-            if segment.offset_blocks <= start && end <= segment.offset_blocks + segment.blocks {
-                touched |= 1 << segment.column;
-            }
-        }
-        if touched != 0 {
-            self.intervals[self.intervals_used] = Interval {
-                offset: start,
-                blocks: end - start,
-                touched,
-            };
-            self.intervals_used += 1;
-        }
-    }
-
-    fn intervals(&self) -> &[Interval] {
-        &self.intervals[..self.intervals_used]
-    }
-
-    fn member(&self, column: u8) -> MemberIndex {
-        self.geometry.data_member(self.piece.row, column)
-    }
-
-    /// Blocks from the start of the piece to a block that it touches.
-    fn position(&self, column: u8, offset: u32) -> u32 {
-        u32::from(column) * self.geometry.strip_blocks() + offset - self.piece.start_blocks
-    }
-
-    fn user(&self, column: u8, offset: u32) -> Area {
-        Area::User(self.position(column, offset))
-    }
-
-    fn method(&self, interval: &Interval, members: Members) -> Result<Method, PlanError> {
-        let Some(parity) = self.parity else {
-            return Ok(Method::DataOnly);
-        };
-        if members.failed >> parity.0 & 1 == 1 {
-            return Ok(Method::DataOnly);
-        }
-        let columns = self.geometry.data_members();
-        let lost = (0..columns).find(|column| members.failed >> self.member(*column).0 & 1 == 1);
-        if let Some(lost) = lost {
-            return match (interval.touched >> lost & 1 == 1, members.parity_trusted) {
-                (true, _) => Ok(Method::Reconstruct),
-                (false, true) => Ok(Method::ReadModifyWrite),
-                (false, false) => Err(PlanError::ParityNotTrusted),
-            };
-        }
-        let touched = interval.touched.count_ones();
-        let untouched = u32::from(columns) - touched;
-        let fewer_with_old_parity = touched + 1 < untouched;
-        let modify = members.parity_trusted && fewer_with_old_parity;
-        Ok(if modify {
-            Method::ReadModifyWrite
-        } else {
-            Method::Reconstruct
-        })
-    }
-
-    /// Whether the old content of a data column is read to scratch.
-    fn reads_column(&self, interval: &Interval, method: Method, column: u8) -> bool {
-        let touched = interval.touched >> column & 1 == 1;
-        match method {
-            Method::DataOnly => false,
-            Method::ReadModifyWrite => touched,
-            Method::Reconstruct => !touched,
-        }
-    }
+/// The numbers of the bits that are set.
+fn bits(mask: u32) -> impl Iterator<Item = u8> + Clone {
+    (0..32).filter(move |bit| mask >> bit & 1 == 1)
 }
 
 /// Calls `each` with offset and length of every run of adjacent intervals, which come in ascending order.

@@ -268,6 +268,15 @@ impl Core {
         }
     }
 
+    /// Adds `factor` times what is at `from` to what is at `into`.
+    fn mul_add(&self, io: &mut Io<Message>, group: usize, into: Place, from: Place, factor: u8, bytes: u32) {
+        let (into, from) = (self.locate(group, into, bytes), self.locate(group, from, bytes));
+        match factor {
+            1 => io.arena_mut().xor(into, from),
+            factor => io.arena_mut().mul_add(into, from, factor),
+        }
+    }
+
     fn act(&mut self, io: &mut Io<Message>, group: u16, action: Action) {
         let g = usize::from(group);
         match action {
@@ -298,19 +307,13 @@ impl Core {
             Action::DriveFlush { io: tag, member } => {
                 self.ask_drive(io, g, tag, Kind::Flush, (member, MemberLba(0), 0), None);
             }
-            Action::Xor { into, from, bytes } => {
-                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
-                io.arena_mut().xor(into, from);
-            }
+            Action::Xor { into, from, bytes } => self.mul_add(io, g, into, from, 1, bytes),
             Action::MulAdd {
                 into,
                 from,
                 factor,
                 bytes,
-            } => {
-                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
-                io.arena_mut().mul_add(into, from, factor);
-            }
+            } => self.mul_add(io, g, into, from, factor, bytes),
             Action::Copy { into, from, bytes } => {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
                 io.arena_mut().copy(into, from);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
-use crate::amf::code::mul_add_bytes;
-use crate::amf::geometry::Level;
+use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
+use crate::amf::geometry::{Level, StripPlace};
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
 use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet};
@@ -89,8 +89,6 @@ pub struct World {
     scratch_bytes: u32,
     commands: u32,
     journaled: bool,
-    /// End of the data on each drive.
-    data_blocks: usize,
 }
 
 pub struct Shape {
@@ -200,7 +198,6 @@ impl World {
             scratch_bytes,
             commands: shape.commands,
             journaled: shape.journal.is_some(),
-            data_blocks: usize::try_from(data_blocks).expect("small"),
         }
     }
 
@@ -408,9 +405,36 @@ impl World {
         )
     }
 
-    /// Whether parity matches data in every row.
+    /// Whether check data matches data in every row, and copies one another.
     pub fn parity_matches(&self) -> bool {
-        (3..self.data_blocks).all(|at| self.drives.iter().fold(0, |sum, drive| sum ^ drive[at]) == 0)
+        let g = &self.geometry;
+        (0..g.rows()).map(RowIndex).all(|row| {
+            let blocks = 0..g.strip_blocks();
+            blocks.clone().all(|offset| {
+                let data = |column| self.byte(row, g.copy_place(row, column, 0), offset);
+                let copies = (0..g.data_members()).all(|column| {
+                    (1..g.copies())
+                        .all(|copy| self.byte(row, g.copy_place(row, column, copy), offset) == data(column))
+                });
+                let checks = (0..g.check_strips()).all(|index| {
+                    let sum = (0..g.data_members())
+                        .fold(0, |sum, column| sum ^ mul(factor(index, column), data(column)));
+                    sum == self.check(row, index, offset)
+                });
+                copies && checks
+            })
+        })
+    }
+
+    fn byte(&self, row: RowIndex, place: StripPlace, offset: u32) -> u8 {
+        let lba = self.geometry.member_lba(row, place.start_blocks + offset);
+        self.drives[usize::from(place.member.0)][usize::try_from(lba.0).expect("small")]
+    }
+
+    fn check(&self, row: RowIndex, index: u8, offset: u32) -> u8 {
+        let member = self.geometry.check_member(row, index).expect("it has one");
+        let start_blocks = 0;
+        self.byte(row, StripPlace { member, start_blocks }, offset)
     }
 
     /// All locks are back, all scratch is back, nothing is in flight.
@@ -427,21 +451,36 @@ impl World {
 
     /// What the drives hold, without the engine: lost strips are regenerated.
     pub fn contents(&self, failed: u32) -> Vec<u8> {
+        let g = &self.geometry;
         let block = |lba| {
-            let place = self.geometry.locate(GroupLba(lba));
-            let at = usize::try_from(place.lba.0).expect("small");
-            let member = usize::from(place.member.0);
-            if failed >> member & 1 == 0 {
-                return self.drives[member][at];
+            let at = g.locate(GroupLba(lba));
+            let (row, offset) = (at.row, at.offset_blocks);
+            let mut copies = (0..g.copies()).map(|copy| g.copy_place(row, at.column, copy));
+            if let Some(place) = copies.find(|place| failed >> place.member.0 & 1 == 0) {
+                return self.byte(row, place, offset);
             }
-            let others = self
-                .drives
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != member);
-            others.fold(0, |sum, (_, drive)| sum ^ drive[at])
+            let lost = |member: MemberIndex| failed >> member.0 & 1 == 1;
+            let columns = (0..g.data_members()).filter(|column| lost(g.data_member(row, *column)));
+            let columns = columns.fold(0, |mask, column| mask | 1 << column);
+            let live = |index: &u8| g.check_member(row, *index).is_some_and(|member| !lost(member));
+            let checks = (0..3).filter(live).fold(0, |mask, index| mask | 1 << index);
+            let solution = Solution::new(columns, checks).expect("the loss is survived");
+            let which = solution.columns().iter().position(|lost| *lost == at.column);
+            let which = which.expect("it is lost");
+            let mut sum = 0;
+            for (source, index) in solution.checks().iter().enumerate() {
+                sum ^= mul(
+                    solution.check_factor(which, source),
+                    self.check(row, *index, offset),
+                );
+            }
+            for column in (0..g.data_members()).filter(|column| columns >> column & 1 == 0) {
+                let data = self.byte(row, g.copy_place(row, column, 0), offset);
+                sum ^= mul(solution.column_factor(which, column), data);
+            }
+            sum
         };
-        (0..self.geometry.capacity_blocks()).map(block).collect()
+        (0..g.capacity_blocks()).map(block).collect()
     }
 
     fn act(&mut self, core: usize, out: Vec<Action>) {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::hang::Held;
 use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
+use super::rebuild::{REBUILDS_MAX, RowTurn};
 use super::scratch::Scratch;
 use super::write_back::{DESTAGES_MAX, WriteBack};
 use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
 use crate::amf::geometry::{Geometry, RowPiece};
 use crate::amf::list::{Links, List};
 use crate::amf::lock::{Acquire, CORES_MAX, LockTable, WakeMask};
-use crate::amf::row::{RowPlan, Source};
+use crate::amf::row::{RowPlan, Source, scratch_blocks_max};
 use crate::amf::{MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::GroupLba;
@@ -60,6 +61,10 @@ pub struct Engine {
     /// Rows whose slot may be free for this core.
     woken: VecDeque<RowIndex>,
     pub(super) plan: RowPlan,
+    /// Commands that rebuild rows, in order of their rows.
+    pub(super) rebuilds: VecDeque<RowTurn>,
+    /// Members under rebuild as this engine was told last.
+    pub(super) rebuilding: u32,
     in_flight: u32,
     /// Where writes end first, if the group has a journal.
     pub(super) write_back: Option<WriteBack>,
@@ -168,14 +173,16 @@ impl Engine {
             // Each piece that ends wakes one row, and one more may be told from outside.
             woken: VecDeque::with_capacity(all_pieces as usize + 1),
             plan: RowPlan::with_capacity(&geometry),
+            rebuilds: VecDeque::with_capacity(REBUILDS_MAX),
+            rebuilding: members.rebuilding,
             in_flight: 0,
         }
     }
 
-    /// The scratch in bytes that the largest row operation needs: one row with its parity, at most
-    /// 32 MiB. Several times as much lets operations run side by side.
+    /// The scratch in bytes that the largest row operation needs: the new and the old data of a row with its check
+    /// data, at most 64 MiB. Several times as much lets operations run side by side.
     pub fn scratch_bytes_min(geometry: &Geometry) -> u32 {
-        (u32::from(geometry.members()) * geometry.strip_bytes()).next_multiple_of(4096)
+        (scratch_blocks_max(geometry) << geometry.block().shift()).next_multiple_of(4096)
     }
 
     /// Takes a command. It completes by [`Action::Complete`], perhaps at once.
@@ -204,7 +211,12 @@ impl Engine {
         }
         match self.admit(&request) {
             Err(error) => self.commands[command.0 as usize].error = Some(error),
-            Ok(blocks) => self.commands[command.0 as usize].total_blocks = blocks,
+            Ok(blocks) => {
+                self.commands[command.0 as usize].total_blocks = blocks;
+                if let Request::Rebuild { row } = request {
+                    self.line_up_rebuild(command, row);
+                }
+            }
         }
         if !self.commands[command.0 as usize].wants_more() {
             // Refused, or nothing to do.
@@ -252,6 +264,7 @@ impl Engine {
             "only members fail"
         );
         self.lock.publish(members);
+        self.rebuild_changed(members);
         self.members_changed(out);
         if self.write_back.is_some() {
             self.members_changed_for_write_back(out);
@@ -364,11 +377,30 @@ impl Engine {
     fn admit(&self, request: &Request) -> Result<u64, GroupError> {
         let (lba, blocks) = match *request {
             Request::Flush | Request::Drain => return Ok(1),
-            Request::Resync { row } if row.0 < self.geometry.rows() => return Ok(1),
-            Request::Resync { .. }
-            | Request::Rebuild { .. }
-            | Request::Scrub { .. }
-            | Request::Repair { .. } => return Err(GroupError::OutOfRange),
+            Request::Resync { row }
+            | Request::Rebuild { row }
+            | Request::Scrub { row, .. }
+            | Request::Repair { row, .. }
+                if row.0 >= self.geometry.rows() =>
+            {
+                return Err(GroupError::OutOfRange);
+            }
+            Request::Resync { .. } | Request::Rebuild { .. } | Request::Scrub { .. } => return Ok(1),
+            Request::Repair {
+                member,
+                offset_blocks,
+                blocks,
+                ..
+            } => {
+                let strip = self.geometry.strip_blocks();
+                let inside = offset_blocks < self.geometry.member_row_blocks()
+                    && (1..=strip - offset_blocks % strip).contains(&blocks);
+                return if member.0 < self.geometry.members() && inside {
+                    Ok(1)
+                } else {
+                    Err(GroupError::OutOfRange)
+                };
+            }
             Request::Zero { lba, blocks, .. } => (lba, blocks),
             Request::Read { lba, blocks }
             | Request::Write { lba, blocks, .. }
@@ -401,6 +433,8 @@ impl Engine {
                 self.begin(piece, out);
             } else if let Some(row) = self.woken.pop_front() {
                 self.grant(row, out);
+            } else if self.take_turn(out) {
+                // A row is rebuilt, and the next one may be written already.
             } else if self.scratch_retry {
                 self.scratch_retry = false;
                 self.retry_scratch(out);
@@ -599,7 +633,9 @@ impl Engine {
             | State::Comparing
             | State::AwaitingCommit
             | State::Writing
-            | State::AwaitingMembersToEnd => {}
+            | State::Verifying
+            | State::AwaitingMembersToEnd
+            | State::AwaitingTurn => {}
         }
     }
 
@@ -624,7 +660,9 @@ impl Engine {
             | State::AwaitingDrain
             | State::AwaitingMembersToPlan
             | State::Writing
-            | State::AwaitingMembersToEnd => unreachable!("it is in none of these queues"),
+            | State::Verifying
+            | State::AwaitingMembersToEnd
+            | State::AwaitingTurn => unreachable!("it is in none of these queues"),
         }
         self.give_room_back(index);
         self.end_piece(index, result, out);
@@ -659,6 +697,9 @@ impl Engine {
         );
         self.in_flight -= 1;
         let result = slot.error.map_or(Ok(()), Err);
+        if matches!(slot.request, Request::Rebuild { .. }) {
+            self.leave_line(CommandId(command), result);
+        }
         let Request::CompareWrite { write, .. } = slot.request else {
             out.push(Action::Complete {
                 command: CommandId(command),
@@ -725,31 +766,33 @@ fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Wo
             (Work::Compare, piece)
         }
         Request::CompareWrite { lba, write, fua, .. } => (Work::CompareThenWrite { write, fua }, cut(lba)),
-        Request::Flush | Request::Drain => (
-            if slot.request == Request::Flush {
-                Work::Flush
-            } else {
-                Work::Drain
-            },
-            RowPiece {
-                row: RowIndex(0),
-                start_blocks: 0,
-                blocks: 1,
-                skipped_blocks: 0,
-            },
-        ),
-        Request::Rebuild { .. } | Request::Scrub { .. } | Request::Repair { .. } => {
-            unreachable!("these are refused")
+        Request::Flush => (Work::Flush, whole_row(RowIndex(0))),
+        Request::Drain => (Work::Drain, whole_row(RowIndex(0))),
+        Request::Resync { row } => (Work::Resync, whole_row(row)),
+        Request::Rebuild { row } => (Work::Rebuild, whole_row(row)),
+        Request::Scrub { row, repair } => (Work::Scrub { repair }, whole_row(row)),
+        Request::Repair {
+            row,
+            member,
+            offset_blocks,
+            blocks,
+        } => {
+            let work = Work::Repair {
+                member,
+                offset_blocks,
+                blocks,
+            };
+            (work, whole_row(row))
         }
-        // Its one block stands for the whole row.
-        Request::Resync { row } => (
-            Work::Resync,
-            RowPiece {
-                row,
-                start_blocks: 0,
-                blocks: 1,
-                skipped_blocks: 0,
-            },
-        ),
+    }
+}
+
+/// An operation on a whole row; its one block stands for all of it.
+const fn whole_row(row: RowIndex) -> RowPiece {
+    RowPiece {
+        row,
+        start_blocks: 0,
+        blocks: 1,
+        skipped_blocks: 0,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::machine::{Engine, PIECES_MAX};
 use super::scratch::Span;
+use super::scrub::Scan;
 use super::write_back::Room;
 use super::{Action, CommandId, GroupError, IoTag, Place};
 use crate::amf::cache::EntryIndex;
@@ -12,8 +13,8 @@ use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Targe
 use crate::amf::{MEMBERS_MAX, MemberIndex};
 use crate::drive::DriveError;
 
-// An I/O tag is: piece | run (2 bits) | member (5 bits). A plan has at most one transfer per member and
-// interval, and with that at most three; the run tells them apart.
+// An I/O tag is: piece | run (7 bits) | member (5 bits). The run tells a member's transfers of one phase apart: of a
+// write of 64 extents every other interval of a strip may be one of its own, and two more are cut by columns' ends.
 const MEMBER_BITS: u32 = 5;
 const RUN_BITS: u32 = 7;
 pub(super) const IO_TAG_SHIFT: u32 = MEMBER_BITS + RUN_BITS;
@@ -22,6 +23,7 @@ pub(super) const IO_TAG_SHIFT: u32 = MEMBER_BITS + RUN_BITS;
 pub(super) const TAG_PIECES: u32 = 1 << (u32::BITS - IO_TAG_SHIFT);
 
 const _: () = assert!(1 << MEMBER_BITS == MEMBERS_MAX);
+const _: () = assert!(1 << RUN_BITS >= row::EXTENTS_MAX + 2);
 
 /// What a row operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,15 @@ pub(super) enum Work {
         fua: bool,
     },
     Resync,
+    Rebuild,
+    Scrub {
+        repair: bool,
+    },
+    Repair {
+        member: MemberIndex,
+        offset_blocks: u32,
+        blocks: u32,
+    },
     Flush,
     /// Dirty data of the row goes to its place.
     Destage,
@@ -53,10 +64,14 @@ impl Work {
     /// The lock it needs on its row; a flush has no row.
     pub(super) fn mode(self) -> Option<Mode> {
         match self {
-            Self::Read | Self::Compare => Some(Mode::Read),
-            Self::CompareThenWrite { .. } | Self::Write { .. } | Self::ZeroRow { .. } | Self::Resync => {
-                Some(Mode::Write)
-            }
+            Self::Read | Self::Compare | Self::Scrub { repair: false } => Some(Mode::Read),
+            Self::CompareThenWrite { .. }
+            | Self::Write { .. }
+            | Self::ZeroRow { .. }
+            | Self::Resync
+            | Self::Rebuild
+            | Self::Scrub { repair: true }
+            | Self::Repair { .. } => Some(Mode::Write),
             // It is the hold's own, which has the lock.
             Self::Destage => Some(Mode::Write),
             Self::Flush | Self::Drain => None,
@@ -67,7 +82,15 @@ impl Work {
     pub(super) fn is_host_write(self) -> bool {
         match self {
             Self::Write { .. } | Self::ZeroRow { .. } | Self::CompareThenWrite { .. } => true,
-            Self::Read | Self::Compare | Self::Resync | Self::Flush | Self::Destage | Self::Drain => false,
+            Self::Read
+            | Self::Compare
+            | Self::Resync
+            | Self::Rebuild
+            | Self::Scrub { .. }
+            | Self::Repair { .. }
+            | Self::Flush
+            | Self::Destage
+            | Self::Drain => false,
         }
     }
 }
@@ -92,8 +115,12 @@ pub(super) enum State {
     AwaitingMembersToPlan,
     /// Nothing is planned anew from here on: the row may be in between.
     Writing,
+    /// A repair reads back what it wrote.
+    Verifying,
     /// All that could be written is; it ends once it is durable that the rest is not to be trusted.
     AwaitingMembersToEnd,
+    /// A row is rebuilt; its lock is kept until those before it are, too.
+    AwaitingTurn,
 }
 
 /// A row operation.
@@ -109,13 +136,19 @@ pub(super) struct Piece {
     /// Its lock slot, while it waits for that.
     pub(super) slot: u32,
     /// Answers that are still to come.
-    pending: u32,
+    pub(super) pending: u32,
     /// What its plan was made for, so that the same plan can be made again.
     pub(super) members: Members,
-    /// Members that gave errors to this piece's reads: regenerated around without being failed.
-    avoid: u32,
+    /// Members that gave errors to this piece's reads: gone round without being failed.
+    pub(super) avoid: u32,
     /// Members that gave errors in this phase.
-    errors: u32,
+    pub(super) errors: u32,
+    /// Members of which blocks could not be read in this phase, though they answer.
+    unreadable: u32,
+    /// Members that a rebuild writes.
+    pub(super) targets: u32,
+    /// How far a scrub has looked.
+    pub(super) scan: Scan,
     pub(super) scratch: Option<Span>,
     /// One strip of one live member, straight into the buffer: there is no plan to make again.
     direct: bool,
@@ -149,6 +182,9 @@ impl Piece {
         },
         avoid: 0,
         errors: 0,
+        unreadable: 0,
+        targets: 0,
+        scan: Scan::START,
         scratch: None,
         direct: false,
         hold: None,
@@ -201,11 +237,10 @@ impl Engine {
 
     /// False if it has to wait for scratch, which it may take only when it is its turn.
     fn try_begin(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
-        // Under the row's lock, so at least as new as what the row's last writer knew.
-        let members = self.lock.members();
+        let members = self.members_of(index);
         let piece = &mut self.pieces[index as usize];
         assert!(
-            piece.pending == 0 && piece.errors == 0,
+            piece.pending == 0 && piece.errors == 0 && piece.unreadable == 0,
             "a piece begins with nothing in flight"
         );
         piece.members = members;
@@ -226,10 +261,22 @@ impl Engine {
                 self.flush(index, out);
                 return true;
             }
+            Work::Rebuild => {
+                if let Err(over) = self.choose_targets(index) {
+                    self.finish(index, over, out);
+                    return true;
+                }
+            }
+            Work::Repair { member, .. } if members.failed >> member.0 & 1 == 1 => {
+                self.finish(index, Ok(()), out);
+                return true;
+            }
             Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }
             | Work::Resync
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
             | Work::Destage => {}
             Work::Drain => unreachable!("it is over when there is no lane"),
         }
@@ -253,10 +300,31 @@ impl Engine {
         begun
     }
 
-    /// The shortest way, for most reads: one strip of one live member.
+    /// What a piece goes by: under the row's lock, so at least as new as what the row's last writer knew. A flush has no
+    /// row, and goes to all that are written.
+    pub(super) fn members_of(&self, index: u32) -> Members {
+        let piece = &self.pieces[index as usize];
+        match piece.work {
+            Work::Flush | Work::Drain => Members {
+                failed: self.lock.lost(),
+                ..self.lock.members()
+            },
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
+            | Work::Destage => self.lock.members_at(piece.row.row),
+        }
+    }
+
+    /// The one transfer that a read inside one strip is, if it is that and the strip or a copy of it can be read.
     #[inline]
-    fn read_one_strip(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
-        let piece = &mut self.pieces[index as usize];
+    fn direct_read(&self, piece: &Piece) -> Option<RowIo> {
         let RowPiece {
             row,
             start_blocks,
@@ -264,25 +332,45 @@ impl Engine {
             ..
         } = piece.row;
         let strip = self.geometry.strip_blocks();
-        let offset_blocks = start_blocks % strip;
-        if offset_blocks + blocks > strip {
-            return false;
+        let offset = start_blocks % strip;
+        if offset + blocks > strip {
+            return None;
         }
         let column = u8::try_from(start_blocks / strip).expect("a row has at most 32 data columns");
-        let member = self.geometry.data_member(row, column);
-        if (piece.members.failed | piece.avoid) >> member.0 & 1 == 1 {
+        let unreadable = piece.members.failed | piece.avoid;
+        let trusted = piece.members.parity_trusted;
+        let place = row::choose_copy(&self.geometry, row, column, offset, unreadable, trusted)?;
+        Some(RowIo {
+            member: place.member,
+            offset_blocks: place.start_blocks + offset,
+            blocks,
+            area: Area::User(0),
+        })
+    }
+
+    /// The shortest way, for most reads: one strip of one live member.
+    #[inline]
+    fn read_one_strip(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
+        let Some(RowIo {
+            member,
+            offset_blocks,
+            blocks,
+            area,
+        }) = self.direct_read(&self.pieces[index as usize])
+        else {
             return false;
-        }
+        };
+        let piece = &mut self.pieces[index as usize];
         piece.direct = true;
         piece.state = State::Reading;
         piece.pending = 1;
         self.commands[piece.command as usize].issued = true;
         let io = tag(index, 0, member);
-        let into = place(piece, self.geometry.block().shift(), Area::User(0));
+        let into = place(piece, self.geometry.block().shift(), area);
         out.push(Action::DriveRead {
             io,
             member,
-            lba: self.geometry.member_lba(row, offset_blocks),
+            lba: self.geometry.member_lba(piece.row.row, offset_blocks),
             blocks,
             into,
         });
@@ -299,7 +387,7 @@ impl Engine {
         self.commands[piece.command as usize].issued = true;
         piece.state = State::Writing;
         let lba = geometry.member_lba(piece.row.row, 0);
-        let blocks = geometry.strip_blocks();
+        let blocks = geometry.member_row_blocks();
         for member in members {
             piece.pending += 1;
             let io = tag(index, 0, member);
@@ -317,7 +405,7 @@ impl Engine {
     fn flush(&mut self, index: u32, out: &mut Vec<Action>) {
         let piece = &mut self.pieces[index as usize];
         let failed = piece.members.failed;
-        if failed.count_ones() > self.geometry.losses_max() {
+        if !self.geometry.survives(self.lock.members().failed) {
             return self.finish(index, Err(GroupError::TooManyMembersLost), out);
         }
         self.commands[piece.command as usize].issued = true;
@@ -334,12 +422,13 @@ impl Engine {
     }
 
     /// The plan of a piece's current work: the same each time until something fails.
-    fn make_plan(&self, index: u32, plan: &mut RowPlan) -> Result<(), PlanError> {
+    pub(super) fn make_plan(&self, index: u32, plan: &mut RowPlan) -> Result<(), PlanError> {
         let Piece {
             work,
             row,
             members,
             avoid,
+            targets,
             ..
         } = &self.pieces[index as usize];
         let geometry = &self.geometry;
@@ -355,8 +444,26 @@ impl Engine {
         match *work {
             Work::Read => read(Target::User),
             Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
-            Work::Write { source, .. } => plan.write(geometry, row, source, *members),
-            Work::Resync => plan.resync(geometry, row.row, *members),
+            Work::Write { source, .. } => plan.write(geometry, row, source, *members, *avoid),
+            Work::Resync => plan.resync(geometry, row.row, *members, *avoid),
+            Work::Rebuild => plan.rebuild(geometry, row.row, *targets, *members, *avoid),
+            Work::Scrub { .. } => {
+                plan.scrub(geometry, row.row, members.failed | avoid);
+                Ok(())
+            }
+            Work::Repair {
+                member,
+                offset_blocks,
+                blocks,
+            } => {
+                let target = RowIo {
+                    member,
+                    offset_blocks,
+                    blocks,
+                    area: Area::Scratch(0),
+                };
+                plan.repair(geometry, row.row, target, *members, *avoid)
+            }
             Work::Destage => self.plan_destage(&self.pieces[index as usize], plan),
             Work::ZeroRow { .. } | Work::Flush | Work::Drain => {
                 unreachable!("these have nothing to plan")
@@ -376,7 +483,7 @@ impl Engine {
         piece.scratch.is_some()
     }
 
-    fn drop_scratch(&mut self, index: u32) {
+    pub(super) fn drop_scratch(&mut self, index: u32) {
         if let Some(span) = self.pieces[index as usize].scratch.take() {
             self.give_scratch_back(span);
         }
@@ -416,17 +523,13 @@ impl Engine {
         assert!(piece.pending > 0, "a drive answers what it was asked, once");
         piece.pending -= 1;
         if let Err(error) = result {
-            let member = member_of(io);
-            piece.errors |= 1 << member.0;
-            if self.lock.members().failed >> member.0 & 1 == 0 {
-                out.push(Action::ReportFault { member, error });
-            }
+            self.note_error(io, error, out);
         }
         let piece = &self.pieces[index as usize];
         if piece.pending > 0 {
             return;
         }
-        match (piece.state, piece.errors == 0) {
+        match (piece.state, piece.errors | piece.unreadable == 0) {
             // Nothing of it is written, so nothing has to be: its host may write there another way.
             (State::Reading, _) if self.commands[piece.command as usize].given_up => {
                 self.finish(index, Err(GroupError::Aborted), out);
@@ -443,8 +546,9 @@ impl Engine {
                 self.plan = plan;
             }
             (State::Reading, false) => self.reads_failed(index, out),
-            (State::Writing, true) => self.finish(index, Ok(()), out),
+            (State::Writing, true) => self.writes_done(index, out),
             (State::Writing, false) => self.writes_failed(index, out),
+            (State::Verifying, read) => self.read_back(index, read, out),
             (
                 State::Free
                 | State::AwaitingRoom
@@ -455,16 +559,71 @@ impl Engine {
                 | State::AwaitingCommit
                 | State::AwaitingDrain
                 | State::AwaitingMembersToPlan
-                | State::AwaitingMembersToEnd,
+                | State::AwaitingMembersToEnd
+                | State::AwaitingTurn,
                 _,
             ) => unreachable!("a piece with a drive's answer to come reads or writes"),
         }
     }
 
+    fn writes_done(&mut self, index: u32, out: &mut Vec<Action>) {
+        match self.pieces[index as usize].work {
+            Work::Rebuild => self.await_turn(index),
+            Work::Repair { .. } => self.issue_read_back(index, out),
+            Work::Scrub { .. } => self.scrub_repaired(index, out),
+            Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Flush | Work::Destage => {
+                self.finish(index, Ok(()), out);
+            }
+            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
+                unreachable!("these do not write")
+            }
+        }
+    }
+
+    /// Blocks that a member cannot give back are no failure of the member: others have them too.
+    fn note_error(&mut self, io: IoTag, error: DriveError, out: &mut Vec<Action>) {
+        let index = io.0 >> IO_TAG_SHIFT;
+        let member = member_of(io);
+        let piece = &mut self.pieces[index as usize];
+        if error == DriveError::Media && piece.state == State::Reading {
+            piece.unreadable |= 1 << member.0;
+            let row = piece.row.row;
+            let read = self.read_of(io);
+            out.push(Action::ReportMedia {
+                member,
+                row,
+                offset_blocks: read.offset_blocks,
+                blocks: read.blocks,
+            });
+            return;
+        }
+        piece.errors |= 1 << member.0;
+        if self.lock.lost() >> member.0 & 1 == 0 {
+            out.push(Action::ReportFault { member, error });
+        }
+    }
+
+    /// The read that has this tag: the plan is made again to see which it was.
+    fn read_of(&mut self, io: IoTag) -> RowIo {
+        let index = io.0 >> IO_TAG_SHIFT;
+        let piece = &self.pieces[index as usize];
+        if piece.direct {
+            return self.direct_read(piece).expect("it was found once");
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        self.make_plan(index, &mut plan)
+            .expect("the plan that was made once can be made again");
+        let run = io.0 >> MEMBER_BITS & ((1 << RUN_BITS) - 1);
+        let mut reads = plan.reads.iter().filter(|read| read.member == member_of(io));
+        let read = *reads.nth(run as usize).expect("it was asked for");
+        self.plan = plan;
+        read
+    }
+
     /// All that the plan wanted to read is there.
     fn reads_done(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
         let shift = self.geometry.block().shift();
-        let piece = &mut self.pieces[index as usize];
+        let piece = &self.pieces[index as usize];
         if piece.work == Work::Destage {
             return self.destage_read(index, plan, out);
         }
@@ -487,11 +646,20 @@ impl Engine {
                 });
             }
             Work::Write { fua, .. } => self.issue_writes(index, &plan.writes, fua, out),
-            Work::Resync => self.issue_writes(index, &plan.writes, false, out),
+            Work::Resync | Work::Rebuild | Work::Repair { .. } => {
+                self.issue_writes(index, &plan.writes, false, out);
+            }
+            Work::Scrub { .. } => self.begin_scan(index, out),
             Work::ZeroRow { .. } | Work::Flush | Work::Destage | Work::Drain => {
                 unreachable!("these do not read, or were sent on")
             }
         }
+    }
+
+    /// Has steps of a piece computed.
+    pub(super) fn compute(&self, index: u32, steps: &[Step], out: &mut Vec<Action>) {
+        let piece = &self.pieces[index as usize];
+        push_steps(piece, self.geometry.block().shift(), steps, out);
     }
 
     pub(super) fn issue_writes(&mut self, index: u32, writes: &[RowIo], fua: bool, out: &mut Vec<Action>) {
@@ -532,6 +700,20 @@ impl Engine {
         if self.commands[piece.command as usize].given_up {
             return self.finish(index, Err(GroupError::Aborted), out);
         }
+        match piece.work {
+            Work::Scrub { .. } => return self.scan_on(index, equal, out),
+            Work::Repair { .. } => return self.verified(index, equal, out),
+            Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Read
+            | Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Destage
+            | Work::Drain
+            | Work::Flush => {}
+        }
         if !equal {
             return self.finish(index, Err(GroupError::CompareFailed), out);
         }
@@ -550,20 +732,26 @@ impl Engine {
         self.begin(index, out);
     }
 
-    /// Nothing has been written, so the piece can start over without the member that failed it.
+    /// Nothing has been written, so the piece can start over without the members that failed it.
     fn reads_failed(&mut self, index: u32, out: &mut Vec<Action>) {
         self.drop_scratch(index);
-        let durable = self.lock.members().failed;
+        let durable = self.members_of(index).failed;
         let piece = &mut self.pieces[index as usize];
         piece.direct = false;
+        piece.avoid |= std::mem::take(&mut piece.unreadable);
         match piece.work {
             Work::Read | Work::Compare | Work::CompareThenWrite { .. } => {
                 // Reading around a member promises nothing about it, so this need not wait.
                 piece.avoid |= std::mem::take(&mut piece.errors);
                 self.begin(index, out);
             }
-            Work::Write { .. } | Work::Resync | Work::Destage => {
-                if (durable | piece.errors).count_ones() > self.geometry.losses_max() {
+            Work::Write { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
+            | Work::Destage => {
+                if !self.geometry.survives(durable | piece.errors) {
                     self.finish(index, Err(GroupError::TooManyMembersLost), out);
                 } else if piece.errors & !durable == 0 {
                     piece.errors = 0;
@@ -579,34 +767,45 @@ impl Engine {
 
     /// What could be written is written. Success may be told only once it is durable that the strips
     /// which could not be written will not be believed (PROTOCOL H29, H33).
-    fn writes_failed(&mut self, index: u32, out: &mut Vec<Action>) {
+    pub(super) fn writes_failed(&mut self, index: u32, out: &mut Vec<Action>) {
         self.drop_scratch(index);
-        let durable = self.lock.members().failed;
+        let durable = self.members_of(index).failed;
         let piece = &mut self.pieces[index as usize];
+        if matches!(piece.work, Work::Rebuild) {
+            // Nobody believes what a rebuild writes before it says that it is done.
+            return self.finish(index, Err(GroupError::MemberFailed), out);
+        }
         if piece.errors & !durable != 0 {
             piece.state = State::AwaitingMembersToEnd;
             self.piece_links.push_back(&mut self.members_waiters, index);
             return;
         }
         let lost = piece.members.failed | piece.errors | durable;
-        let survived = lost.count_ones() <= self.geometry.losses_max();
-        self.finish(
-            index,
-            if survived {
-                Ok(())
-            } else {
-                Err(GroupError::TooManyMembersLost)
-            },
-            out,
-        );
+        if !self.geometry.survives(lost) {
+            return self.finish(index, Err(GroupError::TooManyMembersLost), out);
+        }
+        match piece.work {
+            Work::Repair { .. } => self.finish(index, Err(GroupError::MemberFailed), out),
+            Work::Scrub { .. } => self.scrub_repaired(index, out),
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Destage
+            | Work::Drain
+            | Work::Flush => self.finish(index, Ok(()), out),
+        }
     }
 
     /// Lets those go on whose failed members are now durably failed.
     pub(super) fn members_changed(&mut self, out: &mut Vec<Action>) {
-        let durable = self.lock.members().failed;
         let mut next = self.members_waiters.first();
         while let Some(index) = next {
             next = self.piece_links.next(index);
+            let durable = self.members_of(index).failed;
             let piece = &mut self.pieces[index as usize];
             if piece.errors & !durable != 0 {
                 continue;
@@ -667,7 +866,7 @@ fn next_tag(piece: u32, member: MemberIndex, runs: &mut [u32; MEMBERS_MAX]) -> I
     let run = &mut runs[usize::from(member.0)];
     assert!(
         *run < 1 << RUN_BITS,
-        "a member has at most three transfers in a phase"
+        "a member has at most 128 transfers in a phase"
     );
     let io = tag(piece, *run, member);
     *run += 1;

@@ -256,8 +256,7 @@ fn a_read_error_is_regenerated_at_once() {
     let (mut world, data) = filled(&Shape::SMALL);
     world.read(0, 0, 5, 2);
     world.pay_with_error(0, 0, DriveError::Media);
-    assert_eq!(world.faults.len(), 1);
-    world.reported = 0;
+    assert_eq!((world.media.len(), world.faults.len()), (1, 0));
     world.settle();
     assert_eq!(world.result(0, 0), Some(Ok(())));
     assert_eq!(world.cores[0].buffers[0], data[5..7]);
@@ -791,19 +790,20 @@ fn scratch_is_not_taken_past_those_who_wait_for_it() {
         ..Shape::SMALL
     };
     let mut world = World::new(&shape, 1);
-    // Of 96 blocks of scratch the large writes need 56 each and the small one 16.
-    world.write(0, 0, 0, &[1; 40]);
-    world.write(0, 1, 80, &[2; 40]);
-    world.write(0, 2, 160, &[3; 8]);
-    let issued = |world: &World| [0, 1, 2].map(|command| world.cores[0].engine.commands[command].issued);
-    assert_eq!(issued(&world), [true, false, false]);
-    world.read(0, 3, 240, 1);
+    // Of 176 blocks of scratch the large writes need 64 each and the small one 16.
+    world.write(0, 0, 0, &[1; 32]);
+    world.write(0, 1, 80, &[2; 32]);
+    world.write(0, 2, 160, &[3; 32]);
+    world.write(0, 3, 240, &[4; 8]);
+    let issued = |world: &World| [0, 1, 2, 3].map(|command| world.cores[0].engine.commands[command].issued);
+    assert_eq!(issued(&world), [true, true, false, false]);
+    world.read(0, 4, 320, 1);
     assert!(
-        world.cores[0].engine.commands[3].issued,
+        world.cores[0].engine.commands[4].issued,
         "who needs no scratch does not wait"
     );
     world.settle();
-    assert!((0..4).all(|command| world.result(0, command) == Some(Ok(()))));
+    assert!((0..5).all(|command| world.result(0, command) == Some(Ok(()))));
     world.assert_idle();
 }
 

@@ -50,7 +50,8 @@ fn a_read_error_is_not_gone_round() {
     world.read(0, 0, 5, 2);
     world.pay_with_error(0, 0, DriveError::Media);
     assert_eq!(world.result(0, 0), LOST);
-    assert_eq!(world.faults, [(member_at(&world, 5), DriveError::Media)]);
+    assert_eq!(world.media, [(member_at(&world, 5), RowIndex(0), 1, 2)]);
+    assert!(world.faults.is_empty(), "the member has not failed");
     world.settle();
     world.read(0, 1, 8, 4);
     world.settle();

@@ -40,6 +40,8 @@ struct Run {
     commands: u32,
     completed: u64,
     aborted: u64,
+    /// Commands of the group's own that completed.
+    background: Vec<(u32, Result<(), GroupError>)>,
 }
 
 impl Run {
@@ -53,6 +55,7 @@ impl Run {
             commands: shape.commands,
             completed: 0,
             aborted: 0,
+            background: Vec::new(),
         }
     }
 
@@ -203,6 +206,10 @@ impl Run {
                 );
                 continue;
             }
+            if done.command.0 >= self.commands {
+                self.background.push((done.command.0, done.result));
+                continue;
+            }
             let here = |r: &Running| r.core == done.core && r.command == done.command.0;
             let running = self
                 .running
@@ -227,7 +234,7 @@ impl Run {
     }
 
     /// Runs `steps` random steps; `event` may fail members at some of them.
-    fn run(&mut self, steps: u32, mut event: impl FnMut(&mut World, u32)) {
+    fn run(&mut self, steps: u32, mut event: impl FnMut(&mut Self, u32)) {
         let rooms = |world: &World| {
             world
                 .cores
@@ -237,7 +244,7 @@ impl Run {
         };
         let before = rooms(&self.world);
         for step in 0..steps {
-            event(&mut self.world, step);
+            event(self, step);
             match self.random().below(10) {
                 0..4 => self.start(),
                 4 if self.random().chance(20) => self.abort(),
@@ -252,6 +259,7 @@ impl Run {
         }
         self.world.settle();
         self.check_done();
+        self.world.drain();
         assert!(self.running.is_empty(), "nothing hangs");
         assert_eq!(rooms(&self.world), before, "no allocation in steady state");
         self.world.assert_idle();
@@ -262,13 +270,16 @@ impl Run {
     fn check_contents(&mut self) {
         let failed = self.world.members.failed;
         assert_eq!(self.world.contents(failed), self.model);
-        if failed == 0 && self.world.geometry.level() != Level::Raid0 {
-            assert!(self.world.parity_matches());
-            for member in 0..self.world.geometry.members() {
+        assert!(failed != 0 || self.world.parity_matches());
+        for _ in 0..6 {
+            let members = usize::from(self.world.geometry.members());
+            let count = self.random().below(4);
+            let more = (0..count).fold(failed, |mask, _| mask | 1 << self.random().index(members));
+            if self.world.geometry.survives(more) {
                 assert_eq!(
-                    self.world.contents(1 << member),
+                    self.world.contents(more),
                     self.model,
-                    "after the loss of {member}"
+                    "after the loss of {more:b}"
                 );
             }
         }
@@ -309,9 +320,20 @@ fn striped_shape(random: &mut Random) -> Shape {
     }
 }
 
+/// Any level at all.
+pub fn any_shape(random: &mut Random) -> Shape {
+    let shape = shape(random);
+    let level = Level::ALL[random.index(Level::ALL.len())];
+    Shape {
+        level,
+        members: shape.members.max(level.members_min()),
+        ..shape
+    }
+}
+
 #[test]
 fn random_commands_agree_with_the_model() {
-    for shape in [shape, striped_shape] {
+    for shape in [shape, striped_shape, any_shape] {
         let (mut completed, mut aborted) = (0, 0);
         for seed in 0..120 {
             let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
@@ -334,13 +356,199 @@ fn a_member_may_be_failed_at_any_moment() {
         let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
         let moment = u32::try_from(run.random().below(2500)).expect("small");
         let member = run.world.random.index(run.world.drives.len());
-        run.run(3000, |world, step| {
+        run.run(3000, |run, step| {
             if step == moment {
-                world.fail_members(1 << member);
+                run.world.fail_members(1 << member);
             }
         });
         assert_eq!(run.world.members.failed, 1 << member);
         run.check_contents();
+    }
+}
+
+/// CHECKLIST D1, D2: as many members as the level survives are declared failed or break, at random moments.
+#[test]
+fn every_level_goes_on_with_all_the_losses_it_survives() {
+    for seed in 0..200 {
+        let mut run = Run::new(&any_shape(&mut Random::new(seed)), seed);
+        let members = run.world.drives.len();
+        run.run(3000, |run, _| {
+            if !run.random().chance(1) {
+                return;
+            }
+            let member = 1 << run.random().index(members);
+            let world = &mut run.world;
+            let lost = world.members.failed | world.broken | member;
+            if world.geometry.survives(lost) {
+                if world.random.chance(50) {
+                    world.fail_members(member);
+                } else {
+                    world.broken |= member;
+                }
+            }
+        });
+        run.check_contents();
+    }
+}
+
+/// CHECKLIST D6, I12 (PROTOCOL H34): members are replaced and rebuilt while commands run on all cores and further members
+/// are lost; in the end nothing is lost, and every strip is right.
+#[test]
+fn members_are_rebuilt_under_load() {
+    let (mut rebuilt, mut stopped) = (0, 0);
+    for seed in 0..250 {
+        let mut random = Random::new(seed);
+        let shape = any_shape(&mut random);
+        if !shape.level.is_redundant() {
+            continue;
+        }
+        let mut run = Run::new(&with_own_commands(&shape), seed);
+        run.commands = shape.commands;
+        let mut rebuilder = Rebuilder::new(shape.commands);
+        run.run(6000, |run, _| rebuilder.step(run));
+        rebuilder.end(&mut run);
+        assert!(run.world.members.failed == 0 || run.world.broken != 0);
+        run.check_contents();
+        rebuilt += rebuilder.rebuilt;
+        stopped += rebuilder.stopped;
+    }
+    assert!(
+        rebuilt > 300 && stopped > 20,
+        "{rebuilt} rebuilds, {stopped} were stopped"
+    );
+}
+
+/// Ids behind those of the hosts are the group's own.
+fn with_own_commands(shape: &Shape) -> Shape {
+    Shape {
+        commands: shape.commands + OWN_COMMANDS,
+        ..*shape
+    }
+}
+
+const OWN_COMMANDS: u32 = 4;
+
+/// Loses members, replaces their drives, and has them rebuilt, several rows at a time.
+struct Rebuilder {
+    free: Vec<u32>,
+    next: u64,
+    /// A row was not rebuilt: begins anew at the frontier once the others have ended.
+    failed: bool,
+    rebuilt: u32,
+    stopped: u32,
+}
+
+impl Rebuilder {
+    fn new(first: u32) -> Self {
+        Self {
+            free: (first..first + OWN_COMMANDS).collect(),
+            next: 0,
+            failed: false,
+            rebuilt: 0,
+            stopped: 0,
+        }
+    }
+
+    fn step(&mut self, run: &mut Run) {
+        for (command, result) in std::mem::take(&mut run.background) {
+            self.free.push(command);
+            self.failed |= result.is_err();
+            self.stopped += u32::from(result.is_err());
+        }
+        let members = run.world.members;
+        if self.free.len() == OWN_COMMANDS as usize && run.all_told() {
+            if self.failed {
+                (self.failed, self.next) = (false, run.world.lock.rebuild().rows);
+            } else if members.rebuilding != 0 && self.next == run.world.geometry.rows() {
+                return self.done(run);
+            } else if members.rebuilding == 0 && members.failed != 0 && run.random().chance(20) {
+                return self.replace(run);
+            }
+        }
+        if run.random().chance(1) {
+            self.lose(run);
+        }
+        let going = members.rebuilding != 0 && !self.failed && self.next < run.world.geometry.rows();
+        if going
+            && run.all_told()
+            && run.random().chance(30)
+            && let Some(command) = self.free.pop()
+        {
+            let row = RowIndex(self.next);
+            self.next += 1;
+            run.world.submit(0, command, Request::Rebuild { row });
+        }
+    }
+
+    /// Loses one member more, perhaps one that is being rebuilt.
+    fn lose(&mut self, run: &mut Run) {
+        let member = 1 << run.world.random.index(run.world.drives.len());
+        let world = &mut run.world;
+        if !world
+            .geometry
+            .survives(world.members.failed | world.reported | member)
+        {
+            return;
+        }
+        let rebuilding = world.members.rebuilding & !member;
+        world.announce(MemberSet {
+            failed: world.members.failed | member,
+            rebuilding,
+            ..world.members
+        });
+    }
+
+    /// The members that are lost get new drives, unless the old ones still owe an answer.
+    fn replace(&mut self, run: &mut Run) {
+        let world = &mut run.world;
+        let owes = |action: &Action| world.members.is_failed(executor::drive_io(action).1);
+        if (0..world.cores.len()).any(|core| world.asked(core).iter().any(owes)) {
+            return;
+        }
+        for (member, drive) in world.drives.iter_mut().enumerate() {
+            if world.members.failed >> member & 1 == 1 {
+                drive.fill(0x99);
+            }
+        }
+        self.next = 0;
+        world.announce(MemberSet {
+            rebuilding: world.members.failed,
+            rebuilt_rows: 0,
+            ..world.members
+        });
+    }
+
+    fn done(&mut self, run: &mut Run) {
+        let members = run.world.members;
+        assert_eq!(run.world.lock.rebuild().rows, run.world.geometry.rows());
+        self.rebuilt += 1;
+        self.next = 0;
+        run.world.announce(MemberSet {
+            failed: members.failed & !members.rebuilding,
+            rebuilding: 0,
+            ..members
+        });
+    }
+
+    /// Goes on without hosts until all is rebuilt.
+    fn end(&mut self, run: &mut Run) {
+        for _ in 0..100_000 {
+            self.step(run);
+            run.world.settle();
+            run.check_done();
+            if run.world.members.failed == 0 {
+                return run.world.drain();
+            }
+        }
+        panic!("a rebuild ends");
+    }
+}
+
+impl Run {
+    /// All cores know the newest members.
+    fn all_told(&self) -> bool {
+        let mut owed = self.world.cores.iter().flat_map(|core| &core.owed);
+        !owed.any(|owed| matches!(owed, executor::Owed::Members(_)))
     }
 }
 
@@ -351,9 +559,9 @@ fn a_drive_may_break_at_any_moment() {
         let mut run = Run::new(&shape(&mut Random::new(seed)), seed);
         let moment = u32::try_from(run.random().below(2500)).expect("small");
         let member = run.world.random.index(run.world.drives.len());
-        run.run(3000, |world, step| {
+        run.run(3000, |run, step| {
             if step == moment {
-                world.broken = 1 << member;
+                run.world.broken = 1 << member;
             }
         });
         run.check_contents();
@@ -430,6 +638,21 @@ fn every_write_on_small_groups_survives_every_loss() {
             for lost in 0..=members {
                 let failed = if lost == 0 { 0 } else { 1 << (lost - 1) };
                 every_write(&tiny(Level::Raid5, members, strip), failed);
+            }
+        }
+    }
+}
+
+/// The same for the other levels, with each set of members failed that they survive.
+#[test]
+fn every_write_at_every_level_survives_every_loss() {
+    for level in [Level::Raid1, Level::Raid10, Level::Raid6, Level::RaidTp] {
+        for members in level.members_min()..=5 {
+            for failed in 0..1_u32 << members {
+                let shape = tiny(level, members, 2);
+                if level.survives(members, failed) {
+                    every_write(&shape, failed);
+                }
             }
         }
     }
@@ -542,9 +765,12 @@ fn every_write(shape: &Shape, failed: u32) {
             assert_eq!(world.result(0, 0), Some(Ok(())));
             world.done.clear();
             assert_eq!(world.contents(failed), model);
-            let survives = shape.level.check_strips() > 0 && failed == 0;
-            for next in (0..shape.members).filter(|_| survives) {
-                assert_eq!(world.contents(1 << next), model, "after the loss of {next}");
+            for next in (0..shape.members).filter(|next| world.geometry.survives(failed | 1 << next)) {
+                assert_eq!(
+                    world.contents(failed | 1 << next),
+                    model,
+                    "after the loss of {next}"
+                );
             }
         }
     }

@@ -222,6 +222,9 @@ impl Engine {
             | Work::Read
             | Work::Compare
             | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
             | Work::Flush
             | Work::Destage
             | Work::Drain => piece.row.blocks,
@@ -282,6 +285,9 @@ impl Engine {
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
             | Work::Flush
             | Work::Destage
             | Work::Drain => unreachable!("only writes are appended"),
@@ -337,7 +343,7 @@ impl Engine {
     /// Begins a piece where there is a lane. False if it goes on like any other.
     pub(super) fn begin_write_back(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
         let piece = &self.pieces[index as usize];
-        if !self.geometry.survives(piece.members.failed) {
+        if !self.geometry.survives(self.lock.members().failed) {
             // The lost group may have told hosts of writes that its drives do not hold: it answers nothing any more.
             self.finish(index, Err(GroupError::TooManyMembersLost), out);
             return true;
@@ -351,7 +357,13 @@ impl Engine {
                 self.overlay(index, Target::User, out);
                 self.finish(index, Ok(()), out);
             }
-            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Resync => return false,
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. } => return false,
         }
         true
     }
@@ -390,9 +402,14 @@ impl Engine {
         match self.pieces[index as usize].work {
             Work::Destage => self.destage_committed(index, out),
             Work::Write { .. } | Work::ZeroRow { .. } | Work::Flush => self.finish(index, Ok(()), out),
-            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Resync | Work::Drain => {
-                unreachable!("these commit nothing")
-            }
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
+            | Work::Drain => unreachable!("these commit nothing"),
         }
     }
 
@@ -444,7 +461,7 @@ impl Engine {
         let member = piece::member_of(io);
         let failed = self.lock.members().failed;
         if let Err(error) = result
-            && failed >> member.0 & 1 == 0
+            && self.lock.lost() >> member.0 & 1 == 0
         {
             out.push(Action::ReportFault { member, error });
         }
@@ -573,7 +590,9 @@ impl Engine {
                 | State::Comparing
                 | State::AwaitingMembersToPlan
                 | State::Writing
-                | State::AwaitingMembersToEnd => {}
+                | State::Verifying
+                | State::AwaitingMembersToEnd
+                | State::AwaitingTurn => {}
             }
         }
     }

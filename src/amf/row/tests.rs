@@ -6,6 +6,8 @@ use super::super::geometry::Level;
 use super::*;
 use crate::drive::block::{BlockSize, MemberLba};
 
+mod levels;
+
 const HEALTHY: Members = Members {
     failed: 0,
     parity_trusted: true,
@@ -201,9 +203,9 @@ fn every_write_keeps_every_block_readable() {
                 let mut disks = Disks::new(g, p.row, 0x5A);
                 let mut expected = disks.user(g, p.row);
                 disks.lose(failed);
-                plan.write(g, &p, source, Members { failed, ..HEALTHY })
+                plan.write(g, &p, source, Members { failed, ..HEALTHY }, 0)
                     .expect("one loss is survived");
-                assert!(plan.scratch_blocks <= u32::from(g.members()) * g.strip_blocks());
+                assert!(plan.scratch_blocks <= scratch_blocks_max(g));
                 assert_merged(&plan.reads);
                 assert_merged(&plan.writes);
                 let mut user: Vec<u8> = (0..p.blocks)
@@ -251,7 +253,7 @@ fn every_read_gives_the_data() {
             // To scratch: the same data at its start. A write from there shows it.
             plan.read(g, &p, Target::Scratch, failed, true)
                 .expect("one loss is survived");
-            assert!(plan.scratch_blocks <= u32::from(g.members()) * g.strip_blocks());
+            assert!(plan.scratch_blocks <= scratch_blocks_max(g));
             let moved: Vec<Step> = std::iter::once(Step::Copy {
                 into: Area::User(0),
                 from: Area::Scratch(0),
@@ -283,7 +285,7 @@ fn a_striped_write_is_one_transfer_a_strip() {
                 failed: 0,
                 parity_trusted,
             };
-            plan.write(g, &p, source, members).expect("healthy");
+            plan.write(g, &p, source, members, 0).expect("healthy");
             assert_eq!(
                 (plan.reads.len(), plan.steps.len(), plan.scratch_blocks),
                 (0, 0, 0)
@@ -335,9 +337,9 @@ fn a_striped_group_serves_only_reads_of_live_members() {
             }
             let members = Members { failed, ..HEALTHY };
             let expected = if failed == 0 { Ok(()) } else { too_many };
-            assert_eq!(plan.write(g, &p, Source::User, members), expected);
+            assert_eq!(plan.write(g, &p, Source::User, members, 0), expected);
             assert_eq!(zero_row(g, members).map(|_| ()), expected);
-            assert_eq!(plan.resync(g, p.row, members), expected);
+            assert_eq!(plan.resync(g, p.row, members, 0), expected);
             assert!(
                 plan.reads.is_empty() && plan.writes.is_empty(),
                 "nothing to compute"
@@ -375,7 +377,7 @@ fn a_degraded_read_reads_nothing_twice() {
 fn the_method_that_reads_fewer_blocks_is_taken() {
     let mut plan = RowPlan::default();
     all_pieces(|g, p| {
-        plan.write(g, &p, Source::User, HEALTHY).expect("healthy");
+        plan.write(g, &p, Source::User, HEALTHY, 0).expect("healthy");
         let fewest: u32 = (0..g.strip_blocks())
             .map(|offset| {
                 let inside = |column: u32| {
@@ -400,7 +402,7 @@ fn the_method_that_reads_fewer_blocks_is_taken() {
 fn on_a_tie_old_parity_is_not_built_upon() {
     let g = geometry(4, 4);
     let mut plan = RowPlan::default();
-    plan.write(&g, &piece(1, 0, 4), Source::User, HEALTHY)
+    plan.write(&g, &piece(1, 0, 4), Source::User, HEALTHY, 0)
         .expect("healthy");
     let parity = parity_of(&g, RowIndex(1));
     assert_eq!(plan.reads.len(), 2);
@@ -411,7 +413,7 @@ fn on_a_tie_old_parity_is_not_built_upon() {
 fn a_full_row_is_written_without_reading() {
     let g = geometry(5, 4);
     let mut plan = RowPlan::default();
-    plan.write(&g, &piece(2, 0, 16), Source::User, HEALTHY)
+    plan.write(&g, &piece(2, 0, 16), Source::User, HEALTHY, 0)
         .expect("healthy");
     assert_eq!((plan.reads.len(), plan.writes.len()), (0, 5));
 }
@@ -429,6 +431,7 @@ fn lost_parity_means_just_write_data() {
                 failed,
                 parity_trusted: false,
             },
+            0,
         )
         .expect("one loss");
         assert_eq!(
@@ -453,6 +456,7 @@ fn a_lost_member_that_is_written_is_reconstructed() {
             failed: 1 << lost.0,
             ..HEALTHY
         },
+        0,
     )
     .expect("one loss");
     let parity = parity_of(&g, RowIndex(1));
@@ -480,6 +484,7 @@ fn a_lost_member_that_is_not_written_needs_read_modify_write() {
             failed: 1 << lost.0,
             ..HEALTHY
         },
+        0,
     )
     .expect("one loss");
     assert!(
@@ -501,7 +506,7 @@ fn untrusted_parity_is_never_read_and_comes_right() {
         };
         let mut disks = Disks::new(g, p.row, 0x11);
         disks.set_parity(g, p.row, 0xFF);
-        plan.write(g, &p, Source::User, members).expect("no loss");
+        plan.write(g, &p, Source::User, members, 0).expect("no loss");
         assert!(plan.reads.iter().all(|io| io.member != parity_of(g, p.row)));
         disks.run(&plan, &mut vec![0x77; p.blocks as usize]);
         for offset in 0..g.strip_blocks() as usize {
@@ -534,11 +539,11 @@ fn a_lost_member_with_untrusted_parity_is_refused() {
     assert_eq!(read(&mut plan, piece(1, 4, 1)), Err(PlanError::ParityNotTrusted));
     assert_eq!(read(&mut plan, piece(1, 0, 4)), Ok(()));
     assert_eq!(
-        plan.write(&g, &piece(1, 0, 4), Source::User, members),
+        plan.write(&g, &piece(1, 0, 4), Source::User, members, 0),
         Err(PlanError::ParityNotTrusted)
     );
-    assert_eq!(plan.write(&g, &piece(1, 4, 4), Source::User, members), Ok(()));
-    assert_eq!(plan.resync(&g, row, members), Err(PlanError::ParityNotTrusted));
+    assert_eq!(plan.write(&g, &piece(1, 4, 4), Source::User, members, 0), Ok(()));
+    assert_eq!(plan.resync(&g, row, members, 0), Err(PlanError::ParityNotTrusted));
 }
 
 #[test]
@@ -557,8 +562,11 @@ fn two_losses_are_too_many_except_for_reads_of_live_members() {
         too_many
     );
     assert_eq!(plan.read(&g, &piece(1, 8, 4), Target::User, failed, true), Ok(()));
-    assert_eq!(plan.write(&g, &piece(1, 8, 4), Source::User, members), too_many);
-    assert_eq!(plan.resync(&g, row, members), too_many);
+    assert_eq!(
+        plan.write(&g, &piece(1, 8, 4), Source::User, members, 0),
+        too_many
+    );
+    assert_eq!(plan.resync(&g, row, members, 0), too_many);
     assert_eq!(zero_row(&g, members).err(), Some(PlanError::TooManyMembersLost));
 }
 
@@ -578,6 +586,7 @@ fn resync_makes_parity_match_and_changes_no_data() {
                 failed: 0,
                 parity_trusted: false,
             },
+            0,
         )
         .expect("no loss");
         disks.run(&plan, &mut []);
@@ -596,6 +605,7 @@ fn resync_makes_parity_match_and_changes_no_data() {
                 failed,
                 parity_trusted: false,
             },
+            0,
         )
         .expect("nothing to do");
         assert!(plan.reads.is_empty() && plan.writes.is_empty());
@@ -610,7 +620,7 @@ fn the_widest_striped_row_is_planned() {
     let room = plan.writes.capacity();
     for (start, blocks) in [(0, 128), (1, 127), (124, 4), (0, 1), (3, 122)] {
         let p = piece(7, start, blocks);
-        plan.write(&g, &p, Source::User, HEALTHY).expect("healthy");
+        plan.write(&g, &p, Source::User, HEALTHY, 0).expect("healthy");
         assert_eq!(plan.writes.len(), g.segments(&p).count());
         plan.read(&g, &p, Target::Scratch, 0, true).expect("healthy");
         assert_eq!(plan.reads.len(), g.segments(&p).count());
@@ -647,7 +657,7 @@ fn plans_fit_into_the_room_laid_out_for_them() {
             for blocks in [1, 5, 16, 17, 40, g.row_blocks()] {
                 let p = piece(0, start, blocks.min(g.row_blocks() - start));
                 for failed in [0, 1, 0b10] {
-                    plan.write(&g, &p, Source::User, Members { failed, ..HEALTHY })
+                    plan.write(&g, &p, Source::User, Members { failed, ..HEALTHY }, 0)
                         .expect("one loss");
                     plan.read(&g, &p, Target::Scratch, failed, true)
                         .expect("one loss");

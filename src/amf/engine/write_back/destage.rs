@@ -3,6 +3,7 @@
 use super::super::Action;
 use super::super::machine::Engine;
 use super::super::piece::{self, Piece, Work};
+use super::super::rebuild::REBUILDS_MAX;
 use super::{push_copies, ring_place};
 use crate::amf::cache::EntryIndex;
 use crate::amf::geometry::RowPiece;
@@ -10,8 +11,11 @@ use crate::amf::journal::Entry;
 use crate::amf::journal::lane::Obligation;
 use crate::amf::row::{Area, EXTENTS_MAX, PlanError, RowExtent, RowPlan};
 
-/// Rows of one core that are destaged at a time.
-pub(in crate::amf::engine) const DESTAGES_MAX: u32 = 16;
+/// Rows of one core that are destaged at a time. More than [`REBUILDS_MAX`]: each row that is rebuilt and awaits its turn may keep
+/// one waiting, and the row that they all wait for may need one more.
+pub(in crate::amf::engine) const DESTAGES_MAX: u32 = 32;
+
+const _: () = assert!(DESTAGES_MAX as usize > REBUILDS_MAX);
 
 /// Ticks after which dirty data is destaged in any case: about a second.
 const AGE_TICKS: u64 = 10;
@@ -103,7 +107,13 @@ impl Engine {
             (extent.start_blocks, extent.blocks) = (run.start_blocks, run.blocks);
             count += 1;
         }
-        plan.write_extents(&self.geometry, piece.row.row, &extents[..count], piece.members)
+        plan.write_extents(
+            &self.geometry,
+            piece.row.row,
+            &extents[..count],
+            piece.members,
+            piece.avoid,
+        )
     }
 
     /// All that the plan wanted to read is there: the dirty data is laid in, check data computed and journaled.

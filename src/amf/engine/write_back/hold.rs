@@ -87,9 +87,14 @@ impl Work {
     /// How it is inside a row that its core holds.
     fn inside(self) -> Inside {
         match self {
-            Self::Read | Self::Compare => Inside::Read,
+            Self::Read | Self::Compare | Self::Scrub { repair: false } => Inside::Read,
             Self::Write { .. } | Self::ZeroRow { .. } => Inside::Append,
-            Self::CompareThenWrite { .. } | Self::Resync | Self::Destage => Inside::Alone,
+            Self::CompareThenWrite { .. }
+            | Self::Resync
+            | Self::Rebuild
+            | Self::Scrub { repair: true }
+            | Self::Repair { .. }
+            | Self::Destage => Inside::Alone,
             Self::Flush | Self::Drain => unreachable!("these touch no row"),
         }
     }

@@ -61,6 +61,8 @@ impl Engine {
     /// Flushes the members if enough waits for it. True if something may go on at once.
     pub(super) fn start_retiring(&mut self, out: &mut Vec<Action>) -> bool {
         let failed = self.lock.members().failed;
+        // Members under rebuild are written below the frontier, and so they are flushed.
+        let lost = self.lock.lost();
         let members = self.geometry.members();
         let write_back = self.write_back.as_mut().expect("there is a lane");
         let pressed = !write_back.room_waiters.is_empty()
@@ -76,7 +78,7 @@ impl Engine {
         retire.covered = retire.waiting.len();
         retire.errors = 0;
         for member in (0..members).map(MemberIndex) {
-            if failed >> member.0 & 1 == 0 {
+            if lost >> member.0 & 1 == 0 {
                 retire.pending += 1;
                 out.push(Action::DriveFlush {
                     io: piece::tag(FLUSH_PIECE, 0, member),
@@ -102,10 +104,10 @@ impl Engine {
 
     /// A flush counts once every member has answered, and those that refused are durably failed.
     pub(super) fn flush_members_changed(&mut self, out: &mut Vec<Action>) {
-        let failed = self.lock.members().failed;
+        let lost = self.lock.lost();
         let write_back = self.write_back.as_mut().expect("there is a lane");
         let retire = &mut write_back.retire;
-        if !retire.running || retire.pending > 0 || retire.errors & !failed != 0 {
+        if !retire.running || retire.pending > 0 || retire.errors & !lost != 0 {
             return;
         }
         retire.running = false;

@@ -1,0 +1,117 @@
+//! Rebuilding rows: in ascending order, several at a time, and counted as live one after the other.
+//!
+//! The frontier below which members under rebuild are live moves on from row to row, each under the row's own lock. So a row that is
+//! written before those in front of it keeps its lock, though not its scratch, until its turn has come; a row that could
+//! not be rebuilt stops all behind it.
+
+use super::machine::Engine;
+use super::piece::State;
+use super::{Action, CommandId, GroupError};
+use crate::amf::{MemberSet, RowIndex};
+
+/// Most rows that are rebuilt at a time.
+pub const REBUILDS_MAX: usize = 16;
+
+/// A command that rebuilds a row, from its submission to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowTurn {
+    command: CommandId,
+    row: RowIndex,
+    /// Its row is written: the piece that holds its lock.
+    written: Option<u32>,
+    /// A row in front of it was not rebuilt, or other members are being rebuilt by now.
+    stale: bool,
+}
+
+impl Engine {
+    /// Lines a command up.
+    ///
+    /// Panics if its row is not behind those that are under way, or if these are as many as may be.
+    pub(super) fn line_up_rebuild(&mut self, command: CommandId, row: RowIndex) {
+        assert!(
+            self.rebuilds.len() < REBUILDS_MAX,
+            "only so many rows are rebuilt at a time"
+        );
+        let last = self.rebuilds.back();
+        assert!(
+            last.is_none_or(|last| last.row < row),
+            "rows are rebuilt in ascending order"
+        );
+        self.rebuilds.push_back(RowTurn {
+            command,
+            row,
+            written: None,
+            stale: false,
+        });
+    }
+
+    /// The members that are to be written in the piece's row; or how the piece ends at once.
+    pub(super) fn choose_targets(&mut self, index: u32) -> Result<(), Result<(), GroupError>> {
+        let piece = &mut self.pieces[index as usize];
+        let turn = self.rebuilds.iter().find(|turn| turn.command.0 == piece.command);
+        if turn.expect("a rebuild has its place in line").stale {
+            return Err(Err(GroupError::Aborted));
+        }
+        let rebuild = self.lock.rebuild();
+        piece.targets = rebuild.members & piece.members.failed;
+        if piece.targets != 0 {
+            Ok(())
+        } else if rebuild.members != 0 {
+            Err(Ok(())) // Below the frontier.
+        } else {
+            Err(Err(GroupError::MemberFailed))
+        }
+    }
+
+    /// The row's strips are written.
+    pub(super) fn await_turn(&mut self, index: u32) {
+        self.drop_scratch(index);
+        let piece = &mut self.pieces[index as usize];
+        piece.state = State::AwaitingTurn;
+        let command = piece.command;
+        let turn = self.rebuilds.iter_mut().find(|turn| turn.command.0 == command);
+        turn.expect("a rebuild has its place in line").written = Some(index);
+    }
+
+    /// Lets the first in line go if it is written; false if it is not.
+    pub(super) fn take_turn(&mut self, out: &mut Vec<Action>) -> bool {
+        let Some(RowTurn {
+            row,
+            written: Some(index),
+            stale,
+            ..
+        }) = self.rebuilds.front().copied()
+        else {
+            return false;
+        };
+        let targets = self.pieces[index as usize].targets;
+        let counts = !stale && self.lock.advance_rebuilt(targets, row.0 + 1);
+        let result = if counts { Ok(()) } else { Err(GroupError::Aborted) };
+        self.finish(index, result, out);
+        true
+    }
+
+    /// A command that rebuilds a row is over.
+    pub(super) fn leave_line(&mut self, command: CommandId, result: Result<(), GroupError>) {
+        let Some(place) = self.rebuilds.iter().position(|turn| turn.command == command) else {
+            return; // It was refused.
+        };
+        self.rebuilds.remove(place);
+        if result.is_err() {
+            for turn in self.rebuilds.iter_mut().skip(place) {
+                turn.stale = true;
+            }
+        }
+    }
+
+    /// Rows that were rebuilt for other members than these count for nothing.
+    pub(super) fn rebuild_changed(&mut self, members: MemberSet) {
+        if self.rebuilding == members.rebuilding {
+            return;
+        }
+        self.rebuilding = members.rebuilding;
+        for turn in &mut self.rebuilds {
+            turn.stale = true;
+        }
+    }
+}
