@@ -152,6 +152,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["node"], "--config <FILE>"),
     (&["demo"], "--seconds"),
     (&["perf"], "--read-percent"),
+    (&["sim"], "--scenario <SCENARIO>"),
     (&["check-config"], "<FILE>"),
     (&["config"], "example"),
     (&["preflight"], "--config <FILE>"),

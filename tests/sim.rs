@@ -3,7 +3,9 @@
 #![cfg(feature = "sim")]
 
 use braid::amf::geometry::Level;
-use braid::sim::{self, Ending, Scenario};
+use braid::sim::check::seeds_to_catch;
+use braid::sim::drive::Trouble;
+use braid::sim::{self, Ending, Fault, Mutant, Scenario, Stop};
 
 /// Seeds of one run of the tests, over all threads.
 const SEEDS: u64 = 2000;
@@ -63,4 +65,61 @@ fn the_same_seed_is_the_same_run_event_for_event() {
             "whether somebody reads along changes nothing"
         );
     }
+}
+
+/// Goal: the simulator notices what it is there for (PROTOCOL 4.4, mutants).
+/// Method: a mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
+#[test]
+fn every_mutant_is_caught() {
+    for mutant in Mutant::ALL.into_iter().filter(|mutant| *mutant != Mutant::None) {
+        let caught = seeds_to_catch(mutant, |seed| Scenario::random(seed, &[Level::Raid5]), 3000);
+        let (seeds, violation) = caught.unwrap_or_else(|| panic!("{} survives", mutant.name()));
+        println!("{}: {} after {seeds} seeds", mutant.name(), violation.kind());
+    }
+}
+
+/// Goal: what drives do silently is noticed by who judges, so that a sound run says something.
+#[test]
+fn silent_corruption_is_noticed() {
+    for trouble in [Trouble::LostWrite, Trouble::Misdirected, Trouble::StaleRead] {
+        let noticed = (0..60).any(|seed| {
+            let scenario = Scenario {
+                seed,
+                faults: vec![Fault {
+                    at: 40,
+                    drive: 1,
+                    trouble,
+                }],
+                ..Scenario::PLAIN
+            };
+            sim::try_seed(&scenario).is_err()
+        });
+        assert!(noticed, "{}", trouble.name());
+    }
+}
+
+/// Goal: a failing run is made smaller, and the smaller one still fails in the same way and can be repeated.
+#[test]
+fn a_failing_run_is_made_smaller() {
+    let stop = |at| Stop {
+        at,
+        clean: false,
+        again: 0,
+        away: None,
+    };
+    let scenario = Scenario {
+        seed: 3,
+        stops: vec![stop(30), stop(60)],
+        mutant: Mutant::EarlyAcknowledge,
+        ..Scenario::PLAIN
+    };
+    let failure = sim::try_seed(&scenario).expect_err("the mutant is caught");
+    let smallest = &failure.smallest;
+    assert!(
+        smallest.commands < scenario.commands && smallest.stops.len() < 2,
+        "{smallest}"
+    );
+    let again: Scenario = smallest.to_string().parse().expect("it is written as it is read");
+    let second = sim::try_seed(&again).expect_err("it fails again");
+    assert_eq!(second.violation.kind(), failure.violation.kind());
 }

@@ -27,8 +27,8 @@ const EVENTS_MAX: u64 = 400_000;
 const TICK_NS: u64 = 5_000_000;
 /// After this long the node gives up on a drive that does not answer.
 const HANG_NS: u64 = 20_000_000;
-/// How long hosts and node may take, once everything that disturbs them is over.
-const SETTLE_NS: u64 = 2_000_000_000;
+/// How long nothing may be heard by any host: far longer than a drive that hangs and the longest resynchronisation.
+const SILENCE_NS: u64 = 2_000_000_000;
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +137,8 @@ struct Underway {
     host: u16,
     wish: Wish,
     lba: u64,
+    /// Check data were not believed when it came, so that a lost block could not be had.
+    untrusted: bool,
 }
 
 /// What the run is waiting for, in order of life.
@@ -186,7 +188,8 @@ pub struct World {
     cuts: u32,
     starts: u32,
     audits: u32,
-    settle_by: u64,
+    /// When a host was last told something, or the node started.
+    heard: u64,
     trace: Trace,
     violation: Option<Violation>,
 }
@@ -248,7 +251,7 @@ impl World {
             cuts: 0,
             starts: 0,
             audits: 0,
-            settle_by: u64::MAX,
+            heard: 0,
             trace: Trace::new(readable),
             violation: None,
         }
@@ -262,7 +265,7 @@ impl World {
             };
             self.now = at;
             self.step(event);
-            if self.trace.events() > EVENTS_MAX || self.now > self.settle_by {
+            if self.trace.events() > EVENTS_MAX || self.now > self.heard + SILENCE_NS {
                 let what = format!("{:?} does not end: {:?}", self.stage, self.underway);
                 return self.violate(Violation::Stuck(what));
             }
@@ -474,7 +477,16 @@ impl World {
         let question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
         let host::Question { wish, lba, blocks } = question;
         let command = history.begin(wish, lba, blocks);
-        self.underway.insert(command, Underway { host, wish, lba });
+        let untrusted = node.members().is_none_or(|members| !members.parity_trusted);
+        self.underway.insert(
+            command,
+            Underway {
+                host,
+                wish,
+                lba,
+                untrusted,
+            },
+        );
         let core = u16::try_from(self.random.below(u64::from(self.scenario.cores))).expect("few cores");
         self.trace
             .note(&[self.now, 4, u64::from(host), u64::from(command), lba], || {
@@ -486,7 +498,6 @@ impl World {
         self.submit(core, command, wish, lba, blocks);
         if self.issued >= self.scenario.commands {
             self.stage = Stage::Settling;
-            self.settle_by = self.now + SETTLE_NS;
         }
         self.look_around();
     }
@@ -550,9 +561,16 @@ impl World {
     }
 
     fn host_is_told(&mut self, command: u32, result: Result<(), GroupError>, data: &[u8]) {
-        let Some(Underway { host, wish, lba, .. }) = self.underway.remove(&command) else {
+        let Some(Underway {
+            host,
+            wish,
+            lba,
+            untrusted,
+        }) = self.underway.remove(&command)
+        else {
             unreachable!("a host is told once")
         };
+        self.heard = self.now;
         let ended = match result {
             Ok(()) => Ended::Done,
             Err(GroupError::CompareFailed | GroupError::FusedCompareFailed) => Ended::Differed,
@@ -571,7 +589,7 @@ impl World {
         let history = self.history.as_mut().expect("it has begun");
         history.end(command, ended, &seen);
         if let Err(error) = result {
-            self.judge_error(command, error);
+            self.judge_error(command, error, untrusted);
         }
         let delay = if self.random.chance(70) {
             self.random.below(20_000)
@@ -582,7 +600,7 @@ impl World {
     }
 
     /// A command may fail only if it was given up, or if more is lost than the group survives.
-    fn judge_error(&mut self, command: u32, error: GroupError) {
+    fn judge_error(&mut self, command: u32, error: GroupError, untrusted: bool) {
         match error {
             GroupError::CompareFailed | GroupError::FusedCompareFailed | GroupError::Aborted => return,
             // Check data are not believed after an unclean stop: a block of a member that is lost then is lost, too.
@@ -594,7 +612,6 @@ impl World {
         }
         self.failed += 1;
         let node = self.node.as_ref().expect("the node has answered");
-        let untrusted = node.members().is_none_or(|members| !members.parity_trusted);
         if node.survives(self.harmed) && !untrusted {
             let what = format!(
                 "command {command} failed: {error}; harmed drives: {:b}",

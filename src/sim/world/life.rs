@@ -128,6 +128,7 @@ impl World {
     /// The node starts from what the drives hold.
     pub(super) fn boot(&mut self) {
         self.starts += 1;
+        self.heard = self.now;
         for drive in &mut self.drives {
             // A drive that failed comes back with what it held: the group has to know that this is old.
             if drive.trouble().is_some_and(Trouble::is_told) {

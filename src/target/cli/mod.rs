@@ -12,6 +12,8 @@ mod call;
 mod config_file;
 pub mod options;
 mod show;
+#[cfg(feature = "sim")]
+mod sim;
 mod table;
 mod units;
 
@@ -140,6 +142,8 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         Command::Node(_) => unreachable!("returned above"),
         Command::Demo(options) => (programs.demo)(options),
         Command::Perf(options) => (programs.perf)(*options),
+        #[cfg(feature = "sim")]
+        Command::Sim(options) => sim::run(&options),
         Command::CheckConfig(options) => config_file::check(&options.file, options.json),
         Command::Config {
             command: ConfigCommand::Example,

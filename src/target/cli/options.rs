@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nvme::nqn::Nqn;
 
+#[cfg(feature = "sim")]
+use crate::amf::geometry::Level;
+#[cfg(feature = "sim")]
+use crate::sim::Scenario;
 use crate::target::manage::{BLOCK_BYTES_DEFAULT, FaultKind, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size};
 
 /// Port of NVMe over TCP when an address names none.
@@ -39,6 +43,10 @@ pub enum Command {
     /// Measure the latency of an NVMe/TCP target
     #[command(after_help = help::PERF)]
     Perf(Box<PerfOptions>),
+    /// Simulate whole arrays from seeds, with faults and power cuts, and judge what hosts are told
+    #[cfg(feature = "sim")]
+    #[command(after_help = help::SIM)]
+    Sim(SimOptions),
     /// Check a configuration file and say what it would run
     #[command(after_help = help::CHECK_CONFIG)]
     CheckConfig(CheckConfig),
@@ -343,6 +351,39 @@ pub enum Pattern {
     Sequential,
 }
 
+/// Options of `braid sim`.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug, Args)]
+pub struct SimOptions {
+    /// First seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// How many seeds to try
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+    /// Try seeds for so many minutes instead
+    #[arg(long, conflicts_with = "runs", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub minutes: Option<u64>,
+    /// Levels to choose from, such as raid5,raid6
+    #[arg(long, value_delimiter = ',', value_parser = parse_level, default_value = "raid0,raid5")]
+    pub levels: Vec<Level>,
+    /// Run this scenario only, as a failed run printed it
+    #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "levels"])]
+    pub scenario: Option<Scenario>,
+    /// Print every event of the scenario
+    #[arg(long, requires = "scenario")]
+    pub trace: bool,
+    /// Print the summary as JSON
+    #[arg(long, conflicts_with = "scenario")]
+    pub json: bool,
+}
+
+#[cfg(feature = "sim")]
+fn parse_level(text: &str) -> Result<Level, String> {
+    let known = || Level::ALL.map(Level::name).join(", ");
+    Level::from_name(text).ok_or_else(|| format!("levels are {}", known()))
+}
+
 /// Options of `braid perf`.
 #[derive(Clone, Debug, Args)]
 pub struct PerfOptions {
@@ -516,6 +557,14 @@ Examples:
   braid perf 127.0.0.1:4420 --nqn nqn.2026-01.io.braid:node-a
   braid perf 127.0.0.1 --nqn nqn.2026-01.io.braid:node-a --depth 32 --queues 4 --block-size 4KiB
   braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html";
+    #[cfg(feature = "sim")]
+    pub const SIM: &str = "\
+Examples:
+  braid sim --seed 1 --runs 2000
+  braid sim --levels raid5 --minutes 30 --json
+  braid sim --scenario 'seed=7 level=raid5 members=4' --trace
+
+A run that fails is made as small as it gets, and the command that repeats it is printed.";
     pub const CHECK_CONFIG: &str = "\
 Examples:
   braid check-config node.toml
