@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use braid::target::manage::{
-    GroupState, GroupStatus, Manage, ManageError, Reply, Request, Size, VdiskCreate,
+    BackgroundStatus, GroupState, GroupStatus, Manage, ManageError, Reply, Request, Size, VdiskCreate,
 };
 use braid::target::rpc::{Server, ServerOptions};
 use serde_json::Value;
@@ -114,6 +114,7 @@ impl Manage for FakeNode {
             Request::NodeShow
             | Request::GroupShow(_)
             | Request::GroupCreate(_)
+            | Request::Background(_)
             | Request::VdiskList
             | Request::VdiskShow(_)
             | Request::VdiskDelete(_)
@@ -142,6 +143,7 @@ fn group() -> GroupStatus {
         free_bytes: 0,
         rows: 4096,
         resync_done_rows: 4096,
+        background: BackgroundStatus::default(),
         members: Vec::new(),
         vdisks: vec!["v0".into()],
     }

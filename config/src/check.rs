@@ -244,6 +244,7 @@ fn resolve_groups(
             drives: members,
             create: draft.create,
             accept_dirty_degraded: draft.accept_dirty_degraded,
+            background: draft.background,
         });
     }
     debug_assert!(

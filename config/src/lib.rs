@@ -41,6 +41,10 @@ pub const VDISKS_MAX: usize = 1024;
 pub const GROUP_VDISKS_MAX: usize = 32;
 /// Most drives of one group: the member table in a superblock.
 pub const GROUP_DRIVES_MAX: usize = 32;
+/// Fastest rate that background work may be held to, in MiB/s: 1 TiB/s.
+pub const RATE_MIB_S_MAX: u32 = 1 << 20;
+/// Longest latency that hosts may be promised beside background work, in microseconds: a minute.
+pub const LATENCY_TARGET_US_MAX: u32 = 60_000_000;
 /// Most host NQNs in `hosts`.
 pub const HOSTS_MAX: usize = 4096;
 
@@ -270,6 +274,17 @@ pub struct Group {
     pub create: bool,
     /// Whether to serve the group after an unclean stop with a member missing. Default: false.
     pub accept_dirty_degraded: bool,
+    /// `[group.background]`, or its defaults.
+    pub background: Background,
+}
+
+/// `[group.background]`: how fast rebuild, synchronisation and scrub may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Background {
+    /// Most MiB of user data a second; `None`, written as 0, for as fast as the drives go. Default: 0.
+    pub rate_mib_s: Option<NonZeroU32>,
+    /// The hosts' p99 latency in µs above which the work slows down; `None`, written as 0, for never. Default: 0.
+    pub latency_target_us: Option<NonZeroU32>,
 }
 
 /// How a group protects its data.

@@ -10,6 +10,7 @@ use super::command::{COMMANDS_MAX, Owner};
 use super::core::Core;
 use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
+use super::window::Window;
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold, WriteBackConfig,
 };
@@ -67,6 +68,8 @@ pub struct GroupBinding {
     spare: Vec<Action>,
     /// Whether actions are being carried out further up the stack.
     pumping: bool,
+    /// What hosts saw since the last tick.
+    pub(super) hosts: Window,
 }
 
 impl GroupBinding {
@@ -146,6 +149,7 @@ impl Core {
             actions: Vec::with_capacity(256),
             spare: Vec::with_capacity(256),
             pumping: false,
+            hosts: Window::default(),
         });
     }
 
@@ -342,8 +346,9 @@ impl Core {
                 let repair = Repair::new(group, member, row, offset_blocks, blocks);
                 self.tell_control(io, ControlMessage::Media(repair));
             }
-            // The completion that follows is all that anybody asks for yet.
-            Action::Scrubbed { .. } => {}
+            Action::Scrubbed { row, outcome } => {
+                self.with_control(io, |control, _, _| control.scrubbed(group, row, outcome));
+            }
             Action::ReportFault { member, error } => {
                 self.tell_control(io, ControlMessage::Fault { group, member, error });
             }

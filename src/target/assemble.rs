@@ -6,6 +6,7 @@ use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
 use super::node::NodeError;
 use super::storage::{self, Opened};
+use crate::amf::background::Limits;
 use crate::amf::engine::Engine;
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
@@ -54,6 +55,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
     for GroupFinding { name, uuid, outcome } in assembly.groups {
         match outcome {
             Ok(candidate) => groups.push(GroupPlan {
+                limits: limits_of(config, candidate.record().name.as_str()),
                 source: GroupSource::Found(Box::new(candidate)),
             }),
             Err(refusal) => {
@@ -176,7 +178,25 @@ fn plan_group(
     );
     Ok(GroupPlan {
         source: GroupSource::New(Box::new(creation)),
+        limits: limits_from(group),
     })
+}
+
+/// How fast the background work of a group may go; as fast as it can if the configuration does not name the group.
+fn limits_of(config: &Config, name: &str) -> Limits {
+    let group = config.groups.iter().find(|group| group.name == name);
+    group.map(limits_from).unwrap_or_default()
+}
+
+fn limits_from(group: &config::Group) -> Limits {
+    let config::Background {
+        rate_mib_s,
+        latency_target_us,
+    } = group.background;
+    Limits {
+        rate: rate_mib_s.map(|mib| u64::from(mib.get()) << 20),
+        latency_target_ns: latency_target_us.map(|us| u64::from(us.get()) * 1000),
+    }
 }
 
 /// The virtual disks that the configuration wants, in reverse: they are made from the end.

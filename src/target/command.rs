@@ -5,12 +5,13 @@ use nvme::io::{FuseKind, IoLimits, IoRequest, fuse_kind};
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{Event, Slot};
-use reactor::{Io, Span};
+use reactor::{Io, Nanos, Span};
 
 use super::array::status_of;
 use super::connection::{Command, CommandState, Life, Next, Role};
 use super::core::{Core, queue_index};
 use super::message::{ControlMessage, Message};
+use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, Request};
 use crate::drive::block::NamespaceLba;
 
@@ -39,13 +40,10 @@ pub enum Owner {
 /// What the control core asks of its own engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InternalCommand {
-    /// Make the parity of a row match its data. Groups have at most 2^32 rows.
-    Resync {
-        /// The row.
-        row: u32,
-    },
-    /// Make what was resynchronised durable.
-    ResyncFlush,
+    /// Do a row of this background process. Groups have at most 2^32 rows.
+    Row(Process, u32),
+    /// Make what background work has done durable.
+    BackgroundFlush,
     /// Write blocks anew that a member could not read.
     Repair {
         /// Names the repair.
@@ -612,7 +610,9 @@ impl Core {
             }
             self.outbox = outbox;
             self.mark_dirty(queue_index(queue));
-            self.latencies.command(&command, reactor::now());
+            let now = reactor::now();
+            self.latencies.command(&command, now);
+            self.note_array_latency(&command, now);
         }
         self.count(&command, status);
         if let Some(span) = free {
@@ -620,6 +620,20 @@ impl Core {
         }
         if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
+        }
+    }
+
+    /// Notes for how long a group has had a read or write, for background work that makes way for hosts.
+    fn note_array_latency(&mut self, command: &Command, now: Nanos) {
+        let counts = matches!(
+            command.request,
+            Some(IoRequest::Read { .. } | IoRequest::Write { .. })
+        );
+        if counts
+            && command.submitted > 0
+            && let Some(binding) = self.groups.get_mut(usize::from(command.group))
+        {
+            binding.hosts.record(now.saturating_sub(command.submitted));
         }
     }
 

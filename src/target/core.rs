@@ -51,6 +51,8 @@ pub enum TokenKind {
     Tick = 5,
     /// An engine's zeroing of a file; the payload is group and `IoTag`.
     Zero = 6,
+    /// The next row of a group's background work is due; the payload is the group.
+    Background = 7,
 }
 
 /// Composes a token.
@@ -68,6 +70,7 @@ pub fn untoken(token: Token) -> Option<(TokenKind, u64)> {
         4 => TokenKind::Superblock,
         5 => TokenKind::Tick,
         6 => TokenKind::Zero,
+        7 => TokenKind::Background,
         _ => return None,
     };
     Some((kind, token.0 & 0x00ff_ffff_ffff_ffff))
@@ -559,6 +562,18 @@ impl Core {
         }
     }
 
+    /// Tells the control core how long groups took for hosts since the last time.
+    fn report_hosts(&mut self, io: &mut Io<Message>) {
+        let windows: Vec<_> = (0..)
+            .zip(&mut self.groups)
+            .filter(|(_, binding)| binding.hosts.count() > 0)
+            .map(|(group, binding)| (group, Box::new(std::mem::take(&mut binding.hosts))))
+            .collect();
+        if !windows.is_empty() {
+            self.tell_control(io, ControlMessage::HostsSaw { windows });
+        }
+    }
+
     /// Ten times a second: what is not urgent.
     fn tick(&mut self, io: &mut Io<Message>) {
         self.report_drained(io);
@@ -568,6 +583,7 @@ impl Core {
         self.awake.tick(io.now());
         self.tend_hung(io);
         self.report_counts(io);
+        self.report_hosts(io);
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.tick(core, io));
         }
@@ -724,7 +740,11 @@ impl reactor::Program for Core {
                     control.superblock_done(core, io, payload, result.map(|_| ()))
                 });
             }
-            Some((TokenKind::Accept | TokenKind::Connection | TokenKind::Tick, _)) | None => {
+            Some((
+                TokenKind::Accept | TokenKind::Connection | TokenKind::Tick | TokenKind::Background,
+                _,
+            ))
+            | None => {
                 unreachable!("only drives and superblocks read and write files")
             }
         }
@@ -744,8 +764,13 @@ impl reactor::Program for Core {
     }
 
     fn timer(&mut self, io: &mut Io<Message>, token: Token) {
-        if let Some((TokenKind::Tick, _)) = untoken(token) {
-            self.tick(io);
+        match untoken(token) {
+            Some((TokenKind::Tick, _)) => self.tick(io),
+            Some((TokenKind::Background, group)) => {
+                let group = u16::try_from(group).expect("the group is 16 bits");
+                self.with_control(io, |control, core, io| control.background_timer(core, io, group));
+            }
+            Some(_) | None => {}
         }
     }
 

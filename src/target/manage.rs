@@ -6,8 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod background;
+
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use background::{
+    BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, ScrubState, ScrubStatus,
+};
 
 /// A node as its management plane sees it.
 ///
@@ -29,6 +35,8 @@ pub enum Request {
     GroupShow(GroupName),
     /// `group.create`: makes a redundancy group from drives that belong to none.
     GroupCreate(GroupCreate),
+    /// One of the calls for the background work of a group.
+    Background(BackgroundRequest),
     /// `vdisk.list`: all virtual disks.
     VdiskList,
     /// `vdisk.show`: one virtual disk.
@@ -63,6 +71,7 @@ impl Request {
             Self::GroupList => "group.list",
             Self::GroupShow(_) => "group.show",
             Self::GroupCreate(_) => "group.create",
+            Self::Background(request) => request.method(),
             Self::VdiskList => "vdisk.list",
             Self::VdiskShow(_) => "vdisk.show",
             Self::VdiskCreate(_) => "vdisk.create",
@@ -82,6 +91,7 @@ impl Request {
     pub const fn changes_state(&self) -> bool {
         match self {
             Self::GroupCreate(_)
+            | Self::Background(_)
             | Self::VdiskCreate(_)
             | Self::VdiskDelete(_)
             | Self::DriveFail(_)
@@ -316,7 +326,7 @@ pub enum Reply {
     Node(NodeStatus),
     /// To `group.list`.
     Groups(Vec<GroupStatus>),
-    /// To `group.show`, `group.create` and `drive.fail`: the group as it is afterwards.
+    /// To `group.show`, `group.create`, the calls for background work and `drive.fail`: the group as it is afterwards.
     Group(GroupStatus),
     /// To `vdisk.list`.
     Vdisks(Vec<VdiskStatus>),
@@ -347,9 +357,10 @@ impl Reply {
         Ok(match request {
             Request::NodeShow => Self::Node(read(result)?),
             Request::GroupList => Self::Groups(read(result)?),
-            Request::GroupShow(_) | Request::GroupCreate(_) | Request::DriveFail(_) => {
-                Self::Group(read(result)?)
-            }
+            Request::GroupShow(_)
+            | Request::GroupCreate(_)
+            | Request::Background(_)
+            | Request::DriveFail(_) => Self::Group(read(result)?),
             Request::VdiskList => Self::Vdisks(read(result)?),
             Request::VdiskShow(_) | Request::VdiskCreate(_) => Self::Vdisk(read(result)?),
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
@@ -456,6 +467,8 @@ pub struct GroupStatus {
     pub rows: u64,
     /// Rows whose check data is known to be right, while the group resyncs. Equal to `rows` otherwise.
     pub resync_done_rows: u64,
+    /// What it does beside serving hosts.
+    pub background: BackgroundStatus,
     /// Its members, by index.
     pub members: Vec<MemberStatus>,
     /// Names of its virtual disks.

@@ -12,6 +12,7 @@ use super::array::GroupShared;
 use super::control::ManageCall;
 use super::drives::DriveReport;
 use super::namespaces::Namespaces;
+use super::window::Window;
 use crate::amf::group::SuperblockIo;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -231,6 +232,11 @@ pub enum ControlMessage {
         traffic: Traffic,
         /// Of each drive that there is something to tell of.
         drives: Vec<(u16, DriveReport)>,
+    },
+    /// What hosts saw of groups since the last such message.
+    HostsSaw {
+        /// Latencies by group.
+        windows: Vec<(u16, Box<Window>)>,
     },
     /// Everything that one core counted before `Message::CountNow` was told.
     Counted {

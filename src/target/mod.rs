@@ -23,6 +23,7 @@ pub mod preflight;
 pub mod rpc;
 mod sockets;
 mod storage;
+mod window;
 
 pub mod demo;
 pub mod host;

@@ -8,10 +8,13 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::field::{name, path, power_of_two};
-use super::{GroupDraft, Placed, VdiskDraft};
+use super::{GroupDraft, Placed, VdiskDraft, one};
 use crate::problem::Problems;
 use crate::section::{Found, Section};
-use crate::{Backing, Drive, GROUP_DRIVES_MAX, Level, MemoryDrive, VdiskSize};
+use crate::{
+    Background, Backing, Drive, GROUP_DRIVES_MAX, LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX,
+    VdiskSize,
+};
 
 /// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
 const DRIVE_MIB_MIN: u64 = 8;
@@ -107,6 +110,7 @@ pub(crate) fn group<'a>(
     }
     let create = section.flag("create", problems).or(false);
     let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
+    let background = background(one(&mut section, "background", problems), problems);
     let drives_at = drives.place().unwrap_or(section.at().clone());
     section.finish(problems);
     let value = GroupDraft {
@@ -118,8 +122,19 @@ pub(crate) fn group<'a>(
         drives_at,
         create,
         accept_dirty_degraded,
+        background,
     };
     Some(Placed { value, at })
+}
+
+fn background(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -> Background {
+    let mut limit = |key, most| NonZeroU32::new(section.number(key, 0..=most, problems).or(0));
+    let background = Background {
+        rate_mib_s: limit("rate_mib_s", RATE_MIB_S_MAX),
+        latency_target_us: limit("latency_target_us", LATENCY_TARGET_US_MAX),
+    };
+    section.finish(problems);
+    background
 }
 
 pub(crate) fn vdisk<'a>(
@@ -262,6 +277,23 @@ mod tests {
             6,
             &["out of range"],
         );
+    }
+
+    #[test]
+    fn background_work_has_limits_or_none() {
+        use crate::Background;
+        let background = |keys: &str| format!("{}[group.background]\n{keys}\n", crate::testing::GROUP);
+        assert_eq!(
+            good(crate::testing::GROUP).groups[0].background,
+            Background::default()
+        );
+        let limits = good(&background("rate_mib_s = 200\nlatency_target_us = 0")).groups[0].background;
+        assert_eq!(
+            (limits.rate_mib_s.map(NonZeroU32::get), limits.latency_target_us),
+            (Some(200), None)
+        );
+        refuses(&background("rate_mib_s = -1"), 16, &["rate_mib_s", "0..=1048576"]);
+        refuses(&background("rate = 1"), 16, &["did you mean rate_mib_s?"]);
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Background {
             return None;
         }
         let due = if let Some(need) = self.needs.rebuild {
-            Some((Process::Rebuild, (need.members, need.since), need.from_row))
+            Some((Process::Rebuild, (need.members, need.wave), need.from_row))
         } else {
             self.needs
                 .sync_from
@@ -377,19 +377,23 @@ impl Background {
         if run.abandoned {
             return;
         }
-        let process = run.process;
+        let (process, (_, wave)) = (run.process, run.identity);
         match progress {
             None => {
                 self.holdback.retry_at_ns = now_ns.saturating_add(RETRY_NS_MIN);
                 self.persist_at_ns = now_ns;
             }
             Some(next_row) if next_row < self.shape.rows => {
-                out.push(Action::Progress { process, next_row });
+                out.push(Action::Progress {
+                    process,
+                    wave,
+                    next_row,
+                });
             }
             Some(_) => {
                 self.run = None;
                 self.settled = Some((process, self.needs.generation));
-                out.push(Action::Finished { process });
+                out.push(Action::Finished { process, wave });
                 if process == Process::Scrub {
                     self.end_scrub(true);
                 }
@@ -417,7 +421,7 @@ impl Scrub {
             RowAnswer::Mismatched(mismatch) => {
                 self.tally.mismatches += 1;
                 self.tally.repaired += u64::from(mismatch.repaired);
-                self.tally.located += u64::from(mismatch.member.is_some());
+                self.tally.located += u64::from(mismatch.located);
                 let row = RowIndex(row);
                 out.push(Action::Report(Report::Mismatch { row, mismatch }));
             }

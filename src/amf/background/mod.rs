@@ -22,8 +22,8 @@ mod throttle;
 
 use thiserror::Error;
 
+use super::RowIndex;
 use super::geometry::Geometry;
-use super::{MemberIndex, RowIndex};
 
 pub use machine::Background;
 pub use throttle::HostLoad;
@@ -107,8 +107,8 @@ pub struct Limits {
 pub struct RebuildNeed {
     /// Bit `i` is set when member `i` is to be rebuilt; never 0.
     pub members: u32,
-    /// Differs from the last rebuild's when one of the members has another drive or other losses since.
-    pub since: u64,
+    /// Names the work: differs when a member has another drive, or missed other writes, than the last time.
+    pub wave: u64,
     /// First row that is not durably rebuilt.
     pub from_row: u64,
 }
@@ -140,8 +140,10 @@ pub enum ScrubMode {
 /// A row's data did not fit its check data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The member whose strip was wrong, if the level can tell; otherwise check data or copies are made to fit.
-    pub member: Option<MemberIndex>,
+    /// Members whose strips were wrong, or were taken to be.
+    pub members: u32,
+    /// Whether redundancy proves that it was these.
+    pub located: bool,
     /// Whether the row fits now.
     pub repaired: bool,
 }
@@ -220,6 +222,8 @@ pub enum Action {
     Progress {
         /// Of which process.
         process: Process,
+        /// Of which rebuild, as [`RebuildNeed::wave`] said; 0 for other processes.
+        wave: u64,
         /// First row that is left.
         next_row: u64,
     },
@@ -227,6 +231,8 @@ pub enum Action {
     Finished {
         /// Of which process.
         process: Process,
+        /// Of which rebuild, as [`RebuildNeed::wave`] said; 0 for other processes.
+        wave: u64,
     },
     /// A fact for the log.
     Report(Report),

@@ -25,12 +25,12 @@ fn sync(from_row: u64) -> Needs {
     }
 }
 
-fn rebuild(members: u32, since: u64, from_row: u64) -> Needs {
+fn rebuild(members: u32, wave: u64, from_row: u64) -> Needs {
     Needs {
         is_degraded: true,
         rebuild: Some(RebuildNeed {
             members,
-            since,
+            wave,
             from_row,
         }),
         ..HEALTHY
@@ -167,7 +167,8 @@ fn sync_does_every_row_once_in_order_and_flushes_before_it_is_done() {
     assert_eq!(
         bench.facts.last(),
         Some(&Action::Finished {
-            process: Process::Sync
+            process: Process::Sync,
+            wave: 0
         })
     );
     bench.feed(Event::Needs(sync(40)));
@@ -199,7 +200,8 @@ fn a_run_with_nothing_left_is_flushed_and_done() {
     assert!(bench.running.is_empty());
     bench.flushed(true);
     assert!(bench.has(Action::Finished {
-        process: Process::Rebuild
+        process: Process::Rebuild,
+        wave: 0
     }));
 }
 
@@ -251,6 +253,7 @@ fn h34_progress_never_passes_an_unanswered_row() {
         first,
         Some(&Action::Progress {
             process: Process::Sync,
+            wave: 0,
             next_row: 16
         }),
         "rows that were answered while the flush ran are not in it"
@@ -266,7 +269,8 @@ fn a_failed_flush_is_tried_again() {
     bench.tick(0, 0);
     bench.flushed(true);
     assert!(bench.has(Action::Finished {
-        process: Process::Sync
+        process: Process::Sync,
+        wave: 0
     }));
 }
 
@@ -462,11 +466,13 @@ fn d6_scrub_counts_what_it_finds() {
     );
     bench.feed(Event::Wake);
     let located = Mismatch {
-        member: Some(MemberIndex(3)),
+        members: 0b1000,
+        located: true,
         repaired: true,
     };
     let unknown = Mismatch {
-        member: None,
+        members: 0b1,
+        located: false,
         repaired: false,
     };
     bench.drain(|command| {
@@ -496,7 +502,8 @@ fn d6_scrub_counts_what_it_finds() {
         })
     );
     assert!(bench.has(Action::Finished {
-        process: Process::Scrub
+        process: Process::Scrub,
+        wave: 0
     }));
 }
 
@@ -573,6 +580,7 @@ fn pause_begins_nothing_more_and_keeps_what_is_done() {
     assert_eq!(rows.len(), 16, "what was under way ends");
     assert!(bench.has(Action::Progress {
         process: Process::Sync,
+        wave: 0,
         next_row: 16
     }));
     bench.tick(0, 0);
@@ -594,6 +602,7 @@ fn stop_drains_and_keeps_what_is_done() {
     assert!(bench.machine.is_idle());
     assert!(bench.has(Action::Progress {
         process: Process::Sync,
+        wave: 0,
         next_row: 16
     }));
     bench.feed(Event::Needs(rebuild(1, 0, 0)));
@@ -749,7 +758,7 @@ mod random {
                 bench.drain(|_| RowAnswer::Done);
                 bench.tick(0, 0);
             }
-            let end = Action::Finished { process: Process::Rebuild };
+            let end = Action::Finished { process: Process::Rebuild, wave: 99 };
             prop_assert!(bench.has(end));
         }
     }

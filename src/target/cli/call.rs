@@ -54,6 +54,7 @@ pub(super) fn group(command: GroupCommand) -> Result<(), Failure> {
             };
             ask(&client, &Request::GroupCreate(create))
         }
+        GroupCommand::Background(command) => super::background::run(command),
     }
 }
 
@@ -153,7 +154,7 @@ fn ask(options: &Options, request: &Request) -> Result<(), Failure> {
 }
 
 /// Connects to the node that is meant.
-fn connect(options: &Options) -> Result<Client, Failure> {
+pub(super) fn connect(options: &Options) -> Result<Client, Failure> {
     let named = options.socket.clone();
     let named = named.or_else(|| {
         std::env::var_os("BRAID_SOCKET")

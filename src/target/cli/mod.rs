@@ -8,6 +8,7 @@
     reason = "the command line is no pure code: it reads files"
 )]
 
+mod background;
 mod call;
 mod config_file;
 pub mod options;

@@ -63,7 +63,7 @@ pub enum Command {
     /// Show what a running node is and how it is
     #[command(after_help = help::STATUS)]
     Status(Client),
-    /// List, show and create redundancy groups
+    /// List, show, create, scrub and throttle redundancy groups
     #[command(after_help = help::GROUP)]
     Group {
         /// What to do with them
@@ -170,6 +170,93 @@ pub enum GroupCommand {
     /// Create a group from free drives
     #[command(after_help = help::GROUP_CREATE)]
     Create(GroupCreateArgs),
+    /// What goes on beside hosts
+    #[command(flatten)]
+    Background(BackgroundCommand),
+}
+
+/// What to do with the background work of a group.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BackgroundCommand {
+    /// Compare all data of a group with its check data or copies, and repair what does not fit
+    #[command(after_help = help::GROUP_SCRUB)]
+    Scrub {
+        /// Name of the group
+        group: String,
+        /// Repair what is found: the default
+        #[arg(long, conflicts_with = "check_only")]
+        repair: bool,
+        /// Only count and report what is found
+        #[arg(long)]
+        check_only: bool,
+        /// End the scrub that is going on
+        #[arg(long, conflicts_with_all = ["repair", "check_only", "wait"])]
+        stop: bool,
+        /// Wait for the end with a progress bar; fails if something was found that is not repaired
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Show how far rebuild, synchronisation or scrub of a group is
+    #[command(after_help = help::GROUP_REBUILD_STATUS)]
+    RebuildStatus {
+        /// Name of the group
+        group: String,
+        /// Wait for the end with a progress bar
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Begin no further row of background work
+    Pause {
+        /// Name of the group
+        group: String,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Go on with background work
+    Resume {
+        /// Name of the group
+        group: String,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Say how fast background work may go until the node stops; the configuration says it for good
+    #[command(after_help = help::GROUP_SET_RATE)]
+    SetRate {
+        /// Name of the group
+        group: String,
+        /// Most MiB of user data a second; 0 for as fast as the drives go
+        #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(config::RATE_MIB_S_MAX)))]
+        mib_s: u32,
+        /// Slow down while the hosts' p99 latency in the array is above so many microseconds; 0 for never
+        #[arg(long, value_name = "US", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(config::LATENCY_TARGET_US_MAX)))]
+        latency_target_us: u32,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
 }
 
 /// Options of `braid group create`.
@@ -589,6 +676,20 @@ Examples:
 Examples:
   braid group create g1 d3 d4 d5
   braid group create g1 d3 d4 d5 --strip 128KiB --block-bytes 512";
+    pub const GROUP_SCRUB: &str = "\
+Examples:
+  braid group scrub g0 --wait
+  braid group scrub g0 --check-only
+  braid group scrub g0 --stop";
+    pub const GROUP_REBUILD_STATUS: &str = "\
+Examples:
+  braid group rebuild-status g0
+  braid group rebuild-status g0 --wait";
+    pub const GROUP_SET_RATE: &str = "\
+Examples:
+  braid group set-rate g0 --mib-s 200
+  braid group set-rate g0 --latency-target-us 2000
+  braid group set-rate g0";
     pub const VDISK: &str = "\
 Examples:
   braid vdisk list

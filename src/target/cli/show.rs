@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::background;
 use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
@@ -43,7 +44,7 @@ pub(super) fn text(reply: &Reply) -> String {
 }
 
 /// Names and values below each other.
-fn facts<const N: usize>(rows: [(&str, String); N]) -> String {
+fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     for (name, value) in rows {
         table.row([name.to_owned(), value]);
@@ -135,7 +136,10 @@ fn group_text(group: &GroupStatus) -> String {
     } else {
         group.vdisks.join(", ")
     };
-    let mut text = facts([
+    let background = background::line(&group.background).map(|line| ("background", line));
+    let scrub = group.background.scrub.as_ref();
+    let scrub = scrub.map(|scrub| ("scrub", background::scrub_line(scrub)));
+    let rows = [
         ("group", group.name.clone()),
         ("state", state_text(group)),
         ("level", group.level.clone()),
@@ -155,7 +159,8 @@ fn group_text(group: &GroupStatus) -> String {
         ("generation", group.generation.to_string()),
         ("uuid", group.uuid.clone()),
         ("virtual disks", vdisks),
-    ]);
+    ];
+    let mut text = facts(rows.into_iter().chain(background).chain(scrub));
     let mut members = Table::new(&[
         ("MEMBER", Align::Right),
         ("DRIVE", Align::Left),
@@ -436,6 +441,7 @@ mod tests {
             free_bytes: 384 << 20,
             rows: 4096,
             resync_done_rows: 1024,
+            background: crate::target::manage::BackgroundStatus::default(),
             members: vec![
                 MemberStatus {
                     index: 0,

@@ -7,7 +7,9 @@ use nvme::io::NamespaceFormat;
 use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
 
+use super::background::BackgroundControl;
 use super::{Control, SuperblockWrite};
+use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
 use crate::amf::engine::{GroupError, Request};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
@@ -16,7 +18,7 @@ use crate::amf::group::{
 };
 use crate::amf::lock::LockTable;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
-use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::target::array::{GroupShared, ScratchMemory};
 use crate::target::assemble;
@@ -31,15 +33,13 @@ use crate::vdisk::VirtualDisk;
 const LOCK_SLOTS: usize = 1 << 16;
 /// Blocks of a fused Compare and Write: more could cross into another stripe row, which has a lock of its own.
 pub const COMPARE_WRITE_BLOCKS: u32 = 1;
-/// Rows that are resynchronised at a time: enough to keep the drives busy, few enough for hosts not to notice.
-const RESYNC_WINDOW: u32 = 4;
-/// Rows after which the progress of a resynchronisation is made durable.
-const RESYNC_STEP_ROWS: u64 = 4096;
 
 /// A group to be opened at the start.
 pub struct GroupPlan {
     /// Where it comes from.
     pub source: GroupSource,
+    /// How fast its background work may go.
+    pub limits: Limits,
 }
 
 impl GroupPlan {
@@ -106,25 +106,13 @@ pub(super) struct GroupControl {
     held: VecDeque<Action>,
     awaited: u16,
     phase: Phase,
-    resync: Option<Resync>,
     /// What is to be rebuilt.
-    rebuild: Option<RebuildWork>,
+    pub(super) rebuild: Option<RebuildWork>,
+    pub(super) background: BackgroundControl,
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
-}
-
-/// A resynchronisation that is under way.
-struct Resync {
-    /// The next row to hand to the engine.
-    next_row: u64,
-    /// Rows that the engine has.
-    in_flight: u32,
-    /// First row that the engine could not do: the work goes on from there when the members have changed.
-    failed_row: Option<u64>,
-    /// Where the durable progress stands.
-    durable_row: u64,
-    /// A flush of the members is under way, for the progress up to this row.
-    flushing: Option<u64>,
+    /// Its members are being flushed for the last time.
+    is_closing: bool,
 }
 
 impl GroupControl {
@@ -140,10 +128,15 @@ impl GroupControl {
         self.machine.snapshot().resync.is_some()
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// Rows whose parity is known to be right.
     pub(super) fn resync_done_rows(&self) -> u64 {
-        match &self.resync {
-            Some(resync) => resync.next_row.saturating_sub(u64::from(resync.in_flight)),
+        let running = self.background.machine.status();
+        match running.filter(|status| status.process == Process::Sync) {
+            Some(status) => status.rows_done,
             None => self
                 .machine
                 .snapshot()
@@ -168,6 +161,7 @@ impl Control {
             GroupSource::New(creation) => Group::form(*creation),
         };
         let geometry = machine.geometry();
+        let background = BackgroundControl::new(&geometry, plan.limits);
         let drives: Vec<Option<u16>> = (0..geometry.members())
             .map(|member| machine.drive_of(MemberIndex(member)))
             .collect();
@@ -205,9 +199,10 @@ impl Control {
             held: VecDeque::new(),
             awaited: 0,
             phase: Phase::Opening,
-            resync: None,
             rebuild: None,
+            background,
             failed: None,
+            is_closing: false,
         });
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::AddGroup(Arc::clone(&shared), members));
@@ -234,10 +229,11 @@ impl Control {
     fn run_actions(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
         while self.groups[usize::from(group)].awaited == 0 {
             let Some(action) = self.groups[usize::from(group)].held.pop_front() else {
-                return;
+                break;
             };
             self.group_action(core, io, group, action);
         }
+        self.background_needs(core, io, group);
     }
 
     /// Tells every core of a member's new drive. Nothing that relies on it is said before all of them know.
@@ -287,7 +283,6 @@ impl Control {
                 self.groups[usize::from(group)].phase = Phase::Open;
                 tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
                 self.publish_namespaces(core, io);
-                self.begin_resync(core, io, group);
                 self.try_listen(core, io);
             }
             Action::VdiskAdded(_) => self.publish_namespaces(core, io),
@@ -297,7 +292,6 @@ impl Control {
                 let state = &mut self.groups[usize::from(group)];
                 state.phase = Phase::Failed;
                 state.failed = Some(why.to_string());
-                state.resync = None;
                 tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
                 self.announce_members(core, io, group, members);
                 self.try_listen(core, io);
@@ -601,84 +595,7 @@ impl Control {
     }
 }
 
-// Resynchronisation of parity.
 impl Control {
-    /// Begins to resynchronise a group that needs it.
-    fn begin_resync(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
-        let state = &mut self.groups[usize::from(group)];
-        if let Some(left) = state.machine.snapshot().resync {
-            state.resync = Some(Resync {
-                next_row: left.next_row,
-                in_flight: 0,
-                failed_row: None,
-                durable_row: left.next_row,
-                flushing: None,
-            });
-            self.resync_step(core, io, group);
-        }
-    }
-
-    /// Goes on with resynchronisations that wait.
-    pub(super) fn resync_tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
-        for group in 0..self.groups.len() {
-            if let Some(resync) = self.groups[group]
-                .resync
-                .as_mut()
-                .filter(|resync| resync.in_flight == 0)
-                && let Some(row) = resync.failed_row.take()
-            {
-                resync.next_row = row; // The members may have changed since.
-            }
-            self.resync_step(
-                core,
-                io,
-                u16::try_from(group).expect("a node has at most 128 groups"),
-            );
-        }
-    }
-
-    /// Hands rows to this core's engine until the window is full, and makes progress durable now and then.
-    fn resync_step(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
-        let state = &mut self.groups[usize::from(group)];
-        let rows = state.shared.geometry.rows();
-        if state.machine.snapshot().resync.is_none() {
-            // The group has decided that nothing is left to do.
-            state.resync = None;
-        }
-        let Some(resync) = &mut state.resync else { return };
-        while resync.in_flight < RESYNC_WINDOW
-            && resync.failed_row.is_none()
-            && resync.flushing.is_none()
-            && resync.next_row < rows.min(resync.durable_row + RESYNC_STEP_ROWS)
-        {
-            let number = u32::try_from(resync.next_row & u64::from(u32::MAX)).expect("masked");
-            let owner = Owner::Internal(InternalCommand::Resync { row: number });
-            let Some(command) = core.commands.insert(owner, None) else {
-                break;
-            };
-            core.queue_group(
-                group,
-                command,
-                Request::Resync {
-                    row: RowIndex(resync.next_row),
-                },
-            );
-            resync.next_row += 1;
-            resync.in_flight += 1;
-        }
-        let due = resync.next_row >= rows.min(resync.durable_row + RESYNC_STEP_ROWS);
-        let idle = resync.in_flight == 0 && resync.flushing.is_none() && resync.failed_row.is_none();
-        let owner = Owner::Internal(InternalCommand::ResyncFlush);
-        if due
-            && idle
-            && let Some(command) = core.commands.insert(owner, None)
-        {
-            resync.flushing = Some(resync.next_row);
-            core.queue_group(group, command, Request::Flush);
-        }
-        core.run_queued(io, group);
-    }
-
     /// An engine completed a request of the control core's own.
     pub(in crate::target) fn internal_done(
         &mut self,
@@ -692,39 +609,12 @@ impl Control {
             InternalCommand::Repair { number } => self.repair_done(core, io, number, result),
             InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),
-            InternalCommand::ResyncFlush => self.resync_flushed(core, io, group, result.is_ok()),
-            InternalCommand::Resync { row } => self.row_resynchronised(group, row, result.is_ok()),
+            InternalCommand::BackgroundFlush => {
+                let done = result.is_ok();
+                self.background_event(core, io, group, BackgroundEvent::Flushed { done });
+            }
+            InternalCommand::Row(process, row) => self.row_done(core, io, group, (process, row), result),
         }
-        self.resync_step(core, io, group);
-    }
-
-    fn row_resynchronised(&mut self, group: u16, row: u32, done: bool) {
-        let Some(resync) = &mut self.groups[usize::from(group)].resync else {
-            return;
-        };
-        assert!(resync.in_flight > 0, "a row is answered once");
-        resync.in_flight -= 1;
-        if !done {
-            let row = u64::from(row);
-            resync.failed_row = Some(resync.failed_row.map_or(row, |first| first.min(row)));
-        }
-    }
-
-    fn resync_flushed(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, done: bool) {
-        let state = &mut self.groups[usize::from(group)];
-        let rows = state.shared.geometry.rows();
-        let Some(resync) = &mut state.resync else { return };
-        let upto = resync.flushing.take().expect("one flush at a time");
-        if !done {
-            return; // Comes again with the next tick.
-        }
-        resync.durable_row = upto;
-        if upto < rows {
-            return self.group_event(core, io, group, Event::ResyncProgress { next_row: upto });
-        }
-        state.resync = None;
-        tracing::info!(group = %state.shared.name, rows, "parity is resynchronised");
-        self.group_event(core, io, group, Event::ResyncDone);
     }
 }
 
@@ -733,16 +623,26 @@ impl Control {
     /// Closes every group; connections are drained by now.
     pub(in crate::target) fn close_groups(&mut self, core: &mut Core, io: &mut Io<Message>) {
         for group in 0..self.groups.len() {
-            self.groups[group].resync = None;
             let index = u16::try_from(group).expect("a node has at most 128 groups");
             match self.groups[group].phase {
-                Phase::Open => self.close_open_group(core, io, index),
+                // It closes as soon as nothing of its background work is under way.
+                Phase::Open => self.background_event(core, io, index, BackgroundEvent::Stop),
                 // It closes as soon as it has opened; nothing was written to it.
                 Phase::Opening => self.group_event(core, io, index, Event::Stop),
                 Phase::Failed | Phase::Stopped => {}
             }
         }
         self.try_finish(io);
+    }
+
+    /// Goes on with closing a group whose background work has ended.
+    pub(super) fn close_when_idle(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let closing = self.closing;
+        let state = &mut self.groups[usize::from(group)];
+        let may_close = closing && state.phase == Phase::Open && state.background.machine.is_idle();
+        if may_close && !std::mem::replace(&mut state.is_closing, true) {
+            self.close_open_group(core, io, group);
+        }
     }
 
     /// Closes one group: what hosts wrote without a Flush must be durable before "clean" is.

@@ -3,6 +3,7 @@
 //! Lives on core 0 beside that core's share of the data path. Everything here is rare; nothing here is on the way of
 //! a read or write.
 
+mod background;
 mod groups;
 mod health;
 mod operator;
@@ -305,7 +306,7 @@ impl Control {
         self.check_stop(io);
         self.report_health(core, io);
         self.health_tick(core, io);
-        self.resync_tick(core, io);
+        self.background_tick(core, io);
     }
 
     /// Notes what the cores do without.
@@ -365,6 +366,7 @@ impl Control {
                 self.add_traffic(traffic);
                 self.take_drive_reports(core, io, from, &drives);
             }
+            ControlMessage::HostsSaw { windows } => self.hosts_saw(&windows),
             ControlMessage::NotAdopted { core: of } => {
                 self.connection_ended(of);
                 self.try_close(core, io);

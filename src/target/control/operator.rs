@@ -4,8 +4,10 @@ use std::sync::mpsc::SyncSender;
 
 use reactor::{Io, Nanos};
 
+use super::background;
 use super::groups::{GroupControl, GroupPlan, GroupSource, random_uuid};
 use super::{Control, ManageCall};
+use crate::amf::background::Limits;
 use crate::amf::engine::Engine;
 use crate::amf::geometry::Level;
 use crate::amf::group::{
@@ -55,6 +57,7 @@ impl Control {
                 .group_named(&wanted.group)
                 .map(|group| Reply::Group(self.group_status(&self.groups[group]))),
             Request::GroupCreate(create) => self.create_group(core, io, &create, &entropy),
+            Request::Background(wanted) => self.background_request(core, io, &wanted),
             Request::VdiskList => Ok(Reply::Vdisks(self.vdisk_list())),
             Request::VdiskShow(wanted) => self.vdisk_named(&wanted.vdisk).map(Reply::Vdisk),
             Request::VdiskCreate(create) => match self.vdisk_spec(&create, &entropy) {
@@ -183,7 +186,7 @@ impl Control {
         drop(waiting.reply.try_send(answer));
     }
 
-    fn group_named(&self, name: &str) -> Result<usize, ManageError> {
+    pub(super) fn group_named(&self, name: &str) -> Result<usize, ManageError> {
         let found = self.groups.iter().position(|group| group.shared.name == name);
         found.ok_or_else(|| ManageError::not_found("group", name))
     }
@@ -267,6 +270,7 @@ impl Control {
         }
         let plan = GroupPlan {
             source: GroupSource::New(Box::new(creation)),
+            limits: Limits::default(),
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
         let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare;
@@ -425,7 +429,7 @@ impl Control {
         }
     }
 
-    fn group_status(&self, group: &GroupControl) -> manage::GroupStatus {
+    pub(super) fn group_status(&self, group: &GroupControl) -> manage::GroupStatus {
         let snapshot = group.machine.snapshot();
         let block = u64::from(snapshot.block.bytes());
         let members = snapshot.members.iter().map(|member| manage::MemberStatus {
@@ -454,6 +458,7 @@ impl Control {
             free_bytes: snapshot.free_blocks * block,
             rows: snapshot.rows,
             resync_done_rows: group.resync_done_rows(),
+            background: background::status_of(&group.background),
             members: members.collect(),
             vdisks: snapshot
                 .vdisks

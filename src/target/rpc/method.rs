@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::{FaultKind, Request};
+use crate::target::manage::{BackgroundRequest, FaultKind, Request};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -92,6 +92,51 @@ const METHODS: &[Method] = &[
         build: |params| serde_json::from_value(params).map(Request::GroupCreate),
     },
     Method {
+        name: "group.scrub",
+        parameters: &[required("group", Kind::Name), optional("repair", Kind::Flag)],
+        build: |params| {
+            serde_json::from_value(params).map(|params| Request::Background(BackgroundRequest::Scrub(params)))
+        },
+    },
+    Method {
+        name: "group.scrub_stop",
+        parameters: &[required("group", Kind::Name)],
+        build: |params| {
+            serde_json::from_value(params)
+                .map(|params| Request::Background(BackgroundRequest::ScrubStop(params)))
+        },
+    },
+    Method {
+        name: "group.pause",
+        parameters: &[required("group", Kind::Name)],
+        build: |params| {
+            serde_json::from_value(params).map(|params| Request::Background(BackgroundRequest::Pause(params)))
+        },
+    },
+    Method {
+        name: "group.resume",
+        parameters: &[required("group", Kind::Name)],
+        build: |params| {
+            serde_json::from_value(params)
+                .map(|params| Request::Background(BackgroundRequest::Resume(params)))
+        },
+    },
+    Method {
+        name: "group.set_rate",
+        parameters: &[
+            required("group", Kind::Name),
+            optional("rate_mib_s", Kind::Whole(0, config::RATE_MIB_S_MAX as u64)),
+            optional(
+                "latency_target_us",
+                Kind::Whole(0, config::LATENCY_TARGET_US_MAX as u64),
+            ),
+        ],
+        build: |params| {
+            serde_json::from_value(params)
+                .map(|params| Request::Background(BackgroundRequest::SetRate(params)))
+        },
+    },
+    Method {
         name: "vdisk.list",
         parameters: &[],
         build: |_| Ok(Request::VdiskList),
@@ -176,6 +221,13 @@ pub fn params(request: &Request) -> Option<Value> {
     match request {
         Request::GroupShow(params) => value(params),
         Request::GroupCreate(params) => value(params),
+        Request::Background(BackgroundRequest::Scrub(params)) => value(params),
+        Request::Background(
+            BackgroundRequest::ScrubStop(params)
+            | BackgroundRequest::Pause(params)
+            | BackgroundRequest::Resume(params),
+        ) => value(params),
+        Request::Background(BackgroundRequest::SetRate(params)) => value(params),
         Request::VdiskShow(params) => value(params),
         Request::VdiskCreate(params) => value(params),
         Request::VdiskDelete(params) => value(params),
@@ -401,6 +453,18 @@ mod tests {
                 drives: vec![name(), name()],
                 force: true,
             }),
+            Request::Background(BackgroundRequest::Scrub(GroupScrub {
+                group: name(),
+                repair: true,
+            })),
+            Request::Background(BackgroundRequest::ScrubStop(GroupName { group: name() })),
+            Request::Background(BackgroundRequest::Pause(GroupName { group: name() })),
+            Request::Background(BackgroundRequest::Resume(GroupName { group: name() })),
+            Request::Background(BackgroundRequest::SetRate(GroupSetRate {
+                group: name(),
+                rate_mib_s: 7,
+                latency_target_us: 9,
+            })),
             Request::VdiskList,
             Request::VdiskShow(VdiskName { vdisk: name() }),
             Request::VdiskCreate(VdiskCreate {

@@ -1,0 +1,402 @@
+//! Binds the background work of each group to its engine on this core, to the group's machine, and to operators.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use reactor::{Io, Nanos};
+
+use super::Control;
+use super::groups::GroupControl;
+use crate::amf::RowIndex;
+use crate::amf::background::{
+    Action, Background, Event, Limits, Mismatch, Needs, Process, RebuildNeed, Report, RowAnswer, RowCommand,
+    ScrubMode, ScrubRefusal, Shape,
+};
+use crate::amf::engine::{GroupError, Request, ScrubOutcome};
+use crate::amf::geometry::{Geometry, Level};
+use crate::amf::group::{Event as GroupEvent, GroupState};
+use crate::target::command::{InternalCommand, Owner};
+use crate::target::core::{Core, TICK_NS, TokenKind, token};
+use crate::target::manage::{self, BackgroundRequest, GroupSetRate, ManageError, Reply};
+use crate::target::message::Message;
+use crate::target::window::{HostWindow, Window};
+
+/// Mismatched rows of a scrub that are logged one by one; the rest are only counted.
+const MISMATCHES_LOGGED_MAX: u64 = 100;
+
+/// The background work of one group and what it needs to be carried out.
+pub(super) struct BackgroundControl {
+    pub(super) machine: Background,
+    /// What the machine was told last.
+    needs: Needs,
+    /// Events that the machine has not yet got.
+    events: VecDeque<Event>,
+    /// Events are being fed further up the stack.
+    is_feeding: bool,
+    /// What scrubs found in rows that are not yet complete.
+    outcomes: BTreeMap<u64, ScrubOutcome>,
+    /// What hosts saw.
+    pub(super) hosts: HostWindow,
+    /// When the timer goes off that was set last.
+    timer_at: Nanos,
+    mismatches: u64,
+}
+
+impl BackgroundControl {
+    pub(super) fn new(geometry: &Geometry, limits: Limits) -> Self {
+        Self {
+            machine: Background::new(Shape::of(geometry), limits),
+            needs: Needs::default(),
+            events: VecDeque::new(),
+            is_feeding: false,
+            outcomes: BTreeMap::new(),
+            hosts: HostWindow::default(),
+            timer_at: 0,
+            mismatches: 0,
+        }
+    }
+
+    /// How the engine got on with a row.
+    fn answer(&mut self, process: Process, row: u64, result: Result<(), GroupError>) -> RowAnswer {
+        let outcome = self.outcomes.remove(&row);
+        if result.is_err() {
+            return RowAnswer::Failed;
+        }
+        match (process, outcome) {
+            (Process::Rebuild | Process::Sync, _) | (Process::Scrub, Some(ScrubOutcome::Clean)) => {
+                RowAnswer::Done
+            }
+            // Members were lost meanwhile: the row is compared when they are back.
+            (Process::Scrub, Some(ScrubOutcome::Unchecked) | None) => RowAnswer::Failed,
+            (
+                Process::Scrub,
+                Some(ScrubOutcome::Mismatch {
+                    members,
+                    located,
+                    repaired,
+                }),
+            ) => RowAnswer::Mismatched(Mismatch {
+                members,
+                located,
+                repaired,
+            }),
+        }
+    }
+}
+
+/// What the group's members want done.
+fn needs_of(group: &GroupControl) -> Needs {
+    let snapshot = group.machine.snapshot();
+    Needs {
+        generation: snapshot.generation,
+        is_open: group.is_open(),
+        is_degraded: snapshot.state == GroupState::Degraded,
+        rebuild: group.rebuild.map(|work| RebuildNeed {
+            members: work.members,
+            wave: work.wave,
+            from_row: work.from_row,
+        }),
+        sync_from: snapshot.resync.map(|left| left.next_row),
+    }
+}
+
+impl Control {
+    /// Tells a group's background work what is due now, if that is news.
+    pub(super) fn background_needs(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        let needs = needs_of(state);
+        if state.background.needs != needs {
+            state.background.needs = needs;
+            self.background_event(core, io, group, Event::Needs(needs));
+        }
+    }
+
+    /// Ten times a second.
+    pub(super) fn background_tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        for group in 0..self.groups.len() {
+            let hosts = self.groups[group].background.hosts.measure();
+            let group = u16::try_from(group).expect("a node has at most 128 groups");
+            self.background_event(core, io, group, Event::Tick { hosts });
+        }
+    }
+
+    /// A core tells what its hosts saw of each group.
+    pub(super) fn hosts_saw(&mut self, windows: &[(u16, Box<Window>)]) {
+        for (group, window) in windows {
+            if let Some(state) = self.groups.get_mut(usize::from(*group)) {
+                state.background.hosts.add(window);
+            }
+        }
+    }
+
+    /// The timer of a group's background work went off.
+    pub(in crate::target) fn background_timer(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        self.background_event(core, io, group, Event::Wake);
+    }
+
+    /// A scrub tells what it found, right before its row completes.
+    pub(in crate::target) fn scrubbed(&mut self, group: u16, row: RowIndex, outcome: ScrubOutcome) {
+        let background = &mut self.groups[usize::from(group)].background;
+        background.outcomes.insert(row.0, outcome);
+    }
+
+    /// An engine has done a row, or not.
+    pub(super) fn row_done(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        (process, row): (Process, u32),
+        result: Result<(), GroupError>,
+    ) {
+        let row = u64::from(row);
+        let answer = self.groups[usize::from(group)]
+            .background
+            .answer(process, row, result);
+        let row = RowIndex(row);
+        self.background_event(core, io, group, Event::RowAnswered { row, answer });
+    }
+
+    /// Feeds a group's background work and carries out what it wants. An event that comes up meanwhile is fed after
+    /// all that was wanted before it, so that rows reach the engine in their order.
+    pub(super) fn background_event(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        event: Event,
+    ) {
+        let at = usize::from(group);
+        self.groups[at].background.events.push_back(event);
+        if std::mem::replace(&mut self.groups[at].background.is_feeding, true) {
+            return;
+        }
+        let mut actions = Vec::new();
+        while let Some(event) = self.groups[at].background.events.pop_front() {
+            // Every row is rebuilt: that none wrote to it can only be said for sure under its lock.
+            let machine = &mut self.groups[at].background.machine;
+            machine.handle(io.now(), event, &|_| false, &mut actions);
+            let mut is_full = false;
+            for action in actions.drain(..) {
+                self.background_action(core, io, group, action, &mut is_full);
+            }
+        }
+        self.groups[at].background.is_feeding = false;
+        core.run_queued(io, group);
+        self.set_background_timer(io, group);
+        self.close_when_idle(core, io, group);
+    }
+
+    /// Sets the timer if the next row is due before the next tick.
+    fn set_background_timer(&mut self, io: &mut Io<Message>, group: u16) {
+        let background = &mut self.groups[usize::from(group)].background;
+        let now = io.now();
+        let due = background.machine.wake_at_ns().filter(|at| *at < now + TICK_NS);
+        if let Some(at) = due
+            && (background.timer_at <= now || at < background.timer_at)
+        {
+            background.timer_at = at.max(now + 1);
+            io.set_timer(
+                background.timer_at,
+                token(TokenKind::Background, u64::from(group)),
+            );
+        }
+    }
+
+    fn background_action(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        action: Action,
+        is_full: &mut bool,
+    ) {
+        let state = &mut self.groups[usize::from(group)];
+        match action {
+            Action::Run(command) => {
+                let number = u32::try_from(command.row.0).expect("a group has at most 2^32 rows");
+                let owner = Owner::Internal(InternalCommand::Row(command.process, number));
+                let id = if *is_full {
+                    None
+                } else {
+                    core.commands.insert(owner, None)
+                };
+                match id {
+                    Some(id) => core.queue_group(group, id, request_of(command)),
+                    None => {
+                        *is_full = true; // No later row may overtake this one.
+                        state.background.events.push_back(Event::RowAnswered {
+                            row: command.row,
+                            answer: RowAnswer::Refused,
+                        });
+                    }
+                }
+            }
+            Action::Flush => match core
+                .commands
+                .insert(Owner::Internal(InternalCommand::BackgroundFlush), None)
+            {
+                Some(id) => core.queue_group(group, id, Request::Flush),
+                None => state.background.events.push_back(Event::Flushed { done: false }),
+            },
+            Action::Progress {
+                process,
+                wave,
+                next_row,
+            } => {
+                let event = match process {
+                    Process::Sync => GroupEvent::ResyncProgress { next_row },
+                    Process::Rebuild => GroupEvent::RebuildProgress { wave, rows: next_row },
+                    Process::Scrub => GroupEvent::ScrubProgress { row: next_row },
+                };
+                self.group_event(core, io, group, event);
+            }
+            Action::Finished { process, wave } => {
+                tracing::info!(group = %state.shared.name, process = process.name(), "background work is done");
+                let event = match process {
+                    Process::Sync => GroupEvent::ResyncDone,
+                    Process::Rebuild => GroupEvent::RebuildDone { wave },
+                    Process::Scrub => GroupEvent::ScrubProgress { row: 0 },
+                };
+                self.group_event(core, io, group, event);
+            }
+            Action::Report(report) => log_background(state, report),
+        }
+    }
+}
+
+/// What the engine is asked for.
+const fn request_of(command: RowCommand) -> Request {
+    let row = command.row;
+    match command.process {
+        Process::Rebuild => Request::Rebuild { row },
+        Process::Sync => Request::Resync { row },
+        Process::Scrub => Request::Scrub {
+            row,
+            repair: command.repair,
+        },
+    }
+}
+
+fn log_background(state: &mut GroupControl, report: Report) {
+    let name = &state.shared.name;
+    match report {
+        Report::Begun { process, from_row } => {
+            state.background.mismatches = 0;
+            tracing::info!(group = %name, process = process.name(), from_row, "background work begins");
+        }
+        Report::Interrupted { process, next_row } => {
+            tracing::info!(group = %name, process = process.name(), next_row, "background work is interrupted");
+        }
+        Report::Stuck { process, row } => {
+            tracing::error!(group = %name, process = process.name(), row = row.0, "a row cannot be read or written");
+        }
+        Report::Mismatch { row, mismatch } => {
+            state.background.mismatches += 1;
+            if state.background.mismatches > MISMATCHES_LOGGED_MAX {
+                return;
+            }
+            let Mismatch {
+                members,
+                located,
+                repaired,
+            } = mismatch;
+            tracing::error!(group = %name, row = row.0, members = format_args!("{members:#x}"), located, repaired,
+                "a row did not fit its check data");
+        }
+    }
+}
+
+// What operators ask for.
+impl Control {
+    /// Does what an operator wants and shows what became of it.
+    pub(super) fn background_request(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        wanted: &BackgroundRequest,
+    ) -> Result<Reply, ManageError> {
+        let (name, event) = match wanted {
+            BackgroundRequest::Scrub(scrub) => (&scrub.group, Event::Wake),
+            BackgroundRequest::ScrubStop(wanted) => (&wanted.group, Event::EndScrub),
+            BackgroundRequest::Pause(wanted) => (&wanted.group, Event::Pause),
+            BackgroundRequest::Resume(wanted) => (&wanted.group, Event::Resume),
+            BackgroundRequest::SetRate(set) => (&set.group, Event::Limits(limits_of(set))),
+        };
+        let group = self.group_named(name)?;
+        if let BackgroundRequest::Scrub(scrub) = wanted {
+            begin_scrub(&mut self.groups[group], scrub.repair)?;
+        }
+        let index = u16::try_from(group).expect("a node has at most 128 groups");
+        self.background_event(core, io, index, event);
+        Ok(Reply::Group(self.group_status(&self.groups[group])))
+    }
+}
+
+/// Has a scrub begin with the next event.
+fn begin_scrub(group: &mut GroupControl, repair: bool) -> Result<(), ManageError> {
+    let name = &group.shared.name;
+    if group.shared.geometry.level() == Level::Raid0 {
+        let what = format!("group \"{name}\" has no redundancy, so that there is nothing to compare with");
+        return Err(ManageError::new(ManageError::REFUSED, what, ""));
+    }
+    let mode = if repair {
+        ScrubMode::Repair
+    } else {
+        ScrubMode::Check
+    };
+    group.background.machine.begin_scrub(mode, 0).map_err(|refusal| {
+        let text = refusal.to_string();
+        let (what, remedy) = text.split_once(": ").unwrap_or((&text, ""));
+        let code = match refusal {
+            ScrubRefusal::GoingOn | ScrubRefusal::NotOpen => ManageError::BUSY,
+            ScrubRefusal::Degraded => ManageError::REFUSED,
+        };
+        ManageError::new(code, what, remedy)
+    })
+}
+
+/// Limits in the machine's units.
+fn limits_of(set: &GroupSetRate) -> Limits {
+    Limits {
+        rate: (set.rate_mib_s > 0).then_some(u64::from(set.rate_mib_s) << 20),
+        latency_target_ns: (set.latency_target_us > 0).then_some(u64::from(set.latency_target_us) * 1000),
+    }
+}
+
+/// What management shows of a group's background work.
+pub(super) fn status_of(background: &BackgroundControl) -> manage::BackgroundStatus {
+    let machine = &background.machine;
+    let limits = machine.limits();
+    let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let tally = |mode: ScrubMode, state, tally: crate::amf::background::ScrubTally| manage::ScrubStatus {
+        state,
+        repairs: mode == ScrubMode::Repair,
+        rows: tally.rows,
+        mismatches: tally.mismatches,
+        repaired: tally.repaired,
+        located: tally.located,
+        unreadable: tally.unreadable,
+    };
+    let scrub = match (machine.scrub(), machine.last_scrub()) {
+        (Some((mode, found)), _) => Some(tally(mode, manage::ScrubState::Running, found)),
+        (None, Some(last)) if last.completed => {
+            Some(tally(last.mode, manage::ScrubState::Completed, last.tally))
+        }
+        (None, Some(last)) => Some(tally(last.mode, manage::ScrubState::Stopped, last.tally)),
+        (None, None) => None,
+    };
+    manage::BackgroundStatus {
+        paused: machine.is_paused(),
+        rate_mib_s: whole(limits.rate.unwrap_or(0) >> 20),
+        latency_target_us: whole(limits.latency_target_ns.unwrap_or(0) / 1000),
+        process: machine.status().map(|status| manage::ProcessStatus {
+            name: status.process.name().to_owned(),
+            state: status.state.name().to_owned(),
+            rows_done: status.rows_done,
+            rows: status.rows,
+            bytes_per_second: status.bytes_per_second,
+            seconds_left: status.seconds_left,
+        }),
+        scrub,
+    }
+}
