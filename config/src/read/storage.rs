@@ -293,7 +293,7 @@ mod tests {
             (Some(200), None)
         );
         refuses(&background("rate_mib_s = -1"), 16, &["rate_mib_s", "0..=1048576"]);
-        refuses(&background("rate = 1"), 16, &["did you mean rate_mib_s?"]);
+        refuses(&background("rate_mib = 1"), 16, &["did you mean rate_mib_s?"]);
     }
 
     #[test]
