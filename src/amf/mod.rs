@@ -7,6 +7,7 @@ pub mod background;
 pub mod cache;
 pub mod code;
 pub mod engine;
+pub mod expansion;
 pub mod geometry;
 pub mod group;
 pub mod intent;
