@@ -360,3 +360,47 @@ fn drives_that_were_swapped_are_known_by_what_is_on_them() {
     assert_eq!(carried, ["d1", "d3", "d2", "d0"]);
     assert_holds(&mut Host::connect(stage.address()), &data);
 }
+/// Blocks that a drive cannot read cost hosts nothing, are written anew, and then the drive itself reads them.
+#[test]
+fn unreadable_blocks_are_repaired_from_the_others() {
+    for text in [MEMORY, FILES] {
+        let health = format!("{HEALTH}media_errors_per_hour = 1000000\n");
+        let stage = Stage::set(&format!("{health}{text}"));
+        let mut host = Host::connect(stage.address());
+        let data = fill(&mut host);
+        inject_more(&stage, "d1", FaultKind::Media, |request| {
+            request.at_bytes = Some(0);
+            request.blocks = Some((16 << 20) / u64::from(stage.drive("d1").block_bytes));
+        });
+        assert_holds(&mut host, &data);
+        stage.until("everything that was met is repaired", |stage| {
+            let health = stage.drive("d1").health;
+            health.media_errors > 100 && health.media_errors == health.repaired
+        });
+        let drive = stage.drive("d1");
+        assert_eq!(drive.health.state, HealthState::Good);
+        assert_eq!(drive.health.repairs_failed, 0);
+        let (reads, errors) = (drive.reads, drive.health.media_errors);
+        assert_holds(&mut host, &data);
+        let drive = stage.drive("d1");
+        assert!(drive.reads > reads, "the drive itself was asked");
+        assert_eq!(drive.health.media_errors, errors, "and could read it");
+        assert_eq!(stage.group("g").state, GroupState::Healthy);
+    }
+}
+
+#[test]
+fn a_drive_with_too_many_unreadable_blocks_is_evicted() {
+    let stage = Stage::set(&format!("{HEALTH}media_errors_per_hour = 5\n{MEMORY}"));
+    let mut host = Host::connect(stage.address());
+    let data = fill(&mut host);
+    inject_more(&stage, "d1", FaultKind::Media, |request| {
+        request.at_bytes = Some(0);
+        request.blocks = Some((16 << 20) / 512);
+    });
+    assert_holds(&mut host, &data);
+    stage.until("the drive is evicted", |stage| {
+        state(stage, "d1") == HealthState::Evicted && stage.group("g").state == GroupState::Degraded
+    });
+    assert_holds(&mut host, &data);
+}
