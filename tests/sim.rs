@@ -10,10 +10,9 @@ use braid::sim::{self, Ending, Fault, Mutant, Scenario, Stop};
 /// Seeds of one run of the tests, over all threads.
 const SEEDS: u64 = 2000;
 const THREADS: u64 = 4;
-const LEVELS: [Level; 2] = [Level::Raid0, Level::Raid5];
 
 fn random(seed: u64) -> Scenario {
-    Scenario::random(seed, &LEVELS)
+    Scenario::random(seed, &Level::ALL)
 }
 
 /// The seeds of one of the tests that share them, so that the harness runs them side by side.

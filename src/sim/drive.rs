@@ -163,6 +163,11 @@ impl Drive {
         self.trouble
     }
 
+    /// Whether there are blocks that it cannot give back.
+    pub fn has_unreadable(&self) -> bool {
+        !self.bad.is_empty()
+    }
+
     /// Its power comes back: errors are over.
     pub fn recover(&mut self) {
         self.trouble = None;

@@ -83,6 +83,8 @@ pub enum Ending {
     GroupFailed,
     /// The group was refused, as it had to be.
     Refused,
+    /// Blocks cannot be read while check data are not believed, so that the synchronisation cannot end.
+    NotSynchronised,
 }
 
 /// What a run did.
@@ -265,7 +267,10 @@ impl World {
             };
             self.now = at;
             self.step(event);
-            if self.trace.events() > EVENTS_MAX || self.now > self.heard + SILENCE_NS {
+            let silent = self.now > self.heard + SILENCE_NS;
+            if silent && self.waits_for_unreadable() {
+                self.stage = Stage::Over(Ending::NotSynchronised);
+            } else if silent || self.trace.events() > EVENTS_MAX {
                 let what = format!("{:?} does not end: {:?}", self.stage, self.underway);
                 return self.violate(Violation::Stuck(what));
             }

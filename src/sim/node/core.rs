@@ -250,22 +250,12 @@ impl Core {
                 offset_bytes,
                 payload_bytes,
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
-            Action::RecallCore { core, row } => asked.push(Ask::Recall { core, row }),
-            Action::ReportMedia {
-                member,
-                row,
-                offset_blocks,
-                blocks,
-            } => asked.push(Ask::Repair(Request::Repair {
-                row,
-                member,
-                offset_blocks,
-                blocks,
-            })),
-            Action::Scrubbed { row, outcome } => asked.push(Ask::Scrubbed { row, outcome }),
-            Action::WakeCores { mask, row } => asked.push(Ask::Wake { mask, row }),
-            Action::ReportFault { member, error } => asked.push(Ask::Fault { member, error }),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
+            message @ (Action::RecallCore { .. }
+            | Action::ReportMedia { .. }
+            | Action::Scrubbed { .. }
+            | Action::WakeCores { .. }
+            | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
         }
     }
 
@@ -330,6 +320,37 @@ impl Core {
             Place::Zeroes => unreachable!("zeroes are never written to"),
         };
         memory[offset as usize..][..data.len()].copy_from_slice(data);
+    }
+}
+
+/// What an engine says to others than drives and hosts.
+fn message_to_others(action: Action) -> Ask {
+    match action {
+        Action::RecallCore { core, row } => Ask::Recall { core, row },
+        Action::ReportMedia {
+            member,
+            row,
+            offset_blocks,
+            blocks,
+        } => Ask::Repair(Request::Repair {
+            row,
+            member,
+            offset_blocks,
+            blocks,
+        }),
+        Action::Scrubbed { row, outcome } => Ask::Scrubbed { row, outcome },
+        Action::WakeCores { mask, row } => Ask::Wake { mask, row },
+        Action::ReportFault { member, error } => Ask::Fault { member, error },
+        Action::DriveRead { .. }
+        | Action::DriveWrite { .. }
+        | Action::DriveZero { .. }
+        | Action::DriveFlush { .. }
+        | Action::Xor { .. }
+        | Action::MulAdd { .. }
+        | Action::Copy { .. }
+        | Action::Compare { .. }
+        | Action::Seal { .. }
+        | Action::Complete { .. } => unreachable!("the core itself carries these out"),
     }
 }
 

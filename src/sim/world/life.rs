@@ -2,7 +2,7 @@
 
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
 use crate::amf::group::{DriveFacts, FailReason, Refusal};
-use crate::sim::drive::Trouble;
+use crate::sim::drive::{Drive, Trouble};
 use crate::sim::node::{BootError, Node, Phase, drive_facts};
 use crate::sim::scenario::{Fault, Stop};
 
@@ -67,6 +67,15 @@ impl World {
             }
             Stage::Running | Stage::Closing | Stage::Over(_) => {}
         }
+    }
+
+    /// Whether all that is left is a synchronisation that needs blocks which a drive cannot give back. Without a journal
+    /// nobody has them: regenerating them from check data that may not fit would be a guess.
+    pub(super) fn waits_for_unreadable(&self) -> bool {
+        let untrusted = |node: &Node| node.members().is_some_and(|members| !members.parity_trusted);
+        let unreadable = self.drives.iter().any(Drive::has_unreadable);
+        let settling = self.stage == Stage::Settling && self.underway.is_empty();
+        settling && unreadable && self.node.as_ref().is_some_and(untrusted)
     }
 
     fn has_mail(&self) -> bool {

@@ -452,7 +452,7 @@ pub struct SimOptions {
     #[arg(long, conflicts_with = "runs", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub minutes: Option<u64>,
     /// Levels to choose from, such as raid5,raid6
-    #[arg(long, value_delimiter = ',', value_parser = parse_level, default_value = "raid0,raid5")]
+    #[arg(long, value_delimiter = ',', value_parser = parse_level, default_value = "raid0,raid1,raid10,raid5,raid6,raidtp")]
     pub levels: Vec<Level>,
     /// Run this scenario only, as a failed run printed it
     #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "levels"])]

@@ -132,6 +132,7 @@ impl Sums {
                     Ending::Audited => "audited",
                     Ending::GroupFailed => "group_failed",
                     Ending::Refused => "refused",
+                    Ending::NotSynchronised => "not_synchronised",
                 };
                 *self.endings.entry(ending).or_default() += 1;
                 false
