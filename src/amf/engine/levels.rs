@@ -266,6 +266,28 @@ fn repair(world: &mut World, row: RowIndex, member: MemberIndex, offset_blocks: 
     world.settle();
 }
 
+/// Found by the simulator: blocks of one row that need each other had each other repaired for ever.
+#[test]
+fn a_repair_that_meets_unreadable_blocks_asks_for_no_other() {
+    every_redundant_shape(|shape| {
+        let (mut world, _) = filled(shape);
+        for offset in 0..world.geometry.member_row_blocks() {
+            let at = position(&world, 0, offset);
+            let drives = 0..usize::from(shape.members);
+            world.bad_blocks.extend(drives.map(|drive| (drive, at)));
+        }
+        for member in (0..shape.members).map(MemberIndex) {
+            repair(&mut world, RowIndex(0), member, 0, 1);
+            assert!(
+                world.result(0, 0).is_some_and(|result| result.is_err()),
+                "too much is lost"
+            );
+            assert!(world.media.is_empty() && world.faults.is_empty());
+        }
+        world.assert_idle();
+    });
+}
+
 /// Writes need old data that cannot be read, and have it from elsewhere: no member fails, and all strips are right.
 #[test]
 fn writes_go_round_unreadable_blocks() {

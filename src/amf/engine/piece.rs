@@ -587,6 +587,11 @@ impl Engine {
         let piece = &mut self.pieces[index as usize];
         if error == DriveError::Media && piece.state == State::Reading {
             piece.unreadable |= 1 << member.0;
+            // A repair has its result. If it reported what it meets, repairs of two blocks that need each other
+            // would call each other for ever.
+            if matches!(piece.work, Work::Repair { .. }) {
+                return;
+            }
             let row = piece.row.row;
             let read = self.read_of(io);
             out.push(Action::ReportMedia {
