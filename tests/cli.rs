@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use braid::target::manage::{
-    BackgroundStatus, GroupState, GroupStatus, Manage, ManageError, Reply, Request, Size, VdiskCreate,
+    BackgroundStatus, Durability, GroupState, GroupStatus, Manage, ManageError, Reply, Request, Size,
+    VdiskCreate,
 };
 use braid::target::rpc::{Server, ServerOptions};
 use serde_json::Value;
@@ -121,6 +122,9 @@ impl Manage for FakeNode {
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
+            | Request::DriveReplace(_)
+            | Request::DriveAddSpare(_)
+            | Request::DriveRemoveSpare(_)
             | Request::DriveInject(_)
             | Request::HostList
             | Request::Latency
@@ -144,7 +148,10 @@ fn group() -> GroupStatus {
         rows: 4096,
         resync_done_rows: 4096,
         background: BackgroundStatus::default(),
+        durability: Durability::Journal,
+        journal_bytes: 32 << 20,
         members: Vec::new(),
+        spares: Vec::new(),
         vdisks: vec!["v0".into()],
     }
 }
@@ -166,6 +173,9 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["vdisk", "delete"], "--force"),
     (&["drive"], "fail"),
     (&["drive", "fail"], "--force"),
+    (&["drive", "replace"], "--force"),
+    (&["drive", "add-spare"], "--force"),
+    (&["drive", "remove-spare"], "<DRIVE>"),
     (&["host"], "list"),
     (&["latency"], "--json"),
     (&["counters"], "--json"),

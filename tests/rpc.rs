@@ -64,6 +64,9 @@ impl Manage for FakeNode {
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
+            | Request::DriveReplace(_)
+            | Request::DriveAddSpare(_)
+            | Request::DriveRemoveSpare(_)
             | Request::DriveInject(_)
             | Request::Counters => Err(ManageError::new(ManageError::BUSY, "not in this test", "")),
         }

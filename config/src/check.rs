@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    Backing, Config, Drive, GROUP_VDISKS_MAX, Group, Listen, Node, Reactor, Subsystem, Vdisk, VdiskSize,
+    Backing, Config, Drive, Durability, GROUP_VDISKS_MAX, Group, Level, Listen, Node, Reactor, Subsystem,
+    Vdisk, VdiskSize,
 };
 
 /// Metadata at both ends of a member in MiB.
@@ -203,39 +204,20 @@ fn resolve_groups(
                 format!("{} needs at least {least}", draft.level.name()),
             );
         }
-        let mut members = Vec::with_capacity(listed.len());
-        for (name, at) in listed {
-            let Some(&index) = drive_names.get(name) else {
-                let remedy = match nearest(name, drive_names.keys().map(String::as_str)) {
-                    Some(known) => format!("did you mean {known:?}?"),
-                    None => format!("add [[drive]] with name = {}", quoted(name)),
-                };
-                problems.push(
-                    &at,
-                    format!("{title}: there is no drive {}", quoted(name)),
-                    remedy,
-                );
-                continue;
-            };
-            if let Some((owner, place)) = owners.get(&index) {
-                let line = problems.line(place);
-                let (what, remedy) = if owner == draft.name && members.contains(&index) {
-                    (
-                        format!("{title} lists drive {name:?} twice"),
-                        "list each drive once",
-                    )
-                } else {
-                    (
-                        format!("{title}: drive {name:?} is in group {owner:?} already (line {line})"),
-                        "give each group drives of its own",
-                    )
-                };
-                problems.push(&at, what, remedy);
-                continue;
-            }
-            owners.insert(index, (draft.name.to_owned(), at));
-            members.push(index);
+        if let Some((_, at)) = draft.durability.as_ref().filter(|_| draft.level == Level::Raid0) {
+            let what = format!("{title}: raid0 has no redundancy, and its writes go straight to the drives");
+            problems.push(at, what, "leave durability out, or choose another level");
         }
+        let durability = draft
+            .durability
+            .map_or(Durability::Journal, |(durability, _)| durability);
+        if let Some((_, at)) = draft.spares.first().filter(|_| draft.level == Level::Raid0) {
+            let what = format!("{title}: raid0 has no redundancy, so that a spare drive could not be filled");
+            problems.push(at, what, "leave spares out, or choose another level");
+        }
+        let mut take = |listed| take_drives(draft.name, listed, drive_names, &mut owners, problems);
+        let members = take(listed);
+        let spares = take(draft.spares);
         groups.push(Group {
             name: draft.name.to_owned(),
             level: draft.level,
@@ -243,8 +225,12 @@ fn resolve_groups(
             block_bytes: draft.block_bytes,
             drives: members,
             create: draft.create,
+            durability: Some(durability).filter(|_| draft.level != Level::Raid0),
+            journal_mib: draft.journal_mib,
+            spares,
             accept_dirty_degraded: draft.accept_dirty_degraded,
             background: draft.background,
+            accept_lost_writes: draft.accept_lost_writes,
         });
     }
     debug_assert!(
@@ -254,9 +240,57 @@ fn resolve_groups(
     groups
 }
 
+/// Looks up the drives that a group lists, each for that group alone.
+fn take_drives(
+    group: &str,
+    listed: Vec<(&str, Range<usize>)>,
+    drive_names: &BTreeMap<String, usize>,
+    owners: &mut BTreeMap<usize, (String, Range<usize>)>,
+    problems: &mut Problems<'_>,
+) -> Vec<usize> {
+    let title = format!("[[group]] {group:?}");
+    let mut members = Vec::with_capacity(listed.len());
+    for (name, at) in listed {
+        let Some(&index) = drive_names.get(name) else {
+            let remedy = match nearest(name, drive_names.keys().map(String::as_str)) {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => format!("add [[drive]] with name = {}", quoted(name)),
+            };
+            problems.push(
+                &at,
+                format!("{title}: there is no drive {}", quoted(name)),
+                remedy,
+            );
+            continue;
+        };
+        if let Some((owner, place)) = owners.get(&index) {
+            let line = problems.line(place);
+            let (what, remedy) = if owner == group {
+                (
+                    format!("{title} lists drive {name:?} twice"),
+                    "list each drive once",
+                )
+            } else {
+                (
+                    format!("{title}: drive {name:?} is in group {owner:?} already (line {line})"),
+                    "give each group drives of its own",
+                )
+            };
+            problems.push(&at, what, remedy);
+            continue;
+        }
+        owners.insert(index, (group.to_owned(), at));
+        members.push(index);
+    }
+    members
+}
+
 fn check_unused(drives: &[Placed<Drive>], groups: &[Group], problems: &mut Problems<'_>) {
     for (index, drive) in drives.iter().enumerate() {
-        if !groups.iter().any(|group| group.drives.contains(&index)) {
+        if !groups
+            .iter()
+            .any(|group| group.drives.contains(&index) || group.spares.contains(&index))
+        {
             problems.note(&drive.at, format!("drive {:?} is in no group", drive.value.name));
         }
     }
@@ -623,11 +657,11 @@ mod tests {
     #[test]
     fn a_group_has_no_more_virtual_disks_than_a_superblock_lists() {
         let of = |i: usize| format!("[[vdisk]]\nname = \"v{i}\"\ngroup = \"g0\"\nsize_mib = 1\n");
-        good(&with(&(0..32).map(of).collect::<String>()));
+        good(&with(&(0..28).map(of).collect::<String>()));
         refuses(
-            &with(&(0..33).map(of).collect::<String>()),
-            15 + 32 * 4 + 1,
-            &["more than 32 virtual disks"],
+            &with(&(0..29).map(of).collect::<String>()),
+            15 + 28 * 4 + 1,
+            &["more than 28 virtual disks"],
         );
     }
 

@@ -37,8 +37,10 @@ pub const DRIVES_MAX: usize = 1024;
 pub const GROUPS_MAX: usize = 128;
 /// Most `[[vdisk]]` sections.
 pub const VDISKS_MAX: usize = 1024;
+/// Most spare drives of a group.
+pub const GROUP_SPARES_MAX: usize = 8;
 /// Most virtual disks of one group: the table in a superblock.
-pub const GROUP_VDISKS_MAX: usize = 32;
+pub const GROUP_VDISKS_MAX: usize = 28;
 /// Most drives of one group: the member table in a superblock.
 pub const GROUP_DRIVES_MAX: usize = 32;
 /// Fastest rate that background work may be held to, in MiB/s: 1 TiB/s.
@@ -272,10 +274,27 @@ pub struct Group {
     pub drives: Vec<usize>,
     /// Whether to create the group when all its drives are blank. Default: false.
     pub create: bool,
+    /// When a host's write counts as done; `None` exactly where the level has no redundancy. Default: the journal.
+    pub durability: Option<Durability>,
+    /// MiB of the journal on each drive; what suits the drives if `None`.
+    pub journal_mib: Option<u32>,
+    /// Spare drives as indices into [`Config::drives`]; none is in any group.
+    pub spares: Vec<usize>,
     /// Whether to serve the group after an unclean stop with a member missing. Default: false.
     pub accept_dirty_degraded: bool,
+    /// Whether to serve the group after writes were lost that had been acknowledged from memory. Default: false.
+    pub accept_lost_writes: bool,
     /// `[group.background]`, or its defaults.
     pub background: Background,
+}
+
+/// When a host's write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is in the journals of the drives.
+    Journal,
+    /// When it is in memory; a Flush brings it to the drives.
+    Ram,
 }
 
 /// `[group.background]`: how fast rebuild, synchronisation and scrub may go.

@@ -14,8 +14,8 @@ use crate::check;
 use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
-    Background, Config, DRIVES_MAX, Drive, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen, Node, Reactor,
-    Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
+    Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen,
+    Node, Reactor, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
 };
 
 /// A section's value with the places that later checks point at.
@@ -34,8 +34,12 @@ pub(crate) struct GroupDraft<'a> {
     pub(crate) drives: Option<Vec<(&'a str, Range<usize>)>>,
     pub(crate) drives_at: Range<usize>,
     pub(crate) create: bool,
+    pub(crate) durability: Option<(Durability, Range<usize>)>,
+    pub(crate) journal_mib: Option<u32>,
+    pub(crate) spares: Vec<(&'a str, Range<usize>)>,
     pub(crate) accept_dirty_degraded: bool,
     pub(crate) background: Background,
+    pub(crate) accept_lost_writes: bool,
 }
 
 /// A virtual disk before its group's name is looked up.

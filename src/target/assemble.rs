@@ -41,11 +41,14 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         .map(|(index, drive)| examine(index, drive))
         .collect::<Vec<DriveFacts>>();
     let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
+    let lost_writes = config.groups.iter().filter(|group| group.accept_lost_writes);
     let options = AssembleOptions {
         accept_dirty_degraded: accepted
             .map(|group| name(&group.name))
             .collect::<Result<_, _>>()?,
-        accept_lost_writes: Vec::new(),
+        accept_lost_writes: lost_writes
+            .map(|group| name(&group.name))
+            .collect::<Result<_, _>>()?,
         replays: false,
         shared: false,
     };
@@ -56,6 +59,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         match outcome {
             Ok(candidate) => groups.push(GroupPlan {
                 limits: limits_of(config, candidate.record().name.as_str()),
+                spares: planned_spares(config, &name)?,
                 source: GroupSource::Found(Box::new(candidate)),
             }),
             Err(refusal) => {
@@ -157,12 +161,12 @@ fn plan_group(
         level: level_of(group.level),
         strip_bytes: group.strip_kib * 1024,
         block: BlockSize::from_bytes(group.block_bytes).expect("the configuration was checked"),
-        durability: if level_of(group.level).is_redundant() {
-            Durability::Journal
-        } else {
-            Durability::None
+        durability: match group.durability {
+            None => Durability::None,
+            Some(config::Durability::Journal) => Durability::Journal,
+            Some(config::Durability::Ram) => Durability::Ram,
         },
-        journal_bytes: None,
+        journal_bytes: group.journal_mib.map(|mib| u64::from(mib) << 20),
         exclusive_local: true,
         force: false,
         zeroed: group.drives.iter().all(|drive| opened[*drive].spec.fresh),
@@ -177,6 +181,7 @@ fn plan_group(
             .map(|warning| format!("group {}: {warning}", group.name)),
     );
     Ok(GroupPlan {
+        spares: fresh_identities(&group.spares)?,
         source: GroupSource::New(Box::new(creation)),
         limits: limits_from(group),
     })
@@ -197,6 +202,20 @@ fn limits_from(group: &config::Group) -> Limits {
         rate: rate_mib_s.map(|mib| u64::from(mib.get()) << 20),
         latency_target_ns: latency_target_us.map(|us| u64::from(us.get()) * 1000),
     }
+}
+
+/// Drives that the configuration wants as spares of this group.
+fn planned_spares(config: &Config, group: &Name) -> Result<Vec<(u16, Uuid)>, NodeError> {
+    let named = config.groups.iter().find(|wanted| wanted.name == group.as_str());
+    named.map_or(Ok(Vec::new()), |group| fresh_identities(&group.spares))
+}
+
+fn fresh_identities(drives: &[usize]) -> Result<Vec<(u16, Uuid)>, NodeError> {
+    let index = |drive: usize| u16::try_from(drive).expect("a node has at most 1024 drives");
+    drives
+        .iter()
+        .map(|&drive| Ok((index(drive), random_uuid()?)))
+        .collect()
 }
 
 /// The virtual disks that the configuration wants, in reverse: they are made from the end.

@@ -51,6 +51,12 @@ pub enum Request {
     DriveShow(DriveName),
     /// `drive.fail`: takes a member out of its group as if it had broken.
     DriveFail(DriveFail),
+    /// `drive.replace`: puts a drive into a lost member's place.
+    DriveReplace(DriveReplace),
+    /// `drive.add_spare`: gives a group a spare drive.
+    DriveAddSpare(DriveAddSpare),
+    /// `drive.remove_spare`: takes a spare drive from its group and wipes it.
+    DriveRemoveSpare(DriveRemoveSpare),
     /// `drive.inject`: has a drive show a fault, for tests; only where the configuration allows it.
     DriveInject(DriveInject),
     /// `host.list`: the controllers that hosts have open.
@@ -79,6 +85,9 @@ impl Request {
             Self::DriveList => "drive.list",
             Self::DriveShow(_) => "drive.show",
             Self::DriveFail(_) => "drive.fail",
+            Self::DriveReplace(_) => "drive.replace",
+            Self::DriveAddSpare(_) => "drive.add_spare",
+            Self::DriveRemoveSpare(_) => "drive.remove_spare",
             Self::DriveInject(_) => "drive.inject",
             Self::HostList => "host.list",
             Self::Latency => "latency.show",
@@ -95,6 +104,9 @@ impl Request {
             | Self::VdiskCreate(_)
             | Self::VdiskDelete(_)
             | Self::DriveFail(_)
+            | Self::DriveReplace(_)
+            | Self::DriveAddSpare(_)
+            | Self::DriveRemoveSpare(_)
             | Self::DriveInject(_)
             | Self::Shutdown => true,
             Self::NodeShow
@@ -152,9 +164,41 @@ pub struct GroupCreate {
     pub block_bytes: u32,
     /// Names of the drives, in the order of their member indexes.
     pub drives: Vec<String>,
+    /// When a host's write counts as done; the journal if absent, and nothing of the kind without redundancy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// MiB of the journal on each drive; what suits the drives if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_mib: Option<u32>,
     /// Whether to take drives that hold something already. What they hold is lost.
     #[serde(default)]
     pub force: bool,
+}
+
+/// When a host's write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When it is in its place on the drives: only without redundancy.
+    None,
+    /// When it is in the journals of the drives.
+    Journal,
+    /// When it is in memory; a Flush brings it to the drives.
+    Ram,
+}
+
+impl Durability {
+    /// Those that may be asked for.
+    pub const CHOICES: [Self; 2] = [Self::Journal, Self::Ram];
+
+    /// The durability as it stands in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Journal => "journal",
+            Self::Ram => "ram",
+        }
+    }
 }
 
 /// Level of a group when none is asked for.
@@ -214,6 +258,44 @@ pub struct DriveFail {
     /// Whether to fail it although the group then loses data.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Parameters of `drive.replace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveReplace {
+    /// Name of the group.
+    pub group: String,
+    /// Index of the lost member.
+    pub member: u8,
+    /// Name of the drive that takes its place: a blank one, a spare of the group, or the member's own.
+    pub drive: String,
+    /// Whether to take a drive that holds something already. What it holds is lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `drive.add_spare`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveAddSpare {
+    /// Name of the group.
+    pub group: String,
+    /// Name of the drive.
+    pub drive: String,
+    /// Whether to take a drive that holds something already. What it holds is lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `drive.remove_spare`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveRemoveSpare {
+    /// Name of the group.
+    pub group: String,
+    /// Name of the spare drive.
+    pub drive: String,
 }
 
 /// Parameters of `drive.inject`.
@@ -326,7 +408,8 @@ pub enum Reply {
     Node(NodeStatus),
     /// To `group.list`.
     Groups(Vec<GroupStatus>),
-    /// To `group.show`, `group.create`, the calls for background work and `drive.fail`: the group as it is afterwards.
+    /// To `group.show`, `group.create`, the calls for background work, `drive.fail` and what fills a member's place: the group as it is
+    /// afterwards.
     Group(GroupStatus),
     /// To `vdisk.list`.
     Vdisks(Vec<VdiskStatus>),
@@ -360,7 +443,10 @@ impl Reply {
             Request::GroupShow(_)
             | Request::GroupCreate(_)
             | Request::Background(_)
-            | Request::DriveFail(_) => Self::Group(read(result)?),
+            | Request::DriveFail(_)
+            | Request::DriveReplace(_)
+            | Request::DriveAddSpare(_)
+            | Request::DriveRemoveSpare(_) => Self::Group(read(result)?),
             Request::VdiskList => Self::Vdisks(read(result)?),
             Request::VdiskShow(_) | Request::VdiskCreate(_) => Self::Vdisk(read(result)?),
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
@@ -469,10 +555,25 @@ pub struct GroupStatus {
     pub resync_done_rows: u64,
     /// What it does beside serving hosts.
     pub background: BackgroundStatus,
+    /// When a host's write counts as done.
+    pub durability: Durability,
+    /// Bytes of the journal on each member.
+    pub journal_bytes: u64,
     /// Its members, by index.
     pub members: Vec<MemberStatus>,
+    /// Its spare drives.
+    pub spares: Vec<SpareStatus>,
     /// Names of its virtual disks.
     pub vdisks: Vec<String>,
+}
+
+/// A spare drive of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareStatus {
+    /// Its identity.
+    pub uuid: String,
+    /// Name of the configured drive that it is, if it is there.
+    pub drive: Option<String>,
 }
 
 /// State of a member of a group.

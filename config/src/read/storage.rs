@@ -12,8 +12,8 @@ use super::{GroupDraft, Placed, VdiskDraft, one};
 use crate::problem::Problems;
 use crate::section::{Found, Section};
 use crate::{
-    Background, Backing, Drive, GROUP_DRIVES_MAX, LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX,
-    VdiskSize,
+    Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX, LATENCY_TARGET_US_MAX, Level,
+    MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
 };
 
 /// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
@@ -109,8 +109,16 @@ pub(crate) fn group<'a>(
         section.missing("drives", "drives = [\"d0\", \"d1\", \"d2\"]", problems);
     }
     let create = section.flag("create", problems).or(false);
+    let choices = [("journal", Durability::Journal), ("ram", Durability::Ram)];
+    let durability = match section.choice("durability", &choices, problems) {
+        Found::Value(durability, at) => Some((durability, at)),
+        Found::Absent | Found::Wrong => None,
+    };
+    let journal_mib = section.number("journal_mib", 1..=65_536, problems).some();
+    let spares = section.texts("spares", GROUP_SPARES_MAX, problems);
     let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
     let background = background(one(&mut section, "background", problems), problems);
+    let accept_lost_writes = section.flag("accept_lost_writes", problems).or(false);
     let drives_at = drives.place().unwrap_or(section.at().clone());
     section.finish(problems);
     let value = GroupDraft {
@@ -121,8 +129,12 @@ pub(crate) fn group<'a>(
         drives: drives.some(),
         drives_at,
         create,
+        durability,
+        journal_mib,
+        spares: spares.some().unwrap_or_default(),
         accept_dirty_degraded,
         background,
+        accept_lost_writes,
     };
     Some(Placed { value, at })
 }

@@ -9,8 +9,8 @@ use super::options::{
 use super::show;
 use super::{Failure, print, print_json};
 use crate::target::manage::{
-    DriveFail, DriveInject, DriveName, GroupCreate, GroupName, Reply, Request, VdiskCreate, VdiskDelete,
-    VdiskName,
+    DriveAddSpare, DriveFail, DriveInject, DriveName, DriveRemoveSpare, DriveReplace, GroupCreate, GroupName,
+    Reply, Request, VdiskCreate, VdiskDelete, VdiskName,
 };
 use crate::target::rpc::{Client, ClientError, Runtime, node_sockets};
 
@@ -40,6 +40,8 @@ pub(super) fn group(command: GroupCommand) -> Result<(), Failure> {
                 level,
                 strip,
                 block_bytes,
+                durability,
+                journal_mib,
                 force,
                 client,
             } = create;
@@ -50,6 +52,8 @@ pub(super) fn group(command: GroupCommand) -> Result<(), Failure> {
                 strip_kib,
                 block_bytes,
                 drives,
+                durability,
+                journal_mib,
                 force,
             };
             ask(&client, &Request::GroupCreate(create))
@@ -116,6 +120,34 @@ pub(super) fn drive(command: DriveCommand) -> Result<(), Failure> {
             };
             ask(&client, &Request::DriveInject(inject))
         }
+        DriveCommand::Replace {
+            group,
+            member,
+            drive,
+            force,
+            client,
+        } => {
+            let replace = DriveReplace {
+                group,
+                member,
+                drive,
+                force,
+            };
+            ask(&client, &Request::DriveReplace(replace))
+        }
+        DriveCommand::AddSpare {
+            group,
+            drive,
+            force,
+            client,
+        } => ask(
+            &client,
+            &Request::DriveAddSpare(DriveAddSpare { group, drive, force }),
+        ),
+        DriveCommand::RemoveSpare { group, drive, client } => ask(
+            &client,
+            &Request::DriveRemoveSpare(DriveRemoveSpare { group, drive }),
+        ),
         DriveCommand::Fail {
             group,
             drive,

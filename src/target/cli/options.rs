@@ -12,7 +12,9 @@ use nvme::nqn::Nqn;
 use crate::amf::geometry::Level;
 #[cfg(feature = "sim")]
 use crate::sim::Scenario;
-use crate::target::manage::{BLOCK_BYTES_DEFAULT, FaultKind, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size};
+use crate::target::manage::{
+    BLOCK_BYTES_DEFAULT, Durability, FaultKind, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size,
+};
 
 /// Port of NVMe over TCP when an address names none.
 ///
@@ -77,7 +79,7 @@ pub enum Command {
         #[command(subcommand)]
         command: VdiskCommand,
     },
-    /// List, show and fail drives
+    /// List, show, fail and replace drives, add and remove spares
     #[command(after_help = help::DRIVE)]
     Drive {
         /// What to do with them
@@ -277,6 +279,12 @@ pub struct GroupCreateArgs {
     /// Logical block size in bytes, 512 or 4096
     #[arg(long, value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT)]
     pub block_bytes: u32,
+    /// When a write counts as done: journal (on the drives) or ram (in memory; a Flush brings it to the drives) [default: journal]
+    #[arg(long, value_parser = parse_durability)]
+    pub durability: Option<Durability>,
+    /// MiB of the journal on each drive [default: what suits the drives]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub journal_mib: Option<u32>,
     /// Take drives that hold something already; what they hold is lost
     #[arg(long)]
     pub force: bool,
@@ -376,6 +384,56 @@ pub enum DriveCommand {
         /// For slow: by how many microseconds every command takes longer
         #[arg(long, value_name = "N", required_if_eq("fault", "slow"))]
         us: Option<u64>,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Put a drive into the place of a lost member and rebuild it
+    #[command(after_help = help::DRIVE_REPLACE)]
+    Replace {
+        /// Name of the group
+        group: String,
+        /// Index of the lost member, as `braid group show` has it
+        member: u8,
+        /// Drive that takes its place: a blank one, a spare of the group, or the member's own
+        drive: String,
+        /// Take a drive that holds something already; what it holds is lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Give a group a drive that takes the place of a member when one fails
+    #[command(name = "add-spare", after_help = help::DRIVE_SPARE)]
+    AddSpare {
+        /// Name of the group
+        group: String,
+        /// Name of the drive
+        drive: String,
+        /// Take a drive that holds something already; what it holds is lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Take a spare drive away from its group and wipe it
+    #[command(name = "remove-spare", after_help = help::DRIVE_SPARE)]
+    RemoveSpare {
+        /// Name of the group
+        group: String,
+        /// Name of the spare drive
+        drive: String,
         #[command(flatten)]
         #[expect(
             missing_docs,
@@ -578,6 +636,18 @@ fn parse_block_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_durability(text: &str) -> Result<Durability, String> {
+    let found = Durability::CHOICES
+        .into_iter()
+        .find(|choice| choice.name() == text);
+    found.ok_or_else(|| {
+        format!(
+            "choose one of {}",
+            Durability::CHOICES.map(Durability::name).join(", ")
+        )
+    })
+}
+
 fn parse_fault(text: &str) -> Result<FaultKind, String> {
     let found = FaultKind::ALL.into_iter().find(|fault| fault.name() == text);
     found.ok_or_else(|| {
@@ -706,7 +776,17 @@ Example:
 Examples:
   braid drive list
   braid drive show d0
-  braid drive fail g0 d0";
+  braid drive fail g0 d0
+  braid drive add-spare g0 d5
+  braid drive replace g0 0 d4";
+    pub const DRIVE_REPLACE: &str = "\
+Examples:
+  braid drive replace g0 1 d4
+  braid drive replace g0 1 d1 (its own drive, after it was repaired)";
+    pub const DRIVE_SPARE: &str = "\
+Examples:
+  braid drive add-spare g0 d5
+  braid drive remove-spare g0 d5";
     pub const DRIVE_INJECT: &str = "\
 Examples:
   braid drive inject --drive d1 --fault media --at 4194304 --blocks 8

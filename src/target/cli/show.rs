@@ -7,8 +7,8 @@ use super::background;
 use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
-    CoreCounters, DriveStatus, GroupState, GroupStatus, HealthStatus, HostStatus, MemberState, NodeStatus,
-    Reply, StageLatency, VdiskStatus,
+    CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, MemberState,
+    NodeStatus, Reply, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -155,9 +155,11 @@ fn group_text(group: &GroupStatus) -> String {
             "strip",
             format!("{} KiB, blocks of {} bytes", group.strip_kib, group.block_bytes),
         ),
+        ("durability", durability_text(group)),
         ("rows", group.rows.to_string()),
         ("generation", group.generation.to_string()),
         ("uuid", group.uuid.clone()),
+        ("spares", spares_text(group)),
         ("virtual disks", vdisks),
     ];
     let mut text = facts(rows.into_iter().chain(background).chain(scrub));
@@ -178,6 +180,30 @@ fn group_text(group: &GroupStatus) -> String {
     text.push('\n');
     text.push_str(&members.text());
     text
+}
+
+fn durability_text(group: &GroupStatus) -> String {
+    match group.durability {
+        Durability::None => "none: a write is durable after a Flush".to_owned(),
+        Durability::Journal | Durability::Ram => format!(
+            "{}, {} of journal on each drive",
+            group.durability.name(),
+            bytes_text(group.journal_bytes)
+        ),
+    }
+}
+
+fn spares_text(group: &GroupStatus) -> String {
+    if group.spares.is_empty() {
+        return "none".to_owned();
+    }
+    let names = group.spares.iter().map(|spare| {
+        spare
+            .drive
+            .clone()
+            .unwrap_or_else(|| format!("{} (not there)", spare.uuid))
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn vdisks_text(vdisks: &[VdiskStatus]) -> String {
@@ -442,6 +468,9 @@ mod tests {
             rows: 4096,
             resync_done_rows: 1024,
             background: crate::target::manage::BackgroundStatus::default(),
+            durability: Durability::Journal,
+            journal_bytes: 32 << 20,
+            spares: Vec::new(),
             members: vec![
                 MemberStatus {
                     index: 0,

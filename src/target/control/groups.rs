@@ -40,6 +40,8 @@ pub struct GroupPlan {
     pub source: GroupSource,
     /// How fast its background work may go.
     pub limits: Limits,
+    /// Drives that are to be its spares, with fresh identities.
+    pub spares: Vec<(u16, Uuid)>,
 }
 
 impl GroupPlan {
@@ -109,6 +111,8 @@ pub(super) struct GroupControl {
     /// What is to be rebuilt.
     pub(super) rebuild: Option<RebuildWork>,
     pub(super) background: BackgroundControl,
+    /// Drives that the configuration wants as spares, until the group is open.
+    pub(super) planned_spares: Vec<(u16, Uuid)>,
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
     /// Its members are being flushed for the last time.
@@ -201,6 +205,7 @@ impl Control {
             phase: Phase::Opening,
             rebuild: None,
             background,
+            planned_spares: plan.spares,
             failed: None,
             is_closing: false,
         });
@@ -248,6 +253,7 @@ impl Control {
         for usage in &mut self.drive_uses {
             if usage.member == Some((group, member.0)) {
                 usage.member = None;
+                usage.finding = Some("was a member whose place another drive has taken".to_owned());
             }
         }
         self.drive_uses[usize::from(drive)].member = Some((group, member.0));
@@ -283,6 +289,7 @@ impl Control {
                 self.groups[usize::from(group)].phase = Phase::Open;
                 tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
                 self.publish_namespaces(core, io);
+                self.add_planned_spares(core, io, group);
                 self.try_listen(core, io);
             }
             Action::VdiskAdded(_) => self.publish_namespaces(core, io),

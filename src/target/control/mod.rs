@@ -7,6 +7,7 @@ mod background;
 mod groups;
 mod health;
 mod operator;
+mod places;
 mod queues;
 mod repair;
 

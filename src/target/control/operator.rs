@@ -32,6 +32,8 @@ enum WaitingFor {
     VdiskCreated,
     VdiskDeleted { nsid: u32, name: String, bytes: u64 },
     MemberFailed,
+    DriveGiven,
+    SpareRemoved { drive: String },
 }
 
 /// Bytes of one identity in a call's entropy.
@@ -95,6 +97,25 @@ impl Control {
                         force: fail.force,
                     };
                     return self.ask_group(core, io, group, reply, WaitingFor::MemberFailed, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::DriveReplace(wanted) => match self.replacement(&wanted, derived_id(&entropy, 0)) {
+                Ok((group, event)) => {
+                    return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::DriveAddSpare(wanted) => match self.new_spare(&wanted, derived_id(&entropy, 0)) {
+                Ok((group, event)) => {
+                    return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::DriveRemoveSpare(wanted) => match self.old_spare(&wanted) {
+                Ok((group, event)) => {
+                    let what = WaitingFor::SpareRemoved { drive: wanted.drive };
+                    return self.ask_group(core, io, group, reply, what, event);
                 }
                 Err(error) => Err(error),
             },
@@ -171,6 +192,11 @@ impl Control {
         {
             self.publish_namespaces(core, io);
         }
+        if let (Ok(_), WaitingFor::SpareRemoved { drive }) = (&result, &waiting.what)
+            && let Ok(drive) = self.drive_named(drive)
+        {
+            (self.drive_uses[drive].existing, self.drive_uses[drive].finding) = (Found::Blank, None);
+        }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
             (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
@@ -178,9 +204,13 @@ impl Control {
                 vdisk: name,
                 freed_bytes: bytes,
             })),
-            (Ok(_), WaitingFor::MemberFailed | WaitingFor::VdiskCreated) => {
-                Ok(Reply::Group(self.group_status(state)))
-            }
+            (
+                Ok(_),
+                WaitingFor::MemberFailed
+                | WaitingFor::VdiskCreated
+                | WaitingFor::DriveGiven
+                | WaitingFor::SpareRemoved { .. },
+            ) => Ok(Reply::Group(self.group_status(state))),
             (Err(error), _) => Err(refusal(error)),
         };
         drop(waiting.reply.try_send(answer));
@@ -250,12 +280,13 @@ impl Control {
             level,
             strip_bytes,
             block,
-            durability: if level.is_redundant() {
-                Durability::Journal
-            } else {
-                Durability::None
+            durability: match create.durability {
+                None if level.is_redundant() => Durability::Journal,
+                None | Some(manage::Durability::None) => Durability::None,
+                Some(manage::Durability::Journal) => Durability::Journal,
+                Some(manage::Durability::Ram) => Durability::Ram,
             },
-            journal_bytes: None,
+            journal_bytes: create.journal_mib.map(|mib| u64::from(mib) << 20),
             exclusive_local: true,
             force: create.force,
             zeroed: drives
@@ -271,6 +302,7 @@ impl Control {
         let plan = GroupPlan {
             source: GroupSource::New(Box::new(creation)),
             limits: Limits::default(),
+            spares: Vec::new(),
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
         let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare;
@@ -286,14 +318,14 @@ impl Control {
     }
 
     /// What the planner of a new group wants to know of a drive.
-    fn drive_facts(&self, drive: usize) -> DriveFacts {
+    pub(super) fn drive_facts(&self, drive: usize) -> DriveFacts {
         let spec = &self.drives[drive];
         DriveFacts {
             index: u16::try_from(drive).expect("a node has at most 1024 drives"),
             label: spec.name.clone(),
             bytes: spec.bytes,
             logical_block: spec.logical_block_bytes,
-            in_use: self.drive_uses[drive].member.is_some(),
+            in_use: self.drive_uses[drive].member.is_some() || self.spare_of(drive).is_some(),
             existing: self.drive_uses[drive].existing.clone(),
         }
     }
@@ -446,6 +478,10 @@ impl Control {
                 MemberStatus::Lost(reason) => Some(reason.to_string()),
             },
         });
+        let spares = snapshot.spares.iter().map(|spare| manage::SpareStatus {
+            uuid: spare.drive_uuid.to_string(),
+            drive: spare.label.clone(),
+        });
         manage::GroupStatus {
             name: snapshot.name.to_string(),
             uuid: snapshot.uuid.to_string(),
@@ -459,6 +495,13 @@ impl Control {
             rows: snapshot.rows,
             resync_done_rows: group.resync_done_rows(),
             background: background::status_of(&group.background),
+            durability: match snapshot.durability {
+                Durability::None => manage::Durability::None,
+                Durability::Journal => manage::Durability::Journal,
+                Durability::Ram => manage::Durability::Ram,
+            },
+            journal_bytes: snapshot.journal.map_or(0, |journal| journal.blocks * block),
+            spares: spares.collect(),
             members: members.collect(),
             vdisks: snapshot
                 .vdisks
@@ -527,6 +570,7 @@ impl Control {
             Some((_, _, MemberStatus::Lost(reason))) => {
                 (manage::DriveState::Failed, Some(reason.to_string()))
             }
+            None if self.spare_of(drive).is_some() => (manage::DriveState::Spare, None),
             None if matches!(usage.existing, Found::Blank) => (manage::DriveState::Free, None),
             None => (manage::DriveState::Foreign, usage.finding.clone()),
         };

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::{BackgroundRequest, FaultKind, Request};
+use crate::target::manage::{BackgroundRequest, Durability, FaultKind, Request};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -39,6 +39,8 @@ enum Kind {
     Flag,
     /// A fault of a drive.
     Fault,
+    /// When a write counts as done.
+    Durability,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Parameter {
@@ -87,6 +89,8 @@ const METHODS: &[Method] = &[
             optional("level", Kind::Level),
             optional("strip_kib", Kind::Whole(4, 1024)),
             optional("block_bytes", Kind::Whole(512, 4096)),
+            optional("durability", Kind::Durability),
+            optional("journal_mib", Kind::Whole(1, 65_536)),
             FORCE,
         ],
         build: |params| serde_json::from_value(params).map(Request::GroupCreate),
@@ -181,6 +185,30 @@ const METHODS: &[Method] = &[
         build: |params| serde_json::from_value(params).map(Request::DriveFail),
     },
     Method {
+        name: "drive.replace",
+        parameters: &[
+            required("group", Kind::Name),
+            required("member", Kind::Whole(0, 31)),
+            required("drive", Kind::Name),
+            FORCE,
+        ],
+        build: |params| serde_json::from_value(params).map(Request::DriveReplace),
+    },
+    Method {
+        name: "drive.add_spare",
+        parameters: &[
+            required("group", Kind::Name),
+            required("drive", Kind::Name),
+            FORCE,
+        ],
+        build: |params| serde_json::from_value(params).map(Request::DriveAddSpare),
+    },
+    Method {
+        name: "drive.remove_spare",
+        parameters: &[required("group", Kind::Name), required("drive", Kind::Name)],
+        build: |params| serde_json::from_value(params).map(Request::DriveRemoveSpare),
+    },
+    Method {
         name: "drive.inject",
         parameters: &[
             required("drive", Kind::Name),
@@ -233,6 +261,9 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::VdiskDelete(params) => value(params),
         Request::DriveShow(params) => value(params),
         Request::DriveFail(params) => value(params),
+        Request::DriveReplace(params) => value(params),
+        Request::DriveAddSpare(params) => value(params),
+        Request::DriveRemoveSpare(params) => value(params),
         Request::DriveInject(params) => value(params),
         Request::NodeShow
         | Request::GroupList
@@ -346,6 +377,9 @@ impl Kind {
             Self::Whole(min, max) => value.as_u64().is_some_and(|number| (min..=max).contains(&number)),
             Self::Size => value.as_u64().is_some_and(|bytes| bytes > 0) || value.as_str() == Some("all"),
             Self::Flag => value.is_boolean(),
+            Self::Durability => value
+                .as_str()
+                .is_some_and(|name| Durability::CHOICES.iter().any(|choice| choice.name() == name)),
             Self::Fault => value
                 .as_str()
                 .is_some_and(|name| FaultKind::ALL.iter().any(|fault| fault.name() == name)),
@@ -363,6 +397,7 @@ impl Kind {
             Self::Whole(min, max) => format!("a whole number in {min}..={max}"),
             Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
+            Self::Durability => format!("one of {}", Durability::CHOICES.map(Durability::name).join(", ")),
             Self::Fault => format!("one of {}", FaultKind::ALL.map(FaultKind::name).join(", ")),
         }
     }
@@ -376,6 +411,7 @@ impl Kind {
             Self::Whole(min, _) => json!(min),
             Self::Size => json!("all"),
             Self::Flag => json!(true),
+            Self::Durability => json!(Durability::Ram.name()),
             Self::Fault => json!(FaultKind::Hang.name()),
         }
     }
@@ -451,6 +487,8 @@ mod tests {
                 strip_kib: 64,
                 block_bytes: 512,
                 drives: vec![name(), name()],
+                durability: Some(Durability::Ram),
+                journal_mib: Some(64),
                 force: true,
             }),
             Request::Background(BackgroundRequest::Scrub(GroupScrub {
@@ -489,6 +527,21 @@ mod tests {
                 group: name(),
                 drive: name(),
                 force: true,
+            }),
+            Request::DriveReplace(DriveReplace {
+                group: name(),
+                member: 3,
+                drive: name(),
+                force: true,
+            }),
+            Request::DriveAddSpare(DriveAddSpare {
+                group: name(),
+                drive: name(),
+                force: true,
+            }),
+            Request::DriveRemoveSpare(DriveRemoveSpare {
+                group: name(),
+                drive: name(),
             }),
             Request::DriveInject(DriveInject {
                 drive: name(),
