@@ -14,4 +14,5 @@ mod initiator;
 mod programs;
 mod queue;
 mod raw;
+mod spares;
 mod stage;

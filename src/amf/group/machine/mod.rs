@@ -5,10 +5,12 @@
 //! member that cannot take it is out with the next update, and only an update that every member took
 //! is announced.
 
+mod announce;
 mod intent;
 mod places;
 mod seat;
 mod snapshot;
+mod update;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,22 +18,20 @@ use std::sync::Arc;
 use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
-use super::{
-    Action, Answer, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, SuperblockIo,
-    VdiskSpec, vdisks,
-};
+use super::{Action, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, VdiskSpec, vdisks};
 use crate::amf::geometry::Geometry;
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::superblock::{
-    Carrier, Durability, GENERATION_MAX, GroupRecord, JournalRecord, MemberState, Name, ParityState,
-    RECORD_BYTES, STEP, STEP_WITHOUT_MEMBER, Superblock, Uuid, VdiskRecord, encode,
+    Durability, GENERATION_MAX, GroupRecord, JournalRecord, MemberState, Name, ParityState, STEP,
+    STEP_WITHOUT_MEMBER, Uuid, VdiskRecord,
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use intent::IntentKeeper;
 use places::Wanted;
-use seat::{Comeback, Content, Seat, SeatDrive, SpareSeat};
+use seat::{Comeback, Seat, SeatDrive, SpareSeat};
+use update::{Target, Update};
 
 /// Most requests that wait for their update: 64 operators at once are plenty, and each holds some 200 bytes.
 pub const REQUESTS_MAX: usize = 64;
@@ -110,30 +110,6 @@ struct Leaving {
     nsid: u32,
     request: RequestId,
     drained: bool,
-}
-
-/// Whose drive is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    Member(MemberIndex),
-    Spare(Uuid),
-}
-
-/// An update under way.
-#[derive(Clone, Debug)]
-struct Update {
-    record: GroupRecord,
-    writes: Vec<DriveWrites>,
-    /// Members that could not take it.
-    refused: u32,
-}
-
-/// What one drive still has to write, one after another.
-#[derive(Clone, Debug)]
-struct DriveWrites {
-    target: Target,
-    io: Option<SuperblockIo>,
-    left: VecDeque<(u64, Content)>,
 }
 
 /// One redundancy group.
@@ -693,21 +669,6 @@ impl Group {
         self.write_update(next, &targets, out);
     }
 
-    /// Every drive that a record goes to, and spares that are to forget theirs.
-    fn targets(&self, next: &GroupRecord) -> Vec<Target> {
-        let members = participants(next).map(Target::Member);
-        let here = |spare: &&SpareSeat| spare.seat.drive.is_some() && spare.seat.lost.is_none();
-        let spares = self.spares.iter().filter(here);
-        let spares = spares.map(|spare| Target::Spare(spare.identity));
-        let is_member = |target: &Target| match target {
-            Target::Member(_) => false,
-            Target::Spare(spare) => next.members.iter().any(|line| line.drive == *spare),
-        };
-        members
-            .chain(spares.filter(|target| !is_member(target)))
-            .collect()
-    }
-
     /// Marks the group open, and members that were not found as missing.
     fn open(&mut self, next: &mut GroupRecord, out: &mut Vec<Action>) {
         let unclean = !next.clean;
@@ -828,328 +789,8 @@ impl Group {
         }
     }
 
-    /// Starts writing a record to these drives.
-    fn write_update(&mut self, record: GroupRecord, targets: &[Target], out: &mut Vec<Action>) {
-        assert!(self.update.is_none(), "one update at a time");
-        record.check().expect("the group composes sound records only");
-        let mut writes = Vec::with_capacity(targets.len());
-        for &target in targets {
-            let seat = self.seat_of(target);
-            let left = match target {
-                Target::Spare(spare) if !record.spares.contains(&spare) => seat.wipes(),
-                Target::Member(member) => {
-                    if seat.rewrite && !record.forming {
-                        out.push(Action::Report(Report::CopiesRewritten { member }));
-                    }
-                    seat.writes(record.generation)
-                }
-                Target::Spare(_) => seat.writes(record.generation),
-            };
-            writes.push(DriveWrites {
-                target,
-                io: None,
-                left,
-            });
-        }
-        self.update = Some(Update {
-            record,
-            writes,
-            refused: 0,
-        });
-        for at in 0..targets.len() {
-            self.write_next(at, out);
-        }
-    }
-
-    /// Sends a drive its next write, if it has one.
-    fn write_next(&mut self, at: usize, out: &mut Vec<Action>) {
-        let io = SuperblockIo(self.next_io);
-        let update = self.update.as_mut().expect("writes belong to an update");
-        let writes = &mut update.writes[at];
-        assert!(writes.io.is_none(), "one write at a time on each drive");
-        let Some((offset_bytes, content)) = writes.left.pop_front() else {
-            return;
-        };
-        writes.io = Some(io);
-        let target = writes.target;
-        self.next_io = self.next_io.wrapping_add(1);
-        let seat = self.seat_of(target);
-        let (drive, _, drive_bytes) = seat
-            .drive
-            .as_ref()
-            .expect("only drives that are there are written");
-        let record = match content {
-            Content::Zeroes => Box::new([0; RECORD_BYTES]),
-            Content::Record => self.encode_for(target, *drive_bytes),
-        };
-        out.push(Action::WriteSuperblock {
-            io,
-            drive: *drive,
-            offset_bytes,
-            record,
-        });
-    }
-
-    /// One drive's copy of the record that is being written.
-    fn encode_for(&self, target: Target, drive_bytes: u64) -> Box<[u8; RECORD_BYTES]> {
-        let record = &self.update.as_ref().expect("a record is being written").record;
-        let carrier = match target {
-            Target::Member(member) => Carrier::Member(member),
-            Target::Spare(identity) => {
-                let mut spares = (0u8..).zip(&record.spares);
-                let own = spares.find(|(_, spare)| **spare == identity);
-                Carrier::Spare(own.expect("a spare that is written is in the record").0)
-            }
-        };
-        encode(&Superblock {
-            record: record.clone(),
-            carrier,
-            drive_bytes,
-        })
-    }
-
-    fn superblock_written(
-        &mut self,
-        io: SuperblockIo,
-        result: Result<(), DriveError>,
-        out: &mut Vec<Action>,
-    ) {
-        if self.intent_written(io, result, out) {
-            return;
-        }
-        let update = self.update.as_mut().expect("a write belongs to an update");
-        let at = update
-            .writes
-            .iter()
-            .position(|writes| writes.io == Some(io))
-            .expect("each write is answered once");
-        let writes = &mut update.writes[at];
-        writes.io = None;
-        if result.is_err() {
-            writes.left.clear();
-        }
-        let (target, ended) = (writes.target, writes.left.is_empty());
-        let generation = update.record.generation;
-        match (target, result) {
-            (_, Ok(())) if !ended => self.write_next(at, out),
-            (_, Ok(())) => self.seat_of_mut(target).took(generation),
-            (Target::Member(member), Err(error)) => {
-                update.refused |= 1 << member.0;
-                self.lose(member, LossReason::Superblock(error), out);
-            }
-            (Target::Spare(spare), Err(error)) => self.lose_spare(spare, error, out),
-        }
-        let update = self.update.as_ref().expect("it is still under way");
-        if update.writes.iter().all(|writes| writes.io.is_none()) {
-            let update = self.update.take().expect("it is still under way");
-            self.finish(update, out);
-        }
-    }
-
-    /// Every write of an update has been answered.
-    fn finish(&mut self, update: Update, out: &mut Vec<Action>) {
-        let first_failed = self.record.forming && update.record.forming && update.refused != 0;
-        self.record = update.record;
-        self.faults &= !self.gone_mask();
-        let record = &self.record;
-        self.spares
-            .retain(|spare| record.spares.contains(&spare.identity));
-        match self.phase {
-            Phase::RollingForward if first_failed => {} // `advance` ends it.
-            Phase::RollingForward => self.begin_opening(out),
-            Phase::Opening | Phase::Open if update.refused == 0 => self.announce(out),
-            // Not announced: the next update, without those that refused, will be.
-            Phase::Opening | Phase::Open => {
-                assert_ne!(self.faults, 0, "who refused an update is on the way out")
-            }
-            Phase::AwaitingStart | Phase::Persisting | Phase::Stopped | Phase::Failed(_) => {
-                unreachable!("no update is under way then")
-            }
-        }
-    }
-
-    /// The newest record is durable on every member that it calls active: says so, and answers who waited for it.
-    fn announce(&mut self, out: &mut Vec<Action>) {
-        let members = self.record.member_set();
-        assert!(
-            self.announced
-                .is_none_or(|last| last.generation < members.generation),
-            "generations grow"
-        );
-        let holds = |member: MemberIndex| self.seat(member).holds == members.generation;
-        assert!(
-            participants(&self.record).all(holds),
-            "announced only once durable"
-        );
-        self.announced = Some(members);
-        self.announce_drives(out);
-        out.push(Action::Members(members));
-        out.push(Action::Report(Report::Durable(members)));
-        self.settle_bitmap();
-        if self.phase == Phase::Opening {
-            self.opened(out);
-        }
-        self.announce_rebuild(out);
-        for effect in std::mem::take(&mut self.effects) {
-            let (request, answer) = match effect {
-                Effect::VdiskCreated(request, vdisk) => {
-                    out.push(Action::VdiskAdded(vdisk.clone()));
-                    (request, Answer::VdiskCreated(vdisk))
-                }
-                Effect::VdiskRemoved(request, nsid) => {
-                    self.leaving.retain(|leaving| leaving.nsid != nsid);
-                    (request, Answer::VdiskDeleted { nsid })
-                }
-                Effect::MemberFailed(request, member) => (request, Answer::MemberFailed { member }),
-                Effect::MemberReplaced(request, member, drive) => {
-                    let partial = self.record.rebuild_partial;
-                    let line = &self.record.members[usize::from(member.0)];
-                    if line.drive != drive || !line.state.takes_part() {
-                        refuse(request, RequestError::DriveRefused, out);
-                        continue;
-                    }
-                    (request, Answer::MemberReplaced { member, partial })
-                }
-                Effect::SpareAdded(request, spare) if self.is_member_or_spare(spare) => {
-                    (request, Answer::SpareAdded { spare })
-                }
-                Effect::SpareAdded(request, _) => {
-                    refuse(request, RequestError::DriveRefused, out);
-                    continue;
-                }
-                Effect::SpareRemoved(request, spare) => (request, Answer::SpareRemoved { spare }),
-                Effect::MemberRebuilt(member) => {
-                    out.push(Action::Report(Report::MemberRebuilt { member }));
-                    continue;
-                }
-                Effect::RamAllowed => {
-                    out.push(Action::RamAllowed);
-                    continue;
-                }
-                Effect::Closed => {
-                    self.closed(out);
-                    continue;
-                }
-            };
-            out.push(Action::Reply {
-                request,
-                result: Ok(answer),
-            });
-        }
-    }
-
-    fn opened(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Open;
-        if self.stop_requested {
-            return; // Hosts are not let in for a moment only.
-        }
-        out.push(Action::Started);
-        out.extend(self.record.vdisks.iter().cloned().map(Action::VdiskAdded));
-        if let Some(from_row) = self.record.parity.next_row() {
-            let unclean = matches!(self.record.parity, ParityState::Resync { .. });
-            out.push(Action::Report(Report::ResyncNeeded { from_row, unclean }));
-        }
-    }
-
-    fn closed(&mut self, out: &mut Vec<Action>) {
-        assert!(
-            self.record.clean,
-            "clean is durable before the group counts as closed"
-        );
-        self.phase = Phase::Stopped;
-        self.refuse_waiting(RequestError::NotOpen, out);
-        out.push(Action::Stopped { clean: true });
-    }
-
-    /// Ends the group. Nothing is written: drives that come back tell what they knew before this.
-    fn fail(&mut self, why: FailReason, out: &mut Vec<Action>) {
-        assert!(self.update.is_none(), "writes under way are awaited first");
-        self.phase = Phase::Failed(why);
-        self.announce_failure(why, out);
-        self.refuse_waiting(RequestError::GroupFailed, out);
-        if self.stop_requested {
-            out.push(Action::Stopped { clean: false });
-        }
-    }
-
-    /// Tells the engines under which members nothing is written any more.
-    fn announce_failure(&mut self, why: FailReason, out: &mut Vec<Action>) {
-        let failed = match why {
-            FailReason::TooManyMembersLost => self.lost_mask(),
-            // Data of the members that are left must not be mixed with check data that may not fit.
-            FailReason::ParityUntrusted
-            | FailReason::CreationFailed
-            | FailReason::JournalTooSmall(_)
-            | FailReason::GenerationsUsedUp => u32::MAX >> (u32::BITS as usize - self.seats.len()),
-        };
-        let last = self
-            .announced
-            .map_or(0, |members| members.generation)
-            .max(self.record.generation);
-        let members = MemberSet {
-            generation: last + 1,
-            failed,
-            parity_trusted: false,
-            rebuilding: 0,
-            rebuilt_rows: 0,
-        };
-        self.announced = Some(members);
-        out.push(Action::GroupFailed { why, members });
-    }
-
-    /// Answers every request that no update will carry out any more.
-    fn refuse_waiting(&mut self, error: RequestError, out: &mut Vec<Action>) {
-        let effects = std::mem::take(&mut self.effects);
-        let mut requests: Vec<RequestId> = effects.iter().filter_map(Effect::request).collect();
-        for change in std::mem::take(&mut self.changes) {
-            match change {
-                Change::CreateVdisk(request, _)
-                | Change::FailMember(request, _)
-                | Change::AddSpare(request, ..)
-                | Change::RemoveSpare(request, _) => requests.push(request),
-                // Deletions are in `leaving` as well.
-                Change::RemoveVdisk(..) => {}
-                Change::Open
-                | Change::ResyncProgress
-                | Change::ResyncDone
-                | Change::RebuildProgress
-                | Change::RebuildDone(_)
-                | Change::ScrubProgress(_)
-                | Change::RamDirty
-                | Change::Close => {}
-            }
-        }
-        requests.extend(self.leaving.drain(..).map(|leaving| leaving.request));
-        requests.extend(self.wanted.drain(..).map(|wanted| wanted.request));
-        requests.sort_unstable();
-        requests.dedup();
-        for request in requests {
-            refuse(request, error, out);
-        }
-    }
-
     fn seat(&self, member: MemberIndex) -> &Seat {
         &self.seats[usize::from(member.0)]
-    }
-
-    fn seat_of(&self, target: Target) -> &Seat {
-        match target {
-            Target::Member(member) => self.seat(member),
-            Target::Spare(identity) => {
-                let spare = self.spares.iter().find(|spare| spare.identity == identity);
-                &spare.expect("a spare that is written has a seat").seat
-            }
-        }
-    }
-
-    fn seat_of_mut(&mut self, target: Target) -> &mut Seat {
-        match target {
-            Target::Member(member) => &mut self.seats[usize::from(member.0)],
-            Target::Spare(identity) => {
-                let spare = self.spares.iter_mut().find(|spare| spare.identity == identity);
-                &mut spare.expect("a spare that is written has a seat").seat
-            }
-        }
     }
 
     /// Members that take records as far as we know at this moment.

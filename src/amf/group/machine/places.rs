@@ -5,7 +5,8 @@
 //! frontier. So none begins while another one's rebuild has got anywhere.
 
 use super::seat::{Comeback, Seat, SeatDrive, SpareSeat};
-use super::{Change, Effect, Group, Phase, Target, refuse};
+use super::update::Target;
+use super::{Change, Effect, Group, Phase, refuse};
 use crate::amf::group::assemble::misses_only_marked;
 use crate::amf::group::status::LossReason;
 use crate::amf::group::{Action, DriveContent, DriveFacts, RebuildWork, Report, RequestError, RequestId};
