@@ -218,6 +218,15 @@ impl World {
         }
     }
 
+    /// Longest fused pair: where there is a journal it is one write there.
+    pub fn fused_blocks_max(&self) -> usize {
+        if self.journaled {
+            WRITE_BLOCKS_MAX as usize
+        } else {
+            usize::MAX / 2
+        }
+    }
+
     pub fn capacity(&self) -> usize {
         usize::try_from(self.geometry.capacity_blocks()).expect("small")
     }

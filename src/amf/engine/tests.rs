@@ -93,6 +93,7 @@ impl Run {
         if kind == 9 || kind == 10 {
             // A fused pair stays inside its row.
             range.end = range.end.min((start / row + 1) * row);
+            range.end = range.end.min(start + self.world.fused_blocks_max());
         }
         let changes = !matches!(kind, 0..4 | 8);
         let overlaps = |r: &Running| r.range.start < range.end && range.start < r.range.end;
@@ -320,12 +321,14 @@ fn striped_shape(random: &mut Random) -> Shape {
     }
 }
 
-/// Any level at all.
+/// Any level at all, with a journal or without.
 pub fn any_shape(random: &mut Random) -> Shape {
     let shape = shape(random);
     let level = Level::ALL[random.index(Level::ALL.len())];
+    let journals = [None, Some(Durability::Journal), Some(Durability::Ram)];
     Shape {
         level,
+        journal: journals[random.index(3)].filter(|_| level.is_redundant()),
         members: shape.members.max(level.members_min()),
         ..shape
     }

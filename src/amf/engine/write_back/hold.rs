@@ -139,12 +139,18 @@ impl Engine {
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
         let admitted = write_back.admits(entry, work);
         let hold = &mut write_back.holds[entry.0 as usize];
-        if hold.waiters.is_empty() && admitted {
+        // The first in line may be a write that waits for what a destage makes room for.
+        let first = work == Work::Destage;
+        if admitted && (first || hold.waiters.is_empty()) {
             hold.inside = Some((inside, hold.inside.map_or(0, |(_, count)| count) + 1));
             return true;
         }
         piece.state = State::AwaitingHold;
-        self.piece_links.push_back(&mut hold.waiters, index);
+        if first {
+            self.piece_links.push_front(&mut hold.waiters, index);
+        } else {
+            self.piece_links.push_back(&mut hold.waiters, index);
+        }
         false
     }
 
