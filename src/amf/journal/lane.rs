@@ -384,12 +384,13 @@ impl Lane {
 
     /// Whether a batch without entries would give space back by the tail that it carries.
     fn tail_would_free(&self) -> bool {
-        let Some(front) = self.batches.front() else {
-            return false;
-        };
-        let waits = front.state == State::Committed && front.seq_max > 0;
+        // The keeper of the tail may be in front of it, without entries of its own or with none that count any more.
+        let waits = |batch: &&Batch| batch.seq_max > 0 && batch.seq_max >= self.tail.0;
         let newer = self.config.shared.tail();
-        waits && front.seq_max >= self.tail.0 && front.seq_max < newer
+        self.batches
+            .iter()
+            .find(waits)
+            .is_some_and(|front| front.state == State::Committed && front.seq_max < newer)
     }
 
     /// Writes a batch to members that live. False if there are none.
