@@ -213,9 +213,9 @@ impl World {
         for core in 0..self.cores.len() {
             let result = self.result(core, self.commands);
             assert!(result.is_some(), "a drain ends");
-            let commands = self.commands;
-            self.done.retain(|done| done.command.0 != commands);
         }
+        let commands = self.commands;
+        self.done.retain(|done| done.command.0 != commands);
     }
 
     /// Longest fused pair: where there is a journal it is one write there.
@@ -352,12 +352,27 @@ impl World {
     /// Pays in random order until nothing is owed; reported members fail when nothing else can happen.
     pub fn settle(&mut self) {
         loop {
-            while self.pay_any() {}
+            while self.pay_any() || self.time_goes_by() {}
             if self.reported == 0 {
                 return;
             }
             self.fail_members(self.reported);
         }
+    }
+
+    /// Where there is a journal, cores look after it as time goes by: true if that made them ask for something.
+    fn time_goes_by(&mut self) -> bool {
+        for _ in 0..if self.journaled { 25 } else { 0 } {
+            for core in 0..self.cores.len() {
+                let mut out = Vec::new();
+                self.cores[core].engine.tick(&mut out);
+                self.act(core, out);
+            }
+            if self.cores.iter().any(|core| !core.owed.is_empty()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Pays a random debt of a random core; false if there is none.
