@@ -810,3 +810,65 @@ fn replacement_cut_at(cut_at: u32, torn_bytes: usize) -> bool {
     assert!(set.rebuilding == 0 || group.drive_of(MemberIndex(1)) == Some(3));
     ended
 }
+
+/// Pulled in the middle of a full rebuild, and plugged in again: it has the rows of the rebuild and garbage beyond.
+#[test]
+fn a_drive_pulled_during_its_full_rebuild_is_rebuilt_wholly() {
+    let mut disks = stopped(3);
+    let (mut group, _) = marking_start(&mut disks);
+    disks.push(Disk::new(DRIVE_BYTES));
+    let event = add_spare(&disks[3], 3, false);
+    run(&mut group, &mut disks, event);
+    let work = work_of(&run(&mut group, &mut disks, fault(1)));
+    let progress = Event::RebuildProgress {
+        wave: work.wave,
+        rows: 30,
+    };
+    run(&mut group, &mut disks, progress);
+    let pulled = Event::MemberFault {
+        member: MemberIndex(1),
+        error: DriveError::Gone,
+    };
+    run(&mut group, &mut disks, pulled);
+    let (_, actions) = marking_start(&mut disks);
+    let work = work_of(&actions);
+    assert_eq!((work.members, work.from_row, work.partial), (0b10, 0, false));
+}
+
+/// The cores keep the frontier of a rebuild while they hear of nothing else: a new drive for the same member must not inherit it.
+#[test]
+fn a_place_is_filled_only_after_its_loss_was_announced() {
+    let (mut group, mut disks) = started_as(Level::Raid6, 5);
+    run(&mut group, &mut disks, Event::ResyncDone);
+    for spare in [5, 6] {
+        disks.push(Disk::new(DRIVE_BYTES));
+        let event = add_spare(&disks[spare], spare, false);
+        run(&mut group, &mut disks, event);
+    }
+    let work = work_of(&run(&mut group, &mut disks, fault(1)));
+    let progress = Event::RebuildProgress {
+        wave: work.wave,
+        rows: 7,
+    };
+    run(&mut group, &mut disks, progress);
+    // The drive under rebuild fails, and another one refuses the record that says so.
+    let refuses = |drive: MemberIndex| {
+        if drive.0 == 4 {
+            Err(DriveError::Media)
+        } else {
+            Ok(())
+        }
+    };
+    let actions = run_with(&mut group, &mut disks, fault(1), refuses);
+    let sets = actions.iter().filter_map(|action| {
+        let Action::Members(set) = action else { return None };
+        Some((set.failed, set.rebuilding, set.rebuilt_rows))
+    });
+    let sets: Vec<_> = sets.collect();
+    assert_eq!(
+        sets[0],
+        (0b10010, 0, 0),
+        "both are out before either place is filled"
+    );
+    assert!(sets[1..].iter().all(|(_, _, rows)| *rows == 0), "{sets:?}");
+}
