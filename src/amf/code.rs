@@ -4,7 +4,7 @@
 //! polynomials over GF(2) modulo x^8 + x^4 + x^3 + x^2 + 1 (11Dh): the first one is plain parity, the first two are those of
 //! RAID 6. Scalar and portable: the vector kernels are the runtime's, this says what they have to give.
 //!
-//! Source: H. Peter Anvin, "The mathematics of RAID-6", sections 1 to 4.
+//! Source: H. Peter Anvin, "The mathematics of RAID-6" (20 December 2011), section 1 and its application to RAID-6.
 
 use super::MEMBERS_MAX;
 

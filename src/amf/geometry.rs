@@ -449,7 +449,7 @@ impl Geometry {
     ///
     /// Panics if there is no such column or copy.
     ///
-    /// Source: md(4), RAID10: the `near` layout with two copies lays the copies of a chunk on consecutive drives, going round them.
+    /// Source: "Non-standard RAID levels" (Wikipedia), Linux MD RAID 10: the tables of the n2 layout on 2, 3 and 4 drives.
     pub fn copy_place(&self, row: RowIndex, column: u8, copy: u8) -> StripPlace {
         assert!(column < self.data_members(), "a row has data_members columns");
         assert!(copy < self.copies(), "a column has so many copies");

@@ -453,4 +453,76 @@ mod tests {
             }
         );
     }
+
+    fn rebuilding(generation: u64, failed: u32, rebuilding: u32, rebuilt_rows: u64) -> MemberSet {
+        MemberSet {
+            generation,
+            failed,
+            parity_trusted: true,
+            rebuilding,
+            rebuilt_rows,
+        }
+    }
+
+    /// PROTOCOL H34: live below the frontier, failed from it on, and the durable frontier only lags behind.
+    #[test]
+    fn members_under_rebuild_are_live_below_the_frontier() {
+        let table = LockTable::new(64);
+        let failed_at = |row| table.members_at(RowIndex(row)).failed;
+        table.publish(rebuilding(1, 0b101, 0b100, 3));
+        assert_eq!([2, 3].map(failed_at), [0b001, 0b101]);
+        assert!(table.advance_rebuilt(0b100, 10));
+        table.publish(rebuilding(2, 0b101, 0b100, 5));
+        assert_eq!([9, 10].map(failed_at), [0b001, 0b101]);
+        assert_eq!((table.members().failed, table.lost()), (0b101, 0b001));
+        // The rebuild has ended.
+        table.publish(rebuilding(3, 0b001, 0, 0));
+        assert_eq!([0, 10, 99].map(failed_at), [0b001; 3]);
+        assert!(!table.advance_rebuilt(0b100, 11), "nobody is rebuilt any more");
+    }
+
+    #[test]
+    fn a_member_that_joins_a_rebuild_begins_where_the_set_says() {
+        let table = LockTable::new(64);
+        table.publish(rebuilding(1, 0b001, 0b001, 0));
+        assert!(table.advance_rebuilt(0b001, 8));
+        table.publish(rebuilding(2, 0b011, 0b011, 0));
+        assert_eq!(
+            table.rebuild(),
+            Rebuild {
+                members: 0b011,
+                rows: 0
+            }
+        );
+        assert!(
+            !table.advance_rebuilt(0b001, 9),
+            "the row has no strip of the second yet"
+        );
+        assert!(table.advance_rebuilt(0b011, 1));
+        // One of them fails again: the other goes on.
+        table.publish(rebuilding(3, 0b011, 0b010, 0));
+        assert_eq!(
+            table.rebuild(),
+            Rebuild {
+                members: 0b010,
+                rows: 1
+            }
+        );
+        assert_eq!(table.members_at(RowIndex(0)).failed, 0b001);
+        assert!(table.advance_rebuilt(0b011, 2), "its row has the strips of both");
+    }
+
+    #[test]
+    fn an_older_set_changes_no_rebuild() {
+        let table = LockTable::new(64);
+        table.publish(rebuilding(5, 0b1, 0b1, 7));
+        table.publish(rebuilding(4, 0b1, 0, 0));
+        assert_eq!(
+            table.rebuild(),
+            Rebuild {
+                members: 0b1,
+                rows: 7
+            }
+        );
+    }
 }

@@ -527,13 +527,7 @@ impl World {
                     let data = self.load(core, from, bytes);
                     self.store(core, into, &data);
                 }
-                Action::Xor { into, from, bytes } => {
-                    let mut data = self.load(core, from, bytes);
-                    for (sum, old) in data.iter_mut().zip(self.load(core, into, bytes)) {
-                        *sum ^= old;
-                    }
-                    self.store(core, into, &data);
-                }
+                Action::Xor { into, from, bytes } => self.mul_add(core, into, from, 1, bytes),
                 Action::MulAdd {
                     into,
                     from,
@@ -541,9 +535,7 @@ impl World {
                     bytes,
                 } => {
                     assert!(factor > 1, "what is no product is not asked for as one");
-                    let mut data = self.load(core, into, bytes);
-                    mul_add_bytes(&mut data, &self.load(core, from, bytes), factor);
-                    self.store(core, into, &data);
+                    self.mul_add(core, into, from, factor, bytes);
                 }
                 Action::ReportMedia {
                     member,
@@ -556,12 +548,7 @@ impl World {
                     slot,
                     offset_bytes,
                     payload_bytes: _,
-                } => {
-                    let mut header = vec![0; BLOCK as usize];
-                    self.cores[core].engine.seal(slot, 0, &mut header);
-                    assert!(parse(&header).is_ok(), "a header can be read back");
-                    self.cores[core].ring[(offset_bytes / BLOCK) as usize] = 0x5E;
-                }
+                } => self.seal(core, slot, offset_bytes),
                 Action::RecallCore { core: other, row } => {
                     assert_ne!(usize::from(other), core, "another core is asked");
                     self.cores[usize::from(other)].owed.push(Owed::Recall(row));
@@ -589,6 +576,19 @@ impl World {
                 }),
             }
         }
+    }
+
+    fn mul_add(&mut self, core: usize, into: Place, from: Place, factor: u8, bytes: u32) {
+        let mut data = self.load(core, into, bytes);
+        mul_add_bytes(&mut data, &self.load(core, from, bytes), factor);
+        self.store(core, into, &data);
+    }
+
+    fn seal(&mut self, core: usize, slot: u8, offset_bytes: u32) {
+        let mut header = vec![0; BLOCK as usize];
+        self.cores[core].engine.seal(slot, 0, &mut header);
+        assert!(parse(&header).is_ok(), "a header can be read back");
+        self.cores[core].ring[(offset_bytes / BLOCK) as usize] = 0x5E;
     }
 
     fn transfer(&mut self, core: usize, action: &Action) {

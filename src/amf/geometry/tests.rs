@@ -78,7 +78,7 @@ fn two_check_strips_are_where_md_has_them() {
     }
 }
 
-/// The tables of md(4) for two copies in the `near` layout: pairs, and round an odd number of drives.
+/// The published tables of md's `near` layout with two copies: pairs, and round an odd number of drives.
 #[test]
 fn copies_are_near_each_other_as_md_lays_them_out() {
     let even = [[0, 0, 1, 1], [2, 2, 3, 3]];
