@@ -272,6 +272,14 @@ impl Core {
         }
     }
 
+    /// Compares two places and tells the engine at once.
+    fn compare(&mut self, io: &Io<Message>, group: usize, tag: IoTag, a: Place, b: Place, bytes: u32) {
+        let (a, b) = (self.locate(group, a, bytes), self.locate(group, b, bytes));
+        let equal = io.arena().equal(a, b);
+        let binding = &mut self.groups[group];
+        binding.engine.compared(tag, equal, &mut binding.actions);
+    }
+
     /// Adds `factor` times what is at `from` to what is at `into`.
     fn mul_add(&self, io: &mut Io<Message>, group: usize, into: Place, from: Place, factor: u8, bytes: u32) {
         let (into, from) = (self.locate(group, into, bytes), self.locate(group, from, bytes));
@@ -322,12 +330,7 @@ impl Core {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
                 io.arena_mut().copy(into, from);
             }
-            Action::Compare { io: tag, a, b, bytes } => {
-                let (a, b) = (self.locate(g, a, bytes), self.locate(g, b, bytes));
-                let equal = io.arena().equal(a, b);
-                let binding = &mut self.groups[g];
-                binding.engine.compared(tag, equal, &mut binding.actions);
-            }
+            Action::Compare { io: tag, a, b, bytes } => self.compare(io, g, tag, a, b, bytes),
             Action::Seal {
                 slot,
                 offset_bytes,
