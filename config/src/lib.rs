@@ -399,7 +399,7 @@ impl Default for Reactor {
             cores: None,
             cpus: None,
             poll: Poll::Adaptive { spin_us: 50 },
-            memory_mib: 64,
+            memory_mib: 128,
         }
     }
 }
@@ -586,7 +586,7 @@ mod tests {
                 cores: None,
                 cpus: None,
                 poll,
-                memory_mib: 64
+                memory_mib: 128
             }
         );
         assert_eq!(config.subsystem.nqn.as_str(), "nqn.2026-01.io.braid:braid");

@@ -91,6 +91,8 @@ pub enum Request {
     },
     /// Make everything written so far durable on all live members.
     Flush,
+    /// Make everything that was written in place durable on all live members, whatever the journal says: for those who write past it.
+    FlushDrives,
     /// Bring all dirty data of this core to its place and make that durable, so that the journal owes nothing.
     Drain,
     /// Make the row's check data match its data, or its copies one another, for the resynchronisation
@@ -282,6 +284,28 @@ pub enum Action {
         core: u16,
         /// The row.
         row: RowIndex,
+    },
+    /// Call [`Engine::hurry`] with this core and number on the engines of all other cores.
+    HurryCores {
+        /// Everything below is to be retired.
+        below: u64,
+    },
+    /// Call [`Engine::commit`] with this core and flush on the engines of all other cores.
+    CommitCores {
+        /// Names the flush here.
+        flush: u32,
+    },
+    /// Call [`Engine::committed_elsewhere`] on the engine of this core, another one.
+    Committed {
+        /// Which core.
+        core: u16,
+        /// Names the flush there.
+        flush: u32,
+    },
+    /// Call [`Engine::tail_moved`] on the engines of these cores.
+    TailMoved {
+        /// Bit `i` is core `i`; never this engine's own.
+        mask: u16,
     },
     /// Call [`Engine::wake`] with this row on the engines of these cores.
     WakeCores {

@@ -82,6 +82,28 @@ pub enum Asker {
     Nobody,
 }
 
+/// What cores tell each other about the lanes of the journal.
+#[derive(Clone, Copy, Debug)]
+pub enum LaneCall {
+    /// Retire what is below this number.
+    Hurry {
+        /// The number.
+        below: u64,
+    },
+    /// That was done.
+    TailMoved,
+    /// Commit what is there, for this flush.
+    Commit {
+        /// The flush.
+        flush: u32,
+    },
+    /// That was done.
+    Committed {
+        /// The flush.
+        flush: u32,
+    },
+}
+
 /// What cores tell each other.
 #[derive(Clone, Copy, Debug)]
 pub enum Mail {
@@ -89,6 +111,13 @@ pub enum Mail {
     Wake(RowIndex),
     /// A row that the core keeps is wanted.
     Recall(RowIndex),
+    /// About the lanes of the journal, from this core.
+    Lane {
+        /// Who says it.
+        from: u16,
+        /// What it says.
+        call: LaneCall,
+    },
     /// These members are durable.
     Members(MemberSet),
     /// To the control core: a member failed a command.
@@ -262,6 +291,7 @@ impl Node {
         match mail {
             Mail::Wake(row) => at.wake(row),
             Mail::Recall(row) => at.recall(row),
+            Mail::Lane { from, call } => at.lane(from, call),
             Mail::Members(set) => at.set_members(set),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
@@ -304,6 +334,15 @@ impl Node {
                 to,
                 mail: Mail::Recall(row),
             }),
+            core::Ask::Lane { cores, call } => {
+                let others = (0..u16::try_from(self.cores.len()).expect("few cores"))
+                    .filter(|to| *to != core && cores >> to & 1 == 1);
+                out.extend(others.map(|to| Effect::Mail {
+                    from: core,
+                    to,
+                    mail: Mail::Lane { from: core, call },
+                }));
+            }
             core::Ask::Fault { member, error } => out.push(Effect::Mail {
                 from: core,
                 to: 0,

@@ -6,7 +6,7 @@ use nvme::io::IoRequest;
 use nvme::status::Status;
 use reactor::{Errno, Io, Span};
 
-use super::command::{COMMANDS_MAX, Owner};
+use super::command::{COMMANDS_MAX, InternalCommand, Owner};
 use super::core::Core;
 use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
@@ -135,9 +135,11 @@ impl Core {
         });
         let ring = shared.journal.as_ref().map(|journal| {
             let bytes = journal.layout.lane_blocks << shared.geometry.block().shift();
-            io.arena_mut()
-                .alloc(bytes)
-                .expect("the memory was checked before the group was opened")
+            let ring = match shared.memory {
+                ScratchMemory::Own => io.arena_mut().alloc(bytes),
+                ScratchMemory::Spare => self.spare_ring.take(),
+            };
+            ring.expect("the memory was checked before the start, and the spare is given out once")
         });
         self.groups.push(GroupBinding {
             block: shared.geometry.block(),
@@ -339,6 +341,21 @@ impl Core {
             Action::RecallCore { core, row } => {
                 self.tell(io, reactor::CoreIndex(core), Message::Recall { group, row });
             }
+            Action::HurryCores { below } => self.hurry_cores(io, group, below),
+            Action::CommitCores { flush } => {
+                let from = self.index;
+                for core in self.other_lanes(g) {
+                    self.tell(io, core, Message::Commit { group, from, flush });
+                }
+            }
+            Action::Committed { core, flush } => {
+                self.tell(io, reactor::CoreIndex(core), Message::Committed { group, flush });
+            }
+            Action::TailMoved { mask } => {
+                for core in (0..16u16).filter(|core| mask >> core & 1 == 1) {
+                    self.tell(io, reactor::CoreIndex(core), Message::TailMoved { group });
+                }
+            }
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
             Action::ReportMedia {
                 member,
@@ -365,6 +382,85 @@ impl Core {
             return;
         };
         binding.engine.recall(row, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// This core's lane is full and waits for the others.
+    fn hurry_cores(&mut self, io: &mut Io<Message>, group: u16, below: u64) {
+        let from = self.index;
+        for core in self.other_lanes(usize::from(group)) {
+            self.tell(io, core, Message::Hurry { group, from, below });
+        }
+    }
+
+    /// The other cores that have lanes of a group's journal: all of them, if it has one.
+    fn other_lanes(&self, group: usize) -> impl Iterator<Item = reactor::CoreIndex> + use<> {
+        let own = self.index;
+        let journal = self.groups[group].shared.journal.as_ref();
+        let lanes = journal.map_or(0, |journal| journal.layout.lanes);
+        (0..lanes)
+            .map(reactor::CoreIndex)
+            .filter(move |core| *core != own)
+    }
+
+    /// The group is about to be closed: what is dirty here goes to its place.
+    pub(super) fn drain_group(&mut self, io: &mut Io<Message>, group: u16) {
+        match self
+            .commands
+            .insert(Owner::Internal(InternalCommand::Drain), None)
+        {
+            Some(command) => self.submit_group(io, group, command, Request::Drain),
+            None => self.tell_control(
+                io,
+                ControlMessage::GroupDrained {
+                    group,
+                    drained: false,
+                },
+            ),
+        }
+    }
+
+    /// Another core has a flush under way.
+    pub(super) fn commit_lane(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        from: reactor::CoreIndex,
+        flush: u32,
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.commit(from.0, flush, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Another core has committed its share of a flush of this core.
+    pub(super) fn lane_committed(&mut self, io: &mut Io<Message>, group: u16, flush: u32) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.committed_elsewhere(flush, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Another core waits for this one's lane to retire what it owes.
+    pub(super) fn hurry_lane(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        from: reactor::CoreIndex,
+        below: u64,
+    ) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.engine.hurry(from.0, below, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Another core's lane has retired what this one waited for.
+    pub(super) fn tail_moved(&mut self, io: &mut Io<Message>, group: u16) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.engine.tail_moved(&mut binding.actions);
         self.pump(io, group);
     }
 
@@ -452,6 +548,11 @@ impl Core {
     ) {
         match self.commands.owner(command) {
             Owner::Host(queue, slot) => self.request_done(io, queue, slot, result),
+            Owner::Internal(InternalCommand::Drain) => {
+                self.commands.remove(command);
+                let drained = result.is_ok();
+                self.tell_control(io, ControlMessage::GroupDrained { group, drained });
+            }
             Owner::Internal(internal) => {
                 self.commands.remove(command);
                 self.with_control(io, |control, core, io| {

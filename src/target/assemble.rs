@@ -1,18 +1,23 @@
 //! Finds the groups of a configuration on its drives, and plans those that are to be made, before any core starts.
 
+use std::collections::BTreeMap;
+
 use config::Config;
 
 use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
 use super::node::NodeError;
+use super::replay;
 use super::storage::{self, Opened};
 use crate::amf::background::Limits;
 use crate::amf::engine::Engine;
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
-    AssembleOptions, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec, assemble,
-    plan_create,
+    AssembleOptions, Assembly, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec,
+    assemble, plan_create,
 };
+use crate::amf::journal::lane_blocks_min;
+use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
 use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 
@@ -36,7 +41,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         .map(storage::open)
         .collect::<Result<Vec<_>, _>>()?;
     storage::check_distinct(&opened)?;
-    let facts = (0..)
+    let mut facts = (0..)
         .zip(&opened)
         .map(|(index, drive)| examine(index, drive))
         .collect::<Vec<DriveFacts>>();
@@ -49,18 +54,19 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         accept_lost_writes: lost_writes
             .map(|group| name(&group.name))
             .collect::<Result<_, _>>()?,
-        replays: false,
+        replays: true,
         shared: false,
     };
-    let assembly = assemble(&facts, &options);
-    let mut groups = Vec::new();
     let mut notes: Vec<String> = opened.iter().flat_map(|drive| drive.notes.clone()).collect();
+    let (assembly, mut replays) = assemble_and_replay(&mut facts, &options, &opened, &mut notes)?;
+    let mut groups = Vec::new();
     for GroupFinding { name, uuid, outcome } in assembly.groups {
         match outcome {
             Ok(candidate) => groups.push(GroupPlan {
                 limits: limits_of(config, candidate.record().name.as_str()),
                 spares: planned_spares(config, &name)?,
                 source: GroupSource::Found(Box::new(candidate)),
+                replayed: replays.remove(&uuid),
             }),
             Err(refusal) => {
                 // A group that the configuration names must come up; one that it does not may stay down.
@@ -96,6 +102,64 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         groups,
         notes,
     })
+}
+
+/// Assembles the groups and replays their journals. A drive that fails meanwhile counts as unreadable, and everything is looked at
+/// again without it: replay may be run as often as it takes.
+fn assemble_and_replay(
+    facts: &mut [DriveFacts],
+    options: &AssembleOptions,
+    opened: &[Opened],
+    notes: &mut Vec<String>,
+) -> Result<(Assembly, BTreeMap<Uuid, ReplayReport>), NodeError> {
+    'again: loop {
+        let assembly = assemble(facts, options);
+        let mut replays = BTreeMap::new();
+        for finding in &assembly.groups {
+            let Ok(candidate) = &finding.outcome else { continue };
+            let Some(machine) = candidate.replay() else {
+                continue;
+            };
+            let record = candidate.record();
+            let drives: Vec<Option<u16>> = candidate
+                .members
+                .iter()
+                .map(|member| member.drive_index())
+                .collect();
+            let specs: Vec<_> = drives
+                .iter()
+                .map(|drive| drive.map(|drive| &opened[usize::from(drive)].spec))
+                .collect();
+            match replay::run(machine, record.name.as_str(), record.block, &specs) {
+                Ok(report) => {
+                    if report.rows > 0 {
+                        notes.push(format!(
+                            "group {}: the journal was replayed, {} rows brought up to date",
+                            record.name, report.rows
+                        ));
+                    }
+                    replays.insert(finding.uuid, report);
+                }
+                Err(ReplayError::Member { member, error }) => {
+                    let drive = drives[usize::from(member.0)].map(usize::from);
+                    let drive = drive.expect("replay asks only members that are there");
+                    notes.push(format!(
+                        "drive \"{}\" failed while the journal of group {} was replayed ({error}): the group is started without it",
+                        opened[drive].spec.name, record.name
+                    ));
+                    facts[drive].existing = superblock::examine(None, None);
+                    continue 'again;
+                }
+                Err(error) => {
+                    return Err(NodeError::Groups(format!(
+                        "the journal of group {} cannot be replayed: {error}",
+                        record.name
+                    )));
+                }
+            }
+        }
+        return Ok((assembly, replays));
+    }
 }
 
 /// Whether a refused group is one whose creation was interrupted and which the configuration wants made anew.
@@ -184,6 +248,7 @@ fn plan_group(
         spares: fresh_identities(&group.spares)?,
         source: GroupSource::New(Box::new(creation)),
         limits: limits_from(group),
+        replayed: None,
     })
 }
 
@@ -250,12 +315,29 @@ pub fn spare_scratch_bytes(memory_mib: u32) -> u32 {
     1 << (memory_mib << 16).ilog2()
 }
 
+/// Memory of a core for its lane of the journal of a group of this shape, a power of two: a sixteenth of the memory, but at least what
+/// the group's longest rows need. 0 without a journal.
+pub fn ring_bytes(geometry: &Geometry, memory_mib: u32) -> u32 {
+    if !geometry.level().is_redundant() {
+        return 0;
+    }
+    let least = lane_blocks_min(geometry) << geometry.block().shift();
+    least.next_power_of_two().max(spare_scratch_bytes(memory_mib))
+}
+
+/// Memory that a core keeps for the journal of one group that is made while it runs: enough for strips of usual lengths.
+pub fn spare_ring_bytes(memory_mib: u32) -> u32 {
+    spare_scratch_bytes(memory_mib).max(8 << 20)
+}
+
 /// Refuses groups that would leave hosts without buffers: their engines take at most half of a core's memory.
 fn check_scratch(groups: &[GroupPlan], memory_mib: u32) -> Result<(), NodeError> {
-    let engines = groups
-        .iter()
-        .map(|plan| u64::from(scratch_bytes(&plan.geometry(), memory_mib)));
-    let wanted_mib = (engines.sum::<u64>() + u64::from(spare_scratch_bytes(memory_mib))).div_ceil(1 << 20);
+    let engines = groups.iter().map(|plan| {
+        let geometry = plan.geometry();
+        u64::from(scratch_bytes(&geometry, memory_mib)) + u64::from(ring_bytes(&geometry, memory_mib))
+    });
+    let spare = u64::from(spare_scratch_bytes(memory_mib)) + u64::from(spare_ring_bytes(memory_mib));
+    let wanted_mib = (engines.sum::<u64>() + spare).div_ceil(1 << 20);
     if wanted_mib <= u64::from(memory_mib / 2) {
         return Ok(());
     }

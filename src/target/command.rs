@@ -49,6 +49,8 @@ pub enum InternalCommand {
         /// Names the repair.
         number: u32,
     },
+    /// Bring this core's dirty data to its place before the group is closed.
+    Drain,
     /// Make everything durable before the group is closed.
     Close,
 }

@@ -122,6 +122,9 @@ pub struct Core {
     spare_scratch_bytes: u32,
     /// Scratch memory for a group that is made while the core runs.
     pub(super) spare_scratch: Option<Span>,
+    spare_ring_bytes: u32,
+    /// Memory for the journal of that group.
+    pub(super) spare_ring: Option<Span>,
     pub(super) latencies: Latencies,
     pub(super) traffic: Traffic,
     /// What was counted of each drive since the last tick.
@@ -206,7 +209,7 @@ impl Core {
         index: CoreIndex,
         limits: TransportLimits,
         drive_specs: Arc<Vec<DriveSpec>>,
-        spare_scratch_bytes: u32,
+        (spare_scratch_bytes, spare_ring_bytes): (u32, u32),
         io_retries: u8,
         control: Option<Box<Control>>,
     ) -> Self {
@@ -235,6 +238,8 @@ impl Core {
             sent_spans: Vec::new(),
             spare_scratch_bytes,
             spare_scratch: None,
+            spare_ring_bytes,
+            spare_ring: None,
             latencies: Latencies::default(),
             traffic: Traffic::default(),
             drive_reports: vec![DriveReport::default(); drives],
@@ -373,6 +378,11 @@ impl Core {
             Message::MemberDrive { group, member, drive } => self.set_member_drive(io, group, member, drive),
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
+            Message::Hurry { group, from, below } => self.hurry_lane(io, group, from, below),
+            Message::TailMoved { group } => self.tail_moved(io, group),
+            Message::DrainGroup { group } => self.drain_group(io, group),
+            Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
+            Message::Committed { group, flush } => self.lane_committed(io, group, flush),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,
             Message::Observe(call) => call.answer(self.index, &self.latencies, io),
             Message::ToControl(message) => {
@@ -654,6 +664,7 @@ impl reactor::Program for Core {
         io.arena_mut().zero(zeroes);
         self.zeroes = Some(zeroes);
         self.spare_scratch = io.arena_mut().alloc(self.spare_scratch_bytes);
+        self.spare_ring = io.arena_mut().alloc(self.spare_ring_bytes);
         let reserve = io.arena_mut().alloc(self.limits.machine.max_transfer_bytes);
         self.hung.keep_reserve(reserve);
         io.set_timer(io.now() + TICK_NS, token(TokenKind::Tick, 0));

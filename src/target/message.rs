@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nvme::command::SubmissionEntry;
 use nvme::status::Status;
 use nvme::subsystem::{PortId, QueueId};
+use reactor::CoreIndex;
 
 use super::array::GroupShared;
 use super::control::ManageCall;
@@ -88,6 +89,42 @@ pub enum Message {
         group: u16,
         /// The row.
         row: RowIndex,
+    },
+    /// Another core's lane of the journal is full and waits until this core has retired what it owes.
+    Hurry {
+        /// Which group.
+        group: u16,
+        /// Who waits.
+        from: CoreIndex,
+        /// Everything with a lower sequence number.
+        below: u64,
+    },
+    /// Another core has a flush under way: everything in this core's lane of the journal is to be committed.
+    Commit {
+        /// Which group.
+        group: u16,
+        /// Who flushes.
+        from: CoreIndex,
+        /// What the flush is called there.
+        flush: u32,
+    },
+    /// Another core has committed its share of a flush of this core.
+    Committed {
+        /// Which group.
+        group: u16,
+        /// Which flush.
+        flush: u32,
+    },
+    /// The group is about to be closed: dirty data of this core goes to its place; to be answered by
+    /// [`ControlMessage::GroupDrained`].
+    DrainGroup {
+        /// Which group.
+        group: u16,
+    },
+    /// Another core has retired what this one waited for.
+    TailMoved {
+        /// Which group.
+        group: u16,
     },
     /// The namespaces changed.
     Namespaces(Arc<Namespaces>),
@@ -214,6 +251,13 @@ pub enum ControlMessage {
     },
     /// A member of a group could not read some blocks; the other members can.
     Media(Repair),
+    /// A core has brought its dirty data to its place, or could not.
+    GroupDrained {
+        /// Which group.
+        group: u16,
+        /// Whether nothing is left.
+        drained: bool,
+    },
     /// A core knows of a member's new drive.
     MemberDriveSet {
         /// Which group.

@@ -20,6 +20,7 @@ mod namespaces;
 pub mod node;
 mod observe;
 pub mod preflight;
+pub mod replay;
 pub mod rpc;
 mod sockets;
 mod storage;

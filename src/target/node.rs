@@ -132,7 +132,10 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
     };
     let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
     let limits = transport_limits(config);
-    let spare_scratch_bytes = assemble::spare_scratch_bytes(config.reactor.memory_mib);
+    let spare_bytes = (
+        assemble::spare_scratch_bytes(config.reactor.memory_mib),
+        assemble::spare_ring_bytes(config.reactor.memory_mib),
+    );
     let io_retries = config.health.io_retries;
     let running = reactor::run(reactor_options(config, cores), move |index: CoreIndex| {
         let control = (index == CONTROL_CORE)
@@ -142,7 +145,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
             index,
             limits,
             Arc::clone(&drives),
-            spare_scratch_bytes,
+            spare_bytes,
             io_retries,
             control,
         )

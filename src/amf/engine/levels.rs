@@ -460,7 +460,15 @@ fn rows_count_as_rebuilt_in_order() {
         Owed::Drive(Action::DriveRead { lba, .. } | Action::DriveWrite { lba, .. }) => {
             (*lba >= second_row) == second
         }
-        Owed::Drive(_) | Owed::Compared { .. } | Owed::Wake(_) | Owed::Recall(_) | Owed::Members(_) => false,
+        Owed::Drive(_)
+        | Owed::Compared { .. }
+        | Owed::Wake(_)
+        | Owed::Recall(_)
+        | Owed::Hurry { .. }
+        | Owed::TailMoved
+        | Owed::Commit { .. }
+        | Owed::Committed { .. }
+        | Owed::Members(_) => false,
     };
     while let Some(index) = world.cores[0].owed.iter().position(|owed| of_row(owed, true)) {
         world.pay(0, index);
@@ -593,7 +601,14 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
         );
         let generations = world.cores[0].owed.iter().filter_map(|owed| match owed {
             Owed::Members(set) => Some(set.generation),
-            Owed::Drive(_) | Owed::Compared { .. } | Owed::Wake(_) | Owed::Recall(_) => None,
+            Owed::Drive(_)
+            | Owed::Compared { .. }
+            | Owed::Wake(_)
+            | Owed::Recall(_)
+            | Owed::Hurry { .. }
+            | Owed::TailMoved
+            | Owed::Commit { .. }
+            | Owed::Committed { .. } => None,
         });
         let lowest = generations.min().expect("both are owed");
         let index = world.find(

@@ -47,7 +47,7 @@ pub struct Engine {
     pub(super) piece_links: Links,
     free_pieces: Vec<u32>,
     /// Pieces that wait for a lock, in order, by the low bits of their slot.
-    lock_waiters: Box<[List]>,
+    pub(super) lock_waiters: Box<[List]>,
     lock_waiting: u32,
     pub(super) scratch: Scratch,
     /// Spans of scratch that drives have not let go although their commands were given up.
@@ -376,7 +376,7 @@ impl Engine {
     /// How many blocks a request has, or why it is refused. Flush and resync count as one.
     fn admit(&self, request: &Request) -> Result<u64, GroupError> {
         let (lba, blocks) = match *request {
-            Request::Flush | Request::Drain => return Ok(1),
+            Request::Flush | Request::FlushDrives | Request::Drain => return Ok(1),
             Request::Resync { row }
             | Request::Rebuild { row }
             | Request::Scrub { row, .. }
@@ -632,6 +632,7 @@ impl Engine {
             State::Reading
             | State::Comparing
             | State::AwaitingCommit
+            | State::AwaitingCommits
             | State::Writing
             | State::Verifying
             | State::AwaitingMembersToEnd
@@ -657,6 +658,7 @@ impl Engine {
             | State::Reading
             | State::Comparing
             | State::AwaitingCommit
+            | State::AwaitingCommits
             | State::AwaitingDrain
             | State::AwaitingMembersToPlan
             | State::Writing
@@ -767,6 +769,7 @@ fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Wo
         }
         Request::CompareWrite { lba, write, fua, .. } => (Work::CompareThenWrite { write, fua }, cut(lba)),
         Request::Flush => (Work::Flush, whole_row(RowIndex(0))),
+        Request::FlushDrives => (Work::FlushDrives, whole_row(RowIndex(0))),
         Request::Drain => (Work::Drain, whole_row(RowIndex(0))),
         Request::Resync { row } => (Work::Resync, whole_row(row)),
         Request::Rebuild { row } => (Work::Rebuild, whole_row(row)),

@@ -54,6 +54,8 @@ pub(super) enum Work {
         blocks: u32,
     },
     Flush,
+    /// All live members are flushed, also where there is a journal.
+    FlushDrives,
     /// Dirty data of the row goes to its place.
     Destage,
     /// Waits until nothing is dirty and nothing is owed to the drives.
@@ -74,7 +76,7 @@ impl Work {
             | Self::Repair { .. } => Some(Mode::Write),
             // It is the hold's own, which has the lock.
             Self::Destage => Some(Mode::Write),
-            Self::Flush | Self::Drain => None,
+            Self::Flush | Self::FlushDrives | Self::Drain => None,
         }
     }
 
@@ -89,6 +91,7 @@ impl Work {
             | Self::Scrub { .. }
             | Self::Repair { .. }
             | Self::Flush
+            | Self::FlushDrives
             | Self::Destage
             | Self::Drain => false,
         }
@@ -110,6 +113,8 @@ pub(super) enum State {
     Comparing,
     /// It is in the journal's lane: for the drives to have it.
     AwaitingCommit,
+    /// A flush, for what is in the lanes of all cores.
+    AwaitingCommits,
     AwaitingDrain,
     /// A member failed before anything was written: it is planned anew once that is durable.
     AwaitingMembersToPlan,
@@ -193,6 +198,19 @@ impl Piece {
         journaled: false,
     };
 
+    /// So many answers are to come.
+    pub(super) fn await_answers(&mut self, count: u32) {
+        assert!(self.pending == 0, "it waits for nothing else");
+        self.pending = count;
+    }
+
+    /// One of them has come. True if it was the last.
+    pub(super) fn answered(&mut self) -> bool {
+        assert!(self.pending > 0, "no more answers come than were to come");
+        self.pending -= 1;
+        self.pending == 0
+    }
+
     pub(super) fn new(command: u32, work: Work, row: RowPiece) -> Self {
         Self {
             command,
@@ -257,7 +275,7 @@ impl Engine {
                 self.zero_row(index, deallocate, fua, out);
                 return true;
             }
-            Work::Flush => {
+            Work::Flush | Work::FlushDrives => {
                 self.flush(index, out);
                 return true;
             }
@@ -305,7 +323,7 @@ impl Engine {
     pub(super) fn members_of(&self, index: u32) -> Members {
         let piece = &self.pieces[index as usize];
         match piece.work {
-            Work::Flush | Work::Drain => Members {
+            Work::Flush | Work::FlushDrives | Work::Drain => Members {
                 failed: self.lock.lost(),
                 ..self.lock.members()
             },
@@ -465,7 +483,7 @@ impl Engine {
                 plan.repair(geometry, row.row, target, *members, *avoid)
             }
             Work::Destage => self.plan_destage(&self.pieces[index as usize], plan),
-            Work::ZeroRow { .. } | Work::Flush | Work::Drain => {
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
                 unreachable!("these have nothing to plan")
             }
         }
@@ -557,6 +575,7 @@ impl Engine {
                 | State::AwaitingScratch
                 | State::Comparing
                 | State::AwaitingCommit
+                | State::AwaitingCommits
                 | State::AwaitingDrain
                 | State::AwaitingMembersToPlan
                 | State::AwaitingMembersToEnd
@@ -571,7 +590,12 @@ impl Engine {
             Work::Rebuild => self.await_turn(index),
             Work::Repair { .. } => self.issue_read_back(index, out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
-            Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Flush | Work::Destage => {
+            Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Flush
+            | Work::FlushDrives
+            | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
             Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
@@ -655,7 +679,7 @@ impl Engine {
                 self.issue_writes(index, &plan.writes, false, out);
             }
             Work::Scrub { .. } => self.begin_scan(index, out),
-            Work::ZeroRow { .. } | Work::Flush | Work::Destage | Work::Drain => {
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Destage | Work::Drain => {
                 unreachable!("these do not read, or were sent on")
             }
         }
@@ -717,7 +741,8 @@ impl Engine {
             | Work::Rebuild
             | Work::Destage
             | Work::Drain
-            | Work::Flush => {}
+            | Work::Flush
+            | Work::FlushDrives => {}
         }
         if !equal {
             return self.finish(index, Err(GroupError::CompareFailed), out);
@@ -766,7 +791,9 @@ impl Engine {
                     self.piece_links.push_back(&mut self.members_waiters, index);
                 }
             }
-            Work::ZeroRow { .. } | Work::Flush | Work::Drain => unreachable!("these do not read"),
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
+                unreachable!("these do not read")
+            }
         }
     }
 
@@ -801,7 +828,8 @@ impl Engine {
             | Work::Rebuild
             | Work::Destage
             | Work::Drain
-            | Work::Flush => self.finish(index, Ok(()), out),
+            | Work::Flush
+            | Work::FlushDrives => self.finish(index, Ok(()), out),
         }
     }
 

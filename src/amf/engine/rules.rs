@@ -184,6 +184,10 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::Xor { .. }
                 | Action::Seal { .. }
                 | Action::RecallCore { .. }
+                | Action::HurryCores { .. }
+                | Action::TailMoved { .. }
+                | Action::CommitCores { .. }
+                | Action::Committed { .. }
                 | Action::MulAdd { .. }
                 | Action::Copy { .. }
                 | Action::Compare { .. }

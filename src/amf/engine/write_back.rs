@@ -10,6 +10,7 @@ mod destage;
 mod hold;
 mod retire;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Action;
@@ -86,9 +87,14 @@ pub(super) struct WriteBack {
     promised: u32,
     /// Pieces whose batch is not committed yet, in order of batches.
     commit_waiters: List,
+    /// Flushes that wait for this lane, in order of batches: up to which batch, and the core that has the flush and its name there.
+    commits: VecDeque<(BatchNumber, u16, u32)>,
+    lanes: u16,
     /// Pieces that wait until nothing is dirty and all is retired.
     pub(super) drain_waiters: List,
     retire: retire::Retire,
+    /// What other cores wait for.
+    hurry: retire::Hurry,
     /// Grows with each call of [`Engine::tick`].
     now: u64,
     lane_actions: Vec<LaneAction>,
@@ -139,8 +145,11 @@ impl WriteBack {
             room_waiters: List::EMPTY,
             promised: 0,
             commit_waiters: List::EMPTY,
+            commits: VecDeque::new(),
+            lanes: layout.lanes,
             drain_waiters: List::EMPTY,
             retire: retire::Retire::new(),
+            hurry: retire::Hurry::default(),
             now: 0,
             lane_actions: Vec::with_capacity(64),
             // A run that goes over the end of a strip is two in the check strips.
@@ -226,6 +235,7 @@ impl Engine {
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Flush
+            | Work::FlushDrives
             | Work::Destage
             | Work::Drain => piece.row.blocks,
         };
@@ -289,6 +299,7 @@ impl Engine {
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Flush
+            | Work::FlushDrives
             | Work::Destage
             | Work::Drain => unreachable!("only writes are appended"),
         };
@@ -363,6 +374,7 @@ impl Engine {
             | Work::Resync
             | Work::Rebuild
             | Work::Scrub { .. }
+            | Work::FlushDrives
             | Work::Repair { .. } => return false,
         }
         true
@@ -391,17 +403,18 @@ impl Engine {
             let batch = self.pieces[index as usize].batch;
             let write_back = self.write_back.as_mut().expect("there is a lane");
             if !write_back.lane.is_committed(batch) {
-                return;
+                break;
             }
             self.piece_links.remove(&mut write_back.commit_waiters, index);
             self.committed(index, out);
         }
+        self.answer_flushes(false, out);
     }
 
     fn committed(&mut self, index: u32, out: &mut Vec<Action>) {
         match self.pieces[index as usize].work {
             Work::Destage => self.destage_committed(index, out),
-            Work::Write { .. } | Work::ZeroRow { .. } | Work::Flush => self.finish(index, Ok(()), out),
+            Work::Write { .. } | Work::ZeroRow { .. } => self.finish(index, Ok(()), out),
             Work::Read
             | Work::Compare
             | Work::CompareThenWrite { .. }
@@ -409,16 +422,85 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
-            | Work::Drain => unreachable!("these commit nothing"),
+            | Work::Flush
+            | Work::FlushDrives
+            | Work::Drain => unreachable!("these commit nothing of their own"),
         }
     }
 
-    /// A flush where there is a lane: what was told to be done is committed already, or is committed now.
+    /// A flush where there is a lane: what hosts were told is committed already, or is committed now, in all lanes, because a host's
+    /// queues are on many cores.
     pub(super) fn flush_lane(&mut self, index: u32, out: &mut Vec<Action>) {
+        let core = self.core;
         let write_back = self.write_back.as_mut().expect("there is a lane");
+        if write_back.durability == Durability::Journal {
+            return self.finish(index, Ok(()), out);
+        }
+        let own = write_back.lane.want_all();
+        let others = u32::from(write_back.lanes) - 1;
+        let piece = &mut self.pieces[index as usize];
+        piece.state = State::AwaitingCommits;
+        piece.await_answers(others + u32::from(own.is_some()));
+        if let Some(batch) = own {
+            write_back.commits.push_back((batch, core, index));
+        }
+        if others > 0 {
+            out.push(Action::CommitCores { flush: index });
+        }
+        if others == 0 && own.is_none() {
+            self.finish(index, Ok(()), out);
+        }
+    }
+
+    /// Another core has a flush under way, which it calls `flush`: everything in this core's lane is committed, and then
+    /// [`Action::Committed`] says so.
+    pub fn commit(&mut self, core: u16, flush: u32, out: &mut Vec<Action>) {
+        let write_back = self.write_back.as_mut().expect("all cores of a group have lanes");
         match write_back.lane.want_all() {
-            Some(batch) if write_back.durability == Durability::Ram => self.await_commit(index, batch),
-            Some(_) | None => self.finish(index, Ok(()), out),
+            Some(batch) if !write_back.stuck => write_back.commits.push_back((batch, core, flush)),
+            Some(_) | None => out.push(Action::Committed { core, flush }),
+        }
+        self.settle(out);
+    }
+
+    /// One more core has committed what it had when this core's flush began.
+    pub fn committed_elsewhere(&mut self, flush: u32, out: &mut Vec<Action>) {
+        self.flush_answer(flush, out);
+        self.settle(out);
+    }
+
+    fn flush_answer(&mut self, index: u32, out: &mut Vec<Action>) {
+        let piece = &mut self.pieces[index as usize];
+        assert!(
+            piece.state == State::AwaitingCommits,
+            "a flush is answered once by each core"
+        );
+        if piece.answered() {
+            let survives = self.geometry.survives(self.lock.members().failed);
+            let result = if survives {
+                Ok(())
+            } else {
+                Err(GroupError::TooManyMembersLost)
+            };
+            self.finish(index, result, out);
+        }
+    }
+
+    /// Answers the flushes whose share of this lane is committed, or all of them if nothing will be any more.
+    fn answer_flushes(&mut self, give_up: bool, out: &mut Vec<Action>) {
+        loop {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            let next = write_back.commits.front();
+            let Some(&(_, core, flush)) = next.filter(|next| give_up || write_back.lane.is_committed(next.0))
+            else {
+                return;
+            };
+            write_back.commits.pop_front();
+            if core == self.core {
+                self.flush_answer(flush, out);
+            } else {
+                out.push(Action::Committed { core, flush });
+            }
         }
     }
 
@@ -510,6 +592,9 @@ impl Engine {
         write_back.lane.poll(failed, starved, &mut actions);
         self.act_for_lane(&mut actions, out);
         self.write_back().lane_actions = actions;
+        if starved {
+            self.hurry_others(out);
+        }
         any || !self.granted.is_empty()
     }
 
@@ -570,29 +655,30 @@ impl Engine {
     /// with an error, and rows stay held, so that nobody reads what is older than a host was told.
     fn fail_closed(&mut self, out: &mut Vec<Action>) {
         let lost = Err(GroupError::TooManyMembersLost);
-        for index in 0..u32::try_from(self.pieces.len()).expect("pieces_max is 32 bits") {
+        while let Some(index) = self.write_back().room_waiters.first() {
+            self.leave_queue(index, lost, out);
+        }
+        while let Some(index) = self.write_back().commit_waiters.first() {
             let write_back = self.write_back.as_mut().expect("there is a lane");
-            match self.pieces[index as usize].state {
-                State::AwaitingRoom | State::AwaitingLock | State::AwaitingHold => {
-                    self.leave_queue(index, lost, out);
-                }
-                State::AwaitingCommit => {
-                    self.piece_links.remove(&mut write_back.commit_waiters, index);
-                    self.finish(index, lost, out);
-                }
-                State::AwaitingDrain => {
-                    self.piece_links.remove(&mut write_back.drain_waiters, index);
-                    self.finish(index, lost, out);
-                }
-                State::Free
-                | State::AwaitingScratch
-                | State::Reading
-                | State::Comparing
-                | State::AwaitingMembersToPlan
-                | State::Writing
-                | State::Verifying
-                | State::AwaitingMembersToEnd
-                | State::AwaitingTurn => {}
+            self.piece_links.remove(&mut write_back.commit_waiters, index);
+            self.finish(index, lost, out);
+        }
+        self.answer_flushes(true, out);
+        while let Some(index) = self.write_back().drain_waiters.first() {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            self.piece_links.remove(&mut write_back.drain_waiters, index);
+            self.finish(index, lost, out);
+        }
+        for bucket in 0..self.lock_waiters.len() {
+            while let Some(index) = self.lock_waiters[bucket].first() {
+                self.leave_queue(index, lost, out);
+            }
+        }
+        // Who waits inside this core's holds is let in by those who leave, and then ends like any that begins now. A row
+        // whose dirty data cannot be destaged has nobody inside who would leave.
+        for entry in 0..ROWS_MAX {
+            while let Some(index) = self.first_in_hold_queue(entry) {
+                self.leave_queue(index, lost, out);
             }
         }
     }

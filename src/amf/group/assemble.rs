@@ -19,13 +19,15 @@ use thiserror::Error;
 
 use super::DriveFacts;
 use super::status::LossReason;
-use crate::amf::MemberIndex;
 use crate::amf::geometry::Level;
 use crate::amf::intent::{IntentLoad, IntentMap};
+use crate::amf::journal::JournalLayout;
+use crate::amf::journal::replay::Replay;
 use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
     Superblock, Uuid,
 };
+use crate::amf::{MemberIndex, MemberSet};
 
 /// How strict assembly is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -292,6 +294,32 @@ impl Candidate {
         lost_members(&self.record, &self.members)
     }
 
+    /// The replay of the group's journal, to be run before the group is opened; `None` if it has none.
+    pub fn replay(&self) -> Option<Replay> {
+        let journal = self.record.journal.filter(|journal| journal.lanes > 0)?;
+        let unusable = (0..).zip(&self.members).filter(|(_, member)| match member.role {
+            MemberRole::Current | MemberRole::Behind | MemberRole::Rebuilding { .. } => false,
+            // A member that was away is filled again later: until then it holds nothing that counts.
+            MemberRole::Returning { .. } | MemberRole::Lost(_) => true,
+        });
+        let missing = unusable.fold(0, |mask, (index, _): (u32, _)| mask | 1 << index);
+        let recorded = self.record.member_set();
+        let members = MemberSet {
+            failed: recorded.failed | missing,
+            rebuilding: recorded.rebuilding & !missing,
+            ..recorded
+        };
+        let layout = JournalLayout {
+            start: journal.start,
+            lane_blocks: journal.lane_blocks,
+            lanes: journal.lanes,
+            incarnation: journal.incarnation,
+            group: self.record.group,
+            block: self.record.block,
+        };
+        Some(Replay::new(layout, self.record.geometry(), members))
+    }
+
     /// The copies of the write-intent bitmap that [`Self::load_intent`] wants to see; none if nothing has been kept.
     pub fn intent_pages(&self) -> Vec<IntentPage> {
         let Some(intent) = self.record.intent.filter(|intent| intent.since_generation != 0) else {
@@ -340,6 +368,13 @@ pub struct MemberFinding {
     pub generation: u64,
     /// Copies of its record have to be rewritten.
     pub rewrite: bool,
+}
+
+impl MemberFinding {
+    /// Place in the configuration of its drive, if it is there.
+    pub fn drive_index(&self) -> Option<u16> {
+        self.drive.as_ref().map(|(index, _, _)| *index)
+    }
 }
 
 /// What a member is good for.

@@ -64,6 +64,8 @@ pub struct DriveFacts {
 pub struct Opening {
     /// Cores that write to the journal, each to a lane of its own.
     pub lanes: u16,
+    /// Longest lane that a core has memory for, unless the group's rows need a longer one.
+    pub lane_blocks_max: u32,
     /// What became of the journal.
     pub replay: Replay,
     /// The engines mark each row in [`Group::intent`] before it is written in place while a member is lost; and when one gets lost,
@@ -75,6 +77,7 @@ impl Opening {
     /// One core that writes straight through: whatever an unclean stop left behind has to be resynchronised.
     pub const WRITE_THROUGH: Self = Self {
         lanes: 1,
+        lane_blocks_max: u32::MAX,
         replay: Replay::None,
         marks_intent: false,
     };

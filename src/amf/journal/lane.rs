@@ -333,6 +333,19 @@ impl Lane {
         }
     }
 
+    /// The lowest number that is owed to the drives.
+    pub fn lowest(&self) -> Option<u64> {
+        self.owed.front().map(|owed| owed.seq)
+    }
+
+    /// The number that the tail has to reach before any space comes back, if it is not this lane that holds it up.
+    pub fn space_waits_for(&self) -> Option<u64> {
+        let front = self.batches.front()?;
+        let own = self.lowest().is_some_and(|lowest| lowest <= front.seq_max);
+        let waits = front.state == State::Committed && front.seq_max > 0 && !own;
+        (waits && front.seq_max >= self.config.shared.tail()).then_some(front.seq_max + 1)
+    }
+
     /// Whether nothing is owed to the drives.
     pub fn is_retired(&self) -> bool {
         self.owed.is_empty()

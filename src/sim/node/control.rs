@@ -206,7 +206,7 @@ impl Node {
         if idle && resync.next_row >= step_end {
             resync.flushing = Some(resync.next_row);
             let command = core.take_slot(Owner::ResyncFlush, Vec::new());
-            core.submit(command, Request::Flush);
+            core.submit(command, Request::FlushDrives);
         }
         self.pump(0, out);
     }
@@ -281,7 +281,7 @@ impl Node {
         match self.phase {
             Phase::Open => {
                 let command = self.cores[0].take_slot(Owner::Close, Vec::new());
-                self.cores[0].submit(command, Request::Flush);
+                self.cores[0].submit(command, Request::FlushDrives);
                 self.pump(0, out);
             }
             Phase::Opening => self.group_event(Event::Stop, out),

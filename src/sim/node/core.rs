@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use nvme::crc32c;
 
+use super::LaneCall;
 use super::Owner;
 use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{Action, CommandId, Engine, GroupError, IoTag, Place, Request, ScrubOutcome};
@@ -30,6 +31,8 @@ pub(super) enum Ask {
     },
     /// Tell the core that keeps a row that this one wants it.
     Recall { core: u16, row: RowIndex },
+    /// Tell these cores, but never this one, something about the journal's lanes.
+    Lane { cores: u16, call: LaneCall },
     /// Tell other cores that a row is free.
     Wake { mask: u16, row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
@@ -116,6 +119,16 @@ impl Core {
         self.engine.recall(row, &mut self.actions);
     }
 
+    pub(super) fn lane(&mut self, from: u16, call: LaneCall) {
+        let out = &mut self.actions;
+        match call {
+            LaneCall::Hurry { below } => self.engine.hurry(from, below, out),
+            LaneCall::TailMoved => self.engine.tail_moved(out),
+            LaneCall::Commit { flush } => self.engine.commit(from, flush, out),
+            LaneCall::Committed { flush } => self.engine.committed_elsewhere(flush, out),
+        }
+    }
+
     pub(super) fn tick(&mut self) {
         self.engine.tick(&mut self.actions);
     }
@@ -151,6 +164,7 @@ impl Core {
                     Ask::Drive { .. }
                     | Ask::Wake { .. }
                     | Ask::Recall { .. }
+                    | Ask::Lane { .. }
                     | Ask::Fault { .. }
                     | Ask::Repair(_)
                     | Ask::Scrubbed { .. } => {
@@ -252,6 +266,10 @@ impl Core {
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
             message @ (Action::RecallCore { .. }
+            | Action::HurryCores { .. }
+            | Action::CommitCores { .. }
+            | Action::TailMoved { .. }
+            | Action::Committed { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::WakeCores { .. }
@@ -327,6 +345,22 @@ impl Core {
 fn message_to_others(action: Action) -> Ask {
     match action {
         Action::RecallCore { core, row } => Ask::Recall { core, row },
+        Action::HurryCores { below } => Ask::Lane {
+            cores: u16::MAX,
+            call: LaneCall::Hurry { below },
+        },
+        Action::CommitCores { flush } => Ask::Lane {
+            cores: u16::MAX,
+            call: LaneCall::Commit { flush },
+        },
+        Action::TailMoved { mask } => Ask::Lane {
+            cores: mask,
+            call: LaneCall::TailMoved,
+        },
+        Action::Committed { core, flush } => Ask::Lane {
+            cores: 1 << core,
+            call: LaneCall::Committed { flush },
+        },
         Action::ReportMedia {
             member,
             row,

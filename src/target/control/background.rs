@@ -235,7 +235,7 @@ impl Control {
                 .commands
                 .insert(Owner::Internal(InternalCommand::BackgroundFlush), None)
             {
-                Some(id) => core.queue_group(group, id, Request::Flush),
+                Some(id) => core.queue_group(group, id, Request::FlushDrives),
                 None => state.background.events.push_back(Event::Flushed { done: false }),
             },
             Action::Progress {

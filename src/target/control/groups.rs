@@ -10,14 +10,16 @@ use reactor::{CoreIndex, Io};
 use super::background::BackgroundControl;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
-use crate::amf::engine::{GroupError, Request};
+use crate::amf::engine::{Durability, GroupError, Request, WriteBackConfig};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
-    Action, Candidate, Creation, Event, Group, GroupState, Opening, RebuildWork, Report, RequestId,
+    Action, Candidate, Creation, Event, Group, GroupState, Opening, RebuildWork, Replay, Report, RequestId,
     SuperblockIo, VdiskSize, VdiskSpec,
 };
+use crate::amf::journal::replay::Report as ReplayReport;
+use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
-use crate::amf::superblock::{Name, RECORD_BYTES, Uuid, VdiskRecord};
+use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::target::array::{GroupShared, ScratchMemory};
@@ -42,6 +44,8 @@ pub struct GroupPlan {
     pub limits: Limits,
     /// Drives that are to be its spares, with fresh identities.
     pub spares: Vec<(u16, Uuid)>,
+    /// What became of its journal; `None` for a new group, and for one that has none.
+    pub replayed: Option<ReplayReport>,
 }
 
 impl GroupPlan {
@@ -113,6 +117,8 @@ pub(super) struct GroupControl {
     pub(super) background: BackgroundControl,
     /// Drives that the configuration wants as spares, until the group is open.
     pub(super) planned_spares: Vec<(u16, Uuid)>,
+    /// Cores that still bring dirty data to its place, before the group is closed.
+    draining: u16,
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
     /// Its members are being flushed for the last time.
@@ -150,6 +156,32 @@ impl GroupControl {
     }
 }
 
+/// What every core needs to write to a group's journal in the incarnation that begins now.
+fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&ReplayReport>) -> WriteBackConfig {
+    let block = machine.geometry().block();
+    WriteBackConfig {
+        layout: JournalLayout {
+            start: journal.start,
+            lane_blocks: journal.lane_blocks,
+            lanes: journal.lanes,
+            incarnation: journal.incarnation,
+            group: machine.uuid(),
+            block,
+        },
+        // Numbers go on above all that is there: a record of an earlier incarnation is dead, but it need not be confusing.
+        shared: Arc::new(JournalShared::new(
+            journal.lanes,
+            replayed.map_or(1, |report| report.next_seq.max(1)),
+        )),
+        durability: match machine.durability() {
+            superblock::Durability::Journal => Durability::Journal,
+            superblock::Durability::Ram => Durability::Ram,
+            superblock::Durability::None => unreachable!("such a group has no journal"),
+        },
+        write_blocks_max: WRITE_BYTES_MAX / block.bytes(),
+    }
+}
+
 impl Control {
     /// Opens one group: binds every core to it, then starts its machine.
     pub(super) fn open_group(
@@ -166,6 +198,9 @@ impl Control {
         };
         let geometry = machine.geometry();
         let background = BackgroundControl::new(&geometry, plan.limits);
+        let lane_blocks_max = assemble::ring_bytes(&geometry, self.memory_mib) >> geometry.block().shift();
+        let journal = machine.opening_journal(self.cores, lane_blocks_max);
+        let journal = journal.map(|journal| write_back(&machine, &journal, plan.replayed.as_ref()));
         let drives: Vec<Option<u16>> = (0..geometry.members())
             .map(|member| machine.drive_of(MemberIndex(member)))
             .collect();
@@ -186,7 +221,7 @@ impl Control {
                 ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
             },
             memory,
-            journal: None,
+            journal,
         });
         // Nothing is served under this set: the machine announces the first one when it is durable.
         let members = MemberSet {
@@ -206,6 +241,7 @@ impl Control {
             rebuild: None,
             background,
             planned_spares: plan.spares,
+            draining: 0,
             failed: None,
             is_closing: false,
         });
@@ -214,7 +250,11 @@ impl Control {
         }
         let opening = Opening {
             lanes: self.cores,
-            ..Opening::WRITE_THROUGH
+            lane_blocks_max,
+            replay: plan
+                .replayed
+                .map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
+            marks_intent: false,
         };
         self.group_event(core, io, index, Event::Start(opening));
         index
@@ -613,6 +653,7 @@ impl Control {
         result: Result<(), GroupError>,
     ) {
         match command {
+            InternalCommand::Drain => unreachable!("a core says itself that it has drained"),
             InternalCommand::Repair { number } => self.repair_done(core, io, number, result),
             InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),
@@ -654,10 +695,35 @@ impl Control {
 
     /// Closes one group: what hosts wrote without a Flush must be durable before "clean" is.
     fn close_open_group(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        if state.shared.journal.is_some() {
+            state.draining = self.cores;
+            for to in 0..self.cores {
+                core.tell(io, CoreIndex(to), Message::DrainGroup { group });
+            }
+        } else {
+            self.flush_and_close(core, io, group);
+        }
+    }
+
+    /// A core has brought its dirty data to its place, if it could.
+    pub(super) fn group_drained(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, drained: bool) {
+        let state = &mut self.groups[usize::from(group)];
+        assert!(state.draining > 0, "each core answers once");
+        state.draining -= 1;
+        if !drained {
+            // What is left stays in the journal, and is replayed at the next start.
+            self.close_unclean(io, group);
+        } else if state.draining == 0 && state.phase == Phase::Open {
+            self.flush_and_close(core, io, group);
+        }
+    }
+
+    fn flush_and_close(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
         let owner = Owner::Internal(InternalCommand::Close);
         match core.commands.insert(owner, None) {
             Some(command) => {
-                core.queue_group(group, command, Request::Flush);
+                core.queue_group(group, command, Request::FlushDrives);
                 core.run_queued(io, group);
             }
             None => self.close_unclean(io, group),

@@ -358,6 +358,7 @@ impl Control {
                 self.member_fault(core, io, group, member, error)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
+            ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
             ControlMessage::MemberDriveSet { group } => self.member_drive_set(core, io, group),
             ControlMessage::Counts {
                 core: from,

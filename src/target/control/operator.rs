@@ -303,9 +303,12 @@ impl Control {
             source: GroupSource::New(Box::new(creation)),
             limits: Limits::default(),
             spares: Vec::new(),
+            replayed: None,
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
-        let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare;
+        let ring = crate::target::assemble::spare_ring_bytes(self.memory_mib);
+        let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare
+            && crate::target::assemble::ring_bytes(&plan.geometry(), self.memory_mib) <= ring;
         if !fits || !std::mem::take(&mut self.has_spare_scratch) {
             return Err(ManageError::new(
                 ManageError::BUSY,

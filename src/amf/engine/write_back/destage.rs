@@ -67,7 +67,8 @@ impl Engine {
         let pressed = 2 * write_back.lane.used() > write_back.lane.capacity()
             || 2 * write_back.rows.rows_used() > super::ROWS_MAX as usize
             || !write_back.room_waiters.is_empty()
-            || !write_back.drain_waiters.is_empty();
+            || !write_back.drain_waiters.is_empty()
+            || write_back.is_hurried();
         // Those before it in the list are under way already, at most as many as may run.
         let oldest = write_back
             .rows

@@ -95,7 +95,7 @@ impl Work {
             | Self::Scrub { repair: true }
             | Self::Repair { .. }
             | Self::Destage => Inside::Alone,
-            Self::Flush | Self::Drain => unreachable!("these touch no row"),
+            Self::Flush | Self::FlushDrives | Self::Drain => unreachable!("these touch no row"),
         }
     }
 }
@@ -168,6 +168,12 @@ impl Engine {
         hold.inside = (count > 1).then_some((inside, count - 1));
         self.let_waiters_in(entry);
         self.settle_hold(entry, out);
+    }
+
+    /// The piece that has waited longest for its turn in a hold.
+    pub(in crate::amf::engine) fn first_in_hold_queue(&self, entry: u32) -> Option<u32> {
+        let write_back = self.write_back.as_ref()?;
+        write_back.holds[entry as usize].waiters.first()
     }
 
     /// A piece gives up its place in a hold's queue; those behind it may come in now.

@@ -4,6 +4,7 @@ use super::super::Action;
 use super::super::IoTag;
 use super::super::machine::Engine;
 use super::super::piece::{self, TAG_PIECES};
+use super::WriteBack;
 use crate::amf::MemberIndex;
 use crate::amf::journal::lane::{IN_FLIGHT_MAX, Obligation};
 
@@ -43,6 +44,24 @@ impl Retire {
     }
 }
 
+/// Space comes back to a lane only when the oldest entry of *all* lanes has moved on, so a core whose lane is full may have to wait
+/// for another that has plenty of room and no reason to destage.
+#[derive(Debug, Default)]
+pub(super) struct Hurry {
+    /// What this core has asked the others for.
+    asked: u64,
+    /// Others want everything of this core below this number retired.
+    below: u64,
+    /// Those cores; bit `i` is core `i`.
+    cores: u16,
+}
+
+impl WriteBack {
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurry.cores != 0
+    }
+}
+
 // Piece numbers from the top are no pieces: one for each batch under way, and one for the flush.
 const FLUSH_PIECE: u32 = TAG_PIECES - 1 - IN_FLIGHT_MAX as u32;
 
@@ -67,6 +86,7 @@ impl Engine {
         let write_back = self.write_back.as_mut().expect("there is a lane");
         let pressed = !write_back.room_waiters.is_empty()
             || !write_back.drain_waiters.is_empty()
+            || write_back.is_hurried()
             || 2 * write_back.lane.used() > write_back.lane.capacity();
         let retire = &mut write_back.retire;
         let due =
@@ -87,6 +107,43 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// Asks the other cores to retire what keeps this core's space in use, once for each number.
+    pub(super) fn hurry_others(&mut self, out: &mut Vec<Action>) {
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        let Some(below) = write_back.lane.space_waits_for() else {
+            return;
+        };
+        if below > write_back.hurry.asked {
+            write_back.hurry.asked = below;
+            out.push(Action::HurryCores { below });
+        }
+    }
+
+    /// Another core, whose lane is full, waits for this one to retire its entries below a number. Answered by [`Action::TailMoved`].
+    pub fn hurry(&mut self, core: u16, below: u64, out: &mut Vec<Action>) {
+        let Some(write_back) = self.write_back.as_mut() else {
+            return;
+        };
+        write_back.hurry.below = write_back.hurry.below.max(below);
+        write_back.hurry.cores |= 1 << core;
+        self.answer_hurry(out);
+        self.settle(out);
+    }
+
+    /// Another core has retired what this one waited for.
+    pub fn tail_moved(&mut self, out: &mut Vec<Action>) {
+        self.settle(out);
+    }
+
+    fn answer_hurry(&mut self, out: &mut Vec<Action>) {
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        let lowest = write_back.lane.lowest();
+        if write_back.is_hurried() && lowest.is_none_or(|lowest| lowest >= write_back.hurry.below) {
+            let mask = std::mem::take(&mut write_back.hurry.cores);
+            out.push(Action::TailMoved { mask });
+        }
     }
 
     pub(super) fn flush_answered(&mut self, member: MemberIndex, ok: bool, out: &mut Vec<Action>) {
@@ -116,6 +173,7 @@ impl Engine {
             write_back.lane.discharge(obligation);
         }
         retire.since = now;
+        self.answer_hurry(out);
         self.drained(out);
     }
 

@@ -406,15 +406,32 @@ impl Group {
 
     /// The journal as it will be in this incarnation: one lane for each core.
     fn cut_lanes(&self) -> Result<Option<JournalRecord>, FailReason> {
-        let Some(journal) = self.record.journal else {
+        if self.record.journal.is_none() {
             return Ok(None);
-        };
+        }
+        let Opening {
+            lanes,
+            lane_blocks_max,
+            ..
+        } = self.opening;
+        let cut = self.opening_journal(lanes, lane_blocks_max);
+        cut.ok_or(FailReason::JournalTooSmall(lanes)).map(Some)
+    }
+
+    /// The journal as it will lie once the group is opened by so many cores; `None` without a journal, or if its region is too small.
+    pub fn opening_journal(&self, lanes: u16, lane_blocks_max: u32) -> Option<JournalRecord> {
+        let journal = self.record.journal?;
         let least = lane_blocks_min(&self.record.geometry());
-        let lanes = self.opening.lanes;
-        let cut = journal.with_lanes(lanes, least, self.record.block);
-        let mut cut = cut.ok_or(FailReason::JournalTooSmall(lanes))?;
-        cut.incarnation += 1;
-        Ok(Some(cut))
+        let cut = journal.with_lanes(lanes, least, self.record.block)?;
+        // Whole pages, as all regions are measured: the least is rounded up, the most down.
+        const PAGE_BYTES: u32 = 4096;
+        let page = PAGE_BYTES / self.record.block.bytes();
+        let most = (lane_blocks_max - lane_blocks_max % page).max(least.next_multiple_of(page));
+        Some(JournalRecord {
+            lane_blocks: cut.lane_blocks.min(most),
+            incarnation: journal.incarnation + 1,
+            ..cut
+        })
     }
 
     /// The newest record is on all members. What the journal alone had to say about lost members has to be durable before the

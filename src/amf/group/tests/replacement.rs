@@ -5,6 +5,7 @@ use crate::amf::RowIndex;
 use crate::amf::superblock::MemberState;
 
 const MARKING: Event = Event::Start(Opening {
+    lane_blocks_max: u32::MAX,
     lanes: 1,
     replay: Replay::Done { rows: 0 },
     marks_intent: true,
