@@ -178,7 +178,8 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
             superblock::Durability::Ram => Durability::Ram,
             superblock::Durability::None => unreachable!("such a group has no journal"),
         },
-        write_blocks_max: WRITE_BYTES_MAX / block.bytes(),
+        // No piece of a write is longer than a row, and lanes are made for that.
+        write_blocks_max: (WRITE_BYTES_MAX / block.bytes()).min(machine.geometry().row_blocks()),
     }
 }
 
