@@ -291,6 +291,7 @@ impl Core {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn act(&mut self, io: &mut Io<Message>, group: u16, action: Action) {
         let g = usize::from(group);
         match action {

@@ -110,9 +110,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         addresses,
     } = listen(config)?;
     notes.extend(config.notes.iter().map(|note| note.text.clone()));
-    for note in &notes {
-        tracing::info!(note = %note, "note");
-    }
+    notes.iter().for_each(|note| tracing::info!(note = %note, "note"));
     let (ready, is_ready) = mpsc::sync_channel(1);
     let (stop, stop_requests) = mpsc::sync_channel(1);
     let drives = Arc::new(drives);

@@ -360,10 +360,9 @@ nsid = 1
 fn abort_ends_a_command_or_says_that_it_did_not() {
     let stage = Stage::set(SLOW);
     let mut host = Host::connect(stage.address());
-    // Of writes to one row one is at work, and the others wait for it.
-    let cids: Vec<u16> = (0..4)
-        .map(|seed| host.io[0].submit(write(1, 0, 1), &pattern(seed, 4096), 0))
-        .collect();
+    // One write is on its way to the journal, and those that read what it writes wait for it.
+    let mut cids = vec![host.io[0].submit(write(1, 0, 1), &pattern(0, 4096), 0)];
+    cids.extend((0..3).map(|_| host.io[0].submit(read(1, 0, 1), &[], 4096)));
     // Capsules are taken in order: when this one is refused, the others have been taken.
     assert!(
         host.io[0]

@@ -382,8 +382,11 @@ fn unreadable_blocks_are_repaired_from_the_others() {
         assert_eq!(drive.health.repairs_failed, 0);
         let (reads, errors) = (drive.reads, drive.health.media_errors);
         assert_holds(&mut host, &data);
+        // Counts arrive a little later.
+        stage.until("the drive itself is asked", |stage| {
+            stage.drive("d1").reads > reads
+        });
         let drive = stage.drive("d1");
-        assert!(drive.reads > reads, "the drive itself was asked");
         assert_eq!(drive.health.media_errors, errors, "and could read it");
         assert_eq!(stage.group("g").state, GroupState::Healthy);
     }

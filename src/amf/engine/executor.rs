@@ -129,6 +129,7 @@ impl Shape {
 }
 
 impl World {
+    #[expect(clippy::too_many_lines, reason = "a world has many parts")]
     pub fn new(shape: &Shape, seed: u64) -> Self {
         let start = MemberLba(3);
         let geometry = Geometry::new(
@@ -534,6 +535,7 @@ impl World {
         (0..g.capacity_blocks()).map(block).collect()
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn act(&mut self, core: usize, out: Vec<Action>) {
         for action in out {
             match action {

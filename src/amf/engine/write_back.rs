@@ -124,6 +124,9 @@ impl WriteBack {
             append_blocks_max,
             shared,
         });
+        let entries = u32::try_from(entries_max(block)).expect("a header has at most 125 entries");
+        // A run that goes over the end of a strip is two in the check strips.
+        let runs_max = ((entries - 1) / (2 * checks.max(1))).clamp(1, ROW_RUNS_MAX);
         Self {
             lane,
             durability,
@@ -152,9 +155,7 @@ impl WriteBack {
             hurry: retire::Hurry::default(),
             now: 0,
             lane_actions: Vec::with_capacity(64),
-            // A run that goes over the end of a strip is two in the check strips.
-            runs_max: ((entries_max(block) - 1) / (2 * checks.max(1) as usize))
-                .clamp(1, ROW_RUNS_MAX as usize) as u32,
+            runs_max,
         }
     }
 

@@ -96,7 +96,10 @@ fn a_wave_locks_its_rows_and_its_sources_once_and_in_order() {
             );
             assert!(locks.last().is_some_and(|last| *last < rows));
             for row in wave.from_row..wave.to_row {
-                let mut sources = waves.sources(row).map_or(1..=0, |(first, last)| first..=last);
+                let mut sources = waves
+                    .sources(row)
+                    .into_iter()
+                    .flat_map(|(first, last)| first..=last);
                 assert!(locks.contains(&row) && sources.all(|row| locks.contains(&row)));
             }
             frontier = wave.to_row;
@@ -132,11 +135,10 @@ impl Model {
         // A row without sources is cleared.
         let strips = row * self.new..((row + 1) * self.new).min(self.strips);
         strips
-            .map(|strip| {
+            .inspect(|strip| {
                 let content =
-                    self.rows[&(strip / self.old)].get(usize::try_from(strip % self.old).expect("few"));
-                assert_eq!(content, Some(&strip), "a source was overwritten before it moved");
-                strip
+                    self.rows[&(*strip / self.old)].get(usize::try_from(*strip % self.old).expect("few"));
+                assert_eq!(content, Some(strip), "a source was overwritten before it moved");
             })
             .collect()
     }

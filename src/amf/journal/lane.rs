@@ -382,7 +382,8 @@ impl Lane {
             let index = usize::try_from(self.next_issue - self.first).expect("as many as are in memory");
             let next = match self.batches.get(index) {
                 Some(batch) => batch.state == State::Closed || self.next_issue < self.wanted,
-                None if starved && self.tail_would_free() => {
+                // One at a time: only so much room is kept back for them, and what is under way may carry that tail.
+                None if starved && !self.is_busy() && self.tail_would_free() => {
                     self.open(0);
                     true
                 }

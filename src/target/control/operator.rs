@@ -41,6 +41,7 @@ const ID_BYTES: usize = 16;
 
 impl Control {
     /// Answers a call, at once or when the group has done what it asks for.
+    #[expect(clippy::too_many_lines, reason = "one arm for each request")]
     pub(in crate::target) fn manage(&mut self, core: &mut Core, io: &mut Io<Message>, call: ManageCall) {
         let ManageCall {
             request,
@@ -280,12 +281,7 @@ impl Control {
             level,
             strip_bytes,
             block,
-            durability: match create.durability {
-                None if level.is_redundant() => Durability::Journal,
-                None | Some(manage::Durability::None) => Durability::None,
-                Some(manage::Durability::Journal) => Durability::Journal,
-                Some(manage::Durability::Ram) => Durability::Ram,
-            },
+            durability: durability_of(create.durability, level),
             journal_bytes: create.journal_mib.map(|mib| u64::from(mib) << 20),
             exclusive_local: true,
             force: create.force,
@@ -310,11 +306,7 @@ impl Control {
         let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare
             && crate::target::assemble::ring_bytes(&plan.geometry(), self.memory_mib) <= ring;
         if !fits || !std::mem::take(&mut self.has_spare_scratch) {
-            return Err(ManageError::new(
-                ManageError::BUSY,
-                "the running cores have no memory left for the row operations of this group",
-                "name the group in the configuration with `create = true` and restart the node",
-            ));
+            return Err(no_memory_left());
         }
         let group = self.open_group(core, io, plan, ScratchMemory::Spare);
         Ok(Reply::Group(self.group_status(&self.groups[usize::from(group)])))
@@ -669,4 +661,22 @@ fn refusal(error: RequestError) -> ManageError {
     let text = error.to_string();
     let (message, remedy) = text.split_once(": ").unwrap_or((&text, ""));
     ManageError::new(code, message, remedy)
+}
+
+/// What a new group's writes wait for: the journal, where there is redundancy to protect, if nobody says otherwise.
+const fn durability_of(wanted: Option<manage::Durability>, level: Level) -> Durability {
+    match wanted {
+        None if level.is_redundant() => Durability::Journal,
+        None | Some(manage::Durability::None) => Durability::None,
+        Some(manage::Durability::Journal) => Durability::Journal,
+        Some(manage::Durability::Ram) => Durability::Ram,
+    }
+}
+
+fn no_memory_left() -> ManageError {
+    ManageError::new(
+        ManageError::BUSY,
+        "the running cores have no memory left for the row operations or the journal of this group",
+        "name the group in the configuration with `create = true` and restart the node",
+    )
 }

@@ -475,6 +475,7 @@ mod tests {
     use super::*;
     use crate::target::manage::*;
 
+    #[expect(clippy::too_many_lines, reason = "one line for each request")]
     fn every_request() -> Vec<Request> {
         let name = || "n0".to_owned();
         vec![
