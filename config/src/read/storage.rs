@@ -316,8 +316,13 @@ mod tests {
         refuses(&group("block_bytes = 1024"), 15, &["512 or 4096"]);
         refuses(&group("level = \"raid60\""), 15, &["did you mean \"raid6\"?"]);
         for level in Level::ALL {
-            let text = group(&format!("level = \"{}\"", level.name()));
-            assert_eq!(good(&text).groups[0].level, level);
+            let line = format!("level = \"{}\"", level.name());
+            let (drives, least) = (3, level.drives_min());
+            if drives >= least {
+                assert_eq!(good(&group(&line)).groups[0].level, level);
+            } else {
+                refuses(&group(&line), 14, &[&format!("needs at least {least}")]);
+            }
         }
         assert_eq!(good(&group("")).groups[0].level, Level::Raid5, "by default");
         refuses(&group("create = \"yes\""), 15, &["true or false"]);

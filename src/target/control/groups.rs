@@ -175,7 +175,9 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
         )),
         durability: match machine.durability() {
             superblock::Durability::Journal => Durability::Journal,
-            superblock::Durability::Ram => Durability::Ram,
+            // Acknowledging from memory waits for the superblock to say so first; until that is bound, such a group keeps more than it
+            // promises.
+            superblock::Durability::Ram => Durability::Journal,
             superblock::Durability::None => unreachable!("such a group has no journal"),
         },
         // No piece of a write is longer than a row, and lanes are made for that.

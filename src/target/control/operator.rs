@@ -253,12 +253,9 @@ impl Control {
             let known = Level::ALL.map(Level::name).join(", ");
             invalid(format!("level \"{}\" is not known; {known} are", create.level))
         })?;
-        let block = BlockSize::from_bytes(create.block_bytes).ok_or_else(|| {
-            invalid(format!(
-                "a block has 512 or 4096 bytes, not {}",
-                create.block_bytes
-            ))
-        })?;
+        let bytes = create.block_bytes;
+        let block = BlockSize::from_bytes(bytes)
+            .ok_or_else(|| invalid(format!("a block has 512 or 4096 bytes, not {bytes}")))?;
         let strip_bytes = create
             .strip_kib
             .checked_mul(1024)
