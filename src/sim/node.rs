@@ -22,6 +22,7 @@ use super::stamp::Block;
 use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{FailReason, Group, SuperblockIo};
+use crate::amf::journal::replay::IoId;
 use crate::amf::lock::LockTable;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -78,6 +79,8 @@ pub enum Asker {
     },
     /// The group machine.
     Superblock(SuperblockIo),
+    /// The replay of the journal.
+    Replay(IoId),
     /// Nobody any more.
     Nobody,
 }
@@ -144,6 +147,8 @@ pub(in crate::sim) enum Owner {
     Resync(u64),
     /// The flush before progress is made durable.
     ResyncFlush,
+    /// Dirty data of a core is brought to its place.
+    Drain,
     /// The flush before the group is closed.
     Close,
     /// Blocks of this member are written anew.
@@ -183,6 +188,10 @@ pub struct Node {
     compared: BTreeMap<u32, Result<(), GroupError>>,
     /// What the last scrub found, row by row.
     scrubbed: Vec<(RowIndex, ScrubOutcome)>,
+    /// Cores that still bring dirty data to its place, and what comes then.
+    draining: Option<control::Draining>,
+    /// Writes end in the journal.
+    journaled: bool,
     mutant: Mutant,
     /// Counts wake-ups, for the mutant that loses some.
     wakes: u32,
@@ -426,6 +435,7 @@ impl Node {
             Owner::ResyncFlush => self.resync_flushed(result.is_ok(), out),
             Owner::Repair(member) => self.repaired(member, result, out),
             Owner::Scrub(row) => self.scrub_row(row + 1, out),
+            Owner::Drain => self.core_drained(result.is_ok(), out),
             Owner::Close => self.close_flushed(result.is_ok(), out),
         }
     }

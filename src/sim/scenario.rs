@@ -36,6 +36,8 @@ pub struct Scenario {
     pub span: u32,
     /// The drives have a volatile write cache.
     pub cache: bool,
+    /// Writes end in the journal and are written back; else they go straight through. Means nothing without redundancy.
+    pub journal: bool,
     /// The drives are known to be zero, so that a new group needs no synchronisation.
     pub zeroed: bool,
     /// Power cuts and stops.
@@ -140,6 +142,7 @@ impl Scenario {
         commands: 150,
         span: 64,
         cache: true,
+        journal: false,
         zeroed: true,
         stops: Vec::new(),
         faults: Vec::new(),
@@ -165,6 +168,7 @@ impl Scenario {
             commands,
             span: random.between(4, 160),
             cache: random.chance(75),
+            journal: random.chance(70),
             zeroed: random.chance(70),
             stops: Vec::new(),
             faults: Vec::new(),
@@ -205,7 +209,7 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed={} level={} members={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} zeroed={}",
+            "seed={} level={} members={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
             self.seed,
             self.level.name(),
             self.members,
@@ -216,6 +220,7 @@ impl fmt::Display for Scenario {
             self.commands,
             self.span,
             u8::from(self.cache),
+            u8::from(self.journal),
             u8::from(self.zeroed)
         )?;
         for stop in &self.stops {
@@ -269,6 +274,7 @@ impl Scenario {
             "commands" => self.commands = value.parse().ok()?,
             "span" => self.span = value.parse().ok()?,
             "cache" => self.cache = value.parse::<u8>().ok()? != 0,
+            "journal" => self.journal = value.parse::<u8>().ok()? != 0,
             "zeroed" => self.zeroed = value.parse::<u8>().ok()? != 0,
             "stop" => self.stops.push(parse_stop(value)?),
             "fault" => self.faults.push(parse_fault(value)?),
@@ -276,6 +282,11 @@ impl Scenario {
             _ => return None,
         }
         Some(())
+    }
+
+    /// Whether the group has a journal at work.
+    pub const fn is_journaled(&self) -> bool {
+        self.journal && self.level.is_redundant()
     }
 
     /// Whether it can be run: shapes are legal, and faults name drives that there are.

@@ -174,6 +174,8 @@ pub struct World {
     /// When the last message between two cores arrives: they stay in order.
     mailed: BTreeMap<(u16, u16), u64>,
     node: Option<Node>,
+    /// The replay of the journal, before there is a node.
+    replaying: Option<life::Replaying>,
     history: Option<History>,
     underway: BTreeMap<u32, Underway>,
     stage: Stage,
@@ -240,6 +242,7 @@ impl World {
             drive_commands: 0,
             mailed: BTreeMap::new(),
             node: None,
+            replaying: None,
             history: None,
             underway: BTreeMap::new(),
             stage: Stage::Running,
@@ -407,6 +410,7 @@ impl World {
                 let result = result.map(|_| ());
                 self.with_node(|node, out| node.superblock_done(io, result, out));
             }
+            Asker::Replay(io) => self.replay_answered(io, result),
             Asker::Nobody => {}
         }
         self.look_around();
@@ -448,7 +452,12 @@ impl World {
             return;
         };
         if self.history.is_none() {
-            self.history = Some(History::new(disk.blocks(), Durability::Flushed));
+            let durability = if self.scenario.is_journaled() {
+                Durability::Acknowledged
+            } else {
+                Durability::Flushed
+            };
+            self.history = Some(History::new(disk.blocks(), durability));
         }
         for host in 0..self.scenario.hosts {
             for _ in 0..self.scenario.depth {

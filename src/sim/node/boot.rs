@@ -6,13 +6,14 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{Core, Effect, Node, Phase};
-use crate::amf::engine::{Engine, EngineConfig};
+use crate::amf::engine::{Durability as EngineDurability, Engine, EngineConfig, WriteBackConfig};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
-    AssembleOptions, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening, Refusal, assemble,
-    plan_create,
+    AssembleOptions, Candidate, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening,
+    Refusal, Replay, assemble, plan_create,
 };
-use crate::amf::journal::lane_blocks_min;
+use crate::amf::journal::replay::Report;
+use crate::amf::journal::{JournalLayout, JournalShared, lane_blocks_min};
 use crate::amf::lock::LockTable;
 use crate::amf::superblock::{
     Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
@@ -91,21 +92,25 @@ fn uuid(seed: u64, number: u64) -> Uuid {
 }
 
 impl Node {
-    /// Starts from what is on these drives. `accept`: the operator accepts a dirty degraded start.
-    pub fn find(
-        drives: &[DriveFacts],
-        accept: bool,
-        scenario: &Scenario,
-        out: &mut Vec<Effect>,
-    ) -> Result<Self, BootError> {
+    /// Finds the group on these drives.
+    pub fn find(drives: &[DriveFacts], scenario: &Scenario) -> Result<Candidate, BootError> {
         let options = AssembleOptions {
-            accept_dirty_degraded: if accept { vec![name()] } else { Vec::new() },
+            replays: scenario.is_journaled(),
             ..AssembleOptions::default()
         };
         let assembly = assemble(drives, &options);
         let group = assembly.groups.into_iter().next().ok_or(BootError::NotFound)?;
-        let candidate = group.outcome.map_err(BootError::Refused)?;
-        Ok(Self::start(Group::assembled(candidate), scenario, out))
+        group.outcome.map_err(BootError::Refused)
+    }
+
+    /// Starts a group that was found, after the replay of its journal.
+    pub fn open(
+        candidate: Candidate,
+        replayed: Option<Report>,
+        scenario: &Scenario,
+        out: &mut Vec<Effect>,
+    ) -> Self {
+        Self::start(Group::assembled(candidate), replayed, scenario, out)
     }
 
     /// Makes the group anew on these drives.
@@ -134,10 +139,10 @@ impl Node {
                 .collect(),
         };
         let creation = plan_create(&spec, &ids).map_err(BootError::Create)?;
-        Ok(Self::start(Group::form(creation), scenario, out))
+        Ok(Self::start(Group::form(creation), None, scenario, out))
     }
 
-    fn start(group: Group, scenario: &Scenario, out: &mut Vec<Effect>) -> Self {
+    fn start(group: Group, replayed: Option<Report>, scenario: &Scenario, out: &mut Vec<Effect>) -> Self {
         let geometry = group.geometry();
         let lock = LockTable::new(LOCK_SLOTS);
         let members = MemberSet {
@@ -148,6 +153,10 @@ impl Node {
             rebuilt_rows: 0,
         };
         let scratch_bytes = Engine::scratch_bytes_min(&geometry) + SCRATCH_STRIPS * geometry.strip_bytes();
+        let write_back = write_back(&group, replayed, scenario);
+        let ring_bytes = write_back
+            .as_ref()
+            .map_or(0, |journal| journal.layout.lane_blocks as usize * BLOCK_BYTES);
         let core = |core| {
             let engine = Engine::new(EngineConfig {
                 geometry,
@@ -157,9 +166,15 @@ impl Node {
                 pieces_max: PIECES,
                 scratch_bytes,
                 members,
-                write_back: None,
+                write_back: write_back.clone(),
             });
-            Core::new(engine, COMMANDS, scratch_bytes, geometry.strip_bytes(), 0)
+            Core::new(
+                engine,
+                COMMANDS,
+                scratch_bytes,
+                geometry.strip_bytes(),
+                ring_bytes,
+            )
         };
         let drives = (0..geometry.members()).map(|member| group.drive_of(MemberIndex(member)));
         let mut node = Self {
@@ -174,11 +189,14 @@ impl Node {
             places: BTreeMap::new(),
             compared: BTreeMap::new(),
             scrubbed: Vec::new(),
+            draining: None,
+            journaled: scenario.is_journaled(),
             mutant: scenario.mutant,
             wakes: 0,
         };
         let opening = Opening {
             lanes: scenario.cores,
+            replay: replayed.map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
             ..Opening::WRITE_THROUGH
         };
         node.group_event(Event::Start(opening), out);
@@ -218,6 +236,30 @@ impl Node {
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
         self.drives[usize::from(member.0)]
     }
+}
+
+/// What every core needs to write to the group's journal in the incarnation that begins now.
+fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> Option<WriteBackConfig> {
+    let journal = group
+        .opening_journal(scenario.cores, u32::MAX)
+        .filter(|_| scenario.is_journaled())?;
+    let geometry = group.geometry();
+    Some(WriteBackConfig {
+        layout: JournalLayout {
+            start: journal.start,
+            lane_blocks: journal.lane_blocks,
+            lanes: journal.lanes,
+            incarnation: journal.incarnation,
+            group: group.uuid(),
+            block: geometry.block(),
+        },
+        shared: Arc::new(JournalShared::new(
+            journal.lanes,
+            replayed.map_or(1, |report| report.next_seq.max(1)),
+        )),
+        durability: EngineDurability::Journal,
+        write_blocks_max: geometry.row_blocks(),
+    })
 }
 
 /// Bytes that a drive of this scenario has.

@@ -27,6 +27,21 @@ pub(super) struct Resync {
     flushing: Option<u64>,
 }
 
+/// Cores that bring dirty data to its place.
+#[derive(Debug)]
+pub(super) struct Draining {
+    cores: u16,
+    then: Then,
+}
+
+/// What comes when nothing is dirty any more.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Scrub,
+    Close,
+    GiveUp,
+}
+
 impl Node {
     /// Feeds the group machine and carries out what it wants.
     pub(super) fn group_event(&mut self, event: Event, out: &mut Vec<Effect>) {
@@ -260,10 +275,55 @@ impl Node {
         }
     }
 
-    /// Looks at every row, one after the other, and writes nothing; [`Node::scrubbed`] says what was found.
+    /// Brings all dirty data to its place, then looks at every row, one after the other, and writes nothing;
+    /// [`Node::scrubbed`] says what was found.
     pub fn scrub(&mut self, out: &mut Vec<Effect>) {
         self.scrubbed.clear();
-        self.scrub_row(0, out);
+        self.drain(Then::Scrub, out);
+    }
+
+    /// Has every core bring its dirty data to its place.
+    fn drain(&mut self, then: Then, out: &mut Vec<Effect>) {
+        if !self.journaled {
+            return self.drained(then, out);
+        }
+        let cores = u16::try_from(self.cores.len()).expect("at most 16 cores");
+        self.draining = Some(Draining { cores, then });
+        for core in 0..cores {
+            let at = &mut self.cores[usize::from(core)];
+            let command = at.take_slot(Owner::Drain, Vec::new());
+            at.submit(command, Request::Drain);
+            self.pump(core, out);
+        }
+    }
+
+    pub(super) fn core_drained(&mut self, done: bool, out: &mut Vec<Effect>) {
+        let draining = self
+            .draining
+            .as_mut()
+            .expect("cores drain because they were asked to");
+        draining.cores -= 1;
+        if !done {
+            // What is left stays in the journal, and is replayed at the next start.
+            draining.then = Then::GiveUp;
+        }
+        if draining.cores == 0 {
+            let then = draining.then;
+            self.draining = None;
+            self.drained(then, out);
+        }
+    }
+
+    fn drained(&mut self, then: Then, out: &mut Vec<Effect>) {
+        match then {
+            Then::Scrub => self.scrub_row(0, out),
+            Then::Close => {
+                let command = self.cores[0].take_slot(Owner::Close, Vec::new());
+                self.cores[0].submit(command, Request::FlushDrives);
+                self.pump(0, out);
+            }
+            Then::GiveUp => out.push(Effect::Stopped { clean: false }),
+        }
     }
 
     pub(super) fn scrub_row(&mut self, row: u64, out: &mut Vec<Effect>) {
@@ -279,11 +339,7 @@ impl Node {
     pub fn close(&mut self, out: &mut Vec<Effect>) {
         self.resync = None;
         match self.phase {
-            Phase::Open => {
-                let command = self.cores[0].take_slot(Owner::Close, Vec::new());
-                self.cores[0].submit(command, Request::FlushDrives);
-                self.pump(0, out);
-            }
+            Phase::Open => self.drain(Then::Close, out),
             Phase::Opening => self.group_event(Event::Stop, out),
             Phase::Failed(_) | Phase::Stopped => out.push(Effect::Stopped { clean: false }),
         }

@@ -1,13 +1,34 @@
 //! Starts, stops, power cuts and drive faults.
 
+use std::collections::BTreeMap;
+
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
-use crate::amf::group::{DriveFacts, FailReason, Refusal};
-use crate::sim::drive::{Drive, Trouble};
-use crate::sim::node::{BootError, Node, Phase, drive_facts};
+use crate::amf::MemberIndex;
+use crate::amf::group::{Candidate, DriveFacts, FailReason, Refusal};
+use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
+use crate::drive::DriveError;
+use crate::sim::drive::{Command, Drive, Trouble};
+use crate::sim::node::{Asker, BootError, Effect, Node, Phase, drive_facts};
 use crate::sim::scenario::{Fault, Stop};
+use crate::sim::stamp::{BLOCK_BYTES, Block};
 
 /// How long the power is away.
 const DARK_NS: u64 = 1_000_000;
+
+/// The replay of the journal, before there is a node.
+pub(super) struct Replaying {
+    machine: Replay,
+    candidate: Candidate,
+    asked: BTreeMap<IoId, Asked>,
+}
+
+/// What a drive was asked by the replay.
+#[derive(Clone, Copy)]
+enum Asked {
+    Read,
+    Write,
+    Flush,
+}
 
 impl World {
     /// Faults and stops whose time has come.
@@ -105,6 +126,7 @@ impl World {
             drive.cut(&mut self.random);
         }
         self.node = None;
+        self.replaying = None;
         self.queue.clear();
         self.askers.clear();
         self.mailed.clear();
@@ -144,15 +166,11 @@ impl World {
                 drive.recover();
             }
         }
-        let mut effects = Vec::new();
-        let mut found = Node::find(&self.facts(self.away), false, &self.scenario, &mut effects);
+        let mut found = Node::find(&self.facts(self.away), &self.scenario);
         if found.is_err() && self.away != 0 {
             // The operator brings the drive back.
             self.away = 0;
-            found = Node::find(&self.facts(0), false, &self.scenario, &mut effects);
-        }
-        if self.history.is_none() && found.is_err() {
-            found = Node::create(&self.facts(0), &self.scenario, &mut effects);
+            found = Node::find(&self.facts(0), &self.scenario);
         }
         let now = self.now;
         self.trace.note(&[now, 8, u64::from(found.is_ok())], || {
@@ -160,13 +178,140 @@ impl World {
             format!("{now} start: {outcome:?}")
         });
         match found {
-            Ok(node) => {
+            Ok(candidate) => {
                 self.harmed |= self.away;
-                self.node = Some(node);
-                self.later(TICK_NS, Event::Tick);
-                self.carry_out(effects);
+                self.begin_replay(candidate);
+            }
+            Err(_) if self.history.is_none() => {
+                let mut effects = Vec::new();
+                match Node::create(&self.facts(0), &self.scenario, &mut effects) {
+                    Ok(node) => self.node_starts(node, effects),
+                    Err(error) => self.judge_refusal(&error),
+                }
             }
             Err(error) => self.judge_refusal(&error),
+        }
+    }
+
+    fn node_starts(&mut self, node: Node, effects: Vec<Effect>) {
+        self.node = Some(node);
+        self.later(TICK_NS, Event::Tick);
+        self.carry_out(effects);
+    }
+
+    /// Begins the replay of the journal, or the group at once if it has none.
+    fn begin_replay(&mut self, candidate: Candidate) {
+        let machine = candidate.replay().filter(|_| self.scenario.is_journaled());
+        let Some(machine) = machine else {
+            let mut effects = Vec::new();
+            let node = Node::open(candidate, None, &self.scenario, &mut effects);
+            return self.node_starts(node, effects);
+        };
+        self.replaying = Some(Replaying {
+            machine,
+            candidate,
+            asked: BTreeMap::new(),
+        });
+        self.replay_event(replay::Event::Start);
+    }
+
+    /// A drive has answered the replay.
+    pub(super) fn replay_answered(&mut self, io: IoId, result: Result<Vec<Block>, DriveError>) {
+        let Some(replaying) = &mut self.replaying else {
+            return; // It has ended, and whatever was still under way does not matter.
+        };
+        let asked = replaying.asked.remove(&io);
+        let event = match asked.expect("a drive answers what it was asked") {
+            Asked::Read => replay::Event::ReadDone {
+                io,
+                result: result.map(|data| data.iter().flat_map(|block| *block.bytes()).collect()),
+            },
+            Asked::Write => replay::Event::Written {
+                io,
+                result: result.map(|_| ()),
+            },
+            Asked::Flush => replay::Event::Flushed {
+                io,
+                result: result.map(|_| ()),
+            },
+        };
+        self.replay_event(event);
+    }
+
+    fn replay_event(&mut self, event: replay::Event) {
+        let mut actions = Vec::new();
+        let replaying = self.replaying.as_mut().expect("a replay is under way");
+        replaying.machine.handle(event, &mut actions);
+        for action in actions {
+            self.replay_action(action);
+        }
+    }
+
+    fn replay_action(&mut self, action: replay::Action) {
+        let Some(replaying) = &mut self.replaying else {
+            return;
+        };
+        let drive = |member: MemberIndex| {
+            let finding = &replaying.candidate.members[usize::from(member.0)];
+            finding
+                .drive_index()
+                .expect("replay asks only members that are there")
+        };
+        let (io, drive, command, asked) = match action {
+            replay::Action::Read {
+                io,
+                member,
+                lba,
+                blocks,
+            } => {
+                let command = Command::Read { lba: lba.0, blocks };
+                (io, drive(member), command, Asked::Read)
+            }
+            replay::Action::Write {
+                io,
+                member,
+                lba,
+                data,
+                fua,
+            } => {
+                let data = data.chunks(BLOCK_BYTES).map(Block::new).collect();
+                let lba = lba.0;
+                (io, drive(member), Command::Write { lba, data, fua }, Asked::Write)
+            }
+            replay::Action::Flush { io, member } => (io, drive(member), Command::Flush, Asked::Flush),
+            replay::Action::Progress { .. } => return,
+            replay::Action::Done(report) => return self.replayed(report),
+            replay::Action::Failed(error) => return self.judge_replay(error),
+        };
+        replaying.asked.insert(io, asked);
+        self.ask_drive(drive, command, Asker::Replay(io));
+    }
+
+    fn replayed(&mut self, report: replay::Report) {
+        let Replaying { candidate, .. } = self.replaying.take().expect("it has just ended");
+        let now = self.now;
+        self.trace
+            .note(&[now, 9, report.rows], || format!("{now} replayed: {report:?}"));
+        let mut effects = Vec::new();
+        let node = Node::open(candidate, Some(report), &self.scenario, &mut effects);
+        self.node_starts(node, effects);
+    }
+
+    /// A replay may fail only for want of what is lost.
+    fn judge_replay(&mut self, error: ReplayError) {
+        let unreadable = self.drives.iter().any(Drive::has_unreadable);
+        let legal = match error {
+            ReplayError::Row { .. } => unreadable,
+            ReplayError::CheckDataNotTrusted { .. } => !self.scenario.zeroed && self.harmed != 0,
+            ReplayError::Member { .. } | ReplayError::TooManyMembersLost | ReplayError::Journal(_) => false,
+        };
+        self.replaying = None;
+        self.stage = Stage::Over(Ending::Refused);
+        if !legal {
+            self.violate(Violation::Refused(format!(
+                "{error}; harmed drives: {:b}",
+                self.harmed
+            )));
         }
     }
 
@@ -182,7 +327,9 @@ impl World {
                 self.is_too_much_lost()
             }
             // Without a journal nobody can say what the rows hold that were being written.
-            BootError::Refused(Refusal::DirtyDegraded { .. }) => self.harmed != 0,
+            BootError::Refused(Refusal::DirtyDegraded { .. }) => {
+                self.harmed != 0 && !(self.scenario.is_journaled() && self.scenario.zeroed)
+            }
             BootError::Refused(_) | BootError::NotFound | BootError::Create(_) => false,
         };
         self.stage = Stage::Over(Ending::Refused);
@@ -196,7 +343,10 @@ impl World {
     pub(super) fn judge_failure(&mut self, why: FailReason) {
         let legal = match why {
             FailReason::TooManyMembersLost => self.is_too_much_lost(),
-            FailReason::ParityUntrusted | FailReason::CreationFailed => self.harmed != 0,
+            FailReason::CreationFailed => self.harmed != 0,
+            FailReason::ParityUntrusted => {
+                self.harmed != 0 && !(self.scenario.is_journaled() && self.scenario.zeroed)
+            }
             FailReason::GenerationsUsedUp | FailReason::JournalTooSmall(_) => false,
         };
         self.stage = Stage::Over(Ending::GroupFailed);
