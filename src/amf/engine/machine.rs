@@ -470,6 +470,10 @@ impl Engine {
         let piece = &mut self.pieces[index as usize];
         assert!(piece.state == State::Free, "a free piece is free");
         *piece = Piece::new(command, work, row);
+        if self.write_back.is_some() && !self.geometry.survives(self.lock.members().failed) {
+            // Rows with dirty data that has nowhere to go stay held: who came now would wait for them for ever.
+            return self.end_piece(index, Err(GroupError::TooManyMembersLost), out);
+        }
         if self.take_room(index) {
             self.take_lock(index, out);
         }

@@ -90,13 +90,15 @@ impl World {
         }
     }
 
-    /// Whether all that is left is a synchronisation that needs blocks which a drive cannot give back. Without a journal
-    /// nobody has them: regenerating them from check data that may not fit would be a guess.
+    /// Whether all that is left needs blocks which a drive cannot give back, and for which no check data stand in because
+    /// they are not believed, or members are lost: a synchronisation, or bringing a row's dirty data to its place.
     pub(super) fn waits_for_unreadable(&self) -> bool {
-        let untrusted = |node: &Node| node.members().is_some_and(|members| !members.parity_trusted);
+        let helpless = |node: &Node| {
+            let members = node.members();
+            members.is_some_and(|members| !members.parity_trusted || members.failed != 0)
+        };
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
-        let settling = self.stage == Stage::Settling && self.underway.is_empty();
-        settling && unreadable && self.node.as_ref().is_some_and(untrusted)
+        unreadable && self.node.as_ref().is_some_and(helpless)
     }
 
     fn has_mail(&self) -> bool {
