@@ -646,7 +646,13 @@ impl Engine {
 
     /// Ends a piece that waits for room, its lock or its turn in a hold.
     pub(super) fn leave_queue(&mut self, index: u32, result: Result<(), GroupError>, out: &mut Vec<Action>) {
-        let Piece { state, slot, row, .. } = self.pieces[index as usize];
+        let Piece {
+            state,
+            slot,
+            row,
+            work,
+            ..
+        } = self.pieces[index as usize];
         match state {
             State::AwaitingRoom => self.leave_room_queue(index),
             State::AwaitingLock => {
@@ -655,6 +661,12 @@ impl Engine {
                     let wake = self.lock.withdraw(row.row, self.core);
                     self.tell(wake, row.row, out);
                 }
+            }
+            State::AwaitingHold if work == Work::Destage => {
+                // It belongs to no command.
+                self.destage_ended(index, result.is_ok());
+                self.leave_hold_queue(index, out);
+                return self.end_destage_piece(index, out);
             }
             State::AwaitingHold => self.leave_hold_queue(index, out),
             State::Free
