@@ -2,7 +2,7 @@
 //!
 //! A [`Scenario`] says everything about a run; [`run`] carries it out and judges it, and the same scenario does the
 //! same, event for event. [`check`] is for tests and `braid sim`: it tries seeds, and makes a run that fails
-//! smaller. [`sweep`] looks at one operation instead, and at every state that a power cut could leave.
+//! smaller. [`sweep`] looks at a few operations instead, and at every state that a power cut could leave.
 //! Knows no real time, thread or file.
 
 pub mod check;
@@ -18,4 +18,4 @@ pub mod world;
 
 pub use check::{Failure, check, try_seed};
 pub use scenario::{Fault, Mutant, Scenario, Stop};
-pub use world::{Ending, Report, Violation, run};
+pub use world::{Ending, Report, Swept, Violation, run, sweep};

@@ -6,6 +6,9 @@
 
 mod audit;
 mod life;
+mod sweep;
+
+pub use sweep::{Swept, sweep};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -146,6 +149,8 @@ struct Underway {
 /// What the run is waiting for, in order of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Somebody says what hosts ask, and when the node closes.
+    Scripted,
     /// Hosts ask.
     Running,
     /// Hosts ask nothing more; when all is answered the node is closed.
@@ -213,9 +218,12 @@ pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
         audits: world.audits,
         ending: match world.stage {
             Stage::Over(ending) => ending,
-            Stage::Running | Stage::Draining | Stage::Closing | Stage::Settling | Stage::Scrubbing => {
-                Ending::Audited
-            }
+            Stage::Scripted
+            | Stage::Running
+            | Stage::Draining
+            | Stage::Closing
+            | Stage::Settling
+            | Stage::Scrubbing => Ending::Audited,
         },
         time_ns: world.now,
         lines: world.trace.into_lines(),
@@ -489,6 +497,17 @@ impl World {
         let node = self.node.as_ref().expect("hosts ask a node that runs");
         let span = history.len().min(u64::from(self.scenario.span));
         let question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
+        self.ask(host, question);
+        if self.issued >= self.scenario.commands {
+            self.stage = Stage::Settling;
+        }
+        self.look_around();
+    }
+
+    /// A host asks this.
+    fn ask(&mut self, host: u16, question: host::Question) {
+        let history = self.history.as_mut().expect("hosts begin when there is a disk");
+        let node = self.node.as_ref().expect("hosts ask a node that runs");
         let host::Question { wish, lba, blocks } = question;
         let command = history.begin(wish, lba, blocks);
         let untrusted = node.members().is_none_or(|members| !members.parity_trusted);
@@ -510,10 +529,6 @@ impl World {
                 )
             });
         self.submit(core, command, wish, lba, blocks);
-        if self.issued >= self.scenario.commands {
-            self.stage = Stage::Settling;
-        }
-        self.look_around();
     }
 
     fn submit(&mut self, core: u16, command: u32, wish: Wish, lba: u64, blocks: u32) {

@@ -86,7 +86,7 @@ impl World {
                     self.audit();
                 }
             }
-            Stage::Running | Stage::Closing | Stage::Over(_) => {}
+            Stage::Scripted | Stage::Running | Stage::Closing | Stage::Over(_) => {}
         }
     }
 
