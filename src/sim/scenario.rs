@@ -93,13 +93,15 @@ pub enum Mutant {
     TrustedParity,
     /// Nothing is resynchronised.
     NoResync,
+    /// The journal is not replayed, and the group opened as if it had been.
+    NoReplay,
     /// One wake-up between cores in four gets lost.
     LostWakes,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -109,6 +111,7 @@ impl Mutant {
         Self::EarlyMembers,
         Self::TrustedParity,
         Self::NoResync,
+        Self::NoReplay,
         Self::LostWakes,
     ];
 
@@ -124,6 +127,7 @@ impl Mutant {
             Self::EarlyMembers => "early-members",
             Self::TrustedParity => "trusted-parity",
             Self::NoResync => "no-resync",
+            Self::NoReplay => "no-replay",
             Self::LostWakes => "lost-wakes",
         }
     }

@@ -9,7 +9,7 @@ use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
 use crate::drive::DriveError;
 use crate::sim::drive::{Command, Drive, Trouble};
 use crate::sim::node::{Asker, BootError, Effect, Node, Phase, drive_facts};
-use crate::sim::scenario::{Fault, Stop};
+use crate::sim::scenario::{Fault, Mutant, Stop};
 use crate::sim::stamp::{BLOCK_BYTES, Block};
 
 /// How long the power is away.
@@ -203,10 +203,14 @@ impl World {
 
     /// Begins the replay of the journal, or the group at once if it has none.
     fn begin_replay(&mut self, candidate: Candidate) {
-        let machine = candidate.replay().filter(|_| self.scenario.is_journaled());
+        let mutant = self.scenario.mutant == Mutant::NoReplay;
+        let machine = candidate
+            .replay()
+            .filter(|_| self.scenario.is_journaled() && !mutant);
         let Some(machine) = machine else {
             let mut effects = Vec::new();
-            let node = Node::open(candidate, None, &self.scenario, &mut effects);
+            let pretended = mutant.then(replay::Report::default);
+            let node = Node::open(candidate, pretended, &self.scenario, &mut effects);
             return self.node_starts(node, effects);
         };
         self.replaying = Some(Replaying {
