@@ -1,7 +1,7 @@
 //! Runs whole arrays on one thread, from one seed: the real state machines with simulated time, drives and hosts.
 //!
 //! A [`Scenario`] says everything about a run; [`run`] carries it out and judges it, and the same scenario does the
-//! same, event for event. [`check`] is for tests and `braid sim`: it tries seeds, and makes a run that fails
+//! same, event for event. [`check()`] is for tests and `braid sim`: it tries seeds, and makes a run that fails
 //! smaller. [`sweep`] looks at a few operations instead, and at every state that a power cut could leave.
 //! Knows no real time, thread or file.
 
