@@ -279,7 +279,7 @@ pub struct GroupCreateArgs {
     /// Logical block size in bytes, 512 or 4096
     #[arg(long, value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT)]
     pub block_bytes: u32,
-    /// When a write counts as done: journal (on the drives) or ram (in memory; a Flush brings it to the drives) [default: journal]
+    /// When a write counts as done: journal (on the drives) or ram (in memory; for now such a group is kept like journal) [default: journal]
     #[arg(long, value_parser = parse_durability)]
     pub durability: Option<Durability>,
     /// MiB of the journal on each drive [default: what suits the drives]
