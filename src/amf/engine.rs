@@ -8,6 +8,7 @@
 //! holder could hold, so all of them end. All memory is laid out at the start. Deliberately knows
 //! neither time nor threads, drives or buffers: it asks by [`Action`] and is told by calls.
 
+mod answer;
 mod hang;
 mod machine;
 mod piece;
@@ -15,6 +16,7 @@ mod rebuild;
 mod repair;
 mod scratch;
 mod scrub;
+mod tag;
 mod write_back;
 
 pub use hang::ScratchHold;

@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::executor::{Owed, Random, Shape, World, drive_io};
-use super::piece::{IO_TAG_SHIFT, State};
+use super::piece::State;
+use super::tag::IO_TAG_SHIFT;
 use super::*;
 use crate::amf::MemberIndex;
 use crate::amf::geometry::Level;

@@ -6,8 +6,8 @@
 //! it go *and* every holder has released it. Buffers of commands are the runtime's own, which keeps them likewise.
 
 use super::machine::Engine;
-use super::piece::IO_TAG_SHIFT;
 use super::scratch::Span;
+use super::tag::IO_TAG_SHIFT;
 use super::{Action, IoTag};
 
 /// A span of scratch that is held for a drive that has not answered; give it back to [`Engine::release_scratch`].

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::hang::Held;
-use super::piece::{IO_TAG_SHIFT, Piece, State, Work};
+use super::piece::{Piece, State, Work};
 use super::rebuild::{REBUILDS_MAX, RowTurn};
 use super::scratch::Scratch;
+use super::tag::IO_TAG_SHIFT;
 use super::write_back::{DESTAGES_MAX, WriteBack};
 use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
 use crate::amf::geometry::{Geometry, RowPiece};

@@ -1,29 +1,17 @@
-//! The engine's row operations: reading, comparing, writing, and what happens when a member fails.
+//! The engine's row operations: what each is, how it begins and how it ends.
 
-use super::machine::{Engine, PIECES_MAX};
+use super::machine::Engine;
 use super::scratch::Span;
 use super::scrub::Scan;
+use super::tag::{next_tag, tag};
 use super::write_back::Room;
-use super::{Action, CommandId, GroupError, IoTag, Place};
+use super::{Action, CommandId, GroupError, Place};
 use crate::amf::cache::EntryIndex;
 use crate::amf::geometry::RowPiece;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{Members, Mode};
 use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Target};
 use crate::amf::{MEMBERS_MAX, MemberIndex};
-use crate::drive::DriveError;
-
-// An I/O tag is: piece | run (7 bits) | member (5 bits). The run tells a member's transfers of one phase apart: of a
-// write of 64 extents every other interval of a strip may be one of its own, and two more are cut by columns' ends.
-const MEMBER_BITS: u32 = 5;
-const RUN_BITS: u32 = 7;
-pub(super) const IO_TAG_SHIFT: u32 = MEMBER_BITS + RUN_BITS;
-
-/// Numbers that the piece field of a tag can have.
-pub(super) const TAG_PIECES: u32 = 1 << (u32::BITS - IO_TAG_SHIFT);
-
-const _: () = assert!(1 << MEMBER_BITS == MEMBERS_MAX);
-const _: () = assert!(1 << RUN_BITS >= row::EXTENTS_MAX + 2);
 
 /// What a row operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,14 +137,14 @@ pub(super) struct Piece {
     /// Members that gave errors in this phase.
     pub(super) errors: u32,
     /// Members of which blocks could not be read in this phase, though they answer.
-    unreadable: u32,
+    pub(super) unreadable: u32,
     /// Members that a rebuild writes.
     pub(super) targets: u32,
     /// How far a scrub has looked.
     pub(super) scan: Scan,
     pub(super) scratch: Option<Span>,
     /// One strip of one live member, straight into the buffer: there is no plan to make again.
-    direct: bool,
+    pub(super) direct: bool,
     /// The hold that it is inside of or waits for.
     pub(super) hold: Option<EntryIndex>,
     /// Room in the lane that was promised to it.
@@ -342,7 +330,7 @@ impl Engine {
 
     /// The one transfer that a read inside one strip is, if it is that and the strip or a copy of it can be read.
     #[inline]
-    fn direct_read(&self, piece: &Piece) -> Option<RowIo> {
+    pub(super) fn direct_read(&self, piece: &Piece) -> Option<RowIo> {
         let RowPiece {
             row,
             start_blocks,
@@ -530,161 +518,6 @@ impl Engine {
         }
     }
 
-    /// A drive's answer: the last one of a phase leads to the next.
-    #[inline]
-    pub(super) fn member_done(&mut self, io: IoTag, result: Result<(), DriveError>, out: &mut Vec<Action>) {
-        let index = io.0 >> IO_TAG_SHIFT;
-        if index > PIECES_MAX {
-            return self.write_back_io_done(io, result, out);
-        }
-        let piece = &mut self.pieces[index as usize];
-        assert!(piece.pending > 0, "a drive answers what it was asked, once");
-        piece.pending -= 1;
-        if let Err(error) = result {
-            self.note_error(io, error, out);
-        }
-        let piece = &self.pieces[index as usize];
-        if piece.pending > 0 {
-            return;
-        }
-        match (piece.state, piece.errors | piece.unreadable == 0) {
-            // Nothing of it is written, so nothing has to be: its host may write there another way.
-            (State::Reading, _) if self.commands[piece.command as usize].given_up => {
-                self.finish(index, Err(GroupError::Aborted), out);
-            }
-            (State::Reading, true) if piece.direct => {
-                self.overlay(index, Target::User, out);
-                self.finish(index, Ok(()), out);
-            }
-            (State::Reading, true) => {
-                let mut plan = std::mem::take(&mut self.plan);
-                self.make_plan(index, &mut plan)
-                    .expect("the plan that was made once can be made again");
-                self.reads_done(index, &plan, out);
-                self.plan = plan;
-            }
-            (State::Reading, false) => self.reads_failed(index, out),
-            (State::Writing, true) => self.writes_done(index, out),
-            (State::Writing, false) => self.writes_failed(index, out),
-            (State::Verifying, read) => self.read_back(index, read, out),
-            (
-                State::Free
-                | State::AwaitingRoom
-                | State::AwaitingLock
-                | State::AwaitingHold
-                | State::AwaitingScratch
-                | State::Comparing
-                | State::AwaitingCommit
-                | State::AwaitingCommits
-                | State::AwaitingDrain
-                | State::AwaitingMembersToPlan
-                | State::AwaitingMembersToEnd
-                | State::AwaitingTurn,
-                _,
-            ) => unreachable!("a piece with a drive's answer to come reads or writes"),
-        }
-    }
-
-    fn writes_done(&mut self, index: u32, out: &mut Vec<Action>) {
-        match self.pieces[index as usize].work {
-            Work::Rebuild => self.await_turn(index),
-            Work::Repair { .. } => self.issue_read_back(index, out),
-            Work::Scrub { .. } => self.scrub_repaired(index, out),
-            Work::Write { .. }
-            | Work::ZeroRow { .. }
-            | Work::Resync
-            | Work::Flush
-            | Work::FlushDrives
-            | Work::Destage => {
-                self.finish(index, Ok(()), out);
-            }
-            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
-                unreachable!("these do not write")
-            }
-        }
-    }
-
-    /// Blocks that a member cannot give back are no failure of the member: others have them too.
-    fn note_error(&mut self, io: IoTag, error: DriveError, out: &mut Vec<Action>) {
-        let index = io.0 >> IO_TAG_SHIFT;
-        let member = member_of(io);
-        let piece = &mut self.pieces[index as usize];
-        if error == DriveError::Media && piece.state == State::Reading {
-            piece.unreadable |= 1 << member.0;
-            // A repair has its result. If it reported what it meets, repairs of two blocks that need each other
-            // would call each other for ever.
-            if matches!(piece.work, Work::Repair { .. }) {
-                return;
-            }
-            let row = piece.row.row;
-            let read = self.read_of(io);
-            out.push(Action::ReportMedia {
-                member,
-                row,
-                offset_blocks: read.offset_blocks,
-                blocks: read.blocks,
-            });
-            return;
-        }
-        piece.errors |= 1 << member.0;
-        if self.lock.lost() >> member.0 & 1 == 0 {
-            out.push(Action::ReportFault { member, error });
-        }
-    }
-
-    /// The read that has this tag: the plan is made again to see which it was.
-    fn read_of(&mut self, io: IoTag) -> RowIo {
-        let index = io.0 >> IO_TAG_SHIFT;
-        let piece = &self.pieces[index as usize];
-        if piece.direct {
-            return self.direct_read(piece).expect("it was found once");
-        }
-        let mut plan = std::mem::take(&mut self.plan);
-        self.make_plan(index, &mut plan)
-            .expect("the plan that was made once can be made again");
-        let run = io.0 >> MEMBER_BITS & ((1 << RUN_BITS) - 1);
-        let mut reads = plan.reads.iter().filter(|read| read.member == member_of(io));
-        let read = *reads.nth(run as usize).expect("it was asked for");
-        self.plan = plan;
-        read
-    }
-
-    /// All that the plan wanted to read is there.
-    fn reads_done(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
-        let shift = self.geometry.block().shift();
-        let piece = &self.pieces[index as usize];
-        if piece.work == Work::Destage {
-            return self.destage_read(index, plan, out);
-        }
-        push_steps(piece, shift, &plan.steps, out);
-        let piece = *piece;
-        match piece.work {
-            Work::Read => {
-                self.overlay(index, Target::User, out);
-                self.finish(index, Ok(()), out);
-            }
-            Work::Compare | Work::CompareThenWrite { .. } => {
-                self.overlay(index, Target::Scratch, out);
-                self.pieces[index as usize].state = State::Comparing;
-                self.pieces[index as usize].pending = 1;
-                out.push(Action::Compare {
-                    io: tag(index, 0, MemberIndex(0)),
-                    a: place(&piece, shift, Area::Scratch(0)),
-                    b: place(&piece, shift, Area::User(0)),
-                    bytes: piece.row.blocks << shift,
-                });
-            }
-            Work::Write { fua, .. } => self.issue_writes(index, &plan.writes, fua, out),
-            Work::Resync | Work::Rebuild | Work::Repair { .. } => {
-                self.issue_writes(index, &plan.writes, false, out);
-            }
-            Work::Scrub { .. } => self.begin_scan(index, out),
-            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Destage | Work::Drain => {
-                unreachable!("these do not read, or were sent on")
-            }
-        }
-    }
-
     /// Has steps of a piece computed.
     pub(super) fn compute(&self, index: u32, steps: &[Step], out: &mut Vec<Action>) {
         let piece = &self.pieces[index as usize];
@@ -715,145 +548,6 @@ impl Engine {
                 from: place(piece, self.geometry.block().shift(), area),
                 fua,
             });
-        }
-    }
-
-    pub(super) fn comparison_done(&mut self, io: IoTag, equal: bool, out: &mut Vec<Action>) {
-        let index = io.0 >> IO_TAG_SHIFT;
-        let piece = &mut self.pieces[index as usize];
-        assert!(
-            piece.state == State::Comparing && piece.pending == 1,
-            "a comparison is answered once"
-        );
-        piece.pending = 0;
-        if self.commands[piece.command as usize].given_up {
-            return self.finish(index, Err(GroupError::Aborted), out);
-        }
-        match piece.work {
-            Work::Scrub { .. } => return self.scan_on(index, equal, out),
-            Work::Repair { .. } => return self.verified(index, equal, out),
-            Work::Compare
-            | Work::CompareThenWrite { .. }
-            | Work::Read
-            | Work::Write { .. }
-            | Work::ZeroRow { .. }
-            | Work::Resync
-            | Work::Rebuild
-            | Work::Destage
-            | Work::Drain
-            | Work::Flush
-            | Work::FlushDrives => {}
-        }
-        if !equal {
-            return self.finish(index, Err(GroupError::CompareFailed), out);
-        }
-        let Work::CompareThenWrite { write, fua } = piece.work else {
-            return self.finish(index, Ok(()), out);
-        };
-        // The lock stays: nothing may come in between.
-        piece.work = Work::Write {
-            source: Source::User,
-            fua,
-        };
-        piece.buffer = write;
-        piece.avoid = 0;
-        self.commands[piece.command as usize].compared = true;
-        self.drop_scratch(index);
-        self.begin(index, out);
-    }
-
-    /// Nothing has been written, so the piece can start over without the members that failed it.
-    fn reads_failed(&mut self, index: u32, out: &mut Vec<Action>) {
-        self.drop_scratch(index);
-        let durable = self.members_of(index).failed;
-        let piece = &mut self.pieces[index as usize];
-        piece.direct = false;
-        piece.avoid |= std::mem::take(&mut piece.unreadable);
-        match piece.work {
-            Work::Read | Work::Compare | Work::CompareThenWrite { .. } => {
-                // Reading around a member promises nothing about it, so this need not wait.
-                piece.avoid |= std::mem::take(&mut piece.errors);
-                self.begin(index, out);
-            }
-            Work::Write { .. }
-            | Work::Resync
-            | Work::Rebuild
-            | Work::Scrub { .. }
-            | Work::Repair { .. }
-            | Work::Destage => {
-                if !self.geometry.survives(durable | piece.errors) {
-                    self.finish(index, Err(GroupError::TooManyMembersLost), out);
-                } else if piece.errors & !durable == 0 {
-                    piece.errors = 0;
-                    self.begin(index, out);
-                } else {
-                    piece.state = State::AwaitingMembersToPlan;
-                    self.piece_links.push_back(&mut self.members_waiters, index);
-                }
-            }
-            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
-                unreachable!("these do not read")
-            }
-        }
-    }
-
-    /// What could be written is written. Success may be told only once it is durable that the strips
-    /// which could not be written will not be believed (PROTOCOL H29, H33).
-    pub(super) fn writes_failed(&mut self, index: u32, out: &mut Vec<Action>) {
-        self.drop_scratch(index);
-        let durable = self.members_of(index).failed;
-        let piece = &mut self.pieces[index as usize];
-        if matches!(piece.work, Work::Rebuild) {
-            // Nobody believes what a rebuild writes before it says that it is done.
-            return self.finish(index, Err(GroupError::MemberFailed), out);
-        }
-        if piece.errors & !durable != 0 {
-            piece.state = State::AwaitingMembersToEnd;
-            self.piece_links.push_back(&mut self.members_waiters, index);
-            return;
-        }
-        let lost = piece.members.failed | piece.errors | durable;
-        if !self.geometry.survives(lost) {
-            return self.finish(index, Err(GroupError::TooManyMembersLost), out);
-        }
-        match piece.work {
-            Work::Repair { .. } => self.finish(index, Err(GroupError::MemberFailed), out),
-            Work::Scrub { .. } => self.scrub_repaired(index, out),
-            Work::Read
-            | Work::Compare
-            | Work::CompareThenWrite { .. }
-            | Work::Write { .. }
-            | Work::ZeroRow { .. }
-            | Work::Resync
-            | Work::Rebuild
-            | Work::Destage
-            | Work::Drain
-            | Work::Flush
-            | Work::FlushDrives => self.finish(index, Ok(()), out),
-        }
-    }
-
-    /// Lets those go on whose failed members are now durably failed.
-    pub(super) fn members_changed(&mut self, out: &mut Vec<Action>) {
-        let mut next = self.members_waiters.first();
-        while let Some(index) = next {
-            next = self.piece_links.next(index);
-            let durable = self.members_of(index).failed;
-            let piece = &mut self.pieces[index as usize];
-            if piece.errors & !durable != 0 {
-                continue;
-            }
-            self.piece_links.remove(&mut self.members_waiters, index);
-            if piece.state == State::AwaitingMembersToPlan {
-                piece.errors = 0;
-                self.granted.push_back(index);
-            } else {
-                assert!(
-                    piece.state == State::AwaitingMembersToEnd,
-                    "only these wait for members"
-                );
-                self.writes_failed(index, out);
-            }
         }
     }
 
@@ -888,26 +582,6 @@ impl Engine {
             self.tell(wake, row, out);
         }
     }
-}
-
-pub(super) fn tag(piece: u32, run: u32, member: MemberIndex) -> IoTag {
-    IoTag(piece << IO_TAG_SHIFT | run << MEMBER_BITS | u32::from(member.0))
-}
-
-/// The tag of a member's next transfer in this phase.
-fn next_tag(piece: u32, member: MemberIndex, runs: &mut [u32; MEMBERS_MAX]) -> IoTag {
-    let run = &mut runs[usize::from(member.0)];
-    assert!(
-        *run < 1 << RUN_BITS,
-        "a member has at most 128 transfers in a phase"
-    );
-    let io = tag(piece, *run, member);
-    *run += 1;
-    io
-}
-
-pub(super) fn member_of(io: IoTag) -> MemberIndex {
-    MemberIndex(u8::try_from(io.0 & ((1 << MEMBER_BITS) - 1)).expect("five bits fit"))
 }
 
 /// Where an area of a piece is in the runtime's memory.

@@ -2,7 +2,8 @@
 
 use super::Action;
 use super::machine::Engine;
-use super::piece::{State, Work, place, tag};
+use super::piece::{State, Work, place};
+use super::tag::tag;
 use crate::amf::row::Area;
 use crate::drive::DriveError;
 

@@ -7,7 +7,8 @@
 //! comparison, and the answer leads to the next.
 
 use super::machine::Engine;
-use super::piece::{State, Work, place, tag};
+use super::piece::{State, Work, place};
+use super::tag::tag;
 use super::{Action, Place, ScrubOutcome};
 use crate::amf::code;
 use crate::amf::geometry::{Geometry, Role};

@@ -17,6 +17,7 @@ use super::Action;
 
 use super::machine::Engine;
 use super::piece::{self, Piece, State, Work};
+use super::tag::member_of;
 use super::{GroupError, IoTag, Place};
 use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyIndex, ROW_RUNS_MAX, RowTable};
 use crate::amf::geometry::Geometry;
@@ -541,7 +542,7 @@ impl Engine {
         result: Result<(), DriveError>,
         out: &mut Vec<Action>,
     ) {
-        let member = piece::member_of(io);
+        let member = member_of(io);
         let failed = self.lock.members().failed;
         if let Err(error) = result
             && self.lock.lost() >> member.0 & 1 == 0

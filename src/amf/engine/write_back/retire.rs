@@ -3,7 +3,7 @@
 use super::super::Action;
 use super::super::IoTag;
 use super::super::machine::Engine;
-use super::super::piece::{self, TAG_PIECES};
+use super::super::tag::{IO_TAG_SHIFT, TAG_PIECES, tag};
 use super::WriteBack;
 use crate::amf::MemberIndex;
 use crate::amf::journal::lane::{IN_FLIGHT_MAX, Obligation};
@@ -67,12 +67,12 @@ const FLUSH_PIECE: u32 = TAG_PIECES - 1 - IN_FLIGHT_MAX as u32;
 
 /// Names the write of a batch.
 pub(super) fn slot_tag(slot: u8, member: MemberIndex) -> IoTag {
-    piece::tag(TAG_PIECES - 1 - u32::from(slot), 0, member)
+    tag(TAG_PIECES - 1 - u32::from(slot), 0, member)
 }
 
 /// The slot of the batch that a tag names; `None` if it names a flush.
 pub(super) fn slot_of(io: IoTag) -> Option<u8> {
-    let slot = TAG_PIECES - 1 - (io.0 >> piece::IO_TAG_SHIFT);
+    let slot = TAG_PIECES - 1 - (io.0 >> IO_TAG_SHIFT);
     u8::try_from(slot).ok().filter(|slot| *slot < IN_FLIGHT_MAX)
 }
 
@@ -101,7 +101,7 @@ impl Engine {
             if lost >> member.0 & 1 == 0 {
                 retire.pending += 1;
                 out.push(Action::DriveFlush {
-                    io: piece::tag(FLUSH_PIECE, 0, member),
+                    io: tag(FLUSH_PIECE, 0, member),
                     member,
                 });
             }
