@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    /// CHECKLIST D1: every loss of up to three columns of up to 31, by every choice of check strips that are left.
+    /// CHECKLIST D2: every loss of up to three columns of up to 31, by every choice of check strips that are left.
     #[test]
     fn every_loss_has_a_solution() {
         let data: Vec<u8> = (0..31).map(|c: u8| c.wrapping_mul(89) ^ 0xA5).collect();

@@ -415,3 +415,5 @@ mod rules;
 mod striped;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod write_order;

@@ -20,7 +20,7 @@ fn group(level: &str, drives: usize) -> String {
     text + "[[vdisk]]\nname = \"v\"\ngroup = \"g\"\nsize_mib = 12\nnsid = 1\n"
 }
 
-/// CHECKLIST D1: the drives fail one after another while a host reads and verifies what it writes; afterwards everything that
+/// CHECKLIST D2: the drives fail one after another while a host reads and verifies what it writes; afterwards everything that
 /// was written before reads back, and so does what is written without the drives.
 fn serves_without(level: &str, drives: usize, failing: &[&str]) {
     let stage = Stage::set(&group(level, drives));

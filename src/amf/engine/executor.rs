@@ -536,7 +536,7 @@ impl World {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each action")]
-    fn act(&mut self, core: usize, out: Vec<Action>) {
+    pub fn act(&mut self, core: usize, out: Vec<Action>) {
         for action in out {
             match action {
                 Action::DriveRead { member, .. }

@@ -55,7 +55,7 @@ fn scrub(world: &mut World, row: u64, repair: bool) -> ScrubOutcome {
     outcome
 }
 
-/// CHECKLIST F1: a scrub of what was written finds nothing, and changes nothing.
+/// CHECKLIST D6: a scrub of what was written finds nothing, and changes nothing.
 #[test]
 fn a_scrub_of_a_right_row_is_clean() {
     every_redundant_shape(|shape| {
@@ -72,7 +72,7 @@ fn a_scrub_of_a_right_row_is_clean() {
     assert_eq!(scrub(&mut world, 1, true), ScrubOutcome::Unchecked);
 }
 
-/// CHECKLIST F1: each single strip of each row is corrupted, in one block or in all. Where redundancy proves which strip it
+/// CHECKLIST D6: each single strip of each row is corrupted, in one block or in all. Where redundancy proves which strip it
 /// is, it is written anew with what it held; elsewhere data and the first copy are believed. A check-only scrub says the same and
 /// changes nothing.
 #[test]
@@ -405,7 +405,7 @@ fn begin_rebuild(world: &mut World, members: u32) {
     world.settle();
 }
 
-/// CHECKLIST D6: every level, each set of members that it survives, rebuilt row by row: all strips are what they were.
+/// CHECKLIST F1: every level, each set of members that it survives, rebuilt row by row: all strips are what they were.
 #[test]
 fn a_rebuild_restores_every_strip() {
     every_redundant_shape(|shape| {

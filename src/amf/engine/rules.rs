@@ -50,6 +50,7 @@ fn zero(lba: u64, blocks: u64) -> Request {
     }
 }
 
+/// CHECKLIST D1: only the drive that holds the block is read.
 #[test]
 fn a_healthy_read_of_one_strip_is_one_drive_command_into_the_buffer() {
     let (mut world, data) = filled(&Shape::SMALL);

@@ -408,7 +408,7 @@ fn every_level_goes_on_with_all_the_losses_it_survives() {
     }
 }
 
-/// CHECKLIST D6, I12 (PROTOCOL H34): members are replaced and rebuilt while commands run on all cores and further members
+/// CHECKLIST F1, I12 (PROTOCOL H34): members are replaced and rebuilt while commands run on all cores and further members
 /// are lost; in the end nothing is lost, and every strip is right.
 #[test]
 fn members_are_rebuilt_under_load() {

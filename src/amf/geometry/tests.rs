@@ -107,7 +107,7 @@ fn holds_copies<const N: usize>(g: &Geometry, table: &[[u64; N]]) {
     }
 }
 
-/// CHECKLIST D1: exactly the losses that leave a copy, or as many check strips as lost strips, are survived.
+/// CHECKLIST D2: exactly the losses that leave a copy, or as many check strips as lost strips, are survived.
 #[test]
 fn the_losses_that_are_survived_are_those_that_leave_the_data() {
     for level in Level::ALL {

@@ -534,7 +534,7 @@ fn judge_extents(
     }
 }
 
-/// CHECKLIST D2, F1 (PROTOCOL I5): any set of extents, at every width, with losses and unreadable members.
+/// CHECKLIST D2, D5 (PROTOCOL I5): any set of extents, at every width, with losses and unreadable members.
 #[test]
 fn writes_of_extents_leave_every_strip_right() {
     for strip in [1, 3, 16, 200] {
@@ -582,7 +582,7 @@ fn the_most_extents_fit_the_room_laid_out() {
     });
 }
 
-/// CHECKLIST D6: a rebuild gives each member that was lost what the data says, whichever others are lost.
+/// CHECKLIST F1: a rebuild gives each member that was lost what the data says, whichever others are lost.
 #[test]
 fn rebuilt_strips_hold_what_was_lost() {
     every_shape(2, |g, row, random| {
