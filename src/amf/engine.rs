@@ -417,3 +417,5 @@ mod striped;
 mod tests;
 #[cfg(test)]
 mod write_order;
+#[cfg(test)]
+mod zeroes;

@@ -383,7 +383,7 @@ impl Engine {
         true
     }
 
-    fn zero_row(&mut self, index: u32, deallocate: bool, fua: bool, out: &mut Vec<Action>) {
+    pub(super) fn zero_row(&mut self, index: u32, deallocate: bool, fua: bool, out: &mut Vec<Action>) {
         let geometry = self.geometry;
         let piece = &mut self.pieces[index as usize];
         let members = match row::zero_row(&geometry, piece.members) {

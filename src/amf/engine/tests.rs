@@ -95,6 +95,10 @@ impl Run {
             range.end = range.end.min((start / row + 1) * row);
             range.end = range.end.min(start + self.world.fused_blocks_max());
         }
+        if kind == 11 && self.random().chance(50) && start + row <= capacity {
+            // Whole rows of zeroes go another way than parts.
+            range = start / row * row..(start + row) / row * row;
+        }
         let changes = !matches!(kind, 0..4 | 8);
         let overlaps = |r: &Running| r.range.start < range.end && range.start < r.range.end;
         if self.running.iter().any(|r| (r.changes || changes) && overlaps(r)) {

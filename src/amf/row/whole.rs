@@ -28,6 +28,14 @@ fn strip_area(strip: u8, blocks: u32) -> Area {
 }
 
 impl RowPlan {
+    /// Plans nothing, for a row that is zeroed as a whole; see [`zero_row`](super::zero_row) for the members.
+    ///
+    /// Errs when more is lost than the level survives.
+    pub fn zero_row(&mut self, geometry: &Geometry, members: Members) -> Result<(), PlanError> {
+        self.clear();
+        super::zero_row(geometry, members).map(|_| ())
+    }
+
     /// Plans the resynchronisation of a whole row: all data is read, check data is written anew; or the first copy that
     /// can be read is written over the others.
     ///

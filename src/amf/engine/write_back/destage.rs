@@ -92,6 +92,9 @@ impl Engine {
     }
 
     /// The plan of a destage: the same each time, because nothing is appended to the row meanwhile.
+    ///
+    /// A row that becomes zeroes needs none: all of its members are zeroed, check data with the rest, since zeroes sum to
+    /// zeroes. Replay knows that by itself, so that no check data is journaled either.
     pub(in crate::amf::engine) fn plan_destage(
         &self,
         piece: &Piece,
@@ -99,6 +102,9 @@ impl Engine {
     ) -> Result<(), PlanError> {
         let entry = piece.hold.expect("a destage is inside a hold");
         let write_back = self.write_back.as_ref().expect("a hold belongs to it");
+        if write_back.dirty.is_all_zero_row(entry) {
+            return plan.zero_row(&self.geometry, piece.members);
+        }
         let mut extents = [RowExtent {
             start_blocks: 0,
             blocks: 0,
@@ -183,8 +189,14 @@ impl Engine {
             // Only the row's writes were, in `ram`: now it begins.
             return self.begin(index, out);
         }
-        let mut plan = std::mem::take(&mut self.plan);
         let piece = self.pieces[index as usize];
+        let entry = piece.hold.expect("a destage is inside a hold");
+        if self.write_back().dirty.is_all_zero_row(entry) {
+            // Zeroes were journaled without saying whether their space was to be given back, and that it may be is all that
+            // either kind asks for.
+            return self.zero_row(index, true, false, out);
+        }
+        let mut plan = std::mem::take(&mut self.plan);
         self.plan_destage(&piece, &mut plan)
             .expect("the plan that was made once can be made again");
         self.issue_writes(index, &plan.writes, false, out);

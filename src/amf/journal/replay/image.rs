@@ -6,6 +6,7 @@ use super::super::codec::Entry;
 use super::super::scan::FoundBatch;
 use crate::amf::RowIndex;
 use crate::amf::code::CHECKS_MAX;
+use crate::amf::geometry::Geometry;
 
 /// Where the content of a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,16 +141,31 @@ impl RowStory {
 
     /// What has to be written in place whatever the row holds now, because its update in place may have
     /// begun: the data up to the last destage's cut, and the check data of all destages in their order.
-    pub(super) fn redo(&self) -> Image {
+    ///
+    /// A row that was all zeroes after a destage had check data of zeroes then: such a destage journals none.
+    pub(super) fn redo(&self, geometry: &Geometry) -> Image {
         let mut image = Image::default();
-        if self.destages.is_empty() {
-            return image;
-        }
-        for run in self.writes.range(..=self.cut()).map(|(_, run)| run) {
-            run.lay_over(&mut image.data);
-        }
-        for (index, run) in self.destages.values().flat_map(|destage| &destage.checks) {
-            run.lay_over(&mut image.checks[usize::from(*index)]);
+        let mut laid = 0;
+        for destage in self.destages.values() {
+            // Destages of a row follow one another, and so do their cuts.
+            for (_, run) in self.writes.range(laid..=destage.cut.max(laid)) {
+                run.lay_over(&mut image.data);
+            }
+            laid = destage.cut.max(laid);
+            for (index, run) in &destage.checks {
+                run.lay_over(&mut image.checks[usize::from(*index)]);
+            }
+            if is_zero_row(&image.data, geometry) {
+                let strip = Run {
+                    start: 0,
+                    blocks: geometry.strip_blocks(),
+                    payload: None,
+                };
+                let checks = usize::from(geometry.check_strips());
+                image.checks[..checks]
+                    .iter_mut()
+                    .for_each(|check| strip.lay_over(check));
+            }
         }
         image
     }
@@ -178,6 +194,11 @@ impl RowStory {
         }
         image
     }
+}
+
+/// Whether all of a row's data is known, and is zeroes.
+fn is_zero_row(data: &Blocks, geometry: &Geometry) -> bool {
+    data.len() == geometry.row_blocks() as usize && data.values().all(|source| *source == Source::Zeroes)
 }
 
 /// Cuts blocks into runs of adjacent ones that do not cross a multiple of `strip_blocks`.

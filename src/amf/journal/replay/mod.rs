@@ -563,7 +563,11 @@ impl Replay {
             && let Some((row, story)) = self.rows.pop_front()
         {
             let mirror = self.geometry.level().is_mirror();
-            let image = if mirror { story.whole() } else { story.redo() };
+            let image = if mirror {
+                story.whole()
+            } else {
+                story.redo(&self.geometry)
+            };
             bytes += self.place_image(row, &image);
             if !mirror && story.remaining().is_some() {
                 self.later.push_back((row, story));

@@ -315,8 +315,20 @@ impl World {
         let mut writes = self.data_writes(row, &touched);
         let (mut entries, mut payload) = (Vec::new(), Vec::new());
         let mut count = 0;
+        let whole = touched.len() == self.geometry.row_blocks() as usize;
+        let zeroed = whole && self.rows[number].placed.iter().all(|stamp| *stamp == 0);
         for index in 0..self.geometry.check_strips() {
             for (start, end) in adjacent(&offsets) {
+                if zeroed {
+                    // The engine zeroes such a row with its check strips and journals none of them.
+                    writes.extend(self.check_writes(
+                        row,
+                        index,
+                        start,
+                        vec![0; (end - start) as usize * BLOCK],
+                    ));
+                    continue;
+                }
                 let data: Vec<u8> = (start..end)
                     .flat_map(|offset| self.check_block(row, index, offset))
                     .collect();
@@ -332,14 +344,7 @@ impl World {
                 });
                 count += 1;
                 payload.extend(&data);
-                let member = self.geometry.check_member(row, index).expect("a check strip");
-                let lba = self.geometry.member_lba(row, start);
-                writes.push(Write {
-                    member,
-                    lba,
-                    data,
-                    fua: false,
-                });
+                writes.extend(self.check_writes(row, index, start, data));
             }
         }
         let seq = self.seq();
@@ -353,6 +358,17 @@ impl World {
         let lost = self.lost_at(row);
         writes.retain(|write| lost >> write.member.0 & 1 == 0);
         Some((entries, payload, writes))
+    }
+
+    fn check_writes(&self, row: RowIndex, index: u8, offset: u32, data: Vec<u8>) -> Option<Write> {
+        let member = self.geometry.check_member(row, index)?;
+        let lba = self.geometry.member_lba(row, offset);
+        Some(Write {
+            member,
+            lba,
+            data,
+            fua: false,
+        })
     }
 
     fn data_writes(&self, row: RowIndex, touched: &BTreeSet<u32>) -> Vec<Write> {
@@ -539,7 +555,11 @@ impl World {
         let start = self.random.below(row_blocks);
         let blocks = 1 + self.random.below((row_blocks - start).min(6));
         let row = RowIndex((row.0 + u64::from(more)) % ROWS);
-        (row, start, blocks, self.random.one_in(5))
+        let zero = self.random.one_in(5);
+        if zero && self.random.one_in(2) {
+            return (row, 0, row_blocks, true);
+        }
+        (row, start, blocks, zero)
     }
 
     fn destage_with_room(&mut self, row: RowIndex) -> Result<(), Cut> {
