@@ -11,6 +11,7 @@ mod commands;
 mod drives;
 mod health;
 mod initiator;
+mod kill_cycles;
 mod levels;
 mod programs;
 mod queue;

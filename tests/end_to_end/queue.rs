@@ -1,7 +1,7 @@
 //! A host that behaves, by blocking calls: one association, its queues driven one command after the other or several.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use nvme::command::{CompletionEntry, SubmissionEntry, admin_opcode, io_opcode};
@@ -61,11 +61,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Connects and exchanges ICReq and ICResp.
-    pub fn open(address: SocketAddr, digests: (bool, bool)) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
+    /// Connects, to a target that may be gone, and exchanges ICReq and ICResp.
+    pub fn open(address: SocketAddr, digests: (bool, bool)) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(WAIT))?;
         let options = Options {
             header_digest: digests.0,
             data_digest: digests.1,
@@ -81,21 +81,30 @@ impl Queue {
             outbox: Outbox::default(),
         };
         queue.machine.start(&mut queue.outbox);
-        queue.flush();
+        queue.flush()?;
         while !queue.machine.is_ready() {
-            queue.receive();
+            queue.receive()?;
         }
-        queue
+        Ok(queue)
     }
 
     /// Sends a command; its identifier. `data` goes to the target; `read_bytes` are wanted from it.
-    pub fn submit(&mut self, mut entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> u16 {
-        let cid = self.next_cid;
+    pub fn submit(&mut self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> u16 {
+        self.try_submit(entry, data, read_bytes).unwrap()
+    }
+
+    /// Likewise, to a target that may be gone.
+    pub fn try_submit(
+        &mut self,
+        mut entry: SubmissionEntry,
+        data: &[u8],
+        read_bytes: u32,
+    ) -> io::Result<u16> {
+        let free = (0..COMMANDS)
+            .map(|ahead| (self.next_cid + ahead) % COMMANDS)
+            .find(|cid| !self.machine.is_in_flight(*cid) && !self.answers.contains_key(cid));
+        let cid = free.expect("the tests have few commands in flight");
         self.next_cid = (cid + 1) % COMMANDS;
-        assert!(
-            !self.machine.is_in_flight(cid),
-            "the tests have few commands in flight"
-        );
         entry.set_cid(cid);
         let payload = match (u32::try_from(data.len()).unwrap(), read_bytes) {
             (0, 0) => Payload::None,
@@ -111,24 +120,43 @@ impl Queue {
         let data = &self.data;
         let mut crc = |cid, offset, bytes| payload_crc(data, cid, offset, bytes);
         self.machine.submit(entry, payload, &mut crc, &mut self.outbox);
-        self.flush();
-        cid
+        self.flush()?;
+        Ok(cid)
     }
 
     /// Waits for the answer to a command.
     pub fn wait(&mut self, cid: u16) -> Answer {
+        self.try_wait(cid).unwrap()
+    }
+
+    fn try_wait(&mut self, cid: u16) -> io::Result<Answer> {
         loop {
             if let Some(answer) = self.answers.remove(&cid) {
-                return answer;
+                return Ok(answer);
             }
-            self.receive();
+            self.receive()?;
+        }
+    }
+
+    /// Waits for the answer to any command, from a target that may go away.
+    pub fn try_next(&mut self) -> io::Result<(u16, Answer)> {
+        loop {
+            if let Some(answer) = self.answers.pop_first() {
+                return Ok(answer);
+            }
+            self.receive()?;
         }
     }
 
     /// Sends a command and waits for its answer.
     pub fn run(&mut self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> Answer {
-        let cid = self.submit(entry, data, read_bytes);
-        self.wait(cid)
+        self.try_run(entry, data, read_bytes).unwrap()
+    }
+
+    /// Likewise, with a target that may be gone.
+    pub fn try_run(&mut self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> io::Result<Answer> {
+        let cid = self.try_submit(entry, data, read_bytes)?;
+        self.try_wait(cid)
     }
 
     /// Whether the target closes the connection, with or without saying why, before the test has waited for too long.
@@ -143,7 +171,7 @@ impl Queue {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> io::Result<()> {
         for part in &self.outbox.parts {
             let bytes = match *part {
                 Part::Bytes { start, end } => &self.outbox.bytes[start as usize..end as usize],
@@ -153,15 +181,18 @@ impl Queue {
                     length_bytes,
                 } => &self.data[&slot.0][offset_bytes as usize..(offset_bytes + length_bytes) as usize],
             };
-            self.stream.write_all(bytes).unwrap();
+            self.stream.write_all(bytes)?;
         }
         self.outbox.clear();
+        Ok(())
     }
 
-    fn receive(&mut self) {
+    fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; 64 * 1024];
-        let got = self.stream.read(&mut buffer).unwrap();
-        assert!(got > 0, "the target keeps the connection open");
+        let got = self.stream.read(&mut buffer)?;
+        if got == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
         let mut input = &buffer[..got];
         loop {
             let data = &self.data;
@@ -182,10 +213,12 @@ impl Queue {
                     data.truncate(data_bytes as usize);
                     self.answers.insert(entry.cid, Answer { entry, data });
                 }
-                Some(event @ (Event::Corrupt { .. } | Event::Close { .. })) => panic!("{event:?}"),
+                Some(event @ (Event::Corrupt { .. } | Event::Close { .. })) => {
+                    return Err(io::Error::other(format!("{event:?}")));
+                }
             }
         }
-        self.flush();
+        self.flush()
     }
 }
 
@@ -238,6 +271,11 @@ impl Host {
 
     /// Connects.
     pub fn connect_as(address: SocketAddr, manner: Manner) -> Self {
+        Self::try_connect_as(address, manner).unwrap()
+    }
+
+    /// Connects to a target that may go away. Panics if it refuses.
+    pub fn try_connect_as(address: SocketAddr, manner: Manner) -> io::Result<Self> {
         let mut data = ConnectData {
             hostid: [manner.host; 16],
             cntlid: CNTLID_DYNAMIC,
@@ -259,28 +297,23 @@ impl Host {
             }
             .encode(0)
         };
-        let mut admin = Queue::open(address, manner.digests);
-        let answer = admin.run(connect(0, manner.kato_ms), &data.encode(), 0);
+        let mut admin = Queue::open(address, manner.digests)?;
+        let answer = admin.try_run(connect(0, manner.kato_ms), &data.encode(), 0)?;
         assert!(answer.status().is_success(), "{}", answer.status());
         let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
         data.cntlid = cntlid;
-        admin
-            .run(
-                PropertyAccess::set(0, property::CC, Configuration::START.0),
-                &[],
-                0,
-            )
-            .ok();
+        let start = PropertyAccess::set(0, property::CC, Configuration::START.0);
+        admin.try_run(start, &[], 0)?.ok();
         let open = |qid| {
-            let mut queue = Queue::open(address, manner.digests);
-            queue.run(connect(qid, 0), &data.encode(), 0).ok();
-            queue
+            let mut queue = Queue::open(address, manner.digests)?;
+            queue.try_run(connect(qid, 0), &data.encode(), 0)?.ok();
+            Ok(queue)
         };
-        Self {
-            io: (1..=manner.queues).map(open).collect(),
+        Ok(Self {
+            io: (1..=manner.queues).map(open).collect::<io::Result<_>>()?,
             admin,
             cntlid,
-        }
+        })
     }
 
     /// Identify with a CNS value, for a namespace or for none.
