@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nvme::io::IoRequest;
 use nvme::status::Status;
+use reactor::parity::{OUTPUTS_MAX, SOURCES_MAX};
 use reactor::{Errno, Io, Span};
 
 use super::command::{COMMANDS_MAX, InternalCommand, Owner};
@@ -250,9 +251,17 @@ impl Core {
         while !self.groups[g].actions.is_empty() {
             let binding = &mut self.groups[g];
             let mut actions = std::mem::replace(&mut binding.actions, std::mem::take(&mut binding.spare));
-            for action in actions.drain(..) {
-                self.act(io, group, action);
+            let mut done = 0;
+            while done < actions.len() {
+                let summed = self.sums.gather(&actions[done..]);
+                if summed > 0 {
+                    self.compute(io, g);
+                } else {
+                    self.act(io, group, actions[done]);
+                }
+                done += summed.max(1);
             }
+            actions.clear();
             self.groups[g].spare = actions;
         }
         self.groups[g].pumping = false;
@@ -282,12 +291,27 @@ impl Core {
         binding.engine.compared(tag, equal, &mut binding.actions);
     }
 
-    /// Adds `factor` times what is at `from` to what is at `into`.
-    fn mul_add(&self, io: &mut Io<Message>, group: usize, into: Place, from: Place, factor: u8, bytes: u32) {
-        let (into, from) = (self.locate(group, into, bytes), self.locate(group, from, bytes));
-        match factor {
-            1 => io.arena_mut().xor(into, from),
-            factor => io.arena_mut().mul_add(into, from, factor),
+    /// Computes the sums that were just gathered.
+    fn compute(&self, io: &mut Io<Message>, group: usize) {
+        let sums = &self.sums;
+        let first = self.locate(group, sums.outputs[0], sums.bytes);
+        let mut outputs = [first; OUTPUTS_MAX];
+        let outputs = &mut outputs[..sums.outputs.len()];
+        for (span, place) in outputs.iter_mut().zip(&sums.outputs).skip(1) {
+            *span = self.locate(group, *place, sums.bytes);
+        }
+        let mut sources = [first; SOURCES_MAX];
+        let sources = &mut sources[..sums.sources.len()];
+        for (span, place) in sources.iter_mut().zip(&sums.sources) {
+            *span = self.locate(group, *place, sums.bytes);
+        }
+        match (sums.is_xor(), sums.accumulate, &sources[..]) {
+            (true, false, sources) => io.arena_mut().xor_into(outputs[0], sources),
+            (true, true, [source]) => io.arena_mut().xor(outputs[0], *source),
+            (_, accumulate, sources) => {
+                io.arena_mut()
+                    .combine(outputs, sources, &sums.factors, accumulate);
+            }
         }
     }
 
@@ -322,13 +346,7 @@ impl Core {
             Action::DriveFlush { io: tag, member } => {
                 self.ask_drive(io, g, tag, Kind::Flush, (member, MemberLba(0), 0), None);
             }
-            Action::Xor { into, from, bytes } => self.mul_add(io, g, into, from, 1, bytes),
-            Action::MulAdd {
-                into,
-                from,
-                factor,
-                bytes,
-            } => self.mul_add(io, g, into, from, factor, bytes),
+            Action::Xor { .. } | Action::MulAdd { .. } => unreachable!("sums are computed together"),
             Action::Copy { into, from, bytes } => {
                 let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
                 io.arena_mut().copy(into, from);

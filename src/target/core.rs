@@ -18,6 +18,7 @@ use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec,
 use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
+use super::sums::Sums;
 use crate::amf::group::SuperblockIo;
 use crate::drive::DriveError;
 
@@ -131,6 +132,8 @@ pub struct Core {
     pub(super) drive_reports: Vec<DriveReport>,
     /// Removed namespaces whose commands are still in flight here.
     draining: Vec<(u16, u32)>,
+    /// What engines want computed, on its way to a kernel.
+    pub(super) sums: Sums,
     /// Failed commands that were reported to the error log since the last tick.
     pub(super) failures: u32,
 }
@@ -244,6 +247,7 @@ impl Core {
             traffic: Traffic::default(),
             drive_reports: vec![DriveReport::default(); drives],
             draining: Vec::new(),
+            sums: Sums::default(),
             failures: 0,
         }
     }

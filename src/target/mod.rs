@@ -24,6 +24,7 @@ pub mod replay;
 pub mod rpc;
 mod sockets;
 mod storage;
+mod sums;
 mod window;
 
 pub mod demo;
