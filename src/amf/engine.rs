@@ -13,6 +13,7 @@ mod hang;
 mod machine;
 mod piece;
 mod rebuild;
+pub mod relayout;
 mod repair;
 mod scratch;
 mod scrub;
@@ -22,13 +23,14 @@ mod write_back;
 pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
 pub use rebuild::REBUILDS_MAX;
+pub use relayout::MovePhase;
 pub use write_back::{Durability, WriteBackConfig};
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::geometry::Geometry;
+use super::expansion::Layout;
 use super::lock::LockTable;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -130,6 +132,13 @@ pub enum Request {
         offset_blocks: u32,
         /// Length, at least 1.
         blocks: u32,
+    },
+    /// Take a step with a row of the layout that the group is expanded to; see [`relayout`].
+    Move {
+        /// The stripe row.
+        row: RowIndex,
+        /// Which step.
+        phase: MovePhase,
     },
 }
 
@@ -335,6 +344,8 @@ pub enum Action {
         /// What was found.
         outcome: ScrubOutcome,
     },
+    /// Nobody is in the rows of [`Engine::hold_range`] on this core any more, and none of them is dirty here.
+    RangeHeld,
     /// A member did not do what it was asked. The group answers with a member set that calls it
     /// failed, sooner or later: writes wait for that.
     ReportFault {
@@ -374,6 +385,9 @@ pub enum GroupError {
     /// The member that was to be written anew did not take or give back what was written.
     #[error("the member could not be written anew")]
     MemberFailed,
+    /// Blocks that were to move cannot be read. [`Action::ReportMedia`] has said which; they are to be repaired first.
+    #[error("blocks that were to move cannot be read")]
+    Unreadable,
     /// Longer than a command may be, or a fused pair that leaves its stripe row.
     #[error("too long")]
     TooLong,
@@ -385,8 +399,8 @@ pub enum GroupError {
 /// What an engine is made of.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// The group's shape.
-    pub geometry: Geometry,
+    /// Where the group's blocks are.
+    pub layout: Layout,
     /// This core, below 16.
     pub core: u16,
     /// Shared by the engines of all cores for this group.

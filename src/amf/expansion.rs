@@ -20,29 +20,32 @@
 //! - The last rows get no data and still hold what the old layout had there. They are *cleared*, check data included, so
 //!   that they fit and no host reads what was another's.
 //!
-//! How a wave is carried out, under the engine's locks, with no other operation between:
+//! How a wave is carried out (see [`super::engine::relayout`] for whom to ask for what):
 //!
-//! 1. Take the write locks of all rows of the wave and of all its sources, ascending, so that no host's write is lost
-//!    between its copy and the switch; hosts' commands for them wait, as for any row operation.
-//! 2. Read the sources by the old layout, regenerating what is lost; compute check data of the new rows.
-//! 3. For a scratch wave: write to the scratch area, flush, persist "scratch holds `[x, y)`".
-//! 4. Write the new rows in place on all members of the new layout, and flush.
-//! 5. Persist the frontier `y` in the superblocks (PROTOCOL I13: no capacity beyond the old one is visible before the last
+//! 1. Every core holds the rows of the wave and of its sources ([`Waves::held`]): hosts' commands for them wait, what is
+//!    dirty there goes to its place. So no host's write is lost between its copy and the switch.
+//! 2. For a scratch wave: persist [`ScratchState::Dirty`], since what lies there may look like a record of the journal; copy the rows
+//!    there, flush, persist [`ScratchState::Holds`].
+//! 3. Write the new rows in place on all members of the new layout, and flush.
+//! 4. Persist the frontier `y` in the superblocks (PROTOCOL I13: no capacity beyond the old one is visible before the last
 //!    wave is through).
-//! 6. Publish the layout with the new frontier to all cores, then release the locks: whoever takes one afterwards
-//!    looks the block up anew.
+//! 5. Publish the layout with the new frontier to all cores, which end their holds: what waited is cut anew.
 //!
 //! A frontier persisted but not published is harmless, since the rows below it are written; a wave that was not
 //! persisted is written again from sources that nothing has touched. While a member is lost no further wave begins
 //! (PROTOCOL H36). Since a host's range may be parted by the frontier, it is cut at [`Layout::frontier_block`] first.
 
+mod layout;
+mod record;
+
+pub use layout::{Layout, Side};
+pub use record::{ExpansionRecord, ScratchArea, ScratchState};
+
 use thiserror::Error;
 
 use super::RowIndex;
-use super::geometry::Geometry;
-use crate::drive::block::GroupLba;
 
-/// Rows of one wave at most: their locks are all held at once, and hosts wait for as long.
+/// Rows of one wave at most: hosts wait for all of them at once.
 pub const WAVE_ROWS_MAX: u64 = 64;
 
 /// Why a group cannot be laid out anew.
@@ -59,6 +62,15 @@ pub enum ExpansionError {
     /// Level, strip, block or place differ.
     #[error("only the number of members may change")]
     OtherShape,
+    /// Pairs of copies go round an even number of members in one strip each, and round an odd one in two: rows would
+    /// change their places.
+    #[error("a group of level raid10 with {old} members may grow by an even number of members, not to {new}")]
+    OtherHeight {
+        /// Members before.
+        old: u8,
+        /// Members afterwards.
+        new: u8,
+    },
     /// The scratch area would hold no row.
     #[error("the area for the first rows has no room for one")]
     NoScratch,
@@ -160,119 +172,42 @@ impl Waves {
         })
     }
 
-    /// Rows whose locks a wave takes, ascending and each once: its own and those of its sources in the old layout.
-    /// Rows of both layouts of one number share a lock, since they share their place.
-    pub fn locks(&self, wave: Wave) -> impl Iterator<Item = RowIndex> + use<> {
+    /// The rows from which a wave keeps everybody else: its own and those of its sources in the old layout. Rows of
+    /// one number share their place in both layouts.
+    pub fn held(&self, wave: Wave) -> HeldRows {
         let first = self
             .sources(wave.from_row)
             .map_or(wave.to_row, |(first, _)| first);
         let behind = self
             .sources(wave.to_row - 1)
             .map_or(wave.to_row, |(_, last)| last + 1);
-        (wave.from_row..wave.to_row)
-            .chain(first.max(wave.to_row)..behind)
-            .map(RowIndex)
+        HeldRows {
+            targets: (wave.from_row, wave.to_row),
+            sources: (first.max(wave.to_row), behind.max(wave.to_row)),
+        }
     }
 }
 
-/// Which layout holds a block.
+/// Rows that only a wave may touch while it runs; see [`super::engine::Engine::hold_range`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// It has not moved yet.
-    Old,
-    /// It has moved.
-    New,
+pub struct HeldRows {
+    /// First row that is written and the one behind the last.
+    pub targets: (u64, u64),
+    /// First row that is read and the one behind the last, without those that are written, too.
+    pub sources: (u64, u64),
 }
 
-/// Where every block is while a group is being laid out anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    old: Geometry,
-    new: Geometry,
-    frontier: u64,
-}
-
-impl Layout {
-    /// The layout with new rows below `frontier` written. Errs unless only the number of members differs, and grows.
-    pub fn new(old: Geometry, new: Geometry, frontier: u64) -> Result<Self, ExpansionError> {
-        let same = old.level() == new.level()
-            && old.strip_blocks() == new.strip_blocks()
-            && old.data_start() == new.data_start()
-            && old.rows() == new.rows()
-            && old.block() == new.block();
-        if !same {
-            return Err(ExpansionError::OtherShape);
-        }
-        if new.data_members() <= old.data_members() {
-            return Err(ExpansionError::NotWider {
-                old: old.data_members(),
-                new: new.data_members(),
-            });
-        }
-        Ok(Self { old, new, frontier })
+impl HeldRows {
+    /// Whether a row is among them.
+    pub const fn contains(&self, row: RowIndex) -> bool {
+        let (targets, sources) = (self.targets, self.sources);
+        targets.0 <= row.0 && row.0 < targets.1 || sources.0 <= row.0 && row.0 < sources.1
     }
 
-    /// The waves that lead to the end.
-    pub fn waves(&self, scratch_rows: u64) -> Result<Waves, ExpansionError> {
-        let (old, new) = (self.old.data_members(), self.new.data_members());
-        Waves::new(old, new, self.old.rows(), scratch_rows)
-    }
-
-    /// New rows below it are written.
-    pub const fn frontier(&self) -> u64 {
-        self.frontier
-    }
-
-    /// The first block that has not moved; hosts' ranges are cut here.
-    pub fn frontier_block(&self) -> GroupLba {
-        GroupLba((self.frontier * u64::from(self.new.row_blocks())).min(self.old.capacity_blocks()))
-    }
-
-    /// Advances the frontier over a wave that is durable.
-    ///
-    /// Panics if it would go back or leave the group.
-    pub fn advance(&mut self, frontier: u64) {
-        assert!(frontier > self.frontier, "a frontier only advances");
-        assert!(frontier <= self.new.rows(), "a frontier stays inside the group");
-        self.frontier = frontier;
-    }
-
-    /// Whether the last wave is through: the new layout alone says where blocks are, and its whole capacity may be
-    /// shown once that is durable (PROTOCOL I13).
-    pub const fn is_over(&self) -> bool {
-        self.frontier == self.new.rows()
-    }
-
-    /// What hosts may use, in blocks: no more than before until the end.
-    pub fn capacity_blocks(&self) -> u64 {
-        if self.is_over() {
-            self.new.capacity_blocks()
-        } else {
-            self.old.capacity_blocks()
-        }
-    }
-
-    /// The layout that holds a block now.
-    ///
-    /// Panics if the block is beyond the capacity.
-    pub fn side(&self, lba: GroupLba) -> Side {
-        assert!(
-            lba.0 < self.capacity_blocks(),
-            "a block outside of the group has no place"
-        );
-        if self.is_over() || lba < self.frontier_block() {
-            Side::New
-        } else {
-            Side::Old
-        }
-    }
-
-    /// The geometry of one side.
-    pub const fn geometry(&self, side: Side) -> &Geometry {
-        match side {
-            Side::Old => &self.old,
-            Side::New => &self.new,
-        }
+    /// All of them, ascending and each once.
+    pub fn rows(&self) -> impl Iterator<Item = RowIndex> + use<> {
+        let (targets, sources) = (self.targets, self.sources);
+        (targets.0..targets.1).chain(sources.0..sources.1).map(RowIndex)
     }
 }
 

@@ -298,6 +298,19 @@ impl Geometry {
         })
     }
 
+    /// The same with another number of members.
+    pub fn with_members(&self, members: u8) -> Result<Self, GeometryError> {
+        let Self {
+            level,
+            strip_blocks,
+            data_start,
+            rows,
+            block,
+            ..
+        } = *self;
+        Self::new(level, members, strip_blocks, data_start, rows, block)
+    }
+
     /// The level of protection.
     pub const fn level(&self) -> Level {
         self.level

@@ -634,7 +634,7 @@ impl World {
             GroupError::CompareFailed | GroupError::FusedCompareFailed | GroupError::Aborted => return,
             // Check data are not believed after an unclean stop: a block of a member that is lost then is lost, too.
             GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::MemberFailed => {}
-            GroupError::TooLong | GroupError::OutOfRange => {
+            GroupError::TooLong | GroupError::OutOfRange | GroupError::Unreadable => {
                 let what = format!("command {command} is refused: {error}");
                 return self.violate(Violation::Unavailable(what));
             }

@@ -15,6 +15,7 @@ use super::window::Window;
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold, WriteBackConfig,
 };
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::lock::LockTable;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
@@ -88,15 +89,16 @@ pub fn status_of(error: GroupError, request: &IoRequest) -> Status {
         GroupError::Aborted => Status::COMMAND_ABORT_REQUESTED,
         GroupError::TooLong => Status::INVALID_FIELD.do_not_retry(),
         GroupError::OutOfRange => Status::LBA_OUT_OF_RANGE.do_not_retry(),
-        GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::MemberFailed => {
-            match request {
-                IoRequest::Read { .. } | IoRequest::Compare { .. } => Status::UNRECOVERED_READ_ERROR,
-                IoRequest::Write { .. }
-                | IoRequest::WriteZeroes { .. }
-                | IoRequest::Flush
-                | IoRequest::DatasetManagement { .. } => Status::WRITE_FAULT,
-            }
-        }
+        GroupError::TooManyMembersLost
+        | GroupError::ParityNotTrusted
+        | GroupError::MemberFailed
+        | GroupError::Unreadable => match request {
+            IoRequest::Read { .. } | IoRequest::Compare { .. } => Status::UNRECOVERED_READ_ERROR,
+            IoRequest::Write { .. }
+            | IoRequest::WriteZeroes { .. }
+            | IoRequest::Flush
+            | IoRequest::DatasetManagement { .. } => Status::WRITE_FAULT,
+        },
     }
 }
 
@@ -125,7 +127,7 @@ impl Core {
         let scratch =
             scratch.expect("the memory was checked before the start, and the spare is given out once");
         let engine = Engine::new(EngineConfig {
-            geometry: shared.geometry,
+            layout: Layout::fixed(shared.geometry),
             core: self.index.0,
             lock: Arc::clone(&shared.lock),
             commands_max: COMMANDS_MAX,
@@ -388,6 +390,7 @@ impl Core {
             Action::Scrubbed { row, outcome } => {
                 self.with_control(io, |control, _, _| control.scrubbed(group, row, outcome));
             }
+            Action::RangeHeld => unreachable!("nobody has asked for it"),
             Action::ReportFault { member, error } => {
                 self.tell_control(io, ControlMessage::Fault { group, member, error });
             }

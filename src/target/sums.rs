@@ -104,6 +104,7 @@ impl Sums {
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::ReportFault { .. }
+            | Action::RangeHeld
             | Action::Complete { .. } => return None,
         };
         let start = usize::from(!accumulate);
@@ -172,6 +173,7 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::ReportFault { .. }
+        | Action::RangeHeld
         | Action::Complete { .. } => return None,
     };
     (into == sum && bytes == length).then_some((from, factor))

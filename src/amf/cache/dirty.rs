@@ -23,7 +23,7 @@ pub struct DirtyLimits {
     pub extents_max: u32,
     /// Extents of one row. Bounds how long a search takes.
     pub row_extents_max: u32,
-    /// User data of a row, in blocks.
+    /// User data of the longest row, in blocks.
     pub row_blocks: u32,
 }
 
@@ -321,19 +321,25 @@ impl DirtyMap {
         }
     }
 
+    /// Rows may have this many blocks from here on.
+    pub fn widen(&mut self, row_blocks: u32) {
+        assert!(row_blocks >= self.limits.row_blocks, "rows only widen");
+        self.limits.row_blocks = row_blocks;
+    }
+
     /// Whether nothing of the row is dirty.
     pub fn is_clean(&self, entry: EntryIndex) -> bool {
         self.rows[entry.0 as usize].extents == 0
     }
 
-    /// Whether all blocks of the row are dirty, so that its check data needs no read.
-    pub fn is_whole_row(&self, entry: EntryIndex) -> bool {
-        self.rows[entry.0 as usize].blocks == self.limits.row_blocks
+    /// Whether all blocks of the row, which has so many, are dirty, so that its check data needs no read.
+    pub fn is_whole_row(&self, entry: EntryIndex, row_blocks: u32) -> bool {
+        self.rows[entry.0 as usize].blocks == row_blocks
     }
 
-    /// Whether all blocks of the row are to be zeroes.
-    pub fn is_all_zero_row(&self, entry: EntryIndex) -> bool {
-        self.rows[entry.0 as usize].zero_blocks == self.limits.row_blocks
+    /// Whether all blocks of the row, which has so many, are to be zeroes.
+    pub fn is_all_zero_row(&self, entry: EntryIndex, row_blocks: u32) -> bool {
+        self.rows[entry.0 as usize].zero_blocks == row_blocks
     }
 
     /// How many blocks of the row are dirty.
@@ -611,8 +617,8 @@ mod tests {
             .count();
         assert_eq!(map.dirty_blocks(entry) as usize, dirty);
         assert_eq!(map.is_clean(entry), dirty == 0);
-        assert_eq!(map.is_whole_row(entry), dirty == model.len());
-        assert_eq!(map.is_all_zero_row(entry), zero == model.len());
+        assert_eq!(map.is_whole_row(entry, ROW_BLOCKS), dirty == model.len());
+        assert_eq!(map.is_all_zero_row(entry, ROW_BLOCKS), zero == model.len());
         let lowest = model.iter().flatten().map(|(seq, _)| *seq).min();
         let snapshot = map.snapshot(entry);
         assert_eq!(snapshot.map(|snapshot| snapshot.seq_lowest), lowest);

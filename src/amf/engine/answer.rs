@@ -2,6 +2,7 @@
 
 use super::machine::{Engine, PIECES_MAX};
 use super::piece::{State, Work, place, push_steps};
+use super::relayout::MovePhase;
 use super::tag::{IO_TAG_SHIFT, member_of, run_of, tag};
 use super::{Action, GroupError, IoTag};
 use crate::amf::MemberIndex;
@@ -72,6 +73,7 @@ impl Engine {
             Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
+            | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage => {
@@ -88,15 +90,33 @@ impl Engine {
         let index = io.0 >> IO_TAG_SHIFT;
         let member = member_of(io);
         let piece = &mut self.pieces[index as usize];
-        if error == DriveError::Media && piece.state == State::Reading {
+        let phase = match piece.work {
+            Work::Move { phase } => Some(phase),
+            Work::Read
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Rebuild
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
+            | Work::Flush
+            | Work::FlushDrives
+            | Work::Destage
+            | Work::Drain => None,
+        };
+        // In the scratch area each member has what nobody else has: one that cannot give it back has failed.
+        let is_kept_elsewhere = phase.is_none_or(MovePhase::is_revocable);
+        if error == DriveError::Media && piece.state == State::Reading && is_kept_elsewhere {
             piece.unreadable |= 1 << member.0;
             // A repair has its result. If it reported what it meets, repairs of two blocks that need each other
             // would call each other for ever.
             if matches!(piece.work, Work::Repair { .. }) {
                 return;
             }
-            let row = piece.row.row;
             let read = self.read_of(io);
+            let (row, _) = self.source_of(&self.pieces[index as usize], &read);
             out.push(Action::ReportMedia {
                 member,
                 row,
@@ -157,6 +177,7 @@ impl Engine {
             Work::Resync | Work::Rebuild | Work::Repair { .. } => {
                 self.issue_writes(index, &plan.writes, false, out);
             }
+            Work::Move { .. } => self.write_moved(index, plan, out),
             Work::Scrub { .. } => self.begin_scan(index, out),
             Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Destage | Work::Drain => {
                 unreachable!("these do not read, or were sent on")
@@ -185,6 +206,7 @@ impl Engine {
             | Work::ZeroRow { .. }
             | Work::Resync
             | Work::Rebuild
+            | Work::Move { .. }
             | Work::Destage
             | Work::Drain
             | Work::Flush
@@ -211,7 +233,6 @@ impl Engine {
     /// Nothing has been written, so the piece can start over without the members that failed it.
     fn reads_failed(&mut self, index: u32, out: &mut Vec<Action>) {
         self.drop_scratch(index);
-        let durable = self.members_of(index).failed;
         let piece = &mut self.pieces[index as usize];
         piece.direct = false;
         piece.avoid |= std::mem::take(&mut piece.unreadable);
@@ -226,20 +247,26 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
-            | Work::Destage => {
-                if !self.geometry.survives(durable | piece.errors) {
-                    self.finish(index, Err(GroupError::TooManyMembersLost), out);
-                } else if piece.errors & !durable == 0 {
-                    piece.errors = 0;
-                    self.begin(index, out);
-                } else {
-                    piece.state = State::AwaitingMembersToPlan;
-                    self.piece_links.push_back(&mut self.members_waiters, index);
-                }
-            }
+            | Work::Destage => self.plan_without_failed(index, out),
+            Work::Move { phase } => self.move_reads_failed(index, phase, out),
             Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
                 unreachable!("these do not read")
             }
+        }
+    }
+
+    /// Plans a piece anew that has written nothing, once it is durable that the members which failed it have failed.
+    pub(super) fn plan_without_failed(&mut self, index: u32, out: &mut Vec<Action>) {
+        let durable = self.members_of(index).failed;
+        let piece = &mut self.pieces[index as usize];
+        if !self.layout.survives(durable | piece.errors) {
+            self.finish(index, Err(GroupError::TooManyMembersLost), out);
+        } else if piece.errors & !durable == 0 {
+            piece.errors = 0;
+            self.begin(index, out);
+        } else {
+            piece.state = State::AwaitingMembersToPlan;
+            self.piece_links.push_back(&mut self.members_waiters, index);
         }
     }
 
@@ -249,8 +276,9 @@ impl Engine {
         self.drop_scratch(index);
         let durable = self.members_of(index).failed;
         let piece = &mut self.pieces[index as usize];
-        if matches!(piece.work, Work::Rebuild) {
-            // Nobody believes what a rebuild writes before it says that it is done.
+        let revocable = matches!(piece.work, Work::Move { phase } if phase.is_revocable());
+        if revocable || matches!(piece.work, Work::Rebuild) {
+            // Nobody believes what these write before they say that they are done.
             return self.finish(index, Err(GroupError::MemberFailed), out);
         }
         if piece.errors & !durable != 0 {
@@ -259,7 +287,7 @@ impl Engine {
             return;
         }
         let lost = piece.members.failed | piece.errors | durable;
-        if !self.geometry.survives(lost) {
+        if !self.layout.survives(lost) {
             return self.finish(index, Err(GroupError::TooManyMembersLost), out);
         }
         match piece.work {
@@ -272,6 +300,7 @@ impl Engine {
             | Work::ZeroRow { .. }
             | Work::Resync
             | Work::Rebuild
+            | Work::Move { .. }
             | Work::Destage
             | Work::Drain
             | Work::Flush

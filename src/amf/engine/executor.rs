@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
-use crate::amf::geometry::{Level, StripPlace};
+use crate::amf::expansion::Layout;
+use crate::amf::geometry::{Geometry, Level, StripPlace};
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
 use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet};
@@ -86,6 +87,8 @@ pub struct World {
     /// Reads that met blocks which the medium could not give back: member, row, offset and length.
     pub media: Vec<(MemberIndex, RowIndex, u32, u32)>,
     pub scrubbed: Vec<(RowIndex, ScrubOutcome)>,
+    /// How many cores have said that they hold what they were to hold.
+    pub range_held: u32,
     /// Blocks that cannot be read until they are written: drive and position.
     pub bad_blocks: BTreeSet<(usize, usize)>,
     pub done: Vec<Done>,
@@ -168,7 +171,7 @@ impl World {
         };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
-                geometry,
+                layout: Layout::fixed(geometry),
                 core,
                 lock: Arc::clone(&lock),
                 // One more, for the test's own drains.
@@ -197,6 +200,7 @@ impl World {
             faults: Vec::new(),
             media: Vec::new(),
             scrubbed: Vec::new(),
+            range_held: 0,
             bad_blocks: BTreeSet::new(),
             done: Vec::new(),
             random: Random::new(seed),
@@ -573,6 +577,7 @@ impl World {
                     blocks,
                 } => self.media.push((member, row, offset_blocks, blocks)),
                 Action::Scrubbed { row, outcome } => self.scrubbed.push((row, outcome)),
+                Action::RangeHeld => self.range_held += 1,
                 Action::Seal {
                     slot,
                     offset_bytes,
@@ -692,6 +697,7 @@ impl World {
             | Action::WakeCores { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
+            | Action::RangeHeld
             | Action::ReportFault { .. }
             | Action::Complete { .. } => unreachable!("not a drive command"),
         }
@@ -756,6 +762,7 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::WakeCores { .. }
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
+        | Action::RangeHeld
         | Action::ReportFault { .. }
         | Action::Complete { .. } => unreachable!("not a drive command"),
     }

@@ -639,6 +639,7 @@ impl Run {
                 | GroupError::ParityNotTrusted
                 | GroupError::MemberFailed
                 | GroupError::TooLong
+                | GroupError::Unreadable
                 | GroupError::OutOfRange),
             ) => panic!("{error}"),
         }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::hang::Held;
 use super::piece::{Piece, State, Work};
 use super::rebuild::{REBUILDS_MAX, RowTurn};
+use super::relayout::Kept;
 use super::scratch::Scratch;
 use super::tag::IO_TAG_SHIFT;
 use super::write_back::{DESTAGES_MAX, WriteBack};
 use super::{Action, CommandId, EngineConfig, GroupError, IoTag, Request};
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::{Geometry, RowPiece};
 use crate::amf::list::{Links, List};
 use crate::amf::lock::{Acquire, CORES_MAX, LockTable, WakeMask};
@@ -35,14 +37,18 @@ pub const PIECES_MAX: u32 = 1 << (u32::BITS - IO_TAG_SHIFT - 1);
 /// A dropped engine leaves its locks taken: drain it first.
 #[derive(Debug)]
 pub struct Engine {
+    /// The shape of the group with all its members; what a row has of it, the layout says.
     pub(super) geometry: Geometry,
+    pub(super) layout: Layout,
+    /// Rows that a wave of an expansion keeps.
+    pub(super) kept: Kept,
     pub(super) core: u16,
     pub(super) lock: Arc<LockTable>,
     pub(super) commands: Box<[Command]>,
-    /// Links `starved`.
-    command_links: Links,
+    /// Links `starved` and those that wait for the end of a hold.
+    pub(super) command_links: Links,
     /// Commands that may start another row operation, each once, served in turn.
-    starved: List,
+    pub(super) starved: List,
     pub(super) pieces: Box<[Piece]>,
     /// Links `lock_waiters`, `scratch_waiters` and `members_waiters`: a piece awaits one thing at a time.
     pub(super) piece_links: Links,
@@ -51,6 +57,7 @@ pub struct Engine {
     pub(super) lock_waiters: Box<[List]>,
     lock_waiting: u32,
     pub(super) scratch: Scratch,
+    pub(super) scratch_bytes: u32,
     /// Spans of scratch that drives have not let go although their commands were given up.
     pub(super) held: Vec<Held>,
     pub(super) scratch_waiters: List,
@@ -86,6 +93,8 @@ pub(super) struct Command {
     pub(super) compared: bool,
     /// Nothing new of it is started, and what has not begun to write does not begin.
     pub(super) given_up: bool,
+    /// It waits for the end of a hold, and for nothing else.
+    pub(super) kept: bool,
     error: Option<GroupError>,
 }
 
@@ -109,6 +118,7 @@ impl Command {
         issued: false,
         compared: false,
         given_up: false,
+        kept: false,
         error: None,
     };
 
@@ -124,7 +134,7 @@ impl Engine {
     /// [`Engine::scratch_bytes_min`], a core of 16 or more, failed members that the group does not have.
     pub fn new(config: EngineConfig) -> Self {
         let EngineConfig {
-            geometry,
+            layout,
             core,
             lock,
             commands_max,
@@ -133,6 +143,7 @@ impl Engine {
             members,
             write_back,
         } = config;
+        let geometry = *layout.widest();
         assert!(core < CORES_MAX, "the lock word has room for {CORES_MAX} cores");
         assert!(commands_max > 0, "an engine without commands does nothing");
         assert!(
@@ -155,6 +166,8 @@ impl Engine {
         Self {
             write_back: write_back.map(|config| WriteBack::new(config, &geometry, core, pieces_max)),
             geometry,
+            layout,
+            kept: Kept::NOTHING,
             core,
             lock,
             commands: commands.into(),
@@ -166,6 +179,7 @@ impl Engine {
             lock_waiters: vec![List::EMPTY; pieces_max.next_power_of_two() as usize].into(),
             lock_waiting: 0,
             scratch: Scratch::new(scratch_bytes, all_pieces),
+            scratch_bytes,
             held: Vec::new(),
             scratch_waiters: List::EMPTY,
             scratch_retry: false,
@@ -332,7 +346,7 @@ impl Engine {
             "what has been let in was begun before the call ended"
         );
         if self.command_links.is_listed(command) {
-            self.command_links.remove(&mut self.starved, command);
+            self.unlist(command);
         }
         let slot = &mut self.commands[command as usize];
         slot.given_up = true;
@@ -381,22 +395,30 @@ impl Engine {
             Request::Resync { row }
             | Request::Rebuild { row }
             | Request::Scrub { row, .. }
+            | Request::Move { row, .. }
             | Request::Repair { row, .. }
                 if row.0 >= self.geometry.rows() =>
             {
                 return Err(GroupError::OutOfRange);
             }
-            Request::Resync { .. } | Request::Rebuild { .. } | Request::Scrub { .. } => return Ok(1),
+            // A rebuild that waited would keep those behind it waiting in rows that the hold waits for.
+            Request::Rebuild { row } if self.kept.contains(row) => return Err(GroupError::Aborted),
+            Request::Resync { .. }
+            | Request::Rebuild { .. }
+            | Request::Scrub { .. }
+            | Request::Move { .. } => return Ok(1),
             Request::Repair {
+                row,
                 member,
                 offset_blocks,
                 blocks,
                 ..
             } => {
-                let strip = self.geometry.strip_blocks();
-                let inside = offset_blocks < self.geometry.member_row_blocks()
+                let geometry = self.layout.geometry_of_row(row);
+                let strip = geometry.strip_blocks();
+                let inside = offset_blocks < geometry.member_row_blocks()
                     && (1..=strip - offset_blocks % strip).contains(&blocks);
-                return if member.0 < self.geometry.members() && inside {
+                return if member.0 < geometry.members() && inside {
                     Ok(1)
                 } else {
                     Err(GroupError::OutOfRange)
@@ -413,11 +435,11 @@ impl Engine {
                 (lba, u64::from(blocks))
             }
         };
-        if !self.geometry.contains(lba, blocks) {
+        if !self.layout.contains(lba, blocks) {
             return Err(GroupError::OutOfRange);
         }
         if matches!(request, Request::CompareWrite { .. }) && blocks > 0 {
-            let first = self.geometry.first_piece(lba, blocks);
+            let first = self.layout.first_piece(lba, blocks);
             if u64::from(first.blocks) != blocks || first.blocks > self.write_blocks_max() {
                 return Err(GroupError::TooLong);
             }
@@ -434,6 +456,8 @@ impl Engine {
                 self.begin(piece, out);
             } else if let Some(row) = self.woken.pop_front() {
                 self.grant(row, out);
+            } else if self.kept.look {
+                self.look_at_held(out);
             } else if self.take_turn(out) {
                 // A row is rebuilt, and the next one may be written already.
             } else if self.scratch_retry {
@@ -452,7 +476,7 @@ impl Engine {
     }
 
     /// Lets a command wait for its turn to start another piece, if it has any left and may.
-    fn line_up(&mut self, command: u32) {
+    pub(super) fn line_up(&mut self, command: u32) {
         let slot = &self.commands[command as usize];
         let open = slot.state == CommandState::Active && slot.pieces < PIECES_PER_COMMAND_MAX;
         if open && slot.wants_more() && !self.command_links.is_listed(command) {
@@ -462,16 +486,25 @@ impl Engine {
 
     /// Makes the command's next piece and takes its lock, or lets it wait for that.
     fn start_piece(&mut self, command: u32, out: &mut Vec<Action>) {
-        let index = self.free_pieces.pop().expect("the caller saw a free piece");
         let write_blocks_max = self.write_blocks_max();
         let slot = &mut self.commands[command as usize];
-        let (work, row) = next_piece(&self.geometry, slot, write_blocks_max);
+        let (work, row) = next_piece(&self.layout, slot, write_blocks_max);
+        if self.wait_for_hold(command, work, row.row) {
+            return;
+        }
+        let slot = &mut self.commands[command as usize];
+        let index = self.free_pieces.pop().expect("the caller saw a free piece");
         slot.started_blocks += u64::from(row.blocks);
         slot.pieces += 1;
         let piece = &mut self.pieces[index as usize];
         assert!(piece.state == State::Free, "a free piece is free");
         *piece = Piece::new(command, work, row);
-        if self.write_back.is_some() && !self.geometry.survives(self.lock.members().failed) {
+        let parted = matches!(work, Work::CompareThenWrite { .. }) && slot.started_blocks < slot.total_blocks;
+        if parted {
+            // It lay inside a row before its blocks moved.
+            return self.end_piece(index, Err(GroupError::TooLong), out);
+        }
+        if self.write_back.is_some() && !self.layout.survives(self.lock.members().failed) {
             // Rows with dirty data that has nowhere to go stay held: who came now would wait for them for ever.
             return self.end_piece(index, Err(GroupError::TooManyMembersLost), out);
         }
@@ -692,6 +725,7 @@ impl Engine {
         let command = self.pieces[index as usize].command;
         self.pieces[index as usize] = Piece::FREE;
         self.free_pieces.push(index);
+        self.kept.look |= self.kept.is_held();
         let slot = &mut self.commands[command as usize];
         slot.pieces -= 1;
         if let Err(error) = result {
@@ -707,7 +741,7 @@ impl Engine {
     fn complete(&mut self, command: u32, out: &mut Vec<Action>) {
         if self.command_links.is_listed(command) {
             // It failed while it waited to start more.
-            self.command_links.remove(&mut self.starved, command);
+            self.unlist(command);
         }
         let slot = std::mem::replace(&mut self.commands[command as usize], Command::FREE);
         assert!(
@@ -745,10 +779,10 @@ impl Engine {
 }
 
 /// What a command does next and where.
-fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Work, RowPiece) {
+fn next_piece(layout: &Layout, slot: &Command, write_blocks_max: u32) -> (Work, RowPiece) {
     let cut = |lba: GroupLba| {
         let next = GroupLba(lba.0 + slot.started_blocks);
-        let first = geometry.first_piece(next, slot.total_blocks - slot.started_blocks);
+        let first = layout.first_piece(next, slot.total_blocks - slot.started_blocks);
         RowPiece {
             skipped_blocks: slot.started_blocks,
             ..first
@@ -766,7 +800,7 @@ fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Wo
             lba, deallocate, fua, ..
         } => {
             let piece = cut(lba);
-            let whole = piece.blocks == geometry.row_blocks();
+            let whole = piece.blocks == layout.geometry_of_row(piece.row).row_blocks();
             let work = if whole {
                 Work::ZeroRow { deallocate, fua }
             } else {
@@ -780,7 +814,7 @@ fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Wo
         Request::Compare { lba, .. } => {
             // A strip at a time, which bounds the scratch that a comparison holds.
             let mut piece = cut(lba);
-            let strip = geometry.strip_blocks();
+            let strip = layout.widest().strip_blocks();
             piece.blocks = piece.blocks.min(strip - piece.start_blocks % strip);
             (Work::Compare, piece)
         }
@@ -791,6 +825,7 @@ fn next_piece(geometry: &Geometry, slot: &Command, write_blocks_max: u32) -> (Wo
         Request::Resync { row } => (Work::Resync, whole_row(row)),
         Request::Rebuild { row } => (Work::Rebuild, whole_row(row)),
         Request::Scrub { row, repair } => (Work::Scrub { repair }, whole_row(row)),
+        Request::Move { row, phase } => (Work::Move { phase }, whole_row(row)),
         Request::Repair {
             row,
             member,

@@ -1,17 +1,20 @@
 //! The engine's row operations: what each is, how it begins and how it ends.
 
 use super::machine::Engine;
+use super::rebuild::Targets;
+use super::relayout::MovePhase;
 use super::scratch::Span;
 use super::scrub::Scan;
 use super::tag::{next_tag, tag};
 use super::write_back::Room;
 use super::{Action, CommandId, GroupError, Place};
 use crate::amf::cache::EntryIndex;
-use crate::amf::geometry::RowPiece;
+use crate::amf::geometry::{Geometry, RowPiece};
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{Members, Mode};
 use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Target};
 use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::drive::block::MemberLba;
 
 /// What a row operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,10 @@ pub(super) enum Work {
         offset_blocks: u32,
         blocks: u32,
     },
+    /// A row is laid out anew. It needs no lock: its rows are held on all cores.
+    Move {
+        phase: MovePhase,
+    },
     Flush,
     /// All live members are flushed, also where there is a journal.
     FlushDrives,
@@ -64,7 +71,7 @@ impl Work {
             | Self::Repair { .. } => Some(Mode::Write),
             // It is the hold's own, which has the lock.
             Self::Destage => Some(Mode::Write),
-            Self::Flush | Self::FlushDrives | Self::Drain => None,
+            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain => None,
         }
     }
 
@@ -78,6 +85,7 @@ impl Work {
             | Self::Rebuild
             | Self::Scrub { .. }
             | Self::Repair { .. }
+            | Self::Move { .. }
             | Self::Flush
             | Self::FlushDrives
             | Self::Destage
@@ -267,15 +275,33 @@ impl Engine {
                 self.flush(index, out);
                 return true;
             }
-            Work::Rebuild => {
-                if let Err(over) = self.choose_targets(index) {
-                    self.finish(index, over, out);
+            Work::Rebuild => match self.choose_targets(index) {
+                Targets::None => {
+                    self.await_turn(index);
                     return true;
                 }
-            }
+                Targets::Over(result) => {
+                    self.finish(index, result, out);
+                    return true;
+                }
+                Targets::Some => {}
+            },
             Work::Repair { member, .. } if members.failed >> member.0 & 1 == 1 => {
                 self.finish(index, Ok(()), out);
                 return true;
+            }
+            Work::Resync | Work::Repair { .. } | Work::Scrub { .. } if self.is_dead(index) => {
+                self.end_dead(index, out);
+                return true;
+            }
+            Work::Move { phase } => {
+                if let Some(error) = self.refuse_move(index, phase) {
+                    self.finish(index, Err(error), out);
+                    return true;
+                }
+                if self.zero_moved(index, phase, out) {
+                    return true;
+                }
             }
             Work::Compare
             | Work::CompareThenWrite { .. }
@@ -315,6 +341,7 @@ impl Engine {
                 failed: self.lock.lost(),
                 ..self.lock.members()
             },
+            Work::Move { .. } => self.lock.members(),
             Work::Read
             | Work::Compare
             | Work::CompareThenWrite { .. }
@@ -324,7 +351,14 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
-            | Work::Destage => self.lock.members_at(piece.row.row),
+            | Work::Destage => {
+                let row = piece.row.row;
+                let members = self.lock.members_at(row);
+                Members {
+                    failed: members.failed & self.layout.members_of_row(row),
+                    ..members
+                }
+            }
         }
     }
 
@@ -337,7 +371,8 @@ impl Engine {
             blocks,
             ..
         } = piece.row;
-        let strip = self.geometry.strip_blocks();
+        let geometry = self.layout.geometry_of_row(row);
+        let strip = geometry.strip_blocks();
         let offset = start_blocks % strip;
         if offset + blocks > strip {
             return None;
@@ -345,7 +380,7 @@ impl Engine {
         let column = u8::try_from(start_blocks / strip).expect("a row has at most 32 data columns");
         let unreadable = piece.members.failed | piece.avoid;
         let trusted = piece.members.parity_trusted;
-        let place = row::choose_copy(&self.geometry, row, column, offset, unreadable, trusted)?;
+        let place = row::choose_copy(geometry, row, column, offset, unreadable, trusted)?;
         Some(RowIo {
             member: place.member,
             offset_blocks: place.start_blocks + offset,
@@ -376,7 +411,10 @@ impl Engine {
         out.push(Action::DriveRead {
             io,
             member,
-            lba: self.geometry.member_lba(piece.row.row, offset_blocks),
+            lba: self
+                .layout
+                .geometry_of_row(piece.row.row)
+                .member_lba(piece.row.row, offset_blocks),
             blocks,
             into,
         });
@@ -384,15 +422,28 @@ impl Engine {
     }
 
     pub(super) fn zero_row(&mut self, index: u32, deallocate: bool, fua: bool, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let row = self.pieces[index as usize].row.row;
+        let geometry = *self.layout.geometry_of_row(row);
+        let lba = geometry.member_lba(row, 0);
+        self.issue_zeroes(index, &geometry, lba, (deallocate, fua), out);
+    }
+
+    /// Zeroes what the live members give to a piece's row, or as much of each elsewhere.
+    pub(super) fn issue_zeroes(
+        &mut self,
+        index: u32,
+        geometry: &Geometry,
+        lba: MemberLba,
+        (deallocate, fua): (bool, bool),
+        out: &mut Vec<Action>,
+    ) {
         let piece = &mut self.pieces[index as usize];
-        let members = match row::zero_row(&geometry, piece.members) {
+        let members = match row::zero_row(geometry, piece.members) {
             Ok(members) => members,
             Err(error) => return self.finish(index, Err(error.into()), out),
         };
         self.commands[piece.command as usize].issued = true;
         piece.state = State::Writing;
-        let lba = geometry.member_lba(piece.row.row, 0);
         let blocks = geometry.member_row_blocks();
         for member in members {
             piece.pending += 1;
@@ -411,7 +462,7 @@ impl Engine {
     fn flush(&mut self, index: u32, out: &mut Vec<Action>) {
         let piece = &mut self.pieces[index as usize];
         let failed = piece.members.failed;
-        if !self.geometry.survives(self.lock.members().failed) {
+        if !self.layout.survives(self.lock.members().failed) {
             return self.finish(index, Err(GroupError::TooManyMembersLost), out);
         }
         self.commands[piece.command as usize].issued = true;
@@ -437,7 +488,7 @@ impl Engine {
             targets,
             ..
         } = &self.pieces[index as usize];
-        let geometry = &self.geometry;
+        let geometry = self.layout.geometry_of_row(row.row);
         let mut read = |target| {
             plan.read(
                 geometry,
@@ -470,6 +521,10 @@ impl Engine {
                 };
                 plan.repair(geometry, row.row, target, *members, *avoid)
             }
+            Work::Move { phase } => {
+                self.plan_move(&self.pieces[index as usize], phase, plan);
+                Ok(())
+            }
             Work::Destage => self.plan_destage(&self.pieces[index as usize], plan),
             Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
                 unreachable!("these have nothing to plan")
@@ -499,21 +554,17 @@ impl Engine {
         let piece = &mut self.pieces[index as usize];
         self.commands[piece.command as usize].issued = true;
         piece.state = State::Reading;
+        piece.pending = u32::try_from(reads.len()).expect("at most a few hundred");
+        let piece = &self.pieces[index as usize];
         let mut runs = [0; MEMBERS_MAX];
         for read in reads {
-            let RowIo {
-                member,
-                offset_blocks,
-                blocks,
-                area,
-            } = *read;
-            piece.pending += 1;
+            let (_, lba) = self.source_of(piece, read);
             out.push(Action::DriveRead {
-                io: next_tag(index, member, &mut runs),
-                member,
-                lba: self.geometry.member_lba(piece.row.row, offset_blocks),
-                blocks,
-                into: place(piece, self.geometry.block().shift(), area),
+                io: next_tag(index, read.member, &mut runs),
+                member: read.member,
+                lba,
+                blocks: read.blocks,
+                into: place(piece, self.geometry.block().shift(), read.area),
             });
         }
     }
@@ -531,21 +582,16 @@ impl Engine {
         let piece = &mut self.pieces[index as usize];
         self.commands[piece.command as usize].issued = true;
         piece.state = State::Writing;
+        piece.pending = u32::try_from(writes.len()).expect("at most a few hundred");
+        let piece = &self.pieces[index as usize];
         let mut runs = [0; MEMBERS_MAX];
         for write in writes {
-            let RowIo {
-                member,
-                offset_blocks,
-                blocks,
-                area,
-            } = *write;
-            piece.pending += 1;
             out.push(Action::DriveWrite {
-                io: next_tag(index, member, &mut runs),
-                member,
-                lba: self.geometry.member_lba(piece.row.row, offset_blocks),
-                blocks,
-                from: place(piece, self.geometry.block().shift(), area),
+                io: next_tag(index, write.member, &mut runs),
+                member: write.member,
+                lba: self.target_of(piece, write),
+                blocks: write.blocks,
+                from: place(piece, self.geometry.block().shift(), write.area),
                 fua,
             });
         }

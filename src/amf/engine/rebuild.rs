@@ -23,6 +23,17 @@ pub(super) struct RowTurn {
     stale: bool,
 }
 
+/// What a rebuild has to write in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Targets {
+    /// The strips of some members.
+    Some,
+    /// Nothing: no member under rebuild has anything in the row, or nobody needs the row. It still counts.
+    None,
+    /// The piece ends so.
+    Over(Result<(), GroupError>),
+}
+
 impl Engine {
     /// Lines a command up.
     ///
@@ -45,21 +56,31 @@ impl Engine {
         });
     }
 
-    /// The members that are to be written in the piece's row; or how the piece ends at once.
-    pub(super) fn choose_targets(&mut self, index: u32) -> Result<(), Result<(), GroupError>> {
+    /// Chooses the members that are to be written in the piece's row.
+    pub(super) fn choose_targets(&mut self, index: u32) -> Targets {
+        let is_dead = self.is_dead(index);
         let piece = &mut self.pieces[index as usize];
         let turn = self.rebuilds.iter().find(|turn| turn.command.0 == piece.command);
         if turn.expect("a rebuild has its place in line").stale {
-            return Err(Err(GroupError::Aborted));
+            return Targets::Over(Err(GroupError::Aborted));
         }
         let rebuild = self.lock.rebuild();
+        // Members of the new layout have nothing in rows of the old one.
+        let holds = self.layout.members_of_row(piece.row.row);
         piece.targets = rebuild.members & piece.members.failed;
-        if piece.targets != 0 {
-            Ok(())
-        } else if rebuild.members != 0 {
-            Err(Ok(())) // Below the frontier.
+        if rebuild.members == 0 {
+            Targets::Over(Err(GroupError::MemberFailed))
+        } else if piece.row.row.0 < rebuild.rows {
+            Targets::Over(Ok(()))
+        } else if is_dead || rebuild.members & holds == 0 {
+            piece.targets = rebuild.members;
+            Targets::None
         } else {
-            Err(Err(GroupError::MemberFailed))
+            assert!(
+                piece.targets != 0,
+                "a member under rebuild has failed in rows that are not done"
+            );
+            Targets::Some
         }
     }
 
@@ -84,8 +105,9 @@ impl Engine {
         else {
             return false;
         };
-        let targets = self.pieces[index as usize].targets;
-        let counts = !stale && self.lock.advance_rebuilt(targets, row.0 + 1);
+        // And those that have nothing in this row.
+        let members = self.pieces[index as usize].targets | !self.layout.members_of_row(row);
+        let counts = !stale && self.lock.advance_rebuilt(members, row.0 + 1);
         let result = if counts { Ok(()) } else { Err(GroupError::Aborted) };
         self.finish(index, result, out);
         true

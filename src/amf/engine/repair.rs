@@ -10,7 +10,7 @@ use crate::drive::DriveError;
 impl Engine {
     /// Reads what was written to the end of the piece's scratch.
     pub(super) fn issue_read_back(&mut self, index: u32, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let into = self.read_back_area(index).0;
         let piece = &mut self.pieces[index as usize];
         let Work::Repair {

@@ -196,6 +196,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }
+                | Action::RangeHeld
                 | Action::Complete { .. } => None,
             })
             .collect();

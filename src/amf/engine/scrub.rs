@@ -86,7 +86,7 @@ impl Scan {
 impl Engine {
     /// Everything that can be read is in scratch.
     pub(super) fn begin_scan(&mut self, index: u32, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let piece = &mut self.pieces[index as usize];
         piece.scan = Scan::START;
         let unreadable = piece.members.failed | piece.avoid;
@@ -101,7 +101,7 @@ impl Engine {
 
     /// A comparison is answered.
     pub(super) fn scan_on(&mut self, index: u32, equal: bool, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let piece = &mut self.pieces[index as usize];
         let row = piece.row.row;
         let fix = if geometry.level().is_mirror() {
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     fn scan_next(&mut self, index: u32, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let shift = geometry.block().shift();
         let piece = &mut self.pieces[index as usize];
         let next = if geometry.level().is_mirror() {
@@ -155,7 +155,7 @@ impl Engine {
 
     /// Makes a block in scratch what it has to be.
     fn fix_block(&mut self, index: u32, fix: Fix, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let at = |role, block| RowPlan::scrub_area(&geometry, role).plus(block);
         match fix {
             Fix::Column { column, block } => {
@@ -185,7 +185,7 @@ impl Engine {
     }
 
     fn conclude(&mut self, index: u32, out: &mut Vec<Action>) {
-        let geometry = self.geometry;
+        let geometry = self.row_geometry(index);
         let piece = &self.pieces[index as usize];
         let (Scan { bad, located, .. }, row) = (piece.scan, piece.row.row);
         if bad == 0 {

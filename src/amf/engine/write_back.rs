@@ -160,6 +160,12 @@ impl WriteBack {
         }
     }
 
+    /// Rows get more members; none of the layout's other sizes changes.
+    pub(super) fn widen(&mut self, geometry: &Geometry) {
+        self.dirty.widen(geometry.row_blocks());
+        self.lane.widen(*geometry);
+    }
+
     /// Blocks that a write of this length may take in the lane: the part that is appended now, header included, and
     /// what its destage adds.
     fn room_for(&self, geometry: &Geometry, payload_blocks: u32, blocks: u32) -> Room {
@@ -236,6 +242,7 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
+            | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
@@ -300,6 +307,7 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
+            | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
@@ -356,7 +364,7 @@ impl Engine {
     /// Begins a piece where there is a lane. False if it goes on like any other.
     pub(super) fn begin_write_back(&mut self, index: u32, out: &mut Vec<Action>) -> bool {
         let piece = &self.pieces[index as usize];
-        if !self.geometry.survives(self.lock.members().failed) {
+        if !self.layout.survives(self.lock.members().failed) {
             // The lost group may have told hosts of writes that its drives do not hold: it answers nothing any more.
             self.finish(index, Err(GroupError::TooManyMembersLost), out);
             return true;
@@ -377,6 +385,7 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::FlushDrives
+            | Work::Move { .. }
             | Work::Repair { .. } => return false,
         }
         true
@@ -424,6 +433,7 @@ impl Engine {
             | Work::Rebuild
             | Work::Scrub { .. }
             | Work::Repair { .. }
+            | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
             | Work::Drain => unreachable!("these commit nothing of their own"),
@@ -478,7 +488,7 @@ impl Engine {
             "a flush is answered once by each core"
         );
         if piece.answered() {
-            let survives = self.geometry.survives(self.lock.members().failed);
+            let survives = self.layout.survives(self.lock.members().failed);
             let result = if survives {
                 Ok(())
             } else {
@@ -636,7 +646,7 @@ impl Engine {
     /// A new member set is durable: batches and flushes that waited for it go on, or everything ends if the group is lost.
     pub(super) fn members_changed_for_write_back(&mut self, out: &mut Vec<Action>) {
         let failed = self.lock.members().failed;
-        if !self.geometry.survives(failed) {
+        if !self.layout.survives(failed) {
             self.write_back().stuck = true;
             return self.fail_closed(out);
         }

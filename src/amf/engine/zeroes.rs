@@ -71,6 +71,7 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }
+                | Action::RangeHeld
                 | Action::Complete { .. } => unreachable!("not a drive command"),
             }
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::amf::MemberIndex;
-use crate::amf::geometry::Level;
-use crate::drive::block::{BlockSize, MemberLba};
+use crate::amf::geometry::{Geometry, Level};
+use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
 const SCRATCH_ROWS: [u64; 3] = [1, 3, 64];
 
@@ -85,11 +85,13 @@ fn h35_only_the_first_rows_go_through_the_scratch_area() {
 }
 
 #[test]
-fn a_wave_locks_its_rows_and_its_sources_once_and_in_order() {
+fn a_wave_holds_its_rows_and_its_sources_once_and_in_order() {
     for (_, _, rows, waves) in every_plan() {
         let mut frontier = 0;
         while let Some(wave) = waves.next(frontier) {
-            let locks: Vec<u64> = waves.locks(wave).map(|row| row.0).collect();
+            let held = waves.held(wave);
+            let locks: Vec<u64> = held.rows().map(|row| row.0).collect();
+            assert!((0..rows).all(|row| held.contains(RowIndex(row)) == locks.contains(&row)));
             assert!(
                 locks.windows(2).all(|pair| pair[0] < pair[1]),
                 "{wave:?}: {locks:?}"
@@ -197,7 +199,7 @@ fn geometry(data: u8, rows: u64) -> Geometry {
 fn i13_the_map_is_total_and_injective_at_every_step() {
     for (old, new) in (2..=16_u8).flat_map(|old| (old + 1..=16).map(move |new| (old, new))) {
         let rows = 12;
-        let mut layout = Layout::new(geometry(old, rows), geometry(new, rows), 0).expect("it widens");
+        let mut layout = Layout::expanding(geometry(old, rows), geometry(new, rows), 0).expect("it widens");
         let waves = layout.waves(2).expect("there is scratch room");
         loop {
             let mut places: BTreeMap<(MemberIndex, MemberLba), u64> = BTreeMap::new();
@@ -239,16 +241,16 @@ fn shapes_that_do_not_fit_are_refused() {
     );
     assert_eq!(Waves::new(4, 5, 10, 0), Err(ExpansionError::NoScratch));
     assert_eq!(
-        Layout::new(geometry(4, 9), geometry(5, 8), 0),
+        Layout::expanding(geometry(4, 9), geometry(5, 8), 0),
         Err(ExpansionError::OtherShape)
     );
-    let narrower = Layout::new(geometry(5, 8), geometry(4, 8), 0);
+    let narrower = Layout::expanding(geometry(5, 8), geometry(4, 8), 0);
     assert_eq!(narrower, Err(ExpansionError::NotWider { old: 5, new: 4 }));
 }
 
 #[test]
 fn a_range_is_cut_where_the_frontier_is() {
-    let mut layout = Layout::new(geometry(4, 10), geometry(5, 10), 0).expect("it widens");
+    let mut layout = Layout::expanding(geometry(4, 10), geometry(5, 10), 0).expect("it widens");
     assert_eq!(layout.frontier_block(), GroupLba(0));
     layout.advance(3);
     assert_eq!(layout.frontier_block(), GroupLba(30));

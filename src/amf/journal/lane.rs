@@ -184,6 +184,15 @@ impl Lane {
         lane
     }
 
+    /// Batches may go to more members from here on: those of this shape, which differs in nothing else.
+    pub fn widen(&mut self, geometry: Geometry) {
+        assert!(
+            geometry.members() >= self.config.geometry.members(),
+            "members are only added"
+        );
+        self.config.geometry = geometry;
+    }
+
     /// Blocks that entries and headers may take: a batch is never cut at the lane's end, so the blocks of one may be lost there.
     pub fn capacity(&self) -> u64 {
         u64::from(self.config.layout.lane_blocks)

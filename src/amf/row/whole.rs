@@ -3,7 +3,8 @@
 use super::super::code::{self, Solution};
 use super::super::geometry::Role;
 use super::{
-    Area, Geometry, MemberIndex, Members, PlanError, RowIndex, RowIo, RowPlan, Shape, Sum, bits, choose_copy,
+    Area, Geometry, MemberIndex, Members, PlanError, RowIndex, RowIo, RowPlan, Shape, Step, StripPlace, Sum,
+    bits, choose_copy,
 };
 
 /// A range of each strip.
@@ -180,6 +181,60 @@ impl RowPlan {
         // The last block is for trying out what a strip would have to be.
         self.scratch_blocks = u32::from(shape.columns + shape.checks) * blocks + 1;
         complete
+    }
+
+    /// Plans a whole row made of strips that `source` finds elsewhere, column by column; columns without a source are
+    /// zeroes. Check data is computed, and all members are written.
+    ///
+    /// Reads come in the order of columns, and each has the scratch place of its column: that many strips from the start.
+    pub fn whole_row(
+        &mut self,
+        geometry: &Geometry,
+        row: RowIndex,
+        source: impl Fn(u8) -> Option<StripPlace>,
+    ) {
+        self.clear();
+        let blocks = geometry.strip_blocks();
+        for column in 0..geometry.data_members() {
+            let area = strip_area(column, blocks);
+            match source(column) {
+                Some(place) => self.read_strip(place.member, place.start_blocks, blocks, area, 0),
+                None => self.steps.push(Step::Copy {
+                    into: area,
+                    from: Area::Zeroes,
+                    blocks,
+                }),
+            }
+            for copy in 0..geometry.copies() {
+                let place = geometry.copy_place(row, column, copy);
+                self.writes.push(RowIo {
+                    member: place.member,
+                    offset_blocks: place.start_blocks,
+                    blocks,
+                    area,
+                });
+            }
+        }
+        let shape = Shape::new(geometry, row);
+        self.compute_checks(&shape, Range::whole(geometry), shape.all_checks());
+        self.scratch_blocks = u32::from(shape.columns + shape.checks) * blocks;
+    }
+
+    /// Plans a copy of all that each member in `members` gives to a row from one place to another.
+    pub fn same_places(&mut self, geometry: &Geometry, members: u32) {
+        self.clear();
+        let blocks = geometry.member_row_blocks();
+        for member in (0..geometry.members()).filter(|member| members >> member & 1 == 1) {
+            let io = RowIo {
+                member: MemberIndex(member),
+                offset_blocks: 0,
+                blocks,
+                area: strip_area(member, blocks),
+            };
+            self.reads.push(io);
+            self.writes.push(io);
+        }
+        self.scratch_blocks = u32::from(geometry.members()) * blocks;
     }
 
     fn read_strip(

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{Core, Effect, Node, Phase};
 use crate::amf::engine::{Durability as EngineDurability, Engine, EngineConfig, WriteBackConfig};
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
     AssembleOptions, Candidate, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening,
@@ -159,7 +160,7 @@ impl Node {
             .map_or(0, |journal| journal.layout.lane_blocks as usize * BLOCK_BYTES);
         let core = |core| {
             let engine = Engine::new(EngineConfig {
-                geometry,
+                layout: Layout::fixed(geometry),
                 core,
                 lock: Arc::clone(&lock),
                 commands_max: COMMANDS,
@@ -209,7 +210,7 @@ impl Node {
         let geometry = self.geometry;
         let scratch_bytes = Engine::scratch_bytes_min(&geometry);
         let engine = Engine::new(EngineConfig {
-            geometry,
+            layout: Layout::fixed(geometry),
             core: 0,
             lock,
             commands_max: 1,

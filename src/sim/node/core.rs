@@ -272,6 +272,7 @@ impl Core {
             | Action::Committed { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
+            | Action::RangeHeld
             | Action::WakeCores { .. }
             | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
         }
@@ -384,6 +385,7 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Copy { .. }
         | Action::Compare { .. }
         | Action::Seal { .. }
+        | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
     }
 }

@@ -50,7 +50,7 @@ impl Engine {
             let row = RowPiece {
                 row,
                 start_blocks: 0,
-                blocks: self.geometry.row_blocks(),
+                blocks: self.layout.geometry_of_row(row).row_blocks(),
                 skipped_blocks: 0,
             };
             self.pieces[index as usize] = Piece::new(self.own_command(), Work::Destage, row);
@@ -102,8 +102,9 @@ impl Engine {
     ) -> Result<(), PlanError> {
         let entry = piece.hold.expect("a destage is inside a hold");
         let write_back = self.write_back.as_ref().expect("a hold belongs to it");
-        if write_back.dirty.is_all_zero_row(entry) {
-            return plan.zero_row(&self.geometry, piece.members);
+        let geometry = self.layout.geometry_of_row(piece.row.row);
+        if write_back.dirty.is_all_zero_row(entry, geometry.row_blocks()) {
+            return plan.zero_row(geometry, piece.members);
         }
         let mut extents = [RowExtent {
             start_blocks: 0,
@@ -115,7 +116,7 @@ impl Engine {
             count += 1;
         }
         plan.write_extents(
-            &self.geometry,
+            geometry,
             piece.row.row,
             &extents[..count],
             piece.members,
@@ -191,7 +192,8 @@ impl Engine {
         }
         let piece = self.pieces[index as usize];
         let entry = piece.hold.expect("a destage is inside a hold");
-        if self.write_back().dirty.is_all_zero_row(entry) {
+        let row_blocks = self.row_geometry(index).row_blocks();
+        if self.write_back().dirty.is_all_zero_row(entry, row_blocks) {
             // Zeroes were journaled without saying whether their space was to be given back, and that it may be is all that
             // either kind asks for.
             return self.zero_row(index, true, false, out);
@@ -229,6 +231,7 @@ impl Engine {
     pub(in crate::amf::engine) fn end_destage_piece(&mut self, index: u32, out: &mut Vec<Action>) {
         self.pieces[index as usize] = Piece::FREE;
         self.write_back().free_pieces.push(index);
+        self.kept.look |= self.kept.is_held();
         self.drained(out);
     }
 

@@ -95,7 +95,9 @@ impl Work {
             | Self::Scrub { repair: true }
             | Self::Repair { .. }
             | Self::Destage => Inside::Alone,
-            Self::Flush | Self::FlushDrives | Self::Drain => unreachable!("these touch no row"),
+            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain => {
+                unreachable!("these touch no row")
+            }
         }
     }
 }
@@ -125,6 +127,7 @@ impl Engine {
         write_back.holds[entry.0 as usize] = Hold {
             slot,
             inside: Some((inside, 1)),
+            recalled: self.kept.contains(row),
             ..Hold::FREE
         };
         piece.hold = Some(entry);
@@ -237,6 +240,7 @@ impl Engine {
         *hold = Hold::FREE;
         write_back.rows.remove(entry);
         write_back.slots.remove(u64::from(slot));
+        self.kept.look |= self.kept.is_held();
         let wake = self.lock.release(row, Mode::Write);
         self.tell(wake, row, out);
     }
@@ -258,10 +262,27 @@ impl Engine {
         self.settle_hold(entry, out);
     }
 
+    /// A wave wants this row: as [`Engine::recall`], for this row alone.
+    pub(in crate::amf::engine) fn recall_held(&mut self, row: RowIndex, out: &mut Vec<Action>) {
+        if self.keeps_row(row) {
+            self.recall_slot(self.lock.slot(row), out);
+        }
+    }
+
+    /// Whether this core keeps a row's lock for what is or was dirty there.
+    pub(in crate::amf::engine) fn keeps_row(&self, row: RowIndex) -> bool {
+        let write_back = self.write_back.as_ref();
+        write_back.is_some_and(|write_back| write_back.rows.find(row).is_some())
+    }
+
     /// Looks whether what was just appended makes the row's destage due.
     pub(super) fn look_at_row(&mut self, entry: EntryIndex) {
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
-        if write_back.dirty.is_whole_row(entry) || !write_back.has_runs_left(entry, 1) {
+        let row_blocks = self
+            .layout
+            .geometry_of_row(write_back.rows.row(entry))
+            .row_blocks();
+        if write_back.dirty.is_whole_row(entry, row_blocks) || !write_back.has_runs_left(entry, 1) {
             write_back.destage_soon(entry);
         }
     }

@@ -91,7 +91,7 @@ impl Engine {
         let retire = &mut write_back.retire;
         let due =
             pressed || retire.waiting.len() >= ROWS_PER_FLUSH || write_back.now >= retire.since + FLUSH_TICKS;
-        if retire.running || retire.waiting.is_empty() || !due || !self.geometry.survives(failed) {
+        if retire.running || retire.waiting.is_empty() || !due || !self.layout.survives(failed) {
             return false;
         }
         retire.running = true;
