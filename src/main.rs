@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use braid::target::cli::options::NodeOptions;
 use braid::target::cli::{self, Failure, Programs};
 use braid::target::node::{self, NodeError};
 use braid::target::{demo, perf};
@@ -15,8 +16,8 @@ fn main() -> ExitCode {
     cli::run(std::env::args_os(), programs)
 }
 
-fn run_node(config: config::Config) -> Result<(), Failure> {
-    node::run(config).map_err(|error| {
+fn run_node(config: config::Config, options: &NodeOptions) -> Result<(), Failure> {
+    node::run(config, options.stop_at_eof).map_err(|error| {
         let remedy = match &error {
             NodeError::Rpc(error) => error.remedy(),
             NodeError::Core(_) => "see the log above, and report it",

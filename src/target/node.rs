@@ -179,8 +179,8 @@ fn node_facts(config: &Config, addresses: &[SocketAddr], notes: Vec<String>) -> 
     }
 }
 
-/// Runs a node until it is told to stop: by SIGTERM, SIGINT or `node.shutdown`.
-pub fn run(config: Config) -> Result<(), NodeError> {
+/// Runs a node until it is told to stop: by SIGTERM, SIGINT or `node.shutdown`, or, if `stop_at_eof`, by the end of standard input.
+pub fn run(config: Config, stop_at_eof: bool) -> Result<(), NodeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| NodeError::System {
         what: "signals cannot be caught",
         error,
@@ -206,16 +206,32 @@ pub fn run(config: Config) -> Result<(), NodeError> {
                 let _ = asked.try_send(());
             }
         })
-        .map_err(|error| NodeError::System {
-            what: "a thread cannot be started",
-            error,
-        })?;
+        .map_err(no_thread)?;
+    if stop_at_eof {
+        let asked = node.stop.clone();
+        // Not waited for: it ends with the process, if standard input does not end before.
+        std::thread::Builder::new()
+            .name("standard-input".to_owned())
+            .spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                tracing::info!("standard input has ended");
+                let _ = asked.try_send(());
+            })
+            .map_err(no_thread)?;
+    }
     node.wait_for_stop();
     let stopped = node.stop();
     server.stop();
     signals_handle.close();
     drop(waiter.join());
     stopped
+}
+
+fn no_thread(error: std::io::Error) -> NodeError {
+    NodeError::System {
+        what: "a thread cannot be started",
+        error,
+    }
 }
 
 impl RunningNode {

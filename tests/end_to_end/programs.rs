@@ -37,7 +37,11 @@ fn demo_finds_every_block_right_and_leaves_nothing_behind() {
     assert_eq!(summary["blocks_lost_or_wrong"], 0);
     assert_eq!(summary["blocks_checked"], 32 * 256);
     assert_eq!(summary["commands_failed"], 0);
-    assert_eq!(summary["group_state"], "degraded");
+    assert_eq!(summary["group_state"], "healthy", "the failed drive was replaced");
+    assert!(summary["rebuild"]["rows"].as_u64().unwrap() > 0);
+    assert!(summary["kill"]["seconds_until_served"].as_f64().unwrap() > 0.0);
+    assert_eq!(summary["scrub"]["mismatches"], 0);
+    assert_eq!(summary["scrub"]["rows"], summary["rebuild"]["rows"]);
     for part in summary["load"].as_array().unwrap() {
         assert!(part["iops"].as_f64().unwrap() > 0.0);
     }

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use options::{Cli, Command, ConfigCommand, DemoOptions, PerfOptions};
+use options::{Cli, Command, ConfigCommand, DemoOptions, NodeOptions, PerfOptions};
 
 pub(super) use config_file::block_device_bytes;
 pub use table::{Align, Table};
@@ -47,7 +47,7 @@ const LOG_DEFAULT: &str = "warn";
 #[derive(Clone, Copy)]
 pub struct Programs {
     /// Runs a node until it is told to stop.
-    pub node: fn(config::Config) -> Result<(), Failure>,
+    pub node: fn(config::Config, &NodeOptions) -> Result<(), Failure>,
     /// Runs the demonstration.
     pub demo: fn(DemoOptions) -> Result<(), Failure>,
     /// Measures a target.
@@ -136,7 +136,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         .log
         .or_else(|| std::env::var("BRAID_LOG").ok().filter(|log| !log.is_empty()));
     if let Command::Node(options) = cli.command {
-        return node(&options.config, log, programs);
+        return node(&options, log, programs);
     }
     start_logging(log.as_deref().unwrap_or(LOG_DEFAULT))?;
     match cli.command {
@@ -161,7 +161,8 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
     }
 }
 
-fn node(file: &Path, log: Option<String>, programs: Programs) -> Result<(), Failure> {
+fn node(options: &NodeOptions, log: Option<String>, programs: Programs) -> Result<(), Failure> {
+    let file = options.config.as_path();
     let config = match config_file::read(file)? {
         Ok(config) => config,
         Err(problems) => {
@@ -175,7 +176,7 @@ fn node(file: &Path, log: Option<String>, programs: Programs) -> Result<(), Fail
         }
     };
     start_logging(log.as_deref().unwrap_or(&config.node.log))?;
-    (programs.node)(config)
+    (programs.node)(config, options)
 }
 
 fn preflight(config: Option<&Path>, json: bool) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a node: serve the drives of a configuration file to hosts
     #[command(after_help = help::NODE)]
-    Node(ConfigFile),
+    Node(NodeOptions),
     /// Show everything on this machine in a minute: no configuration, no privileges
     #[command(after_help = help::DEMO)]
     Demo(DemoOptions),
@@ -104,12 +104,15 @@ pub enum Command {
     Shutdown(Client),
 }
 
-/// A node's configuration file.
+/// Options of `braid node`.
 #[derive(Clone, Debug, Args)]
-pub struct ConfigFile {
+pub struct NodeOptions {
     /// Configuration file (TOML); see `braid config example`
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Stop when standard input ends, so that the node does not outlive the program that started it
+    #[arg(long)]
+    pub stop_at_eof: bool,
 }
 
 /// Options of `braid check-config`.
@@ -473,7 +476,7 @@ pub struct DemoOptions {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
-    /// How long to keep the load up, in seconds
+    /// How long to keep the load up, in seconds; the rebuild and the restart come on top
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Size of the virtual disk, in MiB

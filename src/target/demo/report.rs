@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::workload::{Kind, Measured, Standing};
 use crate::target::cli::{Align, Table, bytes_text, duration_text};
+use crate::target::manage::{ScrubState, ScrubStatus};
 
 /// One part of the load.
 pub struct Part {
@@ -34,6 +35,26 @@ impl Part {
     }
 }
 
+/// How a drive was filled that took a failed one's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebuild {
+    /// Stripe rows.
+    pub rows: u64,
+    /// Time from the replacement until the group was healthy.
+    pub seconds: f64,
+}
+
+/// How the node's death under load went.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// Time from the kill until a command of the host was answered again.
+    pub seconds: f64,
+    /// Commands of the host that were never answered.
+    pub commands_lost: u64,
+    /// What the node said about its journal after the restart.
+    pub replayed: Option<String>,
+}
+
 /// Everything that was found out.
 pub struct Summary {
     /// The parts of the load.
@@ -46,6 +67,12 @@ pub struct Summary {
     pub standing: Standing,
     /// The drive that was failed.
     pub failed_drive: String,
+    /// How it was replaced.
+    pub rebuild: Rebuild,
+    /// How the node died and came back.
+    pub kill: Kill,
+    /// Whether the check data fit in the end.
+    pub scrub: ScrubStatus,
     /// State of the group at the end.
     pub group_state: &'static str,
     /// Time from start to end in seconds.
@@ -55,7 +82,11 @@ pub struct Summary {
 impl Summary {
     /// Whether every block is as it should be.
     pub fn is_good(&self) -> bool {
-        self.wrong == 0 && self.standing.failed == 0
+        self.wrong == 0
+            && self.standing.failed == 0
+            && self.scrub.state == ScrubState::Completed
+            && self.scrub.mismatches == 0
+            && self.scrub.unreadable == 0
     }
 
     /// The last line.
@@ -103,8 +134,8 @@ impl Summary {
         let mut text = format!("{}\n{rates}", table.text());
         if self.standing.failed + self.standing.lost > 0 {
             text += &format!(
-                "{} commands failed, {} were lost with their connection\n",
-                self.standing.failed, self.standing.lost
+                "{} commands failed, {} were lost with their connection; of {} blocks that were being written then, either content is right\n",
+                self.standing.failed, self.standing.lost, self.standing.uncertain
             );
         }
         if let Some(mistake) = self.standing.mistake {
@@ -124,6 +155,17 @@ impl Summary {
             "commands_failed": self.standing.failed,
             "commands_lost": self.standing.lost,
             "failed_drive": self.failed_drive,
+            "rebuild": {"rows": self.rebuild.rows, "seconds": self.rebuild.seconds},
+            "kill": {
+                "seconds_until_served": self.kill.seconds,
+                "commands_lost": self.kill.commands_lost,
+                "replayed": self.kill.replayed,
+            },
+            "scrub": {
+                "rows": self.scrub.rows,
+                "mismatches": self.scrub.mismatches,
+                "unreadable": self.scrub.unreadable,
+            },
             "group_state": self.group_state,
             "seconds": self.seconds,
             "load": parts,
@@ -173,7 +215,25 @@ mod tests {
             wrong,
             standing: Standing::default(),
             failed_drive: "d0".to_owned(),
-            group_state: "degraded",
+            rebuild: Rebuild {
+                rows: 100,
+                seconds: 0.5,
+            },
+            kill: Kill {
+                seconds: 0.2,
+                commands_lost: 7,
+                replayed: None,
+            },
+            scrub: ScrubStatus {
+                state: ScrubState::Completed,
+                repairs: false,
+                rows: 100,
+                mismatches: 0,
+                repaired: 0,
+                located: 0,
+                unreadable: 0,
+            },
+            group_state: "healthy",
             seconds: 3.0,
         }
     }
@@ -190,6 +250,20 @@ mod tests {
         summary.standing.failed = 1;
         assert!(!summary.is_good());
         assert!(summary.text().contains("1 commands failed"));
+    }
+
+    #[test]
+    fn a_scrub_that_found_something_or_did_not_end_is_no_success() {
+        let spoil: [fn(&mut ScrubStatus); 3] = [
+            |scrub| scrub.mismatches = 1,
+            |scrub| scrub.unreadable = 1,
+            |scrub| scrub.state = ScrubState::Stopped,
+        ];
+        for spoil in spoil {
+            let mut summary = summary(0);
+            spoil(&mut summary.scrub);
+            assert!(!summary.is_good(), "{:?}", summary.scrub);
+        }
     }
 
     #[test]

@@ -1,0 +1,251 @@
+//! What happens on the demonstration's stage: a drive fails and is replaced, the node is killed, everything is checked.
+
+use std::time::{Duration, Instant};
+
+use super::report::{Kill, Part, Rebuild, Summary};
+use super::setting::{GROUP, QUEUES_PER_CORE, REPLACEMENT, VICTIM, VICTIM_MEMBER};
+use super::workload::{Measured, Phase};
+use super::{PATIENCE, Stage, silent};
+use crate::target::cli::Failure;
+use crate::target::cli::options::DemoOptions;
+use crate::target::manage::{
+    BackgroundRequest, DriveFail, DriveReplace, GroupName, GroupScrub, GroupState, GroupStatus, Reply,
+    Request, ScrubState, ScrubStatus,
+};
+
+/// Parts of the load's time, of ten: with all drives, without one, after the node was killed. The rebuild takes its own time.
+const HEALTHY: u32 = 4;
+const DEGRADED: u32 = 3;
+const RESTARTED: u32 = 3;
+
+impl Stage {
+    /// The whole demonstration.
+    pub(super) fn play(&mut self, options: &DemoOptions, started: Instant) -> Result<Summary, Failure> {
+        self.await_ready()?;
+        self.group_until("be healthy", |group| group.state == GroupState::Healthy)?;
+        self.say(&format!(
+            "our own initiator is connected: {} queues, header and data digests on\n",
+            options.cores * QUEUES_PER_CORE
+        ))?;
+        self.pass(Phase::Fill, "writing every block once")?;
+        let tenth = Duration::from_secs(u64::from(options.seconds)) / 10;
+        self.begin(Phase::Load)?;
+        let healthy = self.load("healthy", tenth * HEALTHY, "random reads and writes")?;
+        self.fail_drive()?;
+        let degraded = self.load("degraded", tenth * DEGRADED, "the same with one drive failed")?;
+        let (rebuilding, rebuild) = self.replace_drive()?;
+        let kill = self.kill_node()?;
+        let restarted = self.load("restarted", tenth * RESTARTED, "the same after the restart")?;
+        self.begin(Phase::Rest)?;
+        self.await_rest()?;
+        let before = self.standing()?;
+        self.pass(Phase::Check, "reading every block back")?;
+        let standing = self.standing()?;
+        let scrub = self.scrub()?;
+        Ok(Summary {
+            parts: vec![healthy, degraded, rebuilding, restarted],
+            checked: standing.checked - before.checked,
+            // A block that was wrong during the load counts as well.
+            wrong: standing.wrong,
+            standing,
+            failed_drive: VICTIM.to_owned(),
+            rebuild,
+            kill,
+            scrub,
+            group_state: self.group()?.state.name(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn group(&self) -> Result<GroupStatus, Failure> {
+        let group = GROUP.to_owned();
+        group_of(self.node.call(&Request::GroupShow(GroupName { group }))?)
+    }
+
+    /// Waits until the group is as it should become.
+    fn group_until(
+        &self,
+        what: &str,
+        mut done: impl FnMut(&GroupStatus) -> bool,
+    ) -> Result<GroupStatus, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let group = self.group()?;
+            if done(&group) {
+                return Ok(group);
+            }
+            if Instant::now() >= deadline {
+                let what = format!("the group is {} and does not {what}", group.state.name());
+                return Err(Failure::new(what, "report this"));
+            }
+            self.moment()?;
+        }
+    }
+
+    /// Lets the load go on for a while.
+    fn load(&self, name: &'static str, time: Duration, what: &'static str) -> Result<Part, Failure> {
+        self.measured()?;
+        let started = Instant::now();
+        let bar = self.bar(what, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        while started.elapsed() < time {
+            bar.set_position(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.moment()?;
+        }
+        bar.finish_and_clear();
+        let part = self.part(name, started)?;
+        self.say(&format!(
+            "{what}: {} commands in {:.1} s\n",
+            part.measured.commands(),
+            part.seconds
+        ))?;
+        Ok(part)
+    }
+
+    /// What all cores measured since the last time.
+    fn measured(&self) -> Result<Measured, Failure> {
+        let all = self
+            .host
+            .with_all(|demo, _| demo.take_measured())
+            .map_err(silent)?;
+        let mut measured = Measured::new();
+        all.iter().for_each(|part| measured.merge(part));
+        Ok(measured)
+    }
+
+    fn part(&self, name: &'static str, started: Instant) -> Result<Part, Failure> {
+        let measured = self.measured()?;
+        Ok(Part {
+            name,
+            seconds: started.elapsed().as_secs_f64(),
+            measured,
+        })
+    }
+
+    /// Fails a drive while the load goes on.
+    fn fail_drive(&self) -> Result<(), Failure> {
+        let request = DriveFail {
+            group: GROUP.to_owned(),
+            drive: VICTIM.to_owned(),
+            force: false,
+        };
+        let state = group_of(self.node.call(&Request::DriveFail(request))?)?.state;
+        self.say(&format!(
+            "drive {VICTIM} was failed under load: the group is {}\n",
+            state.name()
+        ))?;
+        if state == GroupState::Degraded {
+            Ok(())
+        } else {
+            Err(Failure::new(
+                format!("a failed drive left the group {}", state.name()),
+                "report this",
+            ))
+        }
+    }
+
+    /// Puts another drive into the failed one's place, and waits until it is filled while the load goes on.
+    fn replace_drive(&self) -> Result<(Part, Rebuild), Failure> {
+        let started = Instant::now();
+        self.measured()?;
+        let request = DriveReplace {
+            group: GROUP.to_owned(),
+            member: VICTIM_MEMBER,
+            drive: REPLACEMENT.to_owned(),
+            force: false,
+        };
+        let rows = group_of(self.node.call(&Request::DriveReplace(request))?)?.rows;
+        self.say(&format!(
+            "drive {REPLACEMENT} takes its place, and is rebuilt under load\n"
+        ))?;
+        let bar = self.bar("rebuilding", rows);
+        self.group_until("become healthy again", |group| {
+            if let Some(process) = &group.background.process {
+                bar.set_position(process.rows_done);
+            }
+            group.state == GroupState::Healthy
+        })?;
+        bar.finish_and_clear();
+        let part = self.part("rebuilding", started)?;
+        self.say(&format!(
+            "rebuilt: {rows} rows in {:.1} s, and {} commands meanwhile; the group is healthy\n",
+            part.seconds,
+            part.measured.commands()
+        ))?;
+        let seconds = part.seconds;
+        Ok((part, Rebuild { rows, seconds }))
+    }
+
+    /// Kills the node in the midst of the load, starts it again, and waits until it serves the host, which connects by itself.
+    fn kill_node(&mut self) -> Result<Kill, Failure> {
+        let lost_before = self.standing()?.lost;
+        let pid = self.node.pid();
+        let started = Instant::now();
+        self.kills = true;
+        self.node.kill()?;
+        self.say(&format!(
+            "kill -9 {pid}: the node is gone in the midst of the load\n"
+        ))?;
+        self.node.restart()?;
+        self.measured()?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.measured()?.commands() == 0 {
+            if Instant::now() >= deadline {
+                return Err(Failure::new(
+                    "the host is not served after the restart",
+                    "report this",
+                ));
+            }
+            self.moment()?;
+        }
+        self.kills = false;
+        let seconds = started.elapsed().as_secs_f64();
+        let notes = self.node.status()?.notes;
+        let replayed = notes
+            .into_iter()
+            .find(|note| note.contains("journal was replayed"));
+        let kill = Kill {
+            seconds,
+            commands_lost: self.standing()?.lost - lost_before,
+            replayed,
+        };
+        self.say(&format!(
+            "started again: hosts are served {seconds:.1} s after the kill\n  {}\n  {} commands were under way and never answered\n",
+            kill.replayed.as_deref().unwrap_or("nothing was left in the journal"),
+            kill.commands_lost
+        ))?;
+        Ok(kill)
+    }
+
+    /// Compares all data with its parity.
+    fn scrub(&self) -> Result<ScrubStatus, Failure> {
+        let request = GroupScrub {
+            group: GROUP.to_owned(),
+            repair: false,
+        };
+        let group = self
+            .node
+            .call(&Request::Background(BackgroundRequest::Scrub(request)))?;
+        let bar = self.bar("scrubbing", group_of(group)?.rows);
+        let group = self.group_until("end its scrub", |group| {
+            if let Some(process) = &group.background.process {
+                bar.set_position(process.rows_done);
+            }
+            let scrub = group.background.scrub;
+            scrub.is_some_and(|scrub| scrub.state != ScrubState::Running)
+        })?;
+        bar.finish_and_clear();
+        let scrub = group.background.scrub.expect("it was asked for and has ended");
+        self.say(&format!(
+            "scrub: {} rows compared with their parity, {} mismatches\n",
+            scrub.rows, scrub.mismatches
+        ))?;
+        Ok(scrub)
+    }
+}
+
+fn group_of(reply: Reply) -> Result<GroupStatus, Failure> {
+    let Reply::Group(group) = reply else {
+        return Err(Failure::new("the node answers something else", "report this"));
+    };
+    Ok(group)
+}
