@@ -113,6 +113,11 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
             smaller.faults.remove(at);
         });
     }
+    for at in 0..scenario.orders.len() {
+        add(&|smaller| {
+            smaller.orders.remove(at);
+        });
+    }
     for part in [2, 4, 8, 16] {
         add(&|smaller| smaller.commands -= smaller.commands / part);
     }
@@ -125,6 +130,9 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     add(&|smaller| smaller.depth -= 1);
     add(&|smaller| smaller.rows = smaller.rows.div_ceil(2));
     add(&|smaller| smaller.members -= 1);
+    add(&|smaller| smaller.spares = smaller.spares.saturating_sub(1));
+    add(&|smaller| smaller.disks = 1);
+    add(&|smaller| smaller.block = 512);
     add(&|smaller| smaller.span = smaller.span.div_ceil(2));
     add(&|smaller| smaller.cache = false);
     add(&|smaller| smaller.zeroed = true);

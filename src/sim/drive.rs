@@ -115,6 +115,8 @@ pub struct Drive {
     writes: u64,
     /// Whether answered writes may be lost.
     is_volatile: bool,
+    /// Blocks that a power cut leaves as a whole, old or new.
+    atom: usize,
     trouble: Option<Trouble>,
     /// Blocks that cannot be read until they are written.
     bad: BTreeSet<u64>,
@@ -122,18 +124,18 @@ pub struct Drive {
     replaced: BTreeMap<u64, Block>,
 }
 
-/// One block of which a power cut may leave one thing or another.
+/// What a drive writes as a whole, and of which a power cut may leave one thing or another.
 #[derive(Clone, Debug)]
 pub struct Undecided {
-    /// Which block.
+    /// Its first block.
     pub lba: u64,
-    /// What may be found there afterwards: first what the medium has, then each write in order.
-    pub versions: Vec<Block>,
+    /// What may be found there afterwards, each once: first what the medium has, then each write in order.
+    pub versions: Vec<Vec<Block>>,
 }
 
 impl Drive {
-    /// A drive of zeroes. `is_volatile`: it has a write cache that a power cut empties.
-    pub fn new(bytes: u64, is_volatile: bool) -> Self {
+    /// A drive of zeroes. `is_volatile`: it has a write cache that a power cut empties. `atom`: how many blocks it writes as a whole.
+    pub fn new(bytes: u64, is_volatile: bool, atom: usize) -> Self {
         assert_eq!(bytes % BLOCK_BYTES as u64, 0, "a drive has whole blocks");
         let blocks = usize::try_from(bytes / BLOCK_BYTES as u64).expect("a simulated drive is small");
         Self {
@@ -142,6 +144,7 @@ impl Drive {
             underway: BTreeMap::new(),
             writes: 0,
             is_volatile,
+            atom,
             trouble: None,
             bad: BTreeSet::new(),
             replaced: BTreeMap::new(),
@@ -326,21 +329,33 @@ impl Drive {
 
     /// The blocks of which a power cut at this moment could leave one thing or another.
     pub fn undecided(&self) -> Vec<Undecided> {
-        let mut versions: BTreeMap<u64, Vec<Block>> = BTreeMap::new();
-        for (&lba, cached) in &self.cache {
-            let blocks = cached.iter().map(|cached| cached.block.clone());
-            versions.entry(lba).or_default().extend(blocks);
+        let mut versions: BTreeMap<u64, Vec<Vec<Block>>> = BTreeMap::new();
+        let atom = self.atom as u64;
+        for &lba in self.cache.keys().filter(|lba| lba.is_multiple_of(atom)) {
+            let blocks: Vec<&Vec<Cached>> = (lba..lba + atom).filter_map(|at| self.cache.get(&at)).collect();
+            let writes = (0..blocks[0].len()).map(|write| {
+                let parts = blocks.iter().map(|block| block[write].block.clone());
+                parts.collect()
+            });
+            versions.entry(lba).or_default().extend(writes);
         }
         for Underway { command, .. } in self.underway.values() {
             if let Command::Write { lba, data, .. } = command {
-                for (block, at) in data.iter().zip(*lba..) {
-                    versions.entry(at).or_default().push(block.clone());
+                for (blocks, at) in data.chunks(self.atom).zip((*lba..).step_by(self.atom)) {
+                    versions.entry(at).or_default().push(blocks.to_vec());
                 }
             }
         }
-        let undecided = versions.into_iter().map(|(lba, mut versions)| {
-            versions.insert(0, self.medium[place(lba)].clone());
-            Undecided { lba, versions }
+        let undecided = versions.into_iter().filter_map(|(lba, mut versions)| {
+            versions.insert(0, self.medium[place(lba)..][..self.atom].to_vec());
+            let mut different: Vec<Vec<Block>> = Vec::new();
+            for version in versions {
+                if !different.contains(&version) {
+                    different.push(version);
+                }
+            }
+            let versions = different;
+            (versions.len() > 1).then_some(Undecided { lba, versions })
         });
         undecided.collect()
     }
@@ -349,7 +364,7 @@ impl Drive {
     pub fn cut_with(&mut self, mut choose: impl FnMut(&Undecided) -> usize) {
         for undecided in self.undecided() {
             let version = choose(&undecided);
-            self.medium[place(undecided.lba)] = undecided.versions[version].clone();
+            self.medium[place(undecided.lba)..][..self.atom].clone_from_slice(&undecided.versions[version]);
         }
         self.cache.clear();
         self.underway.clear();
@@ -394,7 +409,7 @@ mod tests {
     }
 
     fn versions(drive: &Drive) -> Vec<(u64, Vec<u8>)> {
-        let first = |block: &Block| block.bytes()[0];
+        let first = |blocks: &Vec<Block>| blocks[0].bytes()[0];
         let undecided = drive.undecided().into_iter();
         undecided
             .map(|at| (at.lba, at.versions.iter().map(first).collect()))
@@ -403,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_cut_may_keep_any_version_that_was_not_flushed() {
-        let mut drive = Drive::new(8 * 512, true);
+        let mut drive = Drive::new(8 * 512, true, 1);
         write(&mut drive, 2, 1, false);
         write(&mut drive, 2, 2, false);
         drive.submit(9, Command::Flush);
@@ -422,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_forced_write_replaces_what_was_cached() {
-        let mut drive = Drive::new(8 * 512, true);
+        let mut drive = Drive::new(8 * 512, true, 1);
         write(&mut drive, 2, 1, false);
         write(&mut drive, 2, 2, true);
         assert!(drive.undecided().is_empty());
@@ -432,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_write_under_way_is_torn_block_by_block_even_if_forced() {
-        let mut drive = Drive::new(8 * 512, false);
+        let mut drive = Drive::new(8 * 512, false, 1);
         let data = vec![block(1), block(2)];
         drive.submit(
             5,
@@ -450,7 +465,7 @@ mod tests {
 
     #[test]
     fn troubles_strike_as_they_are_named() {
-        let mut drive = Drive::new(32 * 512, false);
+        let mut drive = Drive::new(32 * 512, false, 1);
         write(&mut drive, 1, 1, false);
         drive.begin(Trouble::StaleRead);
         write(&mut drive, 1, 2, false);
@@ -487,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_hanging_drive_may_still_write() {
-        let mut drive = Drive::new(8 * 512, false);
+        let mut drive = Drive::new(8 * 512, false, 1);
         drive.begin(Trouble::Hang);
         let data = vec![block(7)];
         drive.submit(

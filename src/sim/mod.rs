@@ -17,5 +17,5 @@ pub mod trace;
 pub mod world;
 
 pub use check::{Failure, check, try_seed};
-pub use scenario::{Fault, Mutant, Scenario, Stop};
+pub use scenario::{Fault, Mutant, OperatorWish, Order, Scenario, Stop};
 pub use world::{Ending, Report, Swept, Violation, run, sweep};

@@ -5,11 +5,12 @@
 //! `control/groups.rs` is done here in the same order, without sockets; where a [`Mutant`] is asked for, one step of
 //! it is done wrongly.
 
+mod background;
 mod boot;
 mod control;
 mod core;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub(in crate::sim) use boot::drive_bytes;
@@ -19,9 +20,10 @@ pub use core::Core;
 use super::drive::Command;
 use super::scenario::Mutant;
 use super::stamp::Block;
+use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
 use crate::amf::geometry::Geometry;
-use crate::amf::group::{FailReason, Group, SuperblockIo};
+use crate::amf::group::{Action, DriveFacts, FailReason, Group, SuperblockIo};
 use crate::amf::journal::replay::IoId;
 use crate::amf::lock::LockTable;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
@@ -60,6 +62,10 @@ pub enum Effect {
     },
     /// Hosts may come.
     Started,
+    /// Call [`Node::background_wake`] at this instant.
+    WakeAt(u64),
+    /// This member is rebuilt, durably.
+    Rebuilt(MemberIndex),
     /// The group is closed; whether in good order.
     Stopped {
         /// "Clean" is durable.
@@ -123,6 +129,15 @@ pub enum Mail {
     },
     /// These members are durable.
     Members(MemberSet),
+    /// This drive carries a member from now on.
+    MemberDrive {
+        /// Which member.
+        member: MemberIndex,
+        /// Which drive.
+        drive: u16,
+    },
+    /// To the control core: that is known now.
+    MemberDriveSet,
     /// To the control core: a member failed a command.
     Fault {
         /// Which.
@@ -143,12 +158,12 @@ pub(in crate::sim) enum Owner {
     Comparison(u32),
     /// Its write.
     SwapWrite(u32),
-    /// The resynchronisation of a row.
-    Resync(u64),
+    /// Background work on a row.
+    Row(Process, u64),
     /// The flush before progress is made durable.
-    ResyncFlush,
-    /// Dirty data of a core is brought to its place.
-    Drain,
+    BackgroundFlush,
+    /// Dirty data of a core is brought to its place, for the draining of this number.
+    Drain(u32),
     /// The flush before the group is closed.
     Close,
     /// Blocks of this member are written anew.
@@ -178,10 +193,20 @@ pub struct Node {
     cores: Vec<Core>,
     group: Group,
     phase: Phase,
-    resync: Option<control::Resync>,
-    /// Drive of each member.
+    now: u64,
+    work: background::Work,
+    /// What the group machine wants and what is held back until cores have answered; how many answers are awaited.
+    held: VecDeque<Action>,
+    awaited: u16,
+    /// Drive of each member, as the control core sees it.
     drives: Vec<Option<u16>>,
-    disk: Option<VirtualDisk>,
+    disks: Vec<VirtualDisk>,
+    /// As many disks as there shall be.
+    disks_wanted: u8,
+    /// Drives that become spares once the group is there.
+    planned: Vec<DriveFacts>,
+    /// Names the next request of an operator.
+    requests: u64,
     /// Where a host's command runs.
     places: BTreeMap<u32, (u16, CommandId)>,
     /// How the comparison of a Compare and Write went, until its write ends.
@@ -189,7 +214,11 @@ pub struct Node {
     /// What the last scrub found, row by row.
     scrubbed: Vec<(RowIndex, ScrubOutcome)>,
     /// Cores that still bring dirty data to its place, and what comes then.
-    draining: Option<control::Draining>,
+    draining: BTreeMap<u32, control::Draining>,
+    drainings: u32,
+    /// It is to be closed; it is being closed.
+    closing: bool,
+    is_closing: bool,
     /// Writes end in the journal.
     journaled: bool,
     mutant: Mutant,
@@ -208,14 +237,31 @@ impl Node {
         self.group.members()
     }
 
-    /// The virtual disk, once it is there.
-    pub const fn disk(&self) -> Option<VirtualDisk> {
-        self.disk
+    /// The virtual disks, once all are there.
+    pub fn disks(&self) -> &[VirtualDisk] {
+        if self.disks.len() == usize::from(self.disks_wanted) {
+            &self.disks
+        } else {
+            &[]
+        }
     }
 
-    /// Nothing is left to do by itself: no resynchronisation, no command.
-    pub fn is_settled(&self) -> bool {
-        self.resync.is_none() && self.cores.iter().all(|core| core.engine.in_flight() == 0)
+    /// The disk that has this block of all of them together, the block there, and how many the disk has from it on. Panics beyond the
+    /// last.
+    pub fn locate(&self, lba: u64) -> (VirtualDisk, u64, u64) {
+        let mut lba = lba;
+        for disk in self.disks() {
+            if lba < disk.blocks() {
+                return (*disk, lba, disk.blocks() - lba);
+            }
+            lba -= disk.blocks();
+        }
+        unreachable!("hosts stay inside the disks")
+    }
+
+    /// Time has gone on.
+    pub const fn set_now(&mut self, now: u64) {
+        self.now = now;
     }
 
     /// What the scrub has found so far, row by row.
@@ -302,6 +348,15 @@ impl Node {
             Mail::Recall(row) => at.recall(row),
             Mail::Lane { from, call } => at.lane(from, call),
             Mail::Members(set) => at.set_members(set),
+            Mail::MemberDrive { member, drive } => {
+                at.drives[usize::from(member.0)] = Some(drive);
+                out.push(Effect::Mail {
+                    from: core,
+                    to: 0,
+                    mail: Mail::MemberDriveSet,
+                });
+            }
+            Mail::MemberDriveSet => self.member_drive_set(out),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
         }
@@ -362,7 +417,9 @@ impl Node {
                 to: 0,
                 mail: Mail::Media(repair),
             }),
-            core::Ask::Scrubbed { row, outcome } => self.scrubbed.push((row, outcome)),
+            core::Ask::Scrubbed { row, outcome } => {
+                self.work.outcomes.insert(row.0, outcome);
+            }
             core::Ask::Complete { owner, result, data } => self.completed(owner, result, data, out),
         }
     }
@@ -375,8 +432,8 @@ impl Node {
         mut command: Command,
         out: &mut Vec<Effect>,
     ) {
-        let drive = self.drives[usize::from(member.0)];
         let at = &mut self.cores[usize::from(core)];
+        let drive = at.drives[usize::from(member.0)];
         let Some(drive) = drive else {
             return at.drive_done(io, Err(DriveError::Gone));
         };
@@ -431,11 +488,16 @@ impl Node {
                     data: Vec::new(),
                 });
             }
-            Owner::Resync(row) => self.row_resynchronised(row, result.is_ok(), out),
-            Owner::ResyncFlush => self.resync_flushed(result.is_ok(), out),
+            Owner::Row(process, row) => self.row_done((process, row), result, out),
+            Owner::BackgroundFlush => self.background_flushed(result.is_ok(), out),
             Owner::Repair(member) => self.repaired(member, result, out),
-            Owner::Scrub(row) => self.scrub_row(row + 1, out),
-            Owner::Drain => self.core_drained(result.is_ok(), out),
+            Owner::Scrub(row) => {
+                let found = self.work.outcomes.remove(&row);
+                self.scrubbed
+                    .extend(found.map(|outcome| (RowIndex(row), outcome)));
+                self.scrub_row(row + 1, out);
+            }
+            Owner::Drain(number) => self.core_drained(number, result.is_ok(), out),
             Owner::Close => self.close_flushed(result.is_ok(), out),
         }
     }

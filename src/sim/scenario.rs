@@ -22,6 +22,12 @@ pub struct Scenario {
     pub level: Level,
     /// Its members.
     pub members: u8,
+    /// Spare drives, which have the numbers behind the members' drives.
+    pub spares: u8,
+    /// Bytes of a block.
+    pub block: u32,
+    /// Virtual disks, which hosts see as one range of blocks, one behind the other.
+    pub disks: u8,
     /// Its stripe rows.
     pub rows: u16,
     /// Cores of the node.
@@ -44,6 +50,8 @@ pub struct Scenario {
     pub stops: Vec<Stop>,
     /// What goes wrong with drives.
     pub faults: Vec<Fault>,
+    /// What an operator wants meanwhile.
+    pub orders: Vec<Order>,
     /// What the node does wrong on purpose, to see that it is noticed.
     pub mutant: Mutant,
 }
@@ -70,6 +78,73 @@ pub struct Fault {
     pub drive: u8,
     /// What.
     pub trouble: Trouble,
+}
+
+/// Something that an operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// After so many commands of hosts.
+    pub at: u32,
+    /// What.
+    pub wish: OperatorWish,
+}
+
+/// What an operator may want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorWish {
+    /// This member is to be out.
+    Fail(u8),
+    /// This drive is sound again: the node gets it back, for its own place if that is still empty, else as a spare.
+    Return(u8),
+    /// Everything is to be compared with its check data.
+    Scrub,
+    /// The same, and what does not fit repaired.
+    Repair,
+    /// No more background work is to be begun.
+    Pause,
+    /// Background work goes on.
+    Resume,
+    /// Background work is to do no more than so many MiB a second.
+    Rate(u8),
+    /// Background work is to leave hosts a latency of so many microseconds.
+    Latency(u8),
+}
+
+impl OperatorWish {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Fail(_) => "fail",
+            Self::Return(_) => "return",
+            Self::Scrub => "scrub",
+            Self::Repair => "repair",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Rate(_) => "rate",
+            Self::Latency(_) => "latency",
+        }
+    }
+
+    /// Of which drive or how much; 0 where there is nothing to say.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Fail(number) | Self::Return(number) | Self::Rate(number) | Self::Latency(number) => number,
+            Self::Scrub | Self::Repair | Self::Pause | Self::Resume => 0,
+        }
+    }
+
+    fn parse(name: &str, number: u8) -> Option<Self> {
+        let wishes = [
+            Self::Fail(number),
+            Self::Return(number),
+            Self::Scrub,
+            Self::Repair,
+            Self::Pause,
+            Self::Resume,
+            Self::Rate(number),
+            Self::Latency(number),
+        ];
+        wishes.into_iter().find(|wish| wish.name() == name)
+    }
 }
 
 /// A mistake in the wiring between machines, drives and hosts. Each has to be caught (PROTOCOL 4.4).
@@ -139,6 +214,9 @@ impl Scenario {
         seed: 0,
         level: Level::Raid5,
         members: 4,
+        spares: 0,
+        block: 512,
+        disks: 1,
         rows: 8,
         cores: 2,
         hosts: 2,
@@ -150,6 +228,7 @@ impl Scenario {
         zeroed: true,
         stops: Vec::new(),
         faults: Vec::new(),
+        orders: Vec::new(),
         mutant: Mutant::None,
     };
 
@@ -174,9 +253,7 @@ impl Scenario {
             cache: random.chance(75),
             journal: random.chance(70),
             zeroed: random.chance(70),
-            stops: Vec::new(),
-            faults: Vec::new(),
-            mutant: Mutant::None,
+            ..Self::PLAIN
         };
         for _ in 0..random.below(4) {
             let again = if random.chance(30) {
@@ -205,7 +282,54 @@ impl Scenario {
             });
         }
         scenario.faults.sort_by_key(|fault| fault.at);
+        scenario.draw_operators();
         scenario
+    }
+
+    /// Draws what the group has beside its members, and what operators want. From a stream of its own, so that the rest of a seed stays what
+    /// it is.
+    fn draw_operators(&mut self) {
+        let mut random = Random::new(self.seed, 3);
+        let number =
+            |random: &mut Random, end: u8| u8::try_from(random.below(u64::from(end))).expect("below 256");
+        if self.level.is_redundant() && random.chance(35) {
+            self.spares = 1 + number(&mut random, 2);
+        }
+        if random.chance(20) {
+            self.block = 4096;
+        }
+        if random.chance(30) {
+            self.disks = 1 + number(&mut random, 2);
+        }
+        let drives = self.drives();
+        let mut orders = Vec::new();
+        for fault in &self.faults {
+            if random.chance(60) {
+                let at = random.between(fault.at.min(self.commands), self.commands);
+                let wish = OperatorWish::Return(fault.drive);
+                orders.push(Order { at, wish });
+            }
+        }
+        for _ in 0..random.below(4) {
+            let at = random.between(0, self.commands);
+            let wish = match random.below(10) {
+                0 => OperatorWish::Fail(number(&mut random, self.members)),
+                1 | 2 => OperatorWish::Return(number(&mut random, drives)),
+                3..=5 => OperatorWish::Scrub,
+                6 => OperatorWish::Repair,
+                7 => OperatorWish::Pause,
+                8 => OperatorWish::Rate(4 + number(&mut random, 60)),
+                _ => OperatorWish::Latency(20 + number(&mut random, 200)),
+            };
+            orders.push(Order { at, wish });
+            if wish == OperatorWish::Pause {
+                let at = random.between(at, self.commands);
+                let wish = OperatorWish::Resume;
+                orders.push(Order { at, wish });
+            }
+        }
+        orders.sort_by_key(|order| order.at);
+        self.orders = orders;
     }
 }
 
@@ -213,10 +337,13 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed={} level={} members={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
+            "seed={} level={} members={} spares={} block={} disks={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
             self.seed,
             self.level.name(),
             self.members,
+            self.spares,
+            self.block,
+            self.disks,
             self.rows,
             self.cores,
             self.hosts,
@@ -236,6 +363,9 @@ impl fmt::Display for Scenario {
         }
         for fault in &self.faults {
             write!(f, " fault={}@{}:{}", fault.trouble.name(), fault.at, fault.drive)?;
+        }
+        for Order { at, wish } in &self.orders {
+            write!(f, " order={}@{at}:{}", wish.name(), wish.number())?;
         }
         if self.mutant != Mutant::None {
             write!(f, " mutant={}", self.mutant.name())?;
@@ -271,6 +401,9 @@ impl Scenario {
             "seed" => self.seed = value.parse().ok()?,
             "level" => self.level = Level::from_name(value)?,
             "members" => self.members = value.parse().ok()?,
+            "spares" => self.spares = value.parse().ok()?,
+            "block" => self.block = value.parse().ok()?,
+            "disks" => self.disks = value.parse().ok()?,
             "rows" => self.rows = value.parse().ok()?,
             "cores" => self.cores = value.parse().ok()?,
             "hosts" => self.hosts = value.parse().ok()?,
@@ -282,6 +415,7 @@ impl Scenario {
             "zeroed" => self.zeroed = value.parse::<u8>().ok()? != 0,
             "stop" => self.stops.push(parse_stop(value)?),
             "fault" => self.faults.push(parse_fault(value)?),
+            "order" => self.orders.push(parse_order(value)?),
             "mutant" => self.mutant = Mutant::ALL.into_iter().find(|mutant| mutant.name() == value)?,
             _ => return None,
         }
@@ -293,15 +427,34 @@ impl Scenario {
         self.journal && self.level.is_redundant()
     }
 
+    /// Drives, spares among them.
+    pub const fn drives(&self) -> u8 {
+        self.members + self.spares
+    }
+
     /// Whether it can be run: shapes are legal, and faults name drives that there are.
     pub fn is_sound(&self) -> bool {
         let drives = self.faults.iter().map(|fault| fault.drive);
         let away = self.stops.iter().filter_map(|stop| stop.away);
-        let there = drives.chain(away).all(|drive| drive < self.members);
+        let wanted = self.orders.iter().filter_map(|order| match order.wish {
+            OperatorWish::Fail(member) => Some(member),
+            OperatorWish::Return(drive) => Some(drive),
+            OperatorWish::Rate(number) | OperatorWish::Latency(number) => (number == 0).then_some(u8::MAX),
+            OperatorWish::Scrub | OperatorWish::Repair | OperatorWish::Pause | OperatorWish::Resume => None,
+        });
         let members = (drives_min(self.level)..=16).contains(&usize::from(self.members));
+        let there = self.spares <= 4
+            && members
+            && drives
+                .chain(away)
+                .chain(wanted)
+                .all(|drive| drive < self.drives());
+        let spared = self.spares == 0 || self.level.is_redundant();
+        let shape = matches!(self.block, 512 | 4096) && (1..=4).contains(&self.disks);
         let cores = (1..=16).contains(&self.cores);
         let hosts = (1..=16).contains(&self.hosts) && (1..=DEPTH_MAX).contains(&self.depth);
-        there && members && cores && hosts && (1..=512).contains(&self.rows) && self.span > 0
+        let rows = (1..=512).contains(&self.rows) && u16::from(self.disks) <= self.rows;
+        there && spared && shape && cores && hosts && rows && self.span > 0
     }
 }
 
@@ -336,6 +489,15 @@ fn parse_fault(value: &str) -> Option<Fault> {
     })
 }
 
+fn parse_order(value: &str) -> Option<Order> {
+    let (name, rest) = value.split_once('@')?;
+    let (at, number) = rest.split_once(':')?;
+    Some(Order {
+        at: at.parse().ok()?,
+        wish: OperatorWish::parse(name, number.parse().ok()?)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,6 +521,9 @@ mod tests {
             "x=1",
             "members=99",
             "fault=gone@5:9",
+            "order=return@5:9",
+            "order=dance@5:1",
+            "block=513",
             "seed",
             "mutant=x",
             "depth=0",

@@ -51,10 +51,13 @@ pub enum Content {
     Garbage,
 }
 
-/// Fills `bytes` with what command `number` writes at block `lba`: its number, the place, and 496 bytes that
+/// Fills `bytes`, a block of the namespace, with what command `number` writes at block `lba`: its number, the place, and bytes that
 /// follow from both, so that no sum of other blocks looks like it.
 pub fn fill(bytes: &mut [u8], number: u32, lba: u64) {
-    assert_eq!(bytes.len(), BLOCK_BYTES, "a block is filled as a whole");
+    assert!(
+        bytes.len().is_multiple_of(BLOCK_BYTES),
+        "a block is filled as a whole"
+    );
     assert!(lba < 1 << 32, "a simulated namespace is small");
     let name = u64::from(number) << 32 | lba;
     let words = bytes.chunks_exact_mut(8);
@@ -62,7 +65,7 @@ pub fn fill(bytes: &mut [u8], number: u32, lba: u64) {
         let value = if salt == 0 {
             !name
         } else {
-            mix(name ^ (salt << 56))
+            mix(name ^ (salt << 54))
         };
         word.copy_from_slice(&value.to_le_bytes());
     }
@@ -70,14 +73,17 @@ pub fn fill(bytes: &mut [u8], number: u32, lba: u64) {
 
 /// Recognises what a block of a namespace holds.
 pub fn recognise(bytes: &[u8], lba: u64) -> Content {
-    assert_eq!(bytes.len(), BLOCK_BYTES, "a block is judged as a whole");
-    if bytes == ZEROES {
+    assert!(
+        bytes.len().is_multiple_of(BLOCK_BYTES),
+        "a block is judged as a whole"
+    );
+    if bytes.chunks(BLOCK_BYTES).all(|part| part == ZEROES) {
         return Content::Zeroes;
     }
     let head: [u8; 8] = bytes[..8].try_into().expect("a block is longer than a word");
     let name = !u64::from_le_bytes(head);
     let number = u32::try_from(name >> 32).expect("the upper half of 64 bits is 32 bits");
-    let mut wanted = [0; BLOCK_BYTES];
+    let mut wanted = vec![0; bytes.len()];
     fill(&mut wanted, number, lba);
     if bytes == wanted {
         Content::Command(number)

@@ -6,6 +6,7 @@
 
 mod audit;
 mod life;
+mod orders;
 mod sweep;
 
 pub use sweep::{Swept, sweep};
@@ -18,11 +19,12 @@ use super::history::{Contradiction, Durability, Ended, History, Wish};
 use super::host;
 use super::node::{Asker, Effect, Mail, Node};
 use super::random::{Random, mix};
-use super::scenario::Scenario;
+use super::scenario::{OperatorWish, Scenario};
 use super::stamp::{BLOCK_BYTES, Content, fill, recognise};
 use super::trace::{Trace, digest_of};
 use crate::amf::engine::{CommandId, GroupError, Request};
 use crate::drive::block::NamespaceLba;
+use crate::vdisk::VirtualDisk;
 
 /// Events of one run; a run that needs more has got stuck. The longest have some 20,000.
 const EVENTS_MAX: u64 = 400_000;
@@ -134,6 +136,10 @@ enum Event {
     Cut,
     /// The node starts.
     Boot,
+    /// The background work goes on.
+    Wake,
+    /// An operator wants something.
+    Order(OperatorWish),
 }
 
 /// A host's command under way.
@@ -142,6 +148,8 @@ struct Underway {
     host: u16,
     wish: Wish,
     lba: u64,
+    /// When it came.
+    since: u64,
     /// Check data were not believed when it came, so that a lost block could not be had.
     untrusted: bool,
 }
@@ -188,10 +196,15 @@ pub struct World {
     failed: u32,
     next_stop: usize,
     next_fault: usize,
+    next_order: usize,
     /// Drives that are not there in this life.
     away: u32,
-    /// Drives that are out of the group, or may be.
+    /// Members that are out of the group, or may be.
     harmed: u32,
+    /// The drive of each member, as far as is known.
+    seats: Vec<Option<u16>>,
+    /// What the node's background work has brought about.
+    background_done: u64,
     /// The power fails when so many more drive commands have been carried out.
     fuse: Option<u16>,
     cuts: u32,
@@ -238,10 +251,19 @@ impl World {
             "an unsound scenario cannot be run: {scenario}"
         );
         let bytes = super::node::drive_bytes(&scenario);
-        let drives = (0..scenario.members).map(|_| Drive::new(bytes, scenario.cache));
+        // Where nothing closes the write hole, drives write a block of the group as a whole.
+        let atom = if scenario.is_journaled() {
+            1
+        } else {
+            scenario.block as usize / BLOCK_BYTES
+        };
+        let drives = (0..scenario.drives()).map(|_| Drive::new(bytes, scenario.cache, atom));
         Self {
             random: Random::new(scenario.seed, 2),
             drives: drives.collect(),
+            seats: vec![None; usize::from(scenario.members)],
+            background_done: 0,
+            next_order: 0,
             scenario,
             now: 0,
             queue: BTreeMap::new(),
@@ -319,10 +341,13 @@ impl World {
                 if self.node.is_some() {
                     self.later(TICK_NS, Event::Tick);
                 }
+                self.look_at_background();
                 self.look_around();
             }
             Event::Cut => self.cut(),
             Event::Boot => self.boot(),
+            Event::Wake => self.with_node(Node::background_wake),
+            Event::Order(wish) => self.operate(wish),
         }
     }
 
@@ -330,6 +355,7 @@ impl World {
     fn with_node(&mut self, act: impl FnOnce(&mut Node, &mut Vec<Effect>)) {
         let Some(node) = &mut self.node else { return };
         let mut effects = Vec::new();
+        node.set_now(self.now);
         act(node, &mut effects);
         self.carry_out(effects);
     }
@@ -349,6 +375,8 @@ impl World {
                     data,
                 } => self.host_is_told(command, result, &data),
                 Effect::Started => self.hosts_begin(),
+                Effect::WakeAt(at) => self.later(at.saturating_sub(self.now), Event::Wake),
+                Effect::Rebuilt(member) => self.member_rebuilt(member),
                 Effect::Stopped { clean } => self.node_stopped(clean),
             }
         }
@@ -454,18 +482,20 @@ impl World {
 // Hosts.
 impl World {
     fn hosts_begin(&mut self) {
-        let Some(disk) = self.node.as_ref().and_then(Node::disk) else {
+        let disks = self.node.as_ref().map_or(&[] as &[_], Node::disks);
+        if disks.is_empty() {
             // The group failed before it had a disk.
             self.stage = Stage::Over(Ending::GroupFailed);
             return;
-        };
+        }
         if self.history.is_none() {
+            let blocks = disks.iter().map(VirtualDisk::blocks).sum();
             let durability = if self.scenario.is_journaled() {
                 Durability::Acknowledged
             } else {
                 Durability::Flushed
             };
-            self.history = Some(History::new(disk.blocks(), durability));
+            self.history = Some(History::new(blocks, durability));
         }
         for host in 0..self.scenario.hosts {
             for _ in 0..self.scenario.depth {
@@ -490,16 +520,19 @@ impl World {
         }
         self.issued += 1;
         self.things_happen();
+        self.orders_come();
         if self.random.chance(1) {
             self.host_gives_up(host);
         }
         let history = self.history.as_mut().expect("hosts begin when there is a disk");
         let node = self.node.as_ref().expect("hosts ask a node that runs");
         let span = history.len().min(u64::from(self.scenario.span));
-        let question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
+        let mut question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
+        let (_, _, left) = node.locate(question.lba);
+        question.blocks = u32::try_from(left).map_or(question.blocks, |left| question.blocks.min(left));
         self.ask(host, question);
         if self.issued >= self.scenario.commands {
-            self.stage = Stage::Settling;
+            self.settle();
         }
         self.look_around();
     }
@@ -517,6 +550,7 @@ impl World {
                 host,
                 wish,
                 lba,
+                since: self.now,
                 untrusted,
             },
         );
@@ -532,16 +566,14 @@ impl World {
     }
 
     fn submit(&mut self, core: u16, command: u32, wish: Wish, lba: u64, blocks: u32) {
-        let disk = self
-            .node
-            .as_ref()
-            .and_then(Node::disk)
-            .expect("hosts ask when there is a disk");
+        let node = self.node.as_ref().expect("hosts ask a node that runs");
+        let (disk, there, _) = node.locate(lba);
         let at = disk
-            .group_range(NamespaceLba(lba), u64::from(blocks))
+            .group_range(NamespaceLba(there), u64::from(blocks))
             .expect("hosts stay inside the disk");
+        let block_bytes = self.scenario.block as usize;
         let stamped = |content: Content, lba: u64| {
-            let mut bytes = vec![0; BLOCK_BYTES];
+            let mut bytes = vec![0; block_bytes];
             if let Content::Command(number) = content {
                 fill(&mut bytes, number, lba);
             }
@@ -549,7 +581,7 @@ impl World {
         };
         let own = Content::Command(command);
         let (first, second) = match wish {
-            Wish::Read => (vec![0xdd; blocks as usize * BLOCK_BYTES], Vec::new()),
+            Wish::Read => (vec![0xdd; blocks as usize * block_bytes], Vec::new()),
             Wish::Write { .. } => {
                 let blocks = (lba..lba + u64::from(blocks)).flat_map(|lba| stamped(own, lba));
                 (blocks.collect(), Vec::new())
@@ -594,19 +626,23 @@ impl World {
             host,
             wish,
             lba,
+            since,
             untrusted,
         }) = self.underway.remove(&command)
         else {
             unreachable!("a host is told once")
         };
         self.heard = self.now;
+        if let Some(node) = &mut self.node {
+            node.host_waited(self.now - since);
+        }
         let ended = match result {
             Ok(()) => Ended::Done,
             Err(GroupError::CompareFailed | GroupError::FusedCompareFailed) => Ended::Differed,
             Err(_) => Ended::Failed,
         };
         let seen: Vec<Content> = if wish == Wish::Read && ended == Ended::Done {
-            let blocks = data.chunks(BLOCK_BYTES).zip(lba..);
+            let blocks = data.chunks(self.scenario.block as usize).zip(lba..);
             blocks.map(|(bytes, lba)| recognise(bytes, lba)).collect()
         } else {
             Vec::new()
@@ -643,7 +679,7 @@ impl World {
         let node = self.node.as_ref().expect("the node has answered");
         if node.survives(self.harmed) && !untrusted {
             let what = format!(
-                "command {command} failed: {error}; harmed drives: {:b}",
+                "command {command} failed: {error}; harmed members: {:b}",
                 self.harmed
             );
             self.violate(Violation::Unavailable(what));

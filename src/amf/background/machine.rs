@@ -48,7 +48,7 @@ pub struct Background {
     scrub: Option<Scrub>,
     last_scrub: Option<ScrubResult>,
     /// A process that has finished, and the generation as of then: until a later one says that it is still due, it is not.
-    settled: Option<(Process, u64)>,
+    settled: Option<(Process, (u32, u64), u64)>,
     holdback: Holdback,
     persist_at_ns: u64,
     paused: bool,
@@ -224,11 +224,12 @@ impl Background {
                 .sync_from
                 .map(|from_row| (Process::Sync, (0, 0), from_row))
         };
-        if let Some((process, ..)) = due {
-            // Nothing else runs before the group has made the end of this one durable.
-            let is_settled = self
-                .settled
-                .is_some_and(|(of, generation)| of == process && self.needs.generation <= generation);
+        if let Some((process, identity, _)) = due {
+            // Nothing else runs before the group has made the end of this one durable. Another wave is due at once: its generation
+            // may have been known before it was.
+            let is_settled = self.settled.is_some_and(|(of, own, generation)| {
+                (of, own) == (process, identity) && self.needs.generation <= generation
+            });
             return due.filter(|_| !is_settled);
         }
         let scrub = self.scrub.filter(|_| !self.needs.is_degraded)?;
@@ -377,7 +378,8 @@ impl Background {
         if run.abandoned {
             return;
         }
-        let (process, (_, wave)) = (run.process, run.identity);
+        let (process, identity) = (run.process, run.identity);
+        let (_, wave) = identity;
         match progress {
             None => {
                 self.holdback.retry_at_ns = now_ns.saturating_add(RETRY_NS_MIN);
@@ -392,7 +394,7 @@ impl Background {
             }
             Some(_) => {
                 self.run = None;
-                self.settled = Some((process, self.needs.generation));
+                self.settled = Some((process, identity, self.needs.generation));
                 out.push(Action::Finished { process, wave });
                 if process == Process::Scrub {
                     self.end_scrub(true);

@@ -417,6 +417,22 @@ fn another_drive_in_the_same_seat_is_rebuilt_from_the_start() {
     );
 }
 
+/// A generation is known before the rebuild that it brings: a rebuild that ends in between says nothing about that one.
+#[test]
+fn a_rebuild_that_ends_in_the_generation_of_the_next_one_does_not_stand_for_it() {
+    let mut bench = Bench::open(rebuild(0b1, 7, 90));
+    bench.feed(Event::Needs(Needs {
+        generation: 2,
+        ..rebuild(0b1, 7, 90)
+    }));
+    bench.drain(|_| RowAnswer::Done);
+    bench.feed(Event::Needs(Needs {
+        generation: 2,
+        ..rebuild(0b11, 8, 0)
+    }));
+    assert_eq!(bench.drain(|_| RowAnswer::Done), (0..100).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_rebuild_goes_on_when_its_own_progress_becomes_durable() {
     let mut bench = Bench::open(rebuild(0b1, 7, 0));

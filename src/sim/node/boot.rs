@@ -1,10 +1,11 @@
 //! A start of the node: what is on the drives, and which group that makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::background::Work;
 use super::{Core, Effect, Node, Phase};
 use crate::amf::engine::{Durability as EngineDurability, Engine, EngineConfig, WriteBackConfig};
 use crate::amf::expansion::Layout;
@@ -37,7 +38,7 @@ pub const DRIVE_EXTRA_BYTES: u64 = HEAD_BYTES + TAIL_BYTES;
 const INTENT_BYTES: u64 = RECORD_BYTES as u64;
 
 /// Command slots of a core: all that 16 hosts may have, two for each Compare and Write, and the node's own.
-const COMMANDS: u32 = 2 * 16 * DEPTH_MAX as u32 + 16;
+const COMMANDS: u32 = 2 * 16 * DEPTH_MAX as u32 + 64;
 
 /// Row operations under way on a core: fewer than commands, so that they wait for each other now and then.
 const PIECES: u32 = 24;
@@ -63,7 +64,7 @@ pub enum BootError {
 }
 
 /// What the program would know of a drive when it starts.
-pub fn drive_facts(index: u16, drive: &Drive) -> DriveFacts {
+pub fn drive_facts(index: u16, drive: &Drive, block: u32) -> DriveFacts {
     let region = |start_bytes: u64, bytes: usize| -> Vec<u8> {
         let blocks = u32::try_from(bytes / BLOCK_BYTES).expect("a small region");
         let read = drive.read(start_bytes / BLOCK_BYTES as u64, blocks);
@@ -75,7 +76,7 @@ pub fn drive_facts(index: u16, drive: &Drive) -> DriveFacts {
         index,
         label: format!("d{index}"),
         bytes: drive.bytes(),
-        logical_block: u32::try_from(BLOCK_BYTES).expect("512 bytes"),
+        logical_block: block,
         in_use: false,
         existing: examine(Some(&head), tail.as_deref()),
     }
@@ -111,7 +112,7 @@ impl Node {
         scenario: &Scenario,
         out: &mut Vec<Effect>,
     ) -> Self {
-        Self::start(Group::assembled(candidate), replayed, scenario, out)
+        Self::start(Group::assembled(candidate), replayed, Vec::new(), scenario, out)
     }
 
     /// Makes the group anew on these drives.
@@ -120,11 +121,12 @@ impl Node {
         scenario: &Scenario,
         out: &mut Vec<Effect>,
     ) -> Result<Self, BootError> {
+        let (drives, spares) = drives.split_at(usize::from(scenario.members));
         let spec = GroupSpec {
             name: name(),
             level: scenario.level,
-            strip_bytes: STRIP_BYTES,
-            block: BlockSize::B512,
+            strip_bytes: strip_bytes(scenario),
+            block: block_size(scenario),
             durability: durability(scenario),
             journal_bytes: Some(journal_bytes(scenario)).filter(|_| scenario.level.is_redundant()),
             exclusive_local: true,
@@ -140,10 +142,22 @@ impl Node {
                 .collect(),
         };
         let creation = plan_create(&spec, &ids).map_err(BootError::Create)?;
-        Ok(Self::start(Group::form(creation), None, scenario, out))
+        Ok(Self::start(
+            Group::form(creation),
+            None,
+            spares.to_vec(),
+            scenario,
+            out,
+        ))
     }
 
-    fn start(group: Group, replayed: Option<Report>, scenario: &Scenario, out: &mut Vec<Effect>) -> Self {
+    fn start(
+        group: Group,
+        replayed: Option<Report>,
+        planned: Vec<DriveFacts>,
+        scenario: &Scenario,
+        out: &mut Vec<Effect>,
+    ) -> Self {
         let geometry = group.geometry();
         let lock = LockTable::new(LOCK_SLOTS);
         let members = MemberSet {
@@ -155,9 +169,12 @@ impl Node {
         };
         let scratch_bytes = Engine::scratch_bytes_min(&geometry) + SCRATCH_STRIPS * geometry.strip_bytes();
         let write_back = write_back(&group, replayed, scenario);
-        let ring_bytes = write_back
-            .as_ref()
-            .map_or(0, |journal| journal.layout.lane_blocks as usize * BLOCK_BYTES);
+        let ring_bytes = write_back.as_ref().map_or(0, |journal| {
+            (journal.layout.lane_blocks * scenario.block) as usize
+        });
+        let drives: Vec<Option<u16>> = (0..geometry.members())
+            .map(|member| group.drive_of(MemberIndex(member)))
+            .collect();
         let core = |core| {
             let engine = Engine::new(EngineConfig {
                 layout: Layout::fixed(geometry),
@@ -173,24 +190,33 @@ impl Node {
                 engine,
                 COMMANDS,
                 scratch_bytes,
-                geometry.strip_bytes(),
+                &geometry,
                 ring_bytes,
+                drives.clone(),
             )
         };
-        let drives = (0..geometry.members()).map(|member| group.drive_of(MemberIndex(member)));
         let mut node = Self {
             geometry,
             cores: (0..scenario.cores).map(core).collect(),
-            drives: drives.collect(),
+            drives: drives.clone(),
             lock,
             group,
             phase: Phase::Opening,
-            resync: None,
-            disk: None,
+            now: 0,
+            work: Work::new(&geometry),
+            held: VecDeque::new(),
+            awaited: 0,
+            disks: Vec::new(),
+            disks_wanted: scenario.disks,
+            planned,
+            requests: 0,
             places: BTreeMap::new(),
             compared: BTreeMap::new(),
             scrubbed: Vec::new(),
-            draining: None,
+            draining: BTreeMap::new(),
+            drainings: 0,
+            closing: false,
+            is_closing: false,
             journaled: scenario.is_journaled(),
             mutant: scenario.mutant,
             wakes: 0,
@@ -225,7 +251,7 @@ impl Node {
             },
             write_back: None,
         });
-        Core::new(engine, 1, scratch_bytes, geometry.strip_bytes(), 0)
+        Core::new(engine, 1, scratch_bytes, &geometry, 0, Vec::new())
     }
 
     /// Whether these members may be lost without losing data.
@@ -271,7 +297,16 @@ pub(in crate::sim) fn drive_bytes(scenario: &Scenario) -> u64 {
     } else {
         0
     };
-    DRIVE_EXTRA_BYTES + regions + strips * u64::from(STRIP_BYTES)
+    DRIVE_EXTRA_BYTES + regions + strips * u64::from(strip_bytes(scenario))
+}
+
+/// Strips are as short as a group may have them, but two blocks long at least.
+fn strip_bytes(scenario: &Scenario) -> u32 {
+    STRIP_BYTES.max(2 * scenario.block)
+}
+
+fn block_size(scenario: &Scenario) -> BlockSize {
+    BlockSize::from_bytes(scenario.block).expect("a scenario is sound")
 }
 
 const fn durability(scenario: &Scenario) -> Durability {
@@ -287,12 +322,12 @@ fn journal_bytes(scenario: &Scenario) -> u64 {
     let geometry = Geometry::new(
         scenario.level,
         scenario.members,
-        STRIP_BYTES / BlockSize::B512.bytes(),
+        strip_bytes(scenario) / scenario.block,
         MemberLba(0),
         1,
-        BlockSize::B512,
+        block_size(scenario),
     );
     let least = lane_blocks_min(&geometry.expect("scenarios have legal shapes"));
-    let lane_bytes = u64::from(least * BlockSize::B512.bytes()).next_multiple_of(RECORD_BYTES as u64);
+    let lane_bytes = u64::from(least * scenario.block).next_multiple_of(RECORD_BYTES as u64);
     (u64::from(scenario.cores) + 1) * lane_bytes
 }

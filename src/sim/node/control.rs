@@ -1,31 +1,18 @@
-//! The control core of a simulated node: group machine, superblocks, resynchronisation, stop.
+//! The control core of a simulated node: group machine, superblocks, members and their drives, stop.
 
 use super::{Asker, Effect, Mail, Node, Owner, Phase};
 use crate::amf::engine::{GroupError, Request};
-use crate::amf::group::{Action, Event, RequestId, SuperblockIo, VdiskSize, VdiskSpec};
+use crate::amf::group::{
+    Action, Answer, DriveFacts, Event, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
+};
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::sim::drive::Command;
+use crate::sim::random::mix;
 use crate::sim::scenario::Mutant;
 use crate::sim::stamp::{BLOCK_BYTES, Block};
 use crate::vdisk::VirtualDisk;
-
-/// Rows that are resynchronised at a time.
-const RESYNC_WINDOW: u32 = 2;
-/// Rows after which the progress is made durable.
-const RESYNC_STEP_ROWS: u64 = 4;
-
-/// A resynchronisation that is under way.
-#[derive(Debug)]
-pub(super) struct Resync {
-    next_row: u64,
-    in_flight: u32,
-    /// First row that the engine could not do.
-    failed_row: Option<u64>,
-    durable_row: u64,
-    flushing: Option<u64>,
-}
 
 /// Cores that bring dirty data to its place.
 #[derive(Debug)]
@@ -47,9 +34,48 @@ impl Node {
     pub(super) fn group_event(&mut self, event: Event, out: &mut Vec<Effect>) {
         let mut actions = Vec::new();
         self.group.handle(event, &mut actions);
-        for action in actions {
+        self.held.extend(actions);
+        self.run_actions(out);
+    }
+
+    /// Carries out what the group machine wants, in order, until the cores have to answer first.
+    fn run_actions(&mut self, out: &mut Vec<Effect>) {
+        while self.awaited == 0 {
+            let Some(action) = self.held.pop_front() else {
+                break;
+            };
             self.group_action(action, out);
         }
+        self.background_needs(out);
+    }
+
+    /// Tells every core of a member's new drive. Nothing that relies on it is said before all of them know.
+    fn move_member(&mut self, member: MemberIndex, drive: u16, out: &mut Vec<Effect>) {
+        self.drives[usize::from(member.0)] = Some(drive);
+        self.awaited = self.core_count();
+        for to in 0..self.core_count() {
+            out.push(Effect::Mail {
+                from: 0,
+                to,
+                mail: Mail::MemberDrive { member, drive },
+            });
+        }
+    }
+
+    /// A core knows of a member's new drive.
+    pub(super) fn member_drive_set(&mut self, out: &mut Vec<Effect>) {
+        assert!(self.awaited > 0, "each core answers once");
+        self.awaited -= 1;
+        self.run_actions(out);
+    }
+
+    pub(super) fn core_count(&self) -> u16 {
+        u16::try_from(self.cores.len()).expect("at most 16 cores")
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
     }
 
     fn group_action(&mut self, action: Action, out: &mut Vec<Effect>) {
@@ -60,19 +86,20 @@ impl Node {
                 offset_bytes,
                 record,
             } => self.write_superblock(io, drive, offset_bytes, &record, out),
-            Action::MemberDrive { .. } => unreachable!("no spare drive is there to take a place"),
+            Action::MemberDrive { member, drive } => self.move_member(member, drive, out),
             Action::RamAllowed | Action::IntentDurable { .. } => {
                 unreachable!("nobody acknowledges from memory or marks rows")
             }
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
             Action::VdiskAdded(record) => {
-                self.disk = Some(VirtualDisk::new(&record));
-                out.push(Effect::Started);
+                self.disks.push(VirtualDisk::new(&record));
+                if self.disks.len() == usize::from(self.disks_wanted) {
+                    out.push(Effect::Started);
+                }
             }
             Action::GroupFailed { why, members } => {
                 self.phase = Phase::Failed(why);
-                self.resync = None;
                 self.announce(members, out);
                 // Hosts that are there go on, and are told that nothing can be done.
                 out.push(Effect::Started);
@@ -84,39 +111,99 @@ impl Node {
                 out.push(Effect::Stopped { clean });
             }
             Action::VdiskRemoved { .. } => unreachable!("no host of a simulation deletes its disk"),
-            // A drive that comes back is rebuilt by nobody yet: it stays lost for every row.
-            Action::RebuildNeeded(_) | Action::RebuildOver { .. } => {}
+            Action::RebuildNeeded(work) => self.work.rebuild = Some(work),
+            Action::RebuildOver { .. } => self.work.rebuild = None,
+            Action::Reply {
+                result: Ok(Answer::VdiskCreated(_)),
+                ..
+            } => self.next_disk(out),
+            Action::Report(Report::MemberRebuilt { member }) => out.push(Effect::Rebuilt(member)),
             Action::Reply { .. } | Action::Report(_) => {}
         }
     }
 
     fn started(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Open;
-        if self.group.vdisks().is_empty() {
-            let spec = VdiskSpec {
-                name: Name::parse("v").expect("a letter is a name"),
-                size: VdiskSize::LargestFree,
-                nsid: None,
-                uuid: Uuid([7; 16]),
-                nguid: [9; 16],
-            };
-            let request = RequestId(1);
-            self.group_event(Event::CreateVdisk { request, spec }, out);
+        if self.group.vdisks().len() < usize::from(self.disks_wanted) {
+            self.next_disk(out);
         }
-        if let Some(left) = self.group.snapshot().resync {
-            self.resync = Some(Resync {
-                next_row: left.next_row,
-                in_flight: 0,
-                failed_row: None,
-                durable_row: left.next_row,
-                flushing: None,
-            });
-            if self.mutant == Mutant::NoResync {
-                self.resync = None;
-                self.group_event(Event::ResyncDone, out);
-            }
-            self.resync_step(out);
+        for drive in std::mem::take(&mut self.planned) {
+            self.add_spare(drive, out);
         }
+        self.skip_resync(out);
+    }
+
+    /// Has the next virtual disk made, if one is missing.
+    fn next_disk(&mut self, out: &mut Vec<Effect>) {
+        let there = u8::try_from(self.group.vdisks().len()).expect("few disks");
+        if there >= self.disks_wanted {
+            return;
+        }
+        let is_last = there + 1 == self.disks_wanted;
+        // Not a whole number of rows, as hosts like it.
+        let rows = self.geometry.rows() / u64::from(self.disks_wanted);
+        let blocks = rows * u64::from(self.geometry.row_blocks()) - 1;
+        let spec = VdiskSpec {
+            name: Name::parse(&format!("v{there}")).expect("letters and digits are a name"),
+            size: if is_last {
+                VdiskSize::LargestFree
+            } else {
+                VdiskSize::Blocks(blocks)
+            },
+            nsid: None,
+            uuid: Uuid([7 + there; 16]),
+            nguid: [70 + there; 16],
+        };
+        let request = self.request();
+        self.group_event(Event::CreateVdisk { request, spec }, out);
+    }
+
+    /// Gives the group a spare drive, whatever is on it.
+    pub fn add_spare(&mut self, drive: DriveFacts, out: &mut Vec<Effect>) {
+        let request = self.request();
+        let event = Event::AddSpare {
+            request,
+            identity: self.fresh_identity(),
+            drive: Box::new(drive),
+            force: true,
+        };
+        self.group_event(event, out);
+    }
+
+    /// Brings a drive back that had left: to its own place if that is still empty, else as a spare.
+    pub fn bring_back(&mut self, drive: DriveFacts, out: &mut Vec<Effect>) {
+        let own = self.drives.iter().position(|own| *own == Some(drive.index));
+        let Some(member) = own else {
+            return self.add_spare(drive, out);
+        };
+        let request = self.request();
+        let event = Event::ReplaceMember {
+            request,
+            member: MemberIndex(u8::try_from(member).expect("few members")),
+            identity: self.fresh_identity(),
+            drive: Box::new(drive),
+            force: true,
+        };
+        self.group_event(event, out);
+    }
+
+    /// An operator wants a member out.
+    pub fn fail_member(&mut self, member: MemberIndex, out: &mut Vec<Effect>) {
+        let request = self.request();
+        let event = Event::FailMember {
+            request,
+            member,
+            force: false,
+        };
+        self.group_event(event, out);
+    }
+
+    /// An identity that no drive has: the time tells requests of different lives apart.
+    fn fresh_identity(&self) -> Uuid {
+        let mut bytes = [0xab; 16];
+        bytes[..8].copy_from_slice(&mix(self.now).to_le_bytes());
+        bytes[8..].copy_from_slice(&mix(self.requests ^ self.now << 20).to_le_bytes());
+        Uuid(bytes)
     }
 
     fn announce(&mut self, mut set: MemberSet, out: &mut Vec<Effect>) {
@@ -160,7 +247,6 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         self.group_event(Event::SuperblockWritten { io, result }, out);
-        self.resync_step(out);
     }
 
     /// A core reports that a member failed a command.
@@ -183,73 +269,13 @@ impl Node {
         self.group_event(Event::MemberFault { member, error }, out);
     }
 
-    /// Time goes by: rows that could not be resynchronised are tried again.
+    /// Time goes by.
     pub fn tick(&mut self, out: &mut Vec<Effect>) {
-        if let Some(resync) = self.resync.as_mut().filter(|resync| resync.in_flight == 0)
-            && let Some(row) = resync.failed_row.take()
-        {
-            resync.next_row = row; // The members may have changed since.
-        }
-        self.resync_step(out);
+        self.background_tick(out);
         for core in 0..u16::try_from(self.cores.len()).expect("at most 16 cores") {
             self.cores[usize::from(core)].tick();
             self.pump(core, out);
         }
-    }
-
-    /// Hands rows to this core's engine until the window is full, and makes progress durable now and then.
-    fn resync_step(&mut self, out: &mut Vec<Effect>) {
-        if self.group.snapshot().resync.is_none() {
-            self.resync = None; // The group has decided that nothing is left to do.
-        }
-        let rows = self.geometry.rows();
-        let core = &mut self.cores[0];
-        let Some(resync) = &mut self.resync else { return };
-        let step_end = rows.min(resync.durable_row + RESYNC_STEP_ROWS);
-        while resync.in_flight < RESYNC_WINDOW
-            && resync.failed_row.is_none()
-            && resync.flushing.is_none()
-            && resync.next_row < step_end
-        {
-            let row = RowIndex(resync.next_row);
-            let command = core.take_slot(Owner::Resync(row.0), Vec::new());
-            core.submit(command, Request::Resync { row });
-            resync.next_row += 1;
-            resync.in_flight += 1;
-        }
-        let idle = resync.in_flight == 0 && resync.flushing.is_none() && resync.failed_row.is_none();
-        if idle && resync.next_row >= step_end {
-            resync.flushing = Some(resync.next_row);
-            let command = core.take_slot(Owner::ResyncFlush, Vec::new());
-            core.submit(command, Request::FlushDrives);
-        }
-        self.pump(0, out);
-    }
-
-    pub(super) fn row_resynchronised(&mut self, row: u64, done: bool, out: &mut Vec<Effect>) {
-        let Some(resync) = &mut self.resync else { return };
-        resync.in_flight -= 1;
-        if !done {
-            resync.failed_row = Some(resync.failed_row.map_or(row, |first| first.min(row)));
-        }
-        self.resync_step(out);
-    }
-
-    pub(super) fn resync_flushed(&mut self, done: bool, out: &mut Vec<Effect>) {
-        let rows = self.geometry.rows();
-        let Some(resync) = &mut self.resync else { return };
-        let upto = resync.flushing.take().expect("one flush at a time");
-        if !done {
-            return; // Comes again with the next tick.
-        }
-        resync.durable_row = upto;
-        if upto < rows {
-            self.group_event(Event::ResyncProgress { next_row: upto }, out);
-        } else {
-            self.resync = None;
-            self.group_event(Event::ResyncDone, out);
-        }
-        self.resync_step(out);
     }
 
     /// Has the blocks that a member could not give back written anew.
@@ -287,21 +313,21 @@ impl Node {
         if !self.journaled {
             return self.drained(then, out);
         }
-        let cores = u16::try_from(self.cores.len()).expect("at most 16 cores");
-        self.draining = Some(Draining { cores, then });
+        let cores = self.core_count();
+        self.drainings += 1;
+        let number = self.drainings;
+        self.draining.insert(number, Draining { cores, then });
         for core in 0..cores {
             let at = &mut self.cores[usize::from(core)];
-            let command = at.take_slot(Owner::Drain, Vec::new());
+            let command = at.take_slot(Owner::Drain(number), Vec::new());
             at.submit(command, Request::Drain);
             self.pump(core, out);
         }
     }
 
-    pub(super) fn core_drained(&mut self, done: bool, out: &mut Vec<Effect>) {
-        let draining = self
-            .draining
-            .as_mut()
-            .expect("cores drain because they were asked to");
+    pub(super) fn core_drained(&mut self, number: u32, done: bool, out: &mut Vec<Effect>) {
+        let draining = self.draining.get_mut(&number);
+        let draining = draining.expect("cores drain because they were asked to");
         draining.cores -= 1;
         if !done {
             // What is left stays in the journal, and is replayed at the next start.
@@ -309,7 +335,7 @@ impl Node {
         }
         if draining.cores == 0 {
             let then = draining.then;
-            self.draining = None;
+            self.draining.remove(&number);
             self.drained(then, out);
         }
     }
@@ -337,11 +363,19 @@ impl Node {
 
     /// Closes the group: hosts are gone, and what they wrote without a Flush must be durable before "clean" is.
     pub fn close(&mut self, out: &mut Vec<Effect>) {
-        self.resync = None;
+        self.closing = true;
         match self.phase {
-            Phase::Open => self.drain(Then::Close, out),
+            Phase::Open => self.background_stop(out),
             Phase::Opening => self.group_event(Event::Stop, out),
             Phase::Failed(_) | Phase::Stopped => out.push(Effect::Stopped { clean: false }),
+        }
+    }
+
+    /// Goes on with closing once the background work has ended.
+    pub(super) fn close_when_idle(&mut self, out: &mut Vec<Effect>) {
+        let may_close = self.closing && self.phase == Phase::Open && self.background_is_idle();
+        if may_close && !std::mem::replace(&mut self.is_closing, true) {
+            self.drain(Then::Close, out);
         }
     }
 

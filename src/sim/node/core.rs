@@ -11,6 +11,7 @@ use super::LaneCall;
 use super::Owner;
 use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{Action, CommandId, Engine, GroupError, IoTag, Place, Request, ScrubOutcome};
+use crate::amf::geometry::Geometry;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
@@ -72,6 +73,10 @@ pub struct Core {
     pub(in crate::sim) outstanding: BTreeMap<u32, Outstanding>,
     actions: Vec<Action>,
     strip_bytes: usize,
+    /// Bytes of a block of the group.
+    block_bytes: usize,
+    /// Drive of each member, as this core knows it.
+    pub(super) drives: Vec<Option<u16>>,
 }
 
 impl Core {
@@ -80,8 +85,9 @@ impl Core {
         engine: Engine,
         commands: u32,
         scratch_bytes: u32,
-        strip_bytes: u32,
+        geometry: &Geometry,
         ring_bytes: usize,
+        drives: Vec<Option<u16>>,
     ) -> Self {
         Self {
             engine,
@@ -91,7 +97,9 @@ impl Core {
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
             actions: Vec::new(),
-            strip_bytes: strip_bytes as usize,
+            strip_bytes: geometry.strip_bytes() as usize,
+            block_bytes: geometry.block().bytes() as usize,
+            drives,
         }
     }
 
@@ -214,8 +222,14 @@ impl Core {
                 blocks,
                 into,
             } => {
-                let command = Command::Read { lba: lba.0, blocks };
-                self.ask(io, member, command, Outstanding::Read(into), asked);
+                let (lba, blocks) = self.on_drive(lba, blocks);
+                self.ask(
+                    io,
+                    member,
+                    Command::Read { lba, blocks },
+                    Outstanding::Read(into),
+                    asked,
+                );
             }
             Action::DriveWrite {
                 io,
@@ -225,9 +239,10 @@ impl Core {
                 from,
                 fua,
             } => {
-                let data = blocks_of(self.load(from, blocks as usize * BLOCK_BYTES));
+                let data = blocks_of(self.load(from, blocks as usize * self.block_bytes));
                 let outstanding = Outstanding::Write(from, data.clone());
-                self.ask(io, member, write(lba, data, fua), outstanding, asked);
+                let (lba, _) = self.on_drive(lba, blocks);
+                self.ask(io, member, Command::Write { lba, data, fua }, outstanding, asked);
             }
             Action::DriveZero {
                 io,
@@ -237,8 +252,15 @@ impl Core {
                 deallocate: _,
                 fua,
             } => {
+                let (lba, blocks) = self.on_drive(lba, blocks);
                 let data = vec![Block::ZERO; blocks as usize];
-                self.ask(io, member, write(lba, data, fua), Outstanding::Other, asked);
+                self.ask(
+                    io,
+                    member,
+                    Command::Write { lba, data, fua },
+                    Outstanding::Other,
+                    asked,
+                );
             }
             Action::DriveFlush { io, member } => {
                 self.ask(io, member, Command::Flush, Outstanding::Other, asked);
@@ -278,9 +300,15 @@ impl Core {
         }
     }
 
+    /// Where blocks of the group are on the drive, in the drive's blocks.
+    fn on_drive(&self, lba: MemberLba, blocks: u32) -> (u64, u32) {
+        let ratio = u32::try_from(self.block_bytes / BLOCK_BYTES).expect("a block is short");
+        (lba.0 * u64::from(ratio), blocks * ratio)
+    }
+
     /// Puts the header of a journal batch before its payload.
     fn seal(&mut self, slot: u8, offset: usize, payload_bytes: usize) {
-        let (header, payload) = self.ring[offset..].split_at_mut(BLOCK_BYTES);
+        let (header, payload) = self.ring[offset..].split_at_mut(self.block_bytes);
         let crc = crc32c::portable(0, &payload[..payload_bytes]);
         self.engine.seal(slot, crc, header);
     }
@@ -388,11 +416,6 @@ fn message_to_others(action: Action) -> Ask {
         | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
     }
-}
-
-fn write(lba: MemberLba, data: Vec<Block>, fua: bool) -> Command {
-    let lba = lba.0;
-    Command::Write { lba, data, fua }
 }
 
 fn blocks_of(bytes: &[u8]) -> Vec<Block> {

@@ -5,7 +5,8 @@ use crate::amf::engine::{Request, ScrubOutcome};
 use crate::drive::block::NamespaceLba;
 use crate::sim::history::{Ended, Wish};
 use crate::sim::node::{Node, Phase};
-use crate::sim::stamp::{BLOCK_BYTES, Content, recognise};
+use crate::sim::stamp::{Content, recognise};
+use crate::vdisk::VirtualDisk;
 
 /// Sets of lost members that are tried, at most: all of them for the groups that are simulated.
 const SETS_MAX: usize = 400;
@@ -55,26 +56,28 @@ impl World {
 
     /// Reads the whole disk with these members lost.
     fn read_all(&self, node: &Node, lost: u32) -> Result<Vec<Content>, String> {
-        let disk = node.disk().expect("a node that runs has a disk");
         let mut core = node.reader(lost);
         let mut contents = Vec::new();
-        let step = u64::from(node.geometry.row_blocks());
+        let block_bytes = self.scenario.block as usize;
+        let row = u64::from(node.geometry.row_blocks());
+        let end: u64 = node.disks().iter().map(VirtualDisk::blocks).sum();
         let mut lba = 0;
-        while lba < disk.blocks() {
-            let blocks = u32::try_from(step.min(disk.blocks() - lba)).expect("a row is short");
-            let at = disk.group_range(NamespaceLba(lba), u64::from(blocks));
+        while lba < end {
+            let (disk, there, left) = node.locate(lba);
+            let blocks = u32::try_from(row.min(left)).expect("a row is short");
+            let at = disk.group_range(NamespaceLba(there), u64::from(blocks));
             let at = at.expect("inside the disk");
             let request = Request::Read { lba: at, blocks };
-            let buffer = vec![0xdd; blocks as usize * BLOCK_BYTES];
+            let buffer = vec![0xdd; blocks as usize * block_bytes];
             let data = core.read_now(request, buffer, |member, lba, blocks| {
                 let drive = node.drive_of(member);
                 let drive = drive.expect("a member that is not lost has a drive");
                 self.drives[usize::from(drive)].read(lba, blocks)
             });
             let data = data.map_err(|error| format!("block {lba} with members {lost:#b} lost: {error}"))?;
-            let blocks = data.chunks(BLOCK_BYTES).zip(lba..);
+            let blocks = data.chunks(block_bytes).zip(lba..);
             contents.extend(blocks.map(|(bytes, lba)| recognise(bytes, lba)));
-            lba += step;
+            lba += row.min(left);
         }
         Ok(contents)
     }

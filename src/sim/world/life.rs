@@ -39,7 +39,7 @@ impl World {
             self.next_fault += 1;
             self.drives[usize::from(drive)].begin(trouble);
             if trouble.is_told() {
-                self.harmed |= 1 << drive;
+                self.harm(u16::from(drive));
             }
             let now = self.now;
             self.trace.note(&[now, 6, u64::from(drive)], || {
@@ -127,6 +127,8 @@ impl World {
         for drive in &mut self.drives {
             drive.cut(&mut self.random);
         }
+        self.note_seats();
+        self.background_done = 0;
         self.node = None;
         self.replaying = None;
         self.queue.clear();
@@ -154,7 +156,7 @@ impl World {
         let drives = (0u16..).zip(&self.drives);
         drives
             .filter(|(index, _)| without >> index & 1 == 0)
-            .map(|(index, drive)| drive_facts(index, drive))
+            .map(|(index, drive)| drive_facts(index, drive, self.scenario.block))
             .collect()
     }
 
@@ -181,7 +183,11 @@ impl World {
         });
         match found {
             Ok(candidate) => {
-                self.harmed |= self.away;
+                for drive in 0..self.scenario.drives() {
+                    if self.away >> drive & 1 == 1 {
+                        self.harm(u16::from(drive));
+                    }
+                }
                 self.begin_replay(candidate);
             }
             Err(_) if self.history.is_none() => {
@@ -198,6 +204,7 @@ impl World {
     fn node_starts(&mut self, node: Node, effects: Vec<Effect>) {
         self.node = Some(node);
         self.later(TICK_NS, Event::Tick);
+        self.note_seats();
         self.carry_out(effects);
     }
 
@@ -263,6 +270,7 @@ impl World {
                 .drive_index()
                 .expect("replay asks only members that are there")
         };
+        let ratio = self.scenario.block / 512;
         let (io, drive, command, asked) = match action {
             replay::Action::Read {
                 io,
@@ -270,7 +278,10 @@ impl World {
                 lba,
                 blocks,
             } => {
-                let command = Command::Read { lba: lba.0, blocks };
+                let command = Command::Read {
+                    lba: lba.0 * u64::from(ratio),
+                    blocks: blocks * ratio,
+                };
                 (io, drive(member), command, Asked::Read)
             }
             replay::Action::Write {
@@ -281,7 +292,7 @@ impl World {
                 fua,
             } => {
                 let data = data.chunks(BLOCK_BYTES).map(Block::new).collect();
-                let lba = lba.0;
+                let lba = lba.0 * u64::from(ratio);
                 (io, drive(member), Command::Write { lba, data, fua }, Asked::Write)
             }
             replay::Action::Flush { io, member } => (io, drive(member), Command::Flush, Asked::Flush),
@@ -315,7 +326,7 @@ impl World {
         self.stage = Stage::Over(Ending::Refused);
         if !legal {
             self.violate(Violation::Refused(format!(
-                "{error}; harmed drives: {:b}",
+                "{error}; harmed members: {:b}",
                 self.harmed
             )));
         }
@@ -340,7 +351,7 @@ impl World {
         };
         self.stage = Stage::Over(Ending::Refused);
         if !legal {
-            let what = format!("{error}; harmed drives: {:b}", self.harmed);
+            let what = format!("{error}; harmed members: {:b}", self.harmed);
             self.violate(Violation::Refused(what));
         }
     }
@@ -357,7 +368,7 @@ impl World {
         };
         self.stage = Stage::Over(Ending::GroupFailed);
         if !legal {
-            let what = format!("the group failed: {why}; harmed drives: {:b}", self.harmed);
+            let what = format!("the group failed: {why}; harmed members: {:b}", self.harmed);
             self.violate(Violation::Unavailable(what));
         }
     }
