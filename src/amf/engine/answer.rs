@@ -70,12 +70,16 @@ impl Engine {
             Work::Rebuild => self.await_turn(index),
             Work::Repair { .. } => self.issue_read_back(index, out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
+            Work::Flush | Work::FlushDrives => {
+                let lost = self.pieces[index as usize].members.failed | self.lock.lost();
+                let lives = self.layout.survives(lost);
+                let result = lives.then_some(()).ok_or(GroupError::TooManyMembersLost);
+                self.finish(index, result, out);
+            }
             Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
             | Work::Move { .. }
-            | Work::Flush
-            | Work::FlushDrives
             | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
@@ -125,9 +129,27 @@ impl Engine {
             });
             return;
         }
+        let is_lost = self.lock.lost() >> member.0 & 1 == 1;
+        if is_lost && matches!(piece.work, Work::Flush | Work::FlushDrives) {
+            // Without a row, and so without a lock that keeps a rebuild from being over before the flush is: see `excuse`.
+            piece.members.failed |= 1 << member.0;
+            return;
+        }
         piece.errors |= 1 << member.0;
-        if self.lock.lost() >> member.0 & 1 == 0 {
+        if !is_lost {
             out.push(Action::ReportFault { member, error });
+        }
+    }
+
+    /// A flush need not reach a member that was durably lost after the flush had begun, and goes on needing that no more when another
+    /// drive has the member's place: what was written before is rebuilt there from the others.
+    fn excuse(&mut self) {
+        let lost = self.lock.lost();
+        for piece in &mut self.pieces {
+            if matches!(piece.work, Work::Flush | Work::FlushDrives) && piece.errors & lost != 0 {
+                piece.members.failed |= piece.errors & lost;
+                piece.errors &= !lost;
+            }
         }
     }
 
@@ -310,6 +332,7 @@ impl Engine {
 
     /// Lets those go on whose failed members are now durably failed.
     pub(super) fn members_changed(&mut self, out: &mut Vec<Action>) {
+        self.excuse();
         let mut next = self.members_waiters.first();
         while let Some(index) = next {
             next = self.piece_links.next(index);

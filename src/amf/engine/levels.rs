@@ -647,6 +647,44 @@ fn a_flush_reaches_members_under_rebuild() {
     assert_eq!(world.result(0, 0), OK);
 }
 
+/// Announces a set, and lets every core know of it before anything else happens.
+fn tell(world: &mut World, failed: u32, rebuilding: u32) {
+    world.announce(MemberSet {
+        failed,
+        rebuilding,
+        ..world.members
+    });
+    for core in 0..world.cores.len() {
+        let is_set = |owed: &Owed| matches!(owed, Owed::Members(_));
+        while let Some(at) = world.cores[core].owed.iter().position(is_set) {
+            world.pay(core, at);
+        }
+    }
+}
+
+/// A flush that a lost member refused ends although another drive has the member's place before the others have answered: the
+/// flush holds no row's lock that the rebuild would wait for (PROTOCOL H29).
+#[test]
+fn a_flush_outlives_the_rebuild_of_a_member_that_refused_it() {
+    for told_first in [false, true] {
+        for request in [Request::Flush, Request::FlushDrives] {
+            let (mut world, _) = filled(&shape(Level::Raid6, 5));
+            world.submit(0, 0, request);
+            if told_first {
+                tell(&mut world, 1, 0);
+            }
+            let index = world.find_member(0, MemberIndex(0));
+            world.pay_with_error(0, index, DriveError::Gone);
+            tell(&mut world, 1, 0);
+            tell(&mut world, 1, 1);
+            tell(&mut world, 0, 0);
+            assert_eq!(world.result(0, 0), None, "the others have not answered");
+            while world.pay_any() {}
+            assert_eq!(world.result(0, 0), OK, "{request:?}, told first: {told_first}");
+        }
+    }
+}
+
 /// Scrubs, resyncs and repairs run among hosts' commands on all cores without harm.
 #[test]
 fn the_groups_own_operations_disturb_nobody() {

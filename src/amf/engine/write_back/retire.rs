@@ -147,13 +147,14 @@ impl Engine {
     }
 
     pub(super) fn flush_answered(&mut self, member: MemberIndex, ok: bool, out: &mut Vec<Action>) {
+        let is_lost = self.lock.lost() >> member.0 & 1 == 1;
         let retire = &mut self.write_back().retire;
         assert!(
             retire.running && retire.pending > 0,
             "each flush is answered once"
         );
         retire.pending -= 1;
-        if !ok {
+        if !ok && !is_lost {
             retire.errors |= 1 << member.0;
         }
         self.flush_members_changed(out);
@@ -164,7 +165,9 @@ impl Engine {
         let lost = self.lock.lost();
         let write_back = self.write_back.as_mut().expect("there is a lane");
         let retire = &mut write_back.retire;
-        if !retire.running || retire.pending > 0 || retire.errors & !lost != 0 {
+        // For good: by the time that all have answered, another drive may have the member's place.
+        retire.errors &= !lost;
+        if !retire.running || retire.pending > 0 || retire.errors != 0 {
             return;
         }
         retire.running = false;
