@@ -304,7 +304,8 @@ impl World {
             if silent && self.waits_for_unreadable() {
                 self.stage = Stage::Over(Ending::NotSynchronised);
             } else if silent || self.trace.events() > EVENTS_MAX {
-                let what = format!("{:?} does not end: {:?}", self.stage, self.underway);
+                let node = self.node.as_ref().map(Node::unfinished).unwrap_or_default();
+                let what = format!("{:?} does not end: {:?}; {node}", self.stage, self.underway);
                 return self.violate(Violation::Stuck(what));
             }
         }

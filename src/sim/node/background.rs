@@ -96,6 +96,17 @@ impl Node {
         quiet && self.work.is_settled() && self.draining.is_empty()
     }
 
+    /// What is still to come, for people.
+    pub fn unfinished(&self) -> String {
+        let engines: Vec<u32> = self.cores.iter().map(|core| core.engine.in_flight()).collect();
+        let drains = self.draining.len();
+        let Work { machine, needs, .. } = &self.work;
+        format!(
+            "commands of each core: {engines:?}, drainings: {drains}, background: {:?} for {needs:?}",
+            machine.status()
+        )
+    }
+
     /// Grows with everything that the background work brings about.
     pub const fn background_done(&self) -> u64 {
         self.work.done
@@ -118,9 +129,12 @@ impl Node {
     /// Does what an operator wants of the background work.
     pub fn operate(&mut self, wish: OperatorWish, out: &mut Vec<Effect>) {
         let limits = self.work.machine.limits();
+        let is_redundant = self.geometry.level().is_redundant();
         let mut scrub = |mode| {
             // Refused as long as there is nothing to compare with, or while one is going on.
-            let _ = self.work.machine.begin_scrub(mode, 0);
+            if is_redundant {
+                let _ = self.work.machine.begin_scrub(mode, 0);
+            }
             Event::Wake
         };
         let event = match wish {
