@@ -76,11 +76,7 @@ impl Engine {
                 let result = lives.then_some(()).ok_or(GroupError::TooManyMembersLost);
                 self.finish(index, result, out);
             }
-            Work::Write { .. }
-            | Work::ZeroRow { .. }
-            | Work::Resync
-            | Work::Move { .. }
-            | Work::Destage => {
+            Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Move { .. } | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
             Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {

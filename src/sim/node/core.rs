@@ -223,13 +223,8 @@ impl Core {
                 into,
             } => {
                 let (lba, blocks) = self.on_drive(lba, blocks);
-                self.ask(
-                    io,
-                    member,
-                    Command::Read { lba, blocks },
-                    Outstanding::Read(into),
-                    asked,
-                );
+                let command = Command::Read { lba, blocks };
+                self.ask(io, member, command, Outstanding::Read(into), asked);
             }
             Action::DriveWrite {
                 io,
@@ -254,29 +249,13 @@ impl Core {
             } => {
                 let (lba, blocks) = self.on_drive(lba, blocks);
                 let data = vec![Block::ZERO; blocks as usize];
-                self.ask(
-                    io,
-                    member,
-                    Command::Write { lba, data, fua },
-                    Outstanding::Other,
-                    asked,
-                );
+                let command = Command::Write { lba, data, fua };
+                self.ask(io, member, command, Outstanding::Other, asked);
             }
             Action::DriveFlush { io, member } => {
                 self.ask(io, member, Command::Flush, Outstanding::Other, asked);
             }
-            Action::Xor { into, from, bytes } => self.combine(into, from, bytes, |sum, other| {
-                sum.iter_mut().zip(other).for_each(|(sum, byte)| *sum ^= byte);
-            }),
-            Action::MulAdd {
-                into,
-                from,
-                factor,
-                bytes,
-            } => self.combine(into, from, bytes, |sum, other| mul_add_bytes(sum, other, factor)),
-            Action::Copy { into, from, bytes } => {
-                self.combine(into, from, bytes, <[u8]>::copy_from_slice);
-            }
+            step @ (Action::Xor { .. } | Action::MulAdd { .. } | Action::Copy { .. }) => self.compute(step),
             Action::Compare { io, a, b, bytes } => {
                 let equal = self.load(a, bytes as usize) == self.load(b, bytes as usize);
                 self.engine.compared(io, equal, &mut self.actions);
@@ -297,6 +276,27 @@ impl Core {
             | Action::RangeHeld
             | Action::WakeCores { .. }
             | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
+        }
+    }
+
+    /// Does with bytes in memory what the engine wants.
+    fn compute(&mut self, step: Action) {
+        if let Action::Xor { into, from, bytes } = step {
+            self.combine(into, from, bytes, |sum, other| {
+                sum.iter_mut().zip(other).for_each(|(sum, byte)| *sum ^= byte);
+            });
+        } else if let Action::Copy { into, from, bytes } = step {
+            self.combine(into, from, bytes, <[u8]>::copy_from_slice);
+        } else if let Action::MulAdd {
+            into,
+            from,
+            factor,
+            bytes,
+        } = step
+        {
+            self.combine(into, from, bytes, |sum, other| mul_add_bytes(sum, other, factor));
+        } else {
+            unreachable!("only these compute");
         }
     }
 
