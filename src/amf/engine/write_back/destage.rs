@@ -94,7 +94,7 @@ impl Engine {
     /// The plan of a destage: the same each time, because nothing is appended to the row meanwhile.
     ///
     /// A row that becomes zeroes needs none: all of its members are zeroed, check data with the rest, since zeroes sum to
-    /// zeroes. Replay knows that by itself, so that no check data is journaled either.
+    /// zeroes.
     pub(in crate::amf::engine) fn plan_destage(
         &self,
         piece: &Piece,
@@ -144,21 +144,30 @@ impl Engine {
     }
 
     /// Appends the row's new check data and the word that it is now written in place.
+    ///
+    /// Of a row that is dirty as a whole all data is in the journal, until the row is retired, so that replay can compute its
+    /// check data from it: none is journaled.
     fn journal_destage(&mut self, index: u32, plan: &RowPlan, out: &mut Vec<Action>) {
         let shift = self.geometry.block().shift();
         let piece = self.pieces[index as usize];
         let entry = piece.hold.expect("a destage is inside a hold");
         let row = piece.row.row;
+        let row_blocks = self.row_geometry(index).row_blocks();
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+        let check_ios = if write_back.dirty.is_whole_row(entry, row_blocks) {
+            &[]
+        } else {
+            &plan.checks[..]
+        };
         let hold = &mut write_back.holds[entry.0 as usize];
         let (_, cut) = hold.newest.expect("a dirty row has entries");
         let lane = &mut write_back.lane;
         // What it may take was promised when its writes were.
         lane.release(std::mem::take(&mut hold.reserved));
-        let blocks = plan.checks.iter().map(|check| check.blocks).sum();
-        lane.prepare(plan.checks.len() + 1, blocks);
+        let blocks = check_ios.iter().map(|check| check.blocks).sum();
+        lane.prepare(check_ios.len() + 1, blocks);
         let seq = lane.number();
-        for check in &plan.checks {
+        for check in check_ios {
             let appended = lane.push(seq, check.blocks, |seq, payload_block| Entry::Check {
                 row,
                 index: check.index,
@@ -173,7 +182,7 @@ impl Engine {
                 bytes: check.blocks << shift,
             });
         }
-        let checks = u8::try_from(plan.checks.len()).expect("as many as fit a header");
+        let checks = u8::try_from(check_ios.len()).expect("as many as fit a header");
         let appended = lane.push(seq, 0, |seq, _| Entry::Destage {
             row,
             cut,

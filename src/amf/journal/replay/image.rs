@@ -61,6 +61,13 @@ pub(super) struct Image {
     pub checks: [Blocks; CHECKS_MAX],
 }
 
+impl Image {
+    /// Whether all of the row's data is known.
+    pub(super) fn is_whole_row(&self, geometry: &Geometry) -> bool {
+        self.data.len() == geometry.row_blocks() as usize
+    }
+}
+
 /// Sorts the entries of all batches by rows. Entries below the tail are retired and left out; the checks of
 /// a destage share its fate.
 pub(super) fn stories(batches: &[FoundBatch], tail: u64) -> BTreeMap<RowIndex, RowStory> {
@@ -142,30 +149,21 @@ impl RowStory {
     /// What has to be written in place whatever the row holds now, because its update in place may have
     /// begun: the data up to the last destage's cut, and the check data of all destages in their order.
     ///
-    /// A row that was all zeroes after a destage had check data of zeroes then: such a destage journals none.
+    /// If that is all data of the row, check data follows from it, and nothing is said of it here: a destage of a whole row
+    /// journals none.
     pub(super) fn redo(&self, geometry: &Geometry) -> Image {
         let mut image = Image::default();
-        let mut laid = 0;
-        for destage in self.destages.values() {
-            // Destages of a row follow one another, and so do their cuts.
-            for (_, run) in self.writes.range(laid..=destage.cut.max(laid)) {
-                run.lay_over(&mut image.data);
-            }
-            laid = destage.cut.max(laid);
-            for (index, run) in &destage.checks {
-                run.lay_over(&mut image.checks[usize::from(*index)]);
-            }
-            if is_zero_row(&image.data, geometry) {
-                let strip = Run {
-                    start: 0,
-                    blocks: geometry.strip_blocks(),
-                    payload: None,
-                };
-                let checks = usize::from(geometry.check_strips());
-                image.checks[..checks]
-                    .iter_mut()
-                    .for_each(|check| strip.lay_over(check));
-            }
+        if self.destages.is_empty() {
+            return image;
+        }
+        for run in self.writes.range(..=self.cut()).map(|(_, run)| run) {
+            run.lay_over(&mut image.data);
+        }
+        if image.is_whole_row(geometry) {
+            return image;
+        }
+        for (index, run) in self.destages.values().flat_map(|destage| &destage.checks) {
+            run.lay_over(&mut image.checks[usize::from(*index)]);
         }
         image
     }
@@ -194,11 +192,6 @@ impl RowStory {
         }
         image
     }
-}
-
-/// Whether all of a row's data is known, and is zeroes.
-fn is_zero_row(data: &Blocks, geometry: &Geometry) -> bool {
-    data.len() == geometry.row_blocks() as usize && data.values().all(|source| *source == Source::Zeroes)
 }
 
 /// Cuts blocks into runs of adjacent ones that do not cross a multiple of `strip_blocks`.

@@ -30,6 +30,7 @@ use thiserror::Error;
 
 use super::codec::{self, JournalLayout};
 use super::scan::{Found, Scan, ScanError};
+use crate::amf::code;
 use crate::amf::geometry::Geometry;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -666,6 +667,14 @@ impl Replay {
     /// Queues everything that is known of a row; returns how many bytes that are.
     fn place_image(&mut self, row: RowIndex, image: &Image) -> u64 {
         let mut bytes = self.place_data(row, &image.data);
+        if image.is_whole_row(&self.geometry) {
+            for index in 0..self.geometry.check_strips() {
+                let sum = self.check_of_whole_row(&image.data, index);
+                self.place_check(row, index, 0, &sum);
+                bytes += sum.len() as u64;
+            }
+            return bytes;
+        }
         for (index, checks) in (0..).zip(&image.checks) {
             for run in image::runs(checks, self.geometry.strip_blocks()) {
                 let data = image::bytes(checks, run, &self.found.batches, self.block_bytes());
@@ -674,6 +683,18 @@ impl Replay {
             }
         }
         bytes
+    }
+
+    /// A check strip of a row of which all data is known.
+    fn check_of_whole_row(&self, data: &Blocks, index: u8) -> Vec<u8> {
+        let strip = self.geometry.strip_blocks();
+        let mut sum = vec![0; strip as usize * self.block_bytes()];
+        for column in 0..self.geometry.data_members() {
+            let run = (u32::from(column) * strip, strip);
+            let content = image::bytes(data, run, &self.found.batches, self.block_bytes());
+            code::mul_add_bytes(&mut sum, &content, code::factor(index, column));
+        }
+        sum
     }
 
     /// Queues user data to every copy on a member that the row still has; returns how many bytes that are.
