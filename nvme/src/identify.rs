@@ -355,11 +355,24 @@ pub fn controller_list(cntlids: impl Iterator<Item = u16>) -> Vec<u8> {
     page.0
 }
 
-/// Identify Controller of the NVM command set (CNS 06h): no limits beside MDTS.
+/// Blocks of one range of Dataset Management that a host should stay at: to deallocate 4 GiB of 4 KiB blocks takes an array
+/// about a second, and hosts give a command up after some tens of them.
+pub const DSM_RANGE_BLOCKS_MAX: u32 = 1 << 20;
+/// Blocks of all ranges of one Dataset Management command that a host should stay at.
+pub const DSM_BLOCKS_MAX: u64 = 4 * DSM_RANGE_BLOCKS_MAX as u64;
+/// Ranges of one Dataset Management command that a host should stay at: as many as the field can say.
+pub const DSM_RANGES_LIMIT: u8 = u8::MAX;
+
+/// Identify Controller of the NVM command set (CNS 06h): no limits beside MDTS, but for Dataset Management, whose commands
+/// move no data and could name the whole namespace. A command beyond these limits is carried out all the same.
 ///
 /// Source: NVM Command Set Specification 1.0, I/O Command Set Specific Identify Controller data structure.
 pub fn nvm_controller() -> Vec<u8> {
-    Page::new().0
+    let mut page = Page::new();
+    page.put(3, &[DSM_RANGES_LIMIT]); // DMRL
+    page.put(4, &DSM_RANGE_BLOCKS_MAX.to_le_bytes()); // DMRSL
+    page.put(8, &DSM_BLOCKS_MAX.to_le_bytes()); // DMSL
+    page.0
 }
 
 /// The I/O command set combinations (CNS 1Ch): NVM alone.
@@ -457,6 +470,17 @@ mod tests {
         assert_eq!(page[525], 0b111, "VWC");
         let page = controller(&facts(&nqn));
         assert_eq!(page[525], 0b110, "VWC");
+    }
+
+    #[test]
+    fn dataset_management_has_limits_and_nothing_else_has() {
+        let page = nvm_controller();
+        assert_eq!(page[..4], [0, 0, 0, 255], "VSL, WZSL, WUSL, DMRL");
+        assert_eq!(
+            (dword(&page, 4), dword(&page, 8), dword(&page, 12)),
+            (1 << 20, 1 << 22, 0)
+        );
+        assert!(page[16..].iter().all(|byte| *byte == 0));
     }
 
     #[test]
