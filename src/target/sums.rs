@@ -242,20 +242,17 @@ mod tests {
         }
 
         fn step(&mut self, action: &Action) {
-            match *action {
-                Action::Copy { into, from, bytes } => {
-                    let from = self.read(from, bytes);
-                    self.at(into, bytes).copy_from_slice(&from);
-                }
-                ref other => {
-                    let (into, bytes) = match *other {
-                        Action::Xor { into, bytes, .. } | Action::MulAdd { into, bytes, .. } => (into, bytes),
-                        ref other => panic!("{other:?} computes nothing"),
-                    };
-                    let (from, factor) = term(other, into, bytes).expect("a term of its own sum");
-                    self.add(into, from, factor, bytes);
-                }
+            if let Action::Copy { into, from, bytes } = *action {
+                let from = self.read(from, bytes);
+                self.at(into, bytes).copy_from_slice(&from);
+                return;
             }
+            let mut sums = Sums::default();
+            let sum = sums
+                .parse(std::slice::from_ref(action))
+                .expect("it computes something");
+            let (from, factor) = sums.terms[0];
+            self.add(sum.into, from, factor, sum.bytes);
         }
 
         /// As a kernel does it: all sources are read before any output is written.
