@@ -139,6 +139,10 @@ pub struct DriveReport {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// Bytes that reads asked for.
+    pub read_bytes: u64,
+    /// Bytes that writes brought; zeroing brings none.
+    pub written_bytes: u64,
     /// Commands that were refused or broken off, also those that then succeeded.
     pub io_errors: u32,
     /// How long commands took.
@@ -301,8 +305,14 @@ impl Core {
         }
         let report = &mut self.drive_reports[at];
         match command.kind {
-            Kind::Read => report.reads += 1,
-            Kind::Write { .. } => report.writes += 1,
+            Kind::Read => {
+                report.reads += 1;
+                report.read_bytes += u64::from(command.bytes);
+            }
+            Kind::Write { .. } => {
+                report.writes += 1;
+                report.written_bytes += u64::from(command.bytes);
+            }
             Kind::Zero { .. } | Kind::Flush => {}
         }
         let faults = &self.drive_specs[at].faults;

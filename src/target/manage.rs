@@ -726,6 +726,10 @@ pub struct DriveStatus {
     pub reads: u64,
     /// Commands carried out: writes.
     pub writes: u64,
+    /// Bytes that reads asked for.
+    pub read_bytes: u64,
+    /// Bytes that writes brought, those of the journal too.
+    pub written_bytes: u64,
     /// Commands that failed.
     pub errors: u64,
     /// Why it is failed, foreign or missing, as a sentence.

@@ -319,6 +319,14 @@ fn drive_text(drive: &DriveStatus) -> String {
                 drive.reads, drive.writes, drive.errors
             ),
         ),
+        (
+            "moved",
+            format!(
+                "{} read, {} written",
+                bytes_text(drive.read_bytes),
+                bytes_text(drive.written_bytes)
+            ),
+        ),
         ("health", health_text(&drive.health)),
         (
             "media errors",
@@ -525,6 +533,8 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
             member_index: Some(1),
             reads: 1,
             writes: 2,
+            read_bytes: 4096,
+            written_bytes: 8192,
             errors: 3,
             reason: Some("medium error".into()),
             health: HealthStatus {

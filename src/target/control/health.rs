@@ -100,6 +100,8 @@ impl Control {
             let usage = &mut self.drive_uses[usize::from(*drive)];
             usage.reads += report.reads;
             usage.writes += report.writes;
+            usage.read_bytes += report.read_bytes;
+            usage.written_bytes += report.written_bytes;
             let health = &mut self.health[usize::from(*drive)];
             health.window.merge(&report.latency);
             health.waiting[from.index()] = report.waiting;

@@ -63,6 +63,10 @@ pub(super) struct DriveUse {
     /// Commands since the start.
     reads: u64,
     writes: u64,
+    /// Bytes that reads asked for.
+    read_bytes: u64,
+    /// Bytes that writes brought.
+    written_bytes: u64,
     errors: u64,
     /// What was found on it at the start.
     existing: Found,
@@ -223,6 +227,8 @@ impl Control {
             member: None,
             reads: 0,
             writes: 0,
+            read_bytes: 0,
+            written_bytes: 0,
             errors: 0,
             existing: found.existing,
             finding: found.finding,

@@ -577,6 +577,8 @@ impl Control {
             member_index: member.as_ref().map(|(_, member, _)| *member),
             reads: usage.reads,
             writes: usage.writes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
             errors: usage.errors,
             reason,
             health: self.health[drive].status(),
