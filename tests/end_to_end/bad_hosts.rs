@@ -29,6 +29,7 @@ pub fn verify(address: SocketAddr, nsid: u32, seconds: u32) -> PerfReport {
         queues: 2,
         cores: 2,
         pattern: Pattern::Random,
+        fua: false,
         verify: true,
         rate: None,
         header_digest: true,

@@ -203,6 +203,7 @@ fn an_open_loop_keeps_its_rate() {
         queues: 2,
         cores: 1,
         pattern: Pattern::Sequential,
+        fua: false,
         verify: false,
         rate: Some(RATE),
         header_digest: false,

@@ -565,6 +565,9 @@ pub struct PerfOptions {
     /// Which blocks to address: random or sequential
     #[arg(long, value_enum, default_value_t = Pattern::Random, hide_possible_values = true)]
     pub pattern: Pattern,
+    /// Force unit access: writes are durable on the target before they end
+    #[arg(long)]
+    pub fua: bool,
     /// Write a pattern and check every block that is read; needs writes and DESTROYS what the namespace holds
     #[arg(long)]
     pub verify: bool,

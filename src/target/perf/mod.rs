@@ -141,6 +141,7 @@ fn start(options: &PerfOptions) -> Result<(Host<Perf>, u64), PerfError> {
         command_bytes: options.block_bytes,
         read_percent: options.read_percent,
         pattern: options.pattern,
+        fua: options.fua,
         verify: options.verify,
         interval_ns: options.rate.map(|rate| f64::from(options.queues) * 1e9 / rate),
         seed,

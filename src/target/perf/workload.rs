@@ -35,6 +35,8 @@ pub struct Plan {
     pub read_percent: u8,
     /// Which blocks.
     pub pattern: Pattern,
+    /// Whether writes are forced to stable media.
+    pub fua: bool,
     /// Whether blocks are stamped and checked.
     pub verify: bool,
     /// Time between two commands of one queue in nanoseconds, for an open loop.
@@ -96,6 +98,8 @@ pub struct Measured {
     pub writes: Side,
     /// Commands that the target answered with an error, warm-up included.
     pub failed: u64,
+    /// Bytes of all commands that succeeded, warm-up and those that ended after the measured time included.
+    pub moved_bytes: u64,
     /// The first such error.
     pub first_error: Option<Status>,
     /// Commands that were lost with their connection.
@@ -123,6 +127,7 @@ impl Measured {
             reads: Side::new(),
             writes: Side::new(),
             failed: 0,
+            moved_bytes: 0,
             first_error: None,
             lost: 0,
             checked: 0,
@@ -137,6 +142,7 @@ impl Measured {
         self.reads.merge(&other.reads);
         self.writes.merge(&other.writes);
         self.failed += other.failed;
+        self.moved_bytes += other.moved_bytes;
         self.first_error = self.first_error.or(other.first_error);
         self.lost += other.lost;
         self.checked += other.checked;
@@ -366,7 +372,7 @@ impl Perf {
             let (blocks, bytes, nsid) = (self.command_blocks, self.block_bytes, self.plan.nsid);
             let Some(ledger) = &mut self.ledger else {
                 let job = if read { Job::read } else { Job::write };
-                return Some(job(nsid, index, blocks, bytes, 0));
+                return Some(self.forced(job(nsid, index, blocks, bytes, 0)));
             };
             let lba = ledger.layout().lba(index);
             if read {
@@ -374,10 +380,19 @@ impl Perf {
                     return Some(Job::read(nsid, lba, blocks, bytes, 0));
                 }
             } else if let Some(sequence) = ledger.begin_write(index, blocks, false) {
-                return Some(Job::write(nsid, lba, blocks, bytes, u64::from(sequence)));
+                return Some(self.forced(Job::write(nsid, lba, blocks, bytes, u64::from(sequence))));
             }
         }
         None
+    }
+
+    /// The command as it is sent: writes are forced if they are to be.
+    fn forced(&self, job: Job) -> Job {
+        if self.plan.fua && job.entry.opcode() == io_opcode::WRITE {
+            job.with_fua()
+        } else {
+            job
+        }
     }
 
     /// Keeps the ledger after a command has ended.
@@ -499,6 +514,7 @@ impl Workload for Perf {
                 let bytes = u64::from(job.bytes());
                 self.interval.latency.record(latency);
                 self.interval.bytes += bytes;
+                self.measured.moved_bytes += bytes;
                 if self.counts(job.started) {
                     let read = job.entry.opcode() == io_opcode::READ;
                     let side = if read {
@@ -538,6 +554,7 @@ mod tests {
             command_bytes: 4096,
             read_percent: 100,
             pattern: Pattern::Sequential,
+            fua: false,
             verify: false,
             interval_ns: None,
             seed: 1,
