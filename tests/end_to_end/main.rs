@@ -18,3 +18,4 @@ mod queue;
 mod raw;
 mod spares;
 mod stage;
+mod zeroes;
