@@ -420,6 +420,8 @@ pub struct EngineConfig {
 #[cfg(test)]
 mod executor;
 #[cfg(test)]
+mod expanding;
+#[cfg(test)]
 mod given_up;
 #[cfg(test)]
 mod levels;

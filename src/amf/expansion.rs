@@ -37,9 +37,11 @@
 
 mod layout;
 mod record;
+mod restore;
 
 pub use layout::{Layout, Side};
 pub use record::{ExpansionRecord, ScratchArea, ScratchState};
+pub use restore::Restore;
 
 use thiserror::Error;
 

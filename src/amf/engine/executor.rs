@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
-use crate::amf::expansion::Layout;
+use crate::amf::expansion::{Layout, ScratchArea};
 use crate::amf::geometry::{Geometry, Level, StripPlace};
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
 use crate::amf::superblock::Uuid;
@@ -73,8 +73,18 @@ pub struct Done {
     pub result: Result<(), GroupError>,
 }
 
+/// What happened to a drive, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Write(MemberIndex, MemberLba, Vec<u8>),
+    Flush(MemberIndex),
+}
+
 pub struct World {
+    /// With all members.
     pub geometry: Geometry,
+    /// What is durable of where blocks are.
+    pub layout: Layout,
     pub lock: Arc<LockTable>,
     pub drives: Vec<Vec<u8>>,
     pub cores: Vec<Core>,
@@ -92,6 +102,8 @@ pub struct World {
     /// Blocks that cannot be read until they are written: drive and position.
     pub bad_blocks: BTreeSet<(usize, usize)>,
     pub done: Vec<Done>,
+    /// What drives were told to change, if anybody wants to know.
+    pub trace: Option<Vec<Change>>,
     pub random: Random,
     scratch_bytes: u32,
     commands: u32,
@@ -114,6 +126,8 @@ pub struct Shape {
 
 /// Blocks of a lane: short, so that it is full all the time.
 const LANE_BLOCKS: u32 = 160;
+/// Commands beside those of hosts and the one for drains.
+pub const OWN_COMMANDS: u32 = 16;
 /// Blocks of a write in the journal.
 const WRITE_BLOCKS_MAX: u32 = 12;
 
@@ -132,8 +146,13 @@ impl Shape {
 }
 
 impl World {
-    #[expect(clippy::too_many_lines, reason = "a world has many parts")]
     pub fn new(shape: &Shape, seed: u64) -> Self {
+        Self::opened(shape, seed, Layout::fixed)
+    }
+
+    /// A group that is opened with this layout of its members.
+    #[expect(clippy::too_many_lines, reason = "a world has many parts")]
+    pub fn opened(shape: &Shape, seed: u64, layout: impl FnOnce(Geometry) -> Layout) -> Self {
         let start = MemberLba(3);
         let geometry = Geometry::new(
             shape.level,
@@ -144,6 +163,7 @@ impl World {
             BlockSize::B512,
         )
         .expect("legal");
+        let layout = layout(geometry);
         let lock = LockTable::new(64);
         let members = MemberSet {
             generation: 1,
@@ -171,11 +191,11 @@ impl World {
         };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
-                layout: Layout::fixed(geometry),
+                layout,
                 core,
                 lock: Arc::clone(&lock),
-                // One more, for the test's own drains.
-                commands_max: shape.commands + 1,
+                // More, for the test's own drains and moves.
+                commands_max: shape.commands + 1 + OWN_COMMANDS,
                 pieces_max: shape.pieces,
                 scratch_bytes,
                 members,
@@ -191,6 +211,7 @@ impl World {
         let blocks = usize::try_from(data_blocks + journal_blocks).expect("small");
         Self {
             geometry,
+            layout,
             lock,
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
             cores,
@@ -203,6 +224,7 @@ impl World {
             range_held: 0,
             bad_blocks: BTreeSet::new(),
             done: Vec::new(),
+            trace: None,
             random: Random::new(seed),
             scratch_bytes,
             commands: shape.commands,
@@ -229,7 +251,10 @@ impl World {
 
     /// Longest fused pair: where there is a journal it is one write there.
     pub fn fused_blocks_max(&self) -> usize {
-        if self.journaled {
+        if !self.layout.is_over() {
+            // The frontier may part rows.
+            1
+        } else if self.journaled {
             WRITE_BLOCKS_MAX as usize
         } else {
             usize::MAX / 2
@@ -237,7 +262,7 @@ impl World {
     }
 
     pub fn capacity(&self) -> usize {
-        usize::try_from(self.geometry.capacity_blocks()).expect("small")
+        usize::try_from(self.layout.capacity_blocks()).expect("small")
     }
 
     pub fn submit(&mut self, core: usize, command: u32, request: Request) {
@@ -458,8 +483,9 @@ impl World {
 
     /// Whether check data matches data in every row, and copies one another.
     pub fn parity_matches(&self) -> bool {
-        let g = &self.geometry;
-        (0..g.rows()).map(RowIndex).all(|row| {
+        let rows = (0..self.geometry.rows()).map(RowIndex);
+        rows.filter(|row| !self.layout.is_dead(*row)).all(|row| {
+            let g = self.layout.geometry_of_row(row);
             let blocks = 0..g.strip_blocks();
             blocks.clone().all(|offset| {
                 let data = |column| self.byte(row, g.copy_place(row, column, 0), offset);
@@ -483,14 +509,15 @@ impl World {
     }
 
     fn check(&self, row: RowIndex, index: u8, offset: u32) -> u8 {
-        let member = self.geometry.check_member(row, index).expect("it has one");
+        let geometry = self.layout.geometry_of_row(row);
+        let member = geometry.check_member(row, index).expect("it has one");
         let start_blocks = 0;
         self.byte(row, StripPlace { member, start_blocks }, offset)
     }
 
     /// All locks are back, all scratch is back, nothing is in flight.
     pub fn assert_idle(&self) {
-        let lost = !self.geometry.survives(self.members.failed);
+        let lost = !self.layout.survives(self.members.failed);
         // A lost group keeps the rows whose dirty data has nowhere to go.
         assert!(
             self.lock.is_idle() || (lost && self.journaled),
@@ -507,8 +534,8 @@ impl World {
 
     /// What the drives hold, without the engine: lost strips are regenerated.
     pub fn contents(&self, failed: u32) -> Vec<u8> {
-        let g = &self.geometry;
         let block = |lba| {
+            let g = self.layout.geometry(self.layout.side(GroupLba(lba)));
             let at = g.locate(GroupLba(lba));
             let (row, offset) = (at.row, at.offset_blocks);
             let mut copies = (0..g.copies()).map(|copy| g.copy_place(row, at.column, copy));
@@ -536,7 +563,7 @@ impl World {
             }
             sum
         };
-        (0..g.capacity_blocks()).map(block).collect()
+        (0..self.layout.capacity_blocks()).map(block).collect()
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each action")]
@@ -672,6 +699,7 @@ impl World {
                 ..
             } => {
                 let data = self.load(core, from, blocks * BLOCK);
+                self.note(Change::Write(member, lba, data.clone()));
                 for at in range(lba, blocks) {
                     self.bad_blocks.remove(&(usize::from(member.0), at));
                 }
@@ -681,9 +709,10 @@ impl World {
                 member, lba, blocks, ..
             } => {
                 assert!(blocks <= self.geometry.member_row_blocks());
+                self.note(Change::Write(member, lba, vec![0; blocks as usize]));
                 self.drives[usize::from(member.0)][range(lba, blocks)].fill(0);
             }
-            Action::DriveFlush { .. } => {}
+            Action::DriveFlush { member, .. } => self.note(Change::Flush(member)),
             Action::Xor { .. }
             | Action::MulAdd { .. }
             | Action::Copy { .. }
@@ -700,6 +729,29 @@ impl World {
             | Action::RangeHeld
             | Action::ReportFault { .. }
             | Action::Complete { .. } => unreachable!("not a drive command"),
+        }
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(change);
+        }
+    }
+
+    /// Adds members, whose drives hold anything.
+    pub fn add_members(&mut self, more: u8) {
+        let members = self.geometry.members();
+        self.geometry = self.geometry.with_members(members + more).expect("legal");
+        let drive = vec![JUNK; self.drives[0].len()];
+        self.drives.resize(usize::from(members + more), drive);
+    }
+
+    /// The recovery lane, or a place like it where there is no journal.
+    pub fn scratch_area(&self) -> ScratchArea {
+        let blocks = self.drives[0].len() as u64;
+        ScratchArea {
+            start: MemberLba(blocks - u64::from(LANE_BLOCKS)),
+            blocks: LANE_BLOCKS,
         }
     }
 

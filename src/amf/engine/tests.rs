@@ -5,7 +5,7 @@ use super::*;
 use crate::amf::geometry::Level;
 
 /// What a command in flight of a random run expects.
-struct Running {
+pub(super) struct Running {
     core: usize,
     command: u32,
     /// The other half of a fused pair.
@@ -33,19 +33,19 @@ impl Running {
 
 /// A random run: commands on ranges that no other change in flight overlaps, so that a model knows every
 /// block; rows are shared all the time, so that locks, scratch and pieces are fought over.
-struct Run {
-    world: World,
-    model: Vec<u8>,
+pub(super) struct Run {
+    pub world: World,
+    pub model: Vec<u8>,
     running: Vec<Running>,
-    commands: u32,
+    pub commands: u32,
     completed: u64,
     aborted: u64,
     /// Commands of the group's own that completed.
-    background: Vec<(u32, Result<(), GroupError>)>,
+    pub background: Vec<(u32, Result<(), GroupError>)>,
 }
 
 impl Run {
-    fn new(shape: &Shape, seed: u64) -> Self {
+    pub fn new(shape: &Shape, seed: u64) -> Self {
         let world = World::new(shape, seed);
         let model = vec![0; world.capacity()];
         Self {
@@ -59,7 +59,7 @@ impl Run {
         }
     }
 
-    fn random(&mut self) -> &mut Random {
+    pub fn random(&mut self) -> &mut Random {
         &mut self.world.random
     }
 
@@ -72,7 +72,7 @@ impl Run {
         (0..self.commands).filter(|id| !used(*id)).collect()
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let cores = self.world.cores.len();
         let core = self.random().index(cores);
         let ids = self.free_ids(core);
@@ -179,7 +179,7 @@ impl Run {
         self.world.submit(core, command, request);
     }
 
-    fn abort(&mut self) {
+    pub fn abort(&mut self) {
         if self.running.is_empty() {
             return;
         }
@@ -200,7 +200,7 @@ impl Run {
     }
 
     /// Holds what completed against what was expected.
-    fn check_done(&mut self) {
+    pub fn check_done(&mut self) {
         let mut fused = None;
         for done in std::mem::take(&mut self.world.done) {
             if let Some((write, result)) = fused.take() {
@@ -239,7 +239,7 @@ impl Run {
     }
 
     /// Runs `steps` random steps; `event` may fail members at some of them.
-    fn run(&mut self, steps: u32, mut event: impl FnMut(&mut Self, u32)) {
+    pub fn run(&mut self, steps: u32, mut event: impl FnMut(&mut Self, u32)) {
         let rooms = |world: &World| {
             world
                 .cores
@@ -272,7 +272,7 @@ impl Run {
 
     /// All blocks are right on the drives: parity matches if no member is lost, and each further loss
     /// that the level survives loses nothing. Then once more through the engines.
-    fn check_contents(&mut self) {
+    pub fn check_contents(&mut self) {
         let failed = self.world.members.failed;
         assert_eq!(self.world.contents(failed), self.model);
         assert!(failed != 0 || self.world.parity_matches());
@@ -280,7 +280,7 @@ impl Run {
             let members = usize::from(self.world.geometry.members());
             let count = self.random().below(4);
             let more = (0..count).fold(failed, |mask, _| mask | 1 << self.random().index(members));
-            if self.world.geometry.survives(more) {
+            if self.world.layout.survives(more) {
                 assert_eq!(
                     self.world.contents(more),
                     self.model,

@@ -297,6 +297,7 @@ impl Engine {
         let piece = self.pieces[index as usize];
         let entry = piece.hold.expect("a write is made inside a hold");
         let (row, start_blocks, blocks) = (piece.row.row, piece.row.start_blocks, piece.row.blocks);
+        let members = self.layout.geometry_of_row(row).members();
         let (zeroes, fua) = match piece.work {
             Work::Write { source, fua } => (source == Source::Zeroes, fua),
             Work::ZeroRow { fua, .. } => (true, fua),
@@ -317,6 +318,7 @@ impl Engine {
         let write_back = self.write_back.as_mut().expect("it is journaled");
         let appended = if zeroes {
             write_back.lane.append(0, |seq, _| Entry::Zero {
+                members,
                 row,
                 start_blocks,
                 blocks,
@@ -324,6 +326,7 @@ impl Engine {
             })
         } else {
             write_back.lane.append(blocks, |seq, payload_block| Entry::Write {
+                members,
                 row,
                 start_blocks,
                 blocks,

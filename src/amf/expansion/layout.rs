@@ -141,6 +141,13 @@ impl Layout {
         &self.new
     }
 
+    /// The geometry with so many members, if any row may have that.
+    pub fn with_members(&self, members: u8) -> Option<&Geometry> {
+        [&self.new, &self.old]
+            .into_iter()
+            .find(|geometry| geometry.members() == members)
+    }
+
     /// The geometry of what has not moved.
     pub const fn oldest(&self) -> &Geometry {
         &self.old

@@ -45,7 +45,7 @@ impl ExpansionRecord {
         }
     }
 
-    /// Whether the scratch area has to be seen to before the journal is replayed.
+    /// Whether a [`super::Restore`] has to run before the journal is replayed.
     pub const fn awaits_restore(&self) -> bool {
         !matches!(self.scratch, ScratchState::Clean)
     }

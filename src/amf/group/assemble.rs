@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::DriveFacts;
 use super::status::LossReason;
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Level;
 use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::journal::JournalLayout;
@@ -317,7 +318,11 @@ impl Candidate {
             group: self.record.group,
             block: self.record.block,
         };
-        Some(Replay::new(layout, self.record.geometry(), members))
+        Some(Replay::new(
+            layout,
+            Layout::fixed(self.record.geometry()),
+            members,
+        ))
     }
 
     /// The copies of the write-intent bitmap that [`Self::load_intent`] wants to see; none if nothing has been kept.

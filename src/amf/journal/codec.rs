@@ -17,6 +17,7 @@
 //! | bytes of an entry | field |
 //! |---|---|
 //! | 0, 1 | kind; index of the check strip, or number of checks of a destage |
+//! | 2 | members of the layout that the row has |
 //! | 4..8 | first block in the payload |
 //! | 8..12, 12..16 | first block and length; of a destage both together its cut |
 //! | 16..24, 24..32 | row, sequence number |
@@ -24,13 +25,13 @@
 use nvme::crc32c;
 use thiserror::Error;
 
-use crate::amf::RowIndex;
 use crate::amf::geometry::Geometry;
 use crate::amf::superblock::Uuid;
+use crate::amf::{MEMBERS_MAX, RowIndex};
 use crate::drive::block::{BlockSize, MemberLba};
 
 const MAGIC: [u8; 8] = *b"BRAIDJL1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Bytes of a header before its first entry.
 pub const HEADER_BYTES: usize = 96;
@@ -145,6 +146,8 @@ pub struct BatchHeader {
 pub enum Entry {
     /// User data of one row, at most 1 MiB.
     Write {
+        /// Members of the layout that the row has.
+        members: u8,
         /// The row.
         row: RowIndex,
         /// First block, counted through the row's user data.
@@ -158,6 +161,8 @@ pub enum Entry {
     },
     /// Zeroes over user data of one row; no payload.
     Zero {
+        /// Members of the layout that the row has.
+        members: u8,
         /// The row.
         row: RowIndex,
         /// First block, counted through the row's user data.
@@ -169,6 +174,8 @@ pub enum Entry {
     },
     /// What a check strip of the row holds after the destage that follows in the same batch.
     Check {
+        /// Members of the layout that the row has.
+        members: u8,
         /// The row.
         row: RowIndex,
         /// Which check strip: 0 is P, 1 is Q, 2 is R.
@@ -184,6 +191,8 @@ pub enum Entry {
     },
     /// From here on the row is written in place, with all its writes and zeroes up to `cut`.
     Destage {
+        /// Members of the layout that the row has.
+        members: u8,
         /// The row.
         row: RowIndex,
         /// Last sequence number that it covers.
@@ -203,6 +212,17 @@ impl Entry {
             | Self::Zero { row, .. }
             | Self::Check { row, .. }
             | Self::Destage { row, .. } => row,
+        }
+    }
+
+    /// How many members the layout has under which it was written. A row that has another by now has moved since, and what
+    /// was said of it before is in its place.
+    pub const fn members(&self) -> u8 {
+        match *self {
+            Self::Write { members, .. }
+            | Self::Zero { members, .. }
+            | Self::Check { members, .. }
+            | Self::Destage { members, .. } => members,
         }
     }
 
@@ -303,6 +323,9 @@ pub enum Field {
     /// Kind of an entry.
     #[error("kind of entry")]
     Kind,
+    /// Members of a layout: none, or more than a group has.
+    #[error("number of members")]
+    Members,
     /// Length of an entry: 0, or beyond what 32 bits count.
     #[error("length")]
     Blocks,
@@ -440,6 +463,7 @@ fn check(header: &BatchHeader, entries: &[Entry]) -> Result<(), Field> {
                 cut,
                 checks: said,
                 seq,
+                ..
             } => {
                 if checks.unwrap_or((row, 0)) != (row, said) || cut > seq {
                     return Err(Field::Destage);
@@ -477,7 +501,7 @@ fn put_entry(place: &mut [u8], entry: &Entry) {
         } => (KIND_CHECK, index, range(offset_blocks, blocks)),
         Entry::Destage { cut, checks, .. } => (KIND_DESTAGE, checks, cut),
     };
-    (place[0], place[1]) = (kind, index);
+    (place[0], place[1], place[2]) = (kind, index, entry.members());
     put_u32(place, 4, entry.payload().map_or(0, |(start, _)| start));
     put_u64(place, 8, range);
     put_u64(place, 16, entry.row().0);
@@ -491,12 +515,16 @@ const fn range(start: u32, blocks: u32) -> u64 {
 }
 
 fn parse_entry(place: &[u8]) -> Result<Entry, Field> {
-    let (kind, index) = (place[0], place[1]);
+    let (kind, index, members) = (place[0], place[1], place[2]);
+    if members == 0 || usize::from(members) > MEMBERS_MAX {
+        return Err(Field::Members);
+    }
     let payload_block = u32_at(place, 4);
     let (start_blocks, blocks, cut) = (u32_at(place, 8), u32_at(place, 12), u64_at(place, 8));
     let (row, seq) = (RowIndex(u64_at(place, 16)), u64_at(place, 24));
     let entry = match kind {
         KIND_WRITE => Entry::Write {
+            members,
             row,
             start_blocks,
             blocks,
@@ -504,12 +532,14 @@ fn parse_entry(place: &[u8]) -> Result<Entry, Field> {
             payload_block,
         },
         KIND_ZERO => Entry::Zero {
+            members,
             row,
             start_blocks,
             blocks,
             seq,
         },
         KIND_CHECK => Entry::Check {
+            members,
             row,
             index,
             offset_blocks: start_blocks,
@@ -518,6 +548,7 @@ fn parse_entry(place: &[u8]) -> Result<Entry, Field> {
             payload_block,
         },
         KIND_DESTAGE => Entry::Destage {
+            members,
             row,
             cut,
             checks: index,

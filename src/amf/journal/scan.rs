@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::codec::{self, Batch, JournalLayout, ParseError};
 use crate::amf::MemberIndex;
-use crate::amf::geometry::Geometry;
+use crate::amf::expansion::Layout;
 
 /// Names a batch: the same batch on several members counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +83,8 @@ pub enum Impossible {
 /// Collects what is found, lane by lane and member by member.
 #[derive(Clone, Debug)]
 pub struct Scan {
-    layout: JournalLayout,
-    geometry: Geometry,
+    journal: JournalLayout,
+    layout: Layout,
     found: BTreeMap<Key, FoundBatch>,
     /// Batches without a whole payload somewhere, with the largest sequence number that they name.
     torn: BTreeMap<Key, u64>,
@@ -95,10 +95,10 @@ pub struct Scan {
 
 impl Scan {
     /// Nothing found yet.
-    pub fn new(layout: JournalLayout, geometry: Geometry) -> Self {
+    pub fn new(journal: JournalLayout, layout: Layout) -> Self {
         Self {
+            journal,
             layout,
-            geometry,
             found: BTreeMap::new(),
             torn: BTreeMap::new(),
             tail: 0,
@@ -113,7 +113,7 @@ impl Scan {
     /// `bytes` is not a whole lane.
     pub fn lane(&mut self, member: MemberIndex, lane: u16, bytes: &[u8]) -> Result<(), ScanError> {
         let block = self.block_bytes();
-        let blocks = self.layout.lane_blocks;
+        let blocks = self.journal.lane_blocks;
         assert_eq!(bytes.len(), blocks as usize * block, "a lane is scanned whole");
         let mut position = 0;
         while position < blocks {
@@ -141,19 +141,24 @@ impl Scan {
             }
         };
         let header = &batch.header;
-        let ours = header.group == self.layout.group && header.incarnation == self.layout.incarnation;
-        let room = self.layout.lane_blocks - position - 1;
+        let ours = header.group == self.journal.group && header.incarnation == self.journal.incarnation;
+        let room = self.journal.lane_blocks - position - 1;
         let placed = header.lane == lane && header.position == position && header.payload_blocks <= room;
         if !ours || !placed {
             return Ok(1);
         }
-        if !batch.entries.iter().all(|entry| entry.fits(&self.geometry)) {
+        let fits = |entry: &codec::Entry| {
+            // One of a layout that the group does not have any more names places that nobody goes to.
+            let geometry = self.layout.with_members(entry.members());
+            geometry.is_none_or(|geometry| entry.fits(geometry))
+        };
+        if !batch.entries.iter().all(fits) {
             return Err(impossible(Impossible::Outside));
         }
         self.tail = self.tail.max(header.tail);
         let last = batch.entries.iter().map(codec::Entry::seq).max();
         self.next_seq = self.next_seq.max(last.map_or(0, |seq| seq + 1));
-        if lane == self.layout.recovery_lane() {
+        if lane == self.journal.recovery_lane() {
             self.round = self.round.max(header.batch);
         }
         let key = Key {
@@ -182,7 +187,7 @@ impl Scan {
     /// Says what was found in all lanes of all members.
     pub fn finish(mut self) -> Found {
         self.forget_dead();
-        let recovery = self.layout.recovery_lane();
+        let recovery = self.journal.recovery_lane();
         let anchors = self
             .found
             .keys()
@@ -212,7 +217,7 @@ impl Scan {
     }
 
     fn block_bytes(&self) -> usize {
-        self.layout.block.bytes() as usize
+        self.journal.block.bytes() as usize
     }
 }
 

@@ -215,9 +215,11 @@ impl RowPlan {
                 });
             }
         }
-        let shape = Shape::new(geometry, row);
-        self.compute_checks(&shape, Range::whole(geometry), shape.all_checks());
-        self.scratch_blocks = u32::from(shape.columns + shape.checks) * blocks;
+        if geometry.check_strips() > 0 {
+            let shape = Shape::new(geometry, row);
+            self.compute_checks(&shape, Range::whole(geometry), shape.all_checks());
+        }
+        self.scratch_blocks = u32::from(geometry.data_members() + geometry.check_strips()) * blocks;
     }
 
     /// Plans a copy of all that each member in `members` gives to a row from one place to another.

@@ -152,7 +152,8 @@ impl Engine {
         let piece = self.pieces[index as usize];
         let entry = piece.hold.expect("a destage is inside a hold");
         let row = piece.row.row;
-        let row_blocks = self.row_geometry(index).row_blocks();
+        let geometry = self.row_geometry(index);
+        let (members, row_blocks) = (geometry.members(), geometry.row_blocks());
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
         let check_ios = if write_back.dirty.is_whole_row(entry, row_blocks) {
             &[]
@@ -169,6 +170,7 @@ impl Engine {
         let seq = lane.number();
         for check in check_ios {
             let appended = lane.push(seq, check.blocks, |seq, payload_block| Entry::Check {
+                members,
                 row,
                 index: check.index,
                 offset_blocks: check.offset_blocks,
@@ -184,6 +186,7 @@ impl Engine {
         }
         let checks = u8::try_from(check_ios.len()).expect("as many as fit a header");
         let appended = lane.push(seq, 0, |seq, _| Entry::Destage {
+            members,
             row,
             cut,
             checks,

@@ -19,6 +19,7 @@ fn entries() -> Vec<Entry> {
     let row = RowIndex(5);
     vec![
         Entry::Write {
+            members: 4,
             row: RowIndex(9),
             start_blocks: 3,
             blocks: 8,
@@ -26,12 +27,14 @@ fn entries() -> Vec<Entry> {
             payload_block: 0,
         },
         Entry::Zero {
+            members: 4,
             row: RowIndex((1 << 32) - 1),
             start_blocks: 0,
             blocks: 1 << 16,
             seq: 1002,
         },
         Entry::Check {
+            members: 4,
             row,
             index: 0,
             offset_blocks: 6,
@@ -40,6 +43,7 @@ fn entries() -> Vec<Entry> {
             payload_block: 8,
         },
         Entry::Check {
+            members: 4,
             row,
             index: 1,
             offset_blocks: 6,
@@ -48,12 +52,14 @@ fn entries() -> Vec<Entry> {
             payload_block: 10,
         },
         Entry::Destage {
+            members: 4,
             row,
             cut: 990,
             checks: 2,
             seq: 1005,
         },
         Entry::Destage {
+            members: 4,
             row: RowIndex(6),
             cut: 991,
             checks: 0,
@@ -94,11 +100,24 @@ fn what_is_written_is_read_back() {
     assert_eq!(parse(&bytes).expect("only a tail").entries, []);
 }
 
+/// H36: an entry says which layout its row has; one that says none is not a sound writer's.
+#[test]
+fn an_entry_has_a_layout() {
+    let at = HEADER_BYTES + 2;
+    for members in [0, 33, 255] {
+        let wrong = Err(ParseError::Field(Field::Members));
+        assert_eq!(tampered(at, &[members]), wrong, "{members} members");
+    }
+    let batch = tampered(at, &[32]).expect("a group may have 32 members");
+    assert_eq!(batch.entries[0].members(), 32);
+}
+
 #[test]
 fn a_full_header_is_read_back() {
     for (block, count) in [(512, 13), (4096, 125)] {
         let full: Vec<_> = (0..count)
             .map(|index| Entry::Zero {
+                members: 4,
                 row: RowIndex(index),
                 start_blocks: 1,
                 blocks: 2,
@@ -125,8 +144,8 @@ fn layout_is_frozen() {
     assert_eq!(crc32c::portable(0, &encoded(4096)), LAYOUT_4096);
 }
 
-const LAYOUT_512: u32 = 2_648_844_598;
-const LAYOUT_4096: u32 = 1_892_748_212;
+const LAYOUT_512: u32 = 3_258_815_801;
+const LAYOUT_4096: u32 = 2_948_316_230;
 
 #[test]
 fn every_flipped_bit_is_noticed() {
@@ -186,11 +205,11 @@ fn signed_nonsense_never_panics_and_nothing_hides_in_it() {
 fn impossible_fields_are_named() {
     let entry = |index: usize, at: usize| HEADER_BYTES + index * ENTRY_BYTES + at;
     assert_eq!(tampered(0, b"BRAIDSB1"), Err(ParseError::Magic));
-    assert_eq!(tampered(VERSION_AT, &[2, 0]), Err(ParseError::Version(2)));
+    assert_eq!(tampered(VERSION_AT, &[3, 0]), Err(ParseError::Version(3)));
     let field = |field| Err(ParseError::Field(field));
     assert_eq!(tampered(RESERVED_AT, &[1]), field(Field::Reserved));
     assert_eq!(tampered(511, &[1]), field(Field::Reserved));
-    assert_eq!(tampered(entry(0, 2), &[1]), field(Field::Reserved));
+    assert_eq!(tampered(entry(0, 3), &[1]), field(Field::Reserved));
     assert_eq!(
         tampered(entry(0, 1), &[1]),
         field(Field::Reserved),
@@ -249,6 +268,7 @@ fn checks_stand_directly_before_their_destage() {
 fn entries_outside_of_the_group_do_not_fit() {
     let geometry = Geometry::new(Level::Raid5, 4, 8, MemberLba(1000), 10, BlockSize::B4096).expect("legal");
     let write = |row, start_blocks, blocks| Entry::Write {
+        members: 4,
         row: RowIndex(row),
         start_blocks,
         blocks,
@@ -256,6 +276,7 @@ fn entries_outside_of_the_group_do_not_fit() {
         payload_block: 0,
     };
     let check = |index, offset_blocks, blocks| Entry::Check {
+        members: 4,
         row: RowIndex(9),
         index,
         offset_blocks,

@@ -6,6 +6,7 @@ use super::super::codec::Entry;
 use super::super::scan::FoundBatch;
 use crate::amf::RowIndex;
 use crate::amf::code::CHECKS_MAX;
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 
 /// Where the content of a block is.
@@ -69,8 +70,8 @@ impl Image {
 }
 
 /// Sorts the entries of all batches by rows. Entries below the tail are retired and left out; the checks of
-/// a destage share its fate.
-pub(super) fn stories(batches: &[FoundBatch], tail: u64) -> BTreeMap<RowIndex, RowStory> {
+/// a destage share its fate. So are entries of rows that have moved since, or hold no data: they were in place before.
+pub(super) fn stories(batches: &[FoundBatch], tail: u64, layout: &Layout) -> BTreeMap<RowIndex, RowStory> {
     let mut rows: BTreeMap<RowIndex, RowStory> = BTreeMap::new();
     for (number, found) in batches.iter().enumerate() {
         let mut pending = Vec::new();
@@ -92,8 +93,10 @@ pub(super) fn stories(batches: &[FoundBatch], tail: u64) -> BTreeMap<RowIndex, R
                 continue;
             }
             let checks = std::mem::take(&mut pending);
-            if entry.seq() >= tail {
-                rows.entry(entry.row()).or_default().add(entry, number, checks);
+            let row = entry.row();
+            let is_in_place = layout.is_dead(row) || layout.geometry_of_row(row).members() != entry.members();
+            if entry.seq() >= tail && !is_in_place {
+                rows.entry(row).or_default().add(entry, number, checks);
             }
         }
     }

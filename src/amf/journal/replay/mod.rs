@@ -31,6 +31,7 @@ use thiserror::Error;
 use super::codec::{self, JournalLayout};
 use super::scan::{Found, Scan, ScanError};
 use crate::amf::code;
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -251,8 +252,8 @@ enum Step {
 /// The replay of one group's journal.
 #[derive(Debug)]
 pub struct Replay {
-    layout: JournalLayout,
-    geometry: Geometry,
+    journal: JournalLayout,
+    layout: Layout,
     members: MemberSet,
     step: Step,
     next_io: u64,
@@ -278,22 +279,23 @@ impl Replay {
     /// Prepares the replay of a group's journal. `members` names those that are lost, durably so, and those
     /// that are being rebuilt with the durable frontier.
     ///
-    /// Panics if layout and geometry do not belong together, or if a lane has no room for the check data of a row.
-    pub fn new(layout: JournalLayout, geometry: Geometry, members: MemberSet) -> Self {
-        assert_eq!(layout.block, geometry.block(), "a group has one block size");
+    /// Panics if the two layouts do not belong together, or if a lane has no room for the check data of a row.
+    pub fn new(journal: JournalLayout, layout: Layout, members: MemberSet) -> Self {
+        let geometry = layout.widest();
+        assert_eq!(journal.block, geometry.block(), "a group has one block size");
         assert!(
             geometry.level().is_redundant(),
             "a group without redundancy has no journal"
         );
         let checks = u32::from(geometry.check_strips()) * geometry.strip_blocks();
         assert!(
-            layout.lane_blocks > checks,
+            journal.lane_blocks > checks,
             "a lane has room for a row's check data"
         );
-        let scan = Scan::new(layout, geometry);
+        let scan = Scan::new(journal, layout);
         Self {
+            journal,
             layout,
-            geometry,
             members,
             step: Step::Idle,
             next_io: 0,
@@ -306,7 +308,7 @@ impl Replay {
             later: VecDeque::new(),
             updates: Vec::new(),
             again: BTreeSet::new(),
-            record: Record::new(&layout),
+            record: Record::new(&journal),
             done_rows: 0,
             report: Report::default(),
         }
@@ -344,7 +346,7 @@ impl Replay {
 
     fn start(&mut self) -> Result<(), ReplayError> {
         assert_eq!(self.step, Step::Idle, "a replay starts once");
-        if !self.geometry.survives(self.members.failed) {
+        if !self.layout.survives(self.members.failed) {
             return Err(ReplayError::TooManyMembersLost);
         }
         self.flush_all();
@@ -494,18 +496,18 @@ impl Replay {
         let live: Vec<_> = self.live().collect();
         let count = u32::try_from(live.len()).expect("at most 32 members");
         let lane = u16::try_from(at / count).ok()?;
-        (lane <= self.layout.recovery_lane()).then(|| (live[(at % count) as usize], lane))
+        (lane <= self.journal.recovery_lane()).then(|| (live[(at % count) as usize], lane))
     }
 
     fn begin_lane(&mut self, at: u32) {
         let (member, _) = self.lane_at(at).expect("there is such a lane");
-        let chunk = IO_BYTES_MAX / self.layout.block.bytes();
+        let chunk = IO_BYTES_MAX / self.journal.block.bytes();
         self.lane.clear();
         self.lane
-            .resize(self.layout.lane_blocks as usize * self.block_bytes(), 0);
+            .resize(self.journal.lane_blocks as usize * self.block_bytes(), 0);
         let mut position = 0;
-        while position < self.layout.lane_blocks {
-            let blocks = chunk.min(self.layout.lane_blocks - position);
+        while position < self.journal.lane_blocks {
+            let blocks = chunk.min(self.journal.lane_blocks - position);
             self.read_lane(member, at, position, blocks);
             position += blocks;
         }
@@ -515,7 +517,7 @@ impl Replay {
     fn read_lane(&mut self, member: MemberIndex, at: u32, position: u32, blocks: u32) {
         let (_, lane) = self.lane_at(at).expect("there is such a lane");
         let transfer = Transfer::Read {
-            lba: self.layout.lba(lane, position),
+            lba: self.journal.lba(lane, position),
             blocks,
             into: Into::Lane { position },
         };
@@ -524,9 +526,9 @@ impl Replay {
 
     fn begin_rows(&mut self) {
         self.lane = Vec::new();
-        let scan = std::mem::replace(&mut self.scan, Scan::new(self.layout, self.geometry));
+        let scan = std::mem::replace(&mut self.scan, Scan::new(self.journal, self.layout));
         self.found = scan.finish();
-        self.rows = image::stories(&self.found.batches, self.found.tail)
+        self.rows = image::stories(&self.found.batches, self.found.tail, &self.layout)
             .into_iter()
             .collect();
         self.report.batches = self.found.batches.len() as u64;
@@ -550,7 +552,7 @@ impl Replay {
             data.extend(&found.payload);
             for member in targets.into_iter().take(missing as usize) {
                 bytes += data.len() as u64;
-                self.write(member, self.layout.lba(lane, position), &data, true);
+                self.write(member, self.journal.lba(lane, position), &data, true);
             }
             next += 1;
         }
@@ -563,11 +565,11 @@ impl Replay {
         while bytes < BYTES_AT_ONCE
             && let Some((row, story)) = self.rows.pop_front()
         {
-            let mirror = self.geometry.level().is_mirror();
+            let mirror = self.layout.widest().level().is_mirror();
             let image = if mirror {
                 story.whole()
             } else {
-                story.redo(&self.geometry)
+                story.redo(self.layout.geometry_of_row(row))
             };
             bytes += self.place_image(row, &image);
             if !mirror && story.remaining().is_some() {
@@ -582,19 +584,22 @@ impl Replay {
     /// needs; ends if there are no more.
     fn begin_round(&mut self, out: &mut Vec<Action>) -> Result<(), ReplayError> {
         self.updates.clear();
-        self.record = Record::new(&self.layout);
+        self.record = Record::new(&self.journal);
         let mut bytes = 0;
         while bytes < BYTES_AT_ONCE
             && let Some((row, story)) = self.later.front()
         {
             let (data, cut) = story.remaining().expect("only such rows are left");
-            let update = Update::new(&self.geometry, *row, data, cut);
-            if !self.record.reserve(self.geometry.check_strips(), update.blocks) {
+            let update = Update::new(self.layout.geometry_of_row(*row), *row, data, cut);
+            if !self
+                .record
+                .reserve(self.layout.widest().check_strips(), update.blocks)
+            {
                 assert!(!self.record.is_empty(), "an empty lane has room for a row");
                 break;
             }
-            let strips = u64::from(update.blocks) * u64::from(self.geometry.members());
-            bytes += strips * u64::from(self.layout.block.bytes());
+            let strips = u64::from(update.blocks) * u64::from(self.layout.widest().members());
+            bytes += strips * u64::from(self.journal.block.bytes());
             self.updates.push(update);
             self.later.pop_front();
         }
@@ -613,18 +618,19 @@ impl Replay {
 
     fn read_row(&mut self, number: usize) -> Result<(), ReplayError> {
         let update = &self.updates[number];
+        let geometry = self.layout.geometry_of_row(update.row);
         let lost = self.lost_at(update.row);
-        let strips = update.reads(&self.geometry, lost, self.members.parity_trusted)?;
+        let strips = update.reads(geometry, lost, self.members.parity_trusted)?;
         for strip in strips {
             let transfer = Transfer::Read {
-                lba: self.geometry.member_lba(update.row, update.offset),
+                lba: geometry.member_lba(update.row, update.offset),
                 blocks: update.blocks,
                 into: Into::Strip {
                     update: number,
                     strip,
                 },
             };
-            let member = strip.member(&self.geometry, update.row);
+            let member = strip.member(geometry, update.row);
             self.queue.push_back(Job { member, transfer });
         }
         Ok(())
@@ -633,18 +639,20 @@ impl Replay {
     /// Computes the new check data of the round's rows and records it.
     fn record(&mut self) {
         for number in 0..self.updates.len() {
-            let lost = self.lost_at(self.updates[number].row);
-            self.updates[number].compute(&self.geometry, lost, &self.found.batches);
+            let row = self.updates[number].row;
+            let lost = self.lost_at(row);
+            let geometry = self.layout.geometry_of_row(row);
+            self.updates[number].compute(geometry, lost, &self.found.batches);
         }
         self.found.round += 1;
         let mark = (self.found.tail, self.found.round);
         let seq = &mut self.found.next_seq;
         let batches = self
             .record
-            .encode(&self.layout, &self.geometry, &self.updates, mark, seq);
+            .encode(&self.journal, &self.layout, &self.updates, mark, seq);
         let recorders: Vec<_> = self.live().take(self.copies_needed() as usize).collect();
         for (position, bytes) in batches {
-            let lba = self.layout.lba(self.layout.recovery_lane(), position);
+            let lba = self.journal.lba(self.journal.recovery_lane(), position);
             for member in &recorders {
                 self.write(*member, lba, &bytes, true);
             }
@@ -667,16 +675,17 @@ impl Replay {
     /// Queues everything that is known of a row; returns how many bytes that are.
     fn place_image(&mut self, row: RowIndex, image: &Image) -> u64 {
         let mut bytes = self.place_data(row, &image.data);
-        if image.is_whole_row(&self.geometry) {
-            for index in 0..self.geometry.check_strips() {
-                let sum = self.check_of_whole_row(&image.data, index);
+        let geometry = *self.layout.geometry_of_row(row);
+        if image.is_whole_row(&geometry) {
+            for index in 0..geometry.check_strips() {
+                let sum = self.check_of_whole_row(&geometry, &image.data, index);
                 self.place_check(row, index, 0, &sum);
                 bytes += sum.len() as u64;
             }
             return bytes;
         }
         for (index, checks) in (0..).zip(&image.checks) {
-            for run in image::runs(checks, self.geometry.strip_blocks()) {
+            for run in image::runs(checks, geometry.strip_blocks()) {
                 let data = image::bytes(checks, run, &self.found.batches, self.block_bytes());
                 self.place_check(row, index, run.0, &data);
                 bytes += data.len() as u64;
@@ -686,10 +695,10 @@ impl Replay {
     }
 
     /// A check strip of a row of which all data is known.
-    fn check_of_whole_row(&self, data: &Blocks, index: u8) -> Vec<u8> {
-        let strip = self.geometry.strip_blocks();
+    fn check_of_whole_row(&self, geometry: &Geometry, data: &Blocks, index: u8) -> Vec<u8> {
+        let strip = geometry.strip_blocks();
         let mut sum = vec![0; strip as usize * self.block_bytes()];
-        for column in 0..self.geometry.data_members() {
+        for column in 0..geometry.data_members() {
             let run = (u32::from(column) * strip, strip);
             let content = image::bytes(data, run, &self.found.batches, self.block_bytes());
             code::mul_add_bytes(&mut sum, &content, code::factor(index, column));
@@ -699,17 +708,18 @@ impl Replay {
 
     /// Queues user data to every copy on a member that the row still has; returns how many bytes that are.
     fn place_data(&mut self, row: RowIndex, data: &Blocks) -> u64 {
-        let strip = self.geometry.strip_blocks();
+        let geometry = *self.layout.geometry_of_row(row);
+        let strip = geometry.strip_blocks();
         let lost = self.lost_at(row);
         let mut bytes = 0;
         self.report.blocks += data.len() as u64;
         for run in image::runs(data, strip) {
             let column = u8::try_from(run.0 / strip).expect("a row has at most 32 columns");
             let content = image::bytes(data, run, &self.found.batches, self.block_bytes());
-            for copy in 0..self.geometry.copies() {
-                let place = self.geometry.copy_place(row, column, copy);
+            for copy in 0..geometry.copies() {
+                let place = geometry.copy_place(row, column, copy);
                 if lost >> place.member.0 & 1 == 0 {
-                    let lba = self.geometry.member_lba(row, place.start_blocks + run.0 % strip);
+                    let lba = geometry.member_lba(row, place.start_blocks + run.0 % strip);
                     self.write(place.member, lba, &content, false);
                     bytes += content.len() as u64;
                 }
@@ -719,18 +729,18 @@ impl Replay {
     }
 
     fn place_check(&mut self, row: RowIndex, index: u8, offset: u32, data: &[u8]) {
-        let member = self
-            .geometry
+        let geometry = *self.layout.geometry_of_row(row);
+        let member = geometry
             .check_member(row, index)
             .expect("the level has this check strip");
         if self.lost_at(row) >> member.0 & 1 == 0 {
-            self.write(member, self.geometry.member_lba(row, offset), data, false);
+            self.write(member, geometry.member_lba(row, offset), data, false);
         }
     }
 
     /// Queues a write, in pieces of at most [`IO_BYTES_MAX`].
     fn write(&mut self, member: MemberIndex, lba: MemberLba, data: &[u8], fua: bool) {
-        let chunk_blocks = u64::from(IO_BYTES_MAX / self.layout.block.bytes());
+        let chunk_blocks = u64::from(IO_BYTES_MAX / self.journal.block.bytes());
         for (number, chunk) in (0..).zip(data.chunks(IO_BYTES_MAX as usize)) {
             let transfer = Transfer::Write {
                 lba: MemberLba(lba.0 + number * chunk_blocks),
@@ -760,22 +770,27 @@ impl Replay {
     /// How many members must have a record so that one of them is left when no more can be lost.
     fn copies_needed(&self) -> u32 {
         let failed = self.members.failed;
-        let more = self.geometry.losses_max().saturating_sub(failed.count_ones());
+        let more = self
+            .layout
+            .widest()
+            .losses_max()
+            .saturating_sub(failed.count_ones());
         // Which ones may be lost beyond those depends on which they are, for levels that pair members.
         let one_more = self
             .live()
-            .any(|member| self.geometry.survives(failed | 1 << member.0));
+            .any(|member| self.layout.survives(failed | 1 << member.0));
         let live = u32::try_from(self.live().count()).expect("at most 32 members");
         (more.max(u32::from(one_more)) + 1).min(live)
     }
 
     /// Members whose strips of this row are not there: those that are rebuilt have the rows below the frontier.
     fn lost_at(&self, row: RowIndex) -> u32 {
-        if row.0 < self.members.rebuilt_rows {
+        let failed = if row.0 < self.members.rebuilt_rows {
             self.members.failed & !self.members.rebuilding
         } else {
             self.members.failed
-        }
+        };
+        failed & self.layout.members_of_row(row)
     }
 
     /// Members with all of their strips, which are also those that hold the journal.
@@ -785,11 +800,11 @@ impl Replay {
     }
 
     fn all(&self) -> impl Iterator<Item = MemberIndex> + use<> {
-        (0..self.geometry.members()).map(MemberIndex)
+        (0..self.layout.widest().members()).map(MemberIndex)
     }
 
     fn block_bytes(&self) -> usize {
-        self.layout.block.bytes() as usize
+        self.journal.block.bytes() as usize
     }
 }
 

@@ -3,6 +3,7 @@
 use nvme::crc32c;
 
 use super::update::Update;
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::codec::{self, BatchHeader, Entry, JournalLayout, entries_max};
 
@@ -67,8 +68,8 @@ impl Record {
     /// comes with its position; numbers are taken from `seq`.
     pub(super) fn encode(
         &self,
-        layout: &JournalLayout,
-        geometry: &Geometry,
+        journal: &JournalLayout,
+        layout: &Layout,
         updates: &[Update],
         (tail, round): (u64, u64),
         seq: &mut u64,
@@ -86,19 +87,19 @@ impl Record {
                 });
             }
             let batch = batches.last_mut().expect("just made");
-            batch.add(update, geometry.check_strips(), seq);
+            batch.add(update, layout.geometry_of_row(update.row), seq);
         }
         let encode = |batch: Filling| {
             let header = BatchHeader {
-                group: layout.group,
-                incarnation: layout.incarnation,
-                lane: layout.recovery_lane(),
+                group: journal.group,
+                incarnation: journal.incarnation,
+                lane: journal.recovery_lane(),
                 batch: round,
                 position: batch.position,
                 tail,
                 payload_blocks: batch.payload_blocks,
             };
-            let mut bytes = vec![0; layout.block.bytes() as usize];
+            let mut bytes = vec![0; journal.block.bytes() as usize];
             let crc = crc32c::portable(0, &batch.payload);
             codec::encode(&header, &batch.entries, crc, &mut bytes);
             bytes.extend(&batch.payload);
@@ -109,13 +110,15 @@ impl Record {
 }
 
 impl Filling {
-    fn add(&mut self, update: &Update, checks: u8, seq: &mut u64) {
+    fn add(&mut self, update: &Update, geometry: &Geometry, seq: &mut u64) {
+        let (members, checks) = (geometry.members(), geometry.check_strips());
         let mut number = || {
             *seq += 1;
             *seq - 1
         };
         for (index, data) in (0..checks).zip(&update.checks) {
             self.entries.push(Entry::Check {
+                members,
                 row: update.row,
                 index,
                 offset_blocks: update.offset,
@@ -127,6 +130,7 @@ impl Filling {
             self.payload_blocks += update.blocks;
         }
         self.entries.push(Entry::Destage {
+            members,
             row: update.row,
             cut: update.cut,
             checks,

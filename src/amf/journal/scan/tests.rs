@@ -1,6 +1,7 @@
 use super::*;
 use crate::amf::RowIndex;
-use crate::amf::geometry::Level;
+use crate::amf::expansion::Layout;
+use crate::amf::geometry::{Geometry, Level};
 use crate::amf::journal::codec::{BatchHeader, Entry};
 use crate::amf::superblock::Uuid;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -21,7 +22,7 @@ fn layout() -> JournalLayout {
 
 fn scan() -> Scan {
     let geometry = Geometry::new(Level::Raid5, 3, 4, MemberLba(100), 8, BlockSize::B512).expect("legal");
-    Scan::new(layout(), geometry)
+    Scan::new(layout(), Layout::fixed(geometry))
 }
 
 fn header(lane: u16, batch: u64, position: u32, tail: u64, payload_blocks: u32) -> BatchHeader {
@@ -41,6 +42,7 @@ fn put(lane: &mut [u8], header: &BatchHeader, seq: u64, fill: u8) {
     let blocks = header.payload_blocks;
     let payload = vec![fill; blocks as usize * BLOCK];
     let entry = Entry::Write {
+        members: 3,
         row: RowIndex(2),
         start_blocks: 0,
         blocks,

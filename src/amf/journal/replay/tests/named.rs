@@ -5,7 +5,8 @@ use super::super::super::scan::Impossible;
 use super::drives::{BLOCK, Question, Write};
 use super::world::{ROWS, block_of};
 use super::*;
-use crate::drive::block::MemberLba;
+use crate::amf::expansion::Layout;
+use crate::drive::block::{GroupLba, MemberLba};
 
 const ROW: RowIndex = RowIndex(1);
 
@@ -245,6 +246,7 @@ fn a_record_outside_of_the_group_stops_the_start() {
     let mut world = World::new(Level::Raid5, 3, 2, 1);
     let seq = world.seq();
     let entry = Entry::Zero {
+        members: world.geometry.members(),
         row: RowIndex(ROWS),
         start_blocks: 0,
         blocks: 1,
@@ -491,4 +493,42 @@ fn i8_members_flush_before_they_are_read() {
         member.0
     };
     assert_eq!(out.iter().map(flushed).collect::<Vec<_>>(), [0, 1, 2, 4]);
+}
+
+/// I13, H36: a record of a layout that its row does not have any more was in place before the row moved; one of a row
+/// that has not moved counts, by the old layout; of a row without data nothing counts.
+#[test]
+fn i13_records_count_by_the_layout_of_their_row_only() {
+    let world = World::new(Level::Raid5, 4, 2, 1);
+    let new = world.geometry;
+    let old = new.with_members(3).expect("three members are enough");
+    // Rows below 2 have moved, and row 2, whose data is in them, is dead.
+    let layout = Layout::expanding(old, new, 2).expect("it widens");
+    assert!(layout.is_dead(RowIndex(2)) && !layout.is_dead(RowIndex(3)));
+    for (row, members, counts) in [
+        (1, 3, false),
+        (1, 4, true),
+        (2, 3, false),
+        (3, 3, true),
+        (3, 4, false),
+    ] {
+        let mut world = world.clone();
+        let geometry = if members == 3 { old } else { new };
+        let seq = world.seq();
+        let entry = Entry::Write {
+            members,
+            row: RowIndex(row),
+            start_blocks: 1,
+            blocks: 1,
+            seq,
+            payload_block: 0,
+        };
+        world.commit(0, &[entry], &block_of(7)).expect("the power stays");
+        let replay = Replay::new(world.layout, layout, world.members);
+        let report = world.drives.run(replay).expect("it ends");
+        assert_eq!(report.rows, u64::from(counts), "row {row}, {members} members");
+        let place = geometry.locate(GroupLba(row * u64::from(geometry.row_blocks()) + 1));
+        let held = world.drives.block(place.member, place.lba);
+        assert_eq!(held == block_of(7), counts, "row {row}, {members} members");
+    }
 }

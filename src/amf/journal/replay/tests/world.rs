@@ -8,6 +8,7 @@ use super::super::super::codec::{self, BatchHeader, Entry, JournalLayout};
 use super::super::Replay;
 use super::drives::{BLOCK, Drives, Random, Write};
 use crate::amf::code::{Solution, factor, mul_add_bytes};
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
@@ -114,7 +115,7 @@ impl World {
     }
 
     pub fn replay(&self) -> Replay {
-        Replay::new(self.layout, self.geometry, self.members)
+        Replay::new(self.layout, Layout::fixed(self.geometry), self.members)
     }
 
     pub fn live(&self) -> Vec<MemberIndex> {
@@ -257,6 +258,7 @@ impl World {
             }
             entries.push(if zero {
                 Entry::Zero {
+                    members: self.geometry.members(),
                     row,
                     start_blocks,
                     blocks,
@@ -264,6 +266,7 @@ impl World {
                 }
             } else {
                 Entry::Write {
+                    members: self.geometry.members(),
                     row,
                     start_blocks,
                     blocks,
@@ -326,6 +329,7 @@ impl World {
                     let seq = self.seq();
                     self.placed.push(seq);
                     entries.push(Entry::Check {
+                        members: self.geometry.members(),
                         row,
                         index,
                         offset_blocks: start,
@@ -342,6 +346,7 @@ impl World {
         let seq = self.seq();
         self.placed.push(seq);
         entries.push(Entry::Destage {
+            members: self.geometry.members(),
             row,
             cut,
             checks: count,
