@@ -164,7 +164,7 @@ impl Engine {
         // The last one stands for what the engine does by itself.
         commands[commands_max as usize].state = CommandState::Active;
         Self {
-            write_back: write_back.map(|config| WriteBack::new(config, &geometry, core, pieces_max)),
+            write_back: write_back.map(|config| WriteBack::new(config, &layout, core, pieces_max)),
             geometry,
             layout,
             kept: Kept::NOTHING,

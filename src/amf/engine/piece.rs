@@ -312,6 +312,10 @@ impl Engine {
             | Work::Destage => {}
             Work::Drain => unreachable!("it is over when there is no lane"),
         }
+        self.begin_planned(index, scratch_turn, out)
+    }
+
+    fn begin_planned(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
         let mut plan = std::mem::take(&mut self.plan);
         let begun = match self.make_plan(index, &mut plan) {
             Err(error) => {

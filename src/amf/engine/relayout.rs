@@ -118,9 +118,9 @@ impl Engine {
         self.check_change(&layout);
         if self.layout.widest() != layout.widest() {
             self.plan = RowPlan::with_capacity(layout.widest());
-            if let Some(write_back) = &mut self.write_back {
-                write_back.widen(layout.widest());
-            }
+        }
+        if let Some(write_back) = &mut self.write_back {
+            write_back.widen(&layout);
         }
         self.geometry = *layout.widest();
         self.layout = layout;

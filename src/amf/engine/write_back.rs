@@ -20,6 +20,7 @@ use super::piece::{self, Piece, State, Work};
 use super::tag::member_of;
 use super::{GroupError, IoTag, Place};
 use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyIndex, ROW_RUNS_MAX, RowTable};
+use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::lane::{BatchNumber, Lane, LaneAction, LaneConfig};
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
@@ -104,7 +105,8 @@ pub(super) struct WriteBack {
 }
 
 impl WriteBack {
-    pub(super) fn new(config: WriteBackConfig, geometry: &Geometry, core: u16, pieces_max: u32) -> Self {
+    pub(super) fn new(config: WriteBackConfig, placement: &Layout, core: u16, pieces_max: u32) -> Self {
+        let geometry = placement.widest();
         let WriteBackConfig {
             layout,
             shared,
@@ -121,7 +123,7 @@ impl WriteBack {
         let lane = Lane::new(LaneConfig {
             layout,
             lane: core,
-            geometry: *geometry,
+            geometry: *placement.relied_on(),
             append_blocks_max,
             shared,
         });
@@ -160,10 +162,11 @@ impl WriteBack {
         }
     }
 
-    /// Rows get more members; none of the layout's other sizes changes.
-    pub(super) fn widen(&mut self, geometry: &Geometry) {
-        self.dirty.widen(geometry.row_blocks());
-        self.lane.widen(*geometry);
+    /// Rows get more members, and so does the journal as soon as the group relies on them; none of the layout's other sizes
+    /// changes.
+    pub(super) fn widen(&mut self, layout: &Layout) {
+        self.dirty.widen(layout.widest().row_blocks());
+        self.lane.widen(*layout.relied_on());
     }
 
     /// Blocks that a write of this length may take in the lane: the part that is appended now, header included, and

@@ -141,6 +141,11 @@ impl Layout {
         &self.new
     }
 
+    /// The members that may hold the only copies of something: those that are new do not before the first row has moved.
+    pub const fn relied_on(&self) -> &Geometry {
+        if self.frontier == 0 { &self.old } else { &self.new }
+    }
+
     /// The geometry with so many members, if any row may have that.
     pub fn with_members(&self, members: u8) -> Option<&Geometry> {
         [&self.new, &self.old]
@@ -172,7 +177,8 @@ impl Layout {
     #[inline]
     pub fn survives(&self, failed: u32) -> bool {
         let is_left = |geometry: &Geometry| geometry.survives(failed & mask(geometry.members()));
-        is_left(&self.new) && (self.is_over() || is_left(&self.old))
+        // Nothing is on the new members before the first row has moved.
+        (self.frontier == 0 || is_left(&self.new)) && (self.is_over() || is_left(&self.old))
     }
 
     /// Whether hosts may use all of these blocks.

@@ -570,7 +570,10 @@ impl Lane {
 /// the group survives takes all of them (a level of paired copies survives the loss of one of each pair).
 fn targets(geometry: &Geometry, number: u64, failed: u32) -> impl Iterator<Item = MemberIndex> {
     let members = geometry.members();
-    let live = (u32::MAX >> (u32::BITS - u32::from(members))) & !failed;
+    let all = u32::MAX >> (u32::BITS - u32::from(members));
+    // Others do not hold any of it yet.
+    let failed = failed & all;
+    let live = all & !failed;
     let copies = copies_written(geometry, live.count_ones());
     // Batches go round the members, so that all carry the journal's load; by pairs, because pairs hold the same strips.
     let turn = u8::try_from(number % u64::from(members)).expect("a group has at most 32 members");
