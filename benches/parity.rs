@@ -31,7 +31,8 @@ enum Work {
 }
 
 impl Work {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
+        Self::Generate { checks: 1 },
         Self::Generate { checks: 2 },
         Self::Generate { checks: 3 },
         Self::Regenerate { lost: 1 },
@@ -42,6 +43,7 @@ impl Work {
 
     fn name(self) -> &'static str {
         match self {
+            Self::Generate { checks: 1 } => "P",
             Self::Generate { checks: 2 } => "P+Q",
             Self::Generate { .. } => "P+Q+R",
             Self::Regenerate { lost: 1 } => "1-lost",
@@ -115,6 +117,24 @@ fn isal_candidate<'a>(isal: Isal, work: Work, sources: usize, rows: &'a Rows) ->
     })
 }
 
+/// The way of the steps in which an engine asks for sums: each term on its own, each check strip on its own.
+fn term_by_term(kernels: &Kernels, targets: &mut [&mut [u8]], sources: &[&[u8]], factors: &[u8], add: bool) {
+    for (target, factors) in targets.iter_mut().zip(factors.chunks_exact(sources.len())) {
+        let mut terms = sources.iter().zip(factors);
+        match (add, factors[0]) {
+            (true, _) => {}
+            (false, 1) => {
+                target.copy_from_slice(sources[0]);
+                terms.next();
+            }
+            (false, _) => target.fill(0),
+        }
+        for (source, factor) in terms {
+            kernels.mul_add(target, source, *factor);
+        }
+    }
+}
+
 /// Panics unless every kernel and ISA-L give the same bytes.
 fn check(isal: Isal, work: Work, sources: usize) {
     let (factors, rows) = (
@@ -135,6 +155,8 @@ fn check(isal: Isal, work: Work, sources: usize) {
         }
         for kernels in Kernels::all_supported() {
             kernels.combine(targets, data, &factors, false);
+            keep(targets);
+            term_by_term(&kernels, targets, data, &factors, false);
             keep(targets);
         }
     });
@@ -159,6 +181,12 @@ fn measure(effort: &Effort, isal: Option<Isal>, work: Work, what: &str, rows: &R
             })
         })
         .collect();
+    let fastest = Kernels::detect();
+    candidates.push(Candidate::new("term by term", || {
+        rows.turn(|targets, sources| {
+            term_by_term(&fastest, targets, sources, &factors, work.accumulates());
+        });
+    }));
     if let Some(isal) = isal {
         candidates.push(isal_candidate(isal, work, sources, rows));
     }
@@ -177,6 +205,8 @@ fn measure(effort: &Effort, isal: Option<Isal>, work: Work, what: &str, rows: &R
     };
     let series = compare(effort, unit, candidates);
     let (ours, baselines) = series.split_at(kernels.len());
+    let (terms, baselines) = (&baselines[0], &baselines[1..]);
+    print_line(what, unit, &ours[0], terms, None);
     let (memory, reading) = (&baselines[baselines.len() - 2], &baselines[baselines.len() - 1]);
     for (index, own) in ours.iter().enumerate() {
         let goal = |goal| (index == 0).then_some(goal); // The node runs the fastest kernel.

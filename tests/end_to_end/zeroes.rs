@@ -84,8 +84,17 @@ fn drives_get_the_space_of_deallocated_rows_back() {
     check_all(&mut Host::connect(stage.address()));
 }
 
-/// `braid node` as a process, to be killed.
-fn spawn(folder: &Path) -> (Child, std::net::SocketAddr) {
+/// `braid node` as a process, which is killed however the test ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(folder: &Path) -> (Process, std::net::SocketAddr) {
     // Nobody else takes it in the moment in between.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let socket = folder.join("rpc.sock");
@@ -102,6 +111,7 @@ fn spawn(folder: &Path) -> (Child, std::net::SocketAddr) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let child = Process(child);
     let deadline = Instant::now() + WAIT;
     while std::net::TcpStream::connect(address).is_err() {
         assert!(Instant::now() < deadline, "the node never listens");
@@ -114,12 +124,11 @@ fn spawn(folder: &Path) -> (Child, std::net::SocketAddr) {
 #[test]
 fn deallocated_blocks_stay_zeroes_after_a_kill() {
     let folder = Folder::make();
-    let (mut node, address) = spawn(folder.path());
+    let (node, address) = spawn(folder.path());
     let mut host = Host::connect(address);
     write_all(&mut host);
     deallocate(&mut host);
-    node.kill().unwrap();
-    node.wait().unwrap();
+    drop(node);
     drop(host);
     let node = start(FILES, folder.path()).unwrap();
     check_all(&mut Host::connect(node.addresses()[0]));
