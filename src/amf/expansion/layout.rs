@@ -1,6 +1,6 @@
 //! Where every block is at every instant of an expansion.
 
-use super::{ExpansionError, ExpansionRecord, Waves};
+use super::{ExpansionError, ExpansionRecord, ScratchState, Waves};
 use crate::amf::RowIndex;
 use crate::amf::geometry::{Geometry, RowPiece};
 use crate::drive::block::GroupLba;
@@ -20,6 +20,8 @@ pub struct Layout {
     old: Geometry,
     new: Geometry,
     frontier: u64,
+    /// Something is on the new members that is nowhere else: rows have moved, or are about to be copied over their sources.
+    has_begun: bool,
 }
 
 impl Layout {
@@ -29,6 +31,7 @@ impl Layout {
             old: geometry,
             new: geometry,
             frontier: geometry.rows(),
+            has_begun: true,
         }
     }
 
@@ -42,7 +45,9 @@ impl Layout {
         if record.frontier > geometry.rows() {
             return Err(ExpansionError::OtherShape);
         }
-        Self::expanding(old, geometry, record.frontier)
+        let layout = Self::expanding(old, geometry, record.frontier)?;
+        let has_begun = layout.has_begun || matches!(record.scratch, ScratchState::Holds { .. });
+        Ok(Self { has_begun, ..layout })
     }
 
     /// The layout with new rows below `frontier` written. Errs unless only the number of members differs, and grows.
@@ -68,7 +73,12 @@ impl Layout {
                 new: new.data_members(),
             });
         }
-        Ok(Self { old, new, frontier })
+        Ok(Self {
+            old,
+            new,
+            frontier,
+            has_begun: frontier > 0,
+        })
     }
 
     /// The waves that lead to the end.
@@ -94,6 +104,7 @@ impl Layout {
         assert!(frontier > self.frontier, "a frontier only advances");
         assert!(frontier <= self.new.rows(), "a frontier stays inside the group");
         self.frontier = frontier;
+        self.has_begun = true;
     }
 
     /// Whether the last wave is through: the new layout alone says where blocks are, and its whole capacity may be
@@ -143,7 +154,7 @@ impl Layout {
 
     /// The members that may hold the only copies of something: those that are new do not before the first row has moved.
     pub const fn relied_on(&self) -> &Geometry {
-        if self.frontier == 0 { &self.old } else { &self.new }
+        if self.has_begun { &self.new } else { &self.old }
     }
 
     /// The geometry with so many members, if any row may have that.
@@ -177,8 +188,7 @@ impl Layout {
     #[inline]
     pub fn survives(&self, failed: u32) -> bool {
         let is_left = |geometry: &Geometry| geometry.survives(failed & mask(geometry.members()));
-        // Nothing is on the new members before the first row has moved.
-        (self.frontier == 0 || is_left(&self.new)) && (self.is_over() || is_left(&self.old))
+        (!self.has_begun || is_left(&self.new)) && (self.is_over() || is_left(&self.old))
     }
 
     /// Whether hosts may use all of these blocks.

@@ -263,3 +263,29 @@ fn a_range_is_cut_where_the_frontier_is() {
         "there is nothing behind the old capacity"
     );
 }
+
+/// H36: before anything is on the new members alone all of them may be lost, and not from then on.
+#[test]
+fn h36_new_members_count_when_rows_rely_on_them() {
+    let geometry = geometry(5, 10);
+    let at = |frontier, scratch| {
+        let record = ExpansionRecord {
+            old_members: 4,
+            frontier,
+            scratch,
+        };
+        Layout::of(geometry, Some(record)).expect("it widens")
+    };
+    let (both_new, one_new, two_old) = (0b11_0000, 0b1_0000, 0b11);
+    for begun in [false, true] {
+        let layout = match begun {
+            false => at(0, ScratchState::Dirty),
+            true => at(0, ScratchState::Holds { to: 2 }),
+        };
+        assert_eq!(layout.survives(both_new), !begun);
+        assert_eq!(layout.relied_on().members(), if begun { 6 } else { 4 });
+        assert!(layout.survives(one_new) && !layout.survives(two_old));
+    }
+    assert!(!at(1, ScratchState::Clean).survives(both_new));
+    assert!(Layout::fixed(geometry).survives(one_new));
+}
