@@ -11,6 +11,8 @@ KEPT_2=(128k 64M 32M)
 under_load() {
   local fio=$1 dev=$2 writes=$3
   shift 3
+  # Whatever fails: no later check shall find its blocks overwritten.
+  trap 'kill -KILL $(jobs -pr) 2>/dev/null || true' EXIT
   await 60 "$writes writes on $dev" has_written "$dev" "$writes"
   kill -0 "$fio" || fail "fio ended before it could be disturbed"
   "$@"

@@ -22,6 +22,8 @@ if [ "$PHASE" = reference ]; then exec ./reference.sh; fi
 . ./io.sh
 # shellcheck source=failover.sh
 . ./failover.sh
+# shellcheck source=raid6.sh
+. ./raid6.sh
 
 prepare() {
   modprobe nvme-tcp
@@ -106,6 +108,10 @@ main() {
   check -t 120 mixed_sizes_verify 2
   check -t 120 mixed_sizes_verify 1
   check -t 120 ext4_holds_files 3 keep
+  braid_check raid6_appears
+  braid_check -t 180 raid6_is_rebuilt_under_writes
+  braid_check -t 180 raid6_is_scrubbed_under_writes
+  braid_check -t 120 ext4_holds_files 5 keep
   check leave
 }
 
@@ -115,6 +121,7 @@ survivor() {
   check -t 120 earlier_writes_verify 1 "${KEPT_1[@]}"
   check -t 120 earlier_writes_verify 2 "${KEPT_2[@]}"
   check ext4_still_holds_files 3
+  braid_check ext4_still_holds_files 5
   check -t 300 unharmed_by_others
   check -t 120 earlier_writes_verify 1 "${KEPT_1[@]}"
   check leave

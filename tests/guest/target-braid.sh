@@ -3,11 +3,11 @@
 # The target as the host side drives it: two Braid nodes on this machine's loopback. Sourced by `run`.
 # Every function ends with 0, or says why not on stdout and ends with 1.
 
-# Appends one group of RAID-5 with its drives and virtual disks to a configuration:
-# group NAME BLOCK-BYTES DRIVE-LINES VDISK... -- DRIVE...     VDISK is NSID:MIB
+# Appends one group with its drives and virtual disks to a configuration:
+# group NAME LEVEL BLOCK-BYTES DRIVE-LINES VDISK... -- DRIVE...     VDISK is NSID:MIB
 group() {
-  local name=$1 block=$2 backing=$3 vdisks=() names v d
-  shift 3
+  local name=$1 level=$2 block=$3 backing=$4 vdisks=() names v d
+  shift 4
   while [ "$1" != -- ]; do vdisks+=("$1"); shift; done
   shift
   for d in "$@"; do
@@ -16,8 +16,8 @@ group() {
     printf "$backing\n" "$d"
   done
   names=$(printf ', "%s"' "$@")
-  printf '[[group]]\nname = "%s"\nlevel = "raid5"\nstrip_kib = 64\nblock_bytes = %s\ndrives = [%s]\ncreate = true\n' \
-    "$name" "$block" "${names:2}"
+  printf '[[group]]\nname = "%s"\nlevel = "%s"\nstrip_kib = 64\nblock_bytes = %s\ndrives = [%s]\ncreate = true\n' \
+    "$name" "$level" "$block" "${names:2}"
   for v in "${vdisks[@]}"; do
     printf '[[vdisk]]\nname = "v%s"\ngroup = "%s"\nsize_mib = %s\nnsid = %s\n' "${v%:*}" "$name" "${v#*:}" "${v%:*}"
   done
@@ -49,8 +49,12 @@ address = "127.0.0.1:$DISCOVERY_PORT"
 advertise = "$ADVERTISED"
 discovery_only = true
 TOML
-    group g0 4096 'path = "%s.img"\nsize_mib = 128' 1:$((NS1_BYTES >> 20)) -- d0 d1 d2 d3
-    group g1 512 'path = "%s.img"\nsize_mib = 128' 2:$((NS2_BYTES >> 20)) 3:64 -- e0 e1 e2
+    group g0 raid5 4096 'path = "%s.img"\nsize_mib = 128' 1:$((NS1_BYTES >> 20)) -- d0 d1 d2 d3
+    group g1 raid5 512 'path = "%s.img"\nsize_mib = 128' 2:$((NS2_BYTES >> 20)) 3:64 -- e0 e1 e2
+    # Of RAID-6, with a spare. Its virtual disk is made while hosts are connected.
+    group g2 raid6 4096 'path = "%s.img"\nsize_mib = 64' -- f0 f1 f2 f3 f4
+    printf 'spares = ["f5"]\n'
+    printf '[[drive]]\nname = "%s"\npath = "%s.img"\nsize_mib = 64\n' f5 f5
   } >"$work/node-a.toml"
   {
     cat <<TOML
@@ -68,7 +72,7 @@ hosts = ["$ALLOWED_HOST"]
 address = "127.0.0.1:$GUARDED_PORT"
 advertise = "$ADVERTISED"
 TOML
-    group g0 4096 'memory_mib = 32' 1:16 -- m0 m1 m2
+    group g0 raid5 4096 'memory_mib = 32' 1:16 -- m0 m1 m2
   } >"$work/node-b.toml"
 }
 
@@ -121,6 +125,33 @@ control() { "$braid" "$@" --socket "$work/node-a.sock"; }
 target_fail_drive() { control drive fail "$1" "$2"; } # target_fail_drive GROUP DRIVE
 target_add_namespace() { control vdisk create v4 --group g0 --size 16MiB --nsid 4; }
 target_remove_namespace() { control vdisk delete v4 --force; }
+
+target_add_raid6() {
+  # The rebuild is to be seen beside the load, and the load beside the rebuild.
+  control group set-rate g2 --mib-s 64 && control vdisk create v5 --group g2 --size 48MiB --nsid 5
+}
+
+target_await_rebuilt() { # target_await_rebuilt GROUP DRIVE: the spare that has taken over.
+  local shown
+  control group rebuild-status "$1" --wait || return 1
+  target_is_healthy "$1" || return 1
+  shown=$(control group show "$1" --json 2>&1 | tr -d ' \n')
+  grep -Eq "\"drive\":\"$2\"[^}]*\"state\":\"active\"" <<<"$shown" || { echo "$2 is not shown as active: $shown"; return 1; }
+}
+
+target_is_healthy() { # target_is_healthy GROUP
+  local shown
+  shown=$(control group show "$1" --json 2>&1 | tr -d ' \n')
+  grep -q '"state":"healthy"' <<<"$shown" || { echo "group $1 is not healthy: $shown"; return 1; }
+}
+
+target_scrub() { # target_scrub GROUP: to its end, and nothing is wrong. Repairing would hide it.
+  local shown
+  shown=$(control group scrub "$1" --check-only --wait --json 2>&1 | tr -d ' \n')
+  grep -q '"state":"completed"' <<<"$shown" && grep -Eq '"rows":[1-9]' <<<"$shown" &&
+    grep -q '"mismatches":0[^0-9]' <<<"$shown" && grep -q '"unreadable":0[^0-9]' <<<"$shown" ||
+    { echo "not a clean scrub: $shown"; return 1; }
+}
 
 target_is_degraded() { # target_is_degraded GROUP DRIVE: as the group says about itself and its member.
   local shown

@@ -7,7 +7,8 @@
 //! drives are there, a scrub has to find nothing.
 //!
 //! A long run, whose table shows with `--nocapture`:
-//! `BRAID_KILL_CYCLES=200 BRAID_KILL_SEED=7 cargo test --release --test end_to_end kill_cycles -- --nocapture`
+//! `BRAID_KILL_CYCLES=200 BRAID_KILL_SEED=7 cargo test --release --test end_to_end kill_cycles -- --nocapture`;
+//! `BRAID_KILL_PROGRAM` names another build of `braid` to kill.
 
 mod load;
 mod node;

@@ -77,7 +77,8 @@ impl Folder {
             .append(true)
             .open(self.0.join("log"))
             .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_braid"))
+        let program = std::env::var_os("BRAID_KILL_PROGRAM");
+        Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_braid").into()))
             .args(["node", "--config"])
             .arg(self.0.join("node.toml"))
             .env("BRAID_LOG", "info")
