@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use config::Config;
 
+use super::absent;
 use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
 use super::node::NodeError;
@@ -35,14 +36,11 @@ pub struct Found {
 
 /// Opens the drives, reads their superblocks and decides which groups are there and which are to be made.
 pub fn find(config: &Config) -> Result<Found, NodeError> {
-    let opened = config
-        .drives
-        .iter()
-        .map(storage::open)
-        .collect::<Result<Vec<_>, _>>()?;
-    storage::check_distinct(&opened)?;
+    let present = absent::open(config)?;
+    let (config, opened) = (&present.config, &present.drives);
+    storage::check_distinct(opened)?;
     let mut facts = (0..)
-        .zip(&opened)
+        .zip(opened)
         .map(|(index, drive)| examine(index, drive))
         .collect::<Vec<DriveFacts>>();
     let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
@@ -57,8 +55,9 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         replays: true,
         shared: false,
     };
-    let mut notes: Vec<String> = opened.iter().flat_map(|drive| drive.notes.clone()).collect();
-    let (assembly, mut replays) = assemble_and_replay(&mut facts, &options, &opened, &mut notes)?;
+    let mut notes = present.notes.clone();
+    notes.extend(opened.iter().flat_map(|drive| drive.notes.clone()));
+    let (assembly, mut replays) = assemble_and_replay(&mut facts, &options, opened, &mut notes)?;
     let mut groups = Vec::new();
     for GroupFinding { name, uuid, outcome } in assembly.groups {
         match outcome {
@@ -85,7 +84,14 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
     for group in &config.groups {
         let is_there = |plan: &GroupPlan| plan.name().as_str() == group.name;
         if !groups.iter().any(is_there) {
-            groups.push(plan_group(group, &facts, &opened, &mut notes)?);
+            // Never made of fewer drives than it is to have: the others may hold it.
+            if let Some(lacks) = present.lacks(&group.name) {
+                return Err(NodeError::Groups(format!(
+                    "group {} is not on the drives that are there, and {lacks}. Bring that one back, or give `size_mib` to have a file made",
+                    group.name
+                )));
+            }
+            groups.push(plan_group(group, &facts, opened, &mut notes)?);
         }
     }
     check_scratch(&groups, config.reactor.memory_mib)?;
@@ -95,7 +101,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         .zip(findings)
         .map(|(facts, finding)| found_on(facts, &finding))
         .collect();
-    let drives = opened.into_iter().map(|drive| drive.spec).collect();
+    let drives = present.drives.into_iter().map(|drive| drive.spec).collect();
     Ok(Found {
         drives,
         found,

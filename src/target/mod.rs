@@ -5,6 +5,7 @@
     reason = "the bans are for pure code; here are the threads, files and clocks"
 )]
 
+mod absent;
 mod array;
 mod assemble;
 pub mod cli;

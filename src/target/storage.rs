@@ -98,6 +98,15 @@ pub fn open(drive: &config::Drive) -> Result<Opened, StorageError> {
     }
 }
 
+/// Whether a drive could not be opened because it is not there, or answers nothing: it was pulled out, or has died.
+pub fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM | libc::EIO)
+        )
+}
+
 /// Refuses two names of one file.
 pub fn check_distinct(drives: &[Opened]) -> Result<(), StorageError> {
     for (at, second) in drives.iter().enumerate() {

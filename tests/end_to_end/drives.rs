@@ -157,6 +157,42 @@ fn a_failed_drive_stays_failed_over_a_restart() {
     );
 }
 
+/// A drive that was pulled out does not keep the others from serving; nor is a group made anew without it.
+#[test]
+fn a_drive_that_is_gone_does_not_keep_the_node_from_starting() {
+    let mut stage = Stage::set(FILES);
+    let data = pattern(11, 64 * 4096);
+    Host::connect(stage.address()).write(1, 0, 4096, &data);
+    stage.stop();
+    let (file, away) = (stage.path().join("d1.img"), stage.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    // As block devices are named: nothing is made in place of one that is not there.
+    let unsized_drives = FILES.replace("size_mib = 16", "");
+    {
+        let node = start(&unsized_drives, stage.path()).unwrap();
+        assert!(Host::connect(node.addresses()[0]).read(1, 0, 64, 4096) == data);
+        node.stop().unwrap();
+    }
+    std::fs::rename(&away, &file).unwrap();
+    stage.start().unwrap();
+    stage.until("the drive is rebuilt", |stage| {
+        stage.group("g").state == GroupState::Healthy
+    });
+    stage.stop();
+    let folder = Folder::make();
+    let error = start(&unsized_drives, folder.path()).map(|_| ()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("group g is not on the drives that are there") && text.contains("d0.img"),
+        "{text}"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
+}
+
 #[test]
 fn a_second_opener_is_refused_and_the_first_goes_on() {
     let stage = Stage::set(FILES);
