@@ -280,7 +280,7 @@ pub struct Group {
     pub journal_mib: Option<u32>,
     /// Spare drives as indices into [`Config::drives`]; none is in any group.
     pub spares: Vec<usize>,
-    /// Whether to serve the group after an unclean stop with a member missing. Default: false.
+    /// Whether to serve the group although missing members may be newer, or its parity was not known to be right when a member went. Default: false.
     pub accept_dirty_degraded: bool,
     /// Whether to serve the group after writes were lost that had been acknowledged from memory. Default: false.
     pub accept_lost_writes: bool,

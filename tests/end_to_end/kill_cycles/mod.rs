@@ -194,7 +194,7 @@ fn survives(level: &'static str, drives: usize, choose: fn(&mut Random) -> Vec<u
         level,
         choose,
         folder: Folder::make(level, drives),
-        random: Random::new(seed, drives as u64),
+        random: Random::new(seed, (level.len() << 8 | drives) as u64),
         away: Vec::new(),
         counts: Counts::default(),
     };
