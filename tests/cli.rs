@@ -119,6 +119,8 @@ impl Manage for FakeNode {
             | Request::VdiskList
             | Request::VdiskShow(_)
             | Request::VdiskDelete(_)
+            | Request::VdiskResize(_)
+            | Request::GroupExpand(_)
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
@@ -147,6 +149,7 @@ fn group() -> GroupStatus {
         free_bytes: 0,
         rows: 4096,
         resync_done_rows: 4096,
+        expansion_done_rows: None,
         background: BackgroundStatus::default(),
         durability: Durability::Journal,
         journal_bytes: 32 << 20,

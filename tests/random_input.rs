@@ -384,6 +384,7 @@ fn good_superblock() -> Vec<u8> {
         rebuilt_rows: 0,
         rebuild_partial: false,
         scrub_row: 0,
+        expansion: None,
         members: vec![member(10), member(11), member(12)],
         spares: vec![Uuid([13; 16])],
         vdisks: vec![VdiskRecord {

@@ -61,6 +61,8 @@ impl Manage for FakeNode {
             | Request::VdiskList
             | Request::VdiskShow(_)
             | Request::VdiskCreate(_)
+            | Request::VdiskResize(_)
+            | Request::GroupExpand(_)
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)

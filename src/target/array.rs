@@ -40,8 +40,10 @@ pub struct GroupShared {
     pub index: u16,
     /// Name, for the log.
     pub name: String,
-    /// Where each block lives.
+    /// Its shape with all members that it had when it was opened.
     pub geometry: Geometry,
+    /// Where each block was then.
+    pub layout: Layout,
     /// The node's locks on the group's rows.
     pub lock: Arc<LockTable>,
     /// Drive of each member when the group was opened, as an index into the node's drives; `None` for a missing member.
@@ -65,11 +67,13 @@ pub struct GroupBinding {
     scratch: Span,
     /// The image of this core's lane of the journal.
     ring: Option<Span>,
-    actions: Vec<Action>,
+    pub(super) actions: Vec<Action>,
     /// The vector that was just carried out, kept for its memory.
     spare: Vec<Action>,
     /// Whether actions are being carried out further up the stack.
     pumping: bool,
+    /// The hold of rows that it was asked for last.
+    pub(super) held_wave: u64,
     /// What hosts saw since the last tick.
     pub(super) hosts: Window,
 }
@@ -127,7 +131,7 @@ impl Core {
         let scratch =
             scratch.expect("the memory was checked before the start, and the spare is given out once");
         let engine = Engine::new(EngineConfig {
-            layout: Layout::fixed(shared.geometry),
+            layout: shared.layout,
             core: self.index.0,
             lock: Arc::clone(&shared.lock),
             commands_max: COMMANDS_MAX,
@@ -154,6 +158,7 @@ impl Core {
             actions: Vec::with_capacity(256),
             spare: Vec::with_capacity(256),
             pumping: false,
+            held_wave: 0,
             hosts: Window::default(),
         });
     }
@@ -216,7 +221,11 @@ impl Core {
         drive: u16,
     ) {
         let binding = &mut self.groups[usize::from(group)];
-        binding.drives[usize::from(member.0)] = Some(drive);
+        let at = usize::from(member.0);
+        if at >= binding.drives.len() {
+            binding.drives.resize(at + 1, None); // An expansion brings members.
+        }
+        binding.drives[at] = Some(drive);
         self.tell_control(io, ControlMessage::MemberDriveSet { group });
     }
 
@@ -390,7 +399,7 @@ impl Core {
             Action::Scrubbed { row, outcome } => {
                 self.with_control(io, |control, _, _| control.scrubbed(group, row, outcome));
             }
-            Action::RangeHeld => unreachable!("nobody has asked for it"),
+            Action::RangeHeld => self.rows_held(io, group),
             Action::ReportFault { member, error } => {
                 self.tell_control(io, ControlMessage::Fault { group, member, error });
             }

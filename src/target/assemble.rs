@@ -9,13 +9,14 @@ use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
 use super::node::NodeError;
 use super::replay;
+use super::restore::{self, Outcome};
 use super::storage::{self, Opened};
 use crate::amf::background::Limits;
 use crate::amf::engine::Engine;
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
-    AssembleOptions, Assembly, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding, GroupSpec,
-    assemble, plan_create,
+    AssembleOptions, Assembly, Candidate, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding,
+    GroupSpec, MemberFinding, assemble, plan_create,
 };
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
@@ -123,6 +124,9 @@ fn assemble_and_replay(
         let mut replays = BTreeMap::new();
         for finding in &assembly.groups {
             let Ok(candidate) = &finding.outcome else { continue };
+            if restore_scratch(candidate, facts, opened, notes)? {
+                continue 'again;
+            }
             let Some(machine) = candidate.replay() else {
                 continue;
             };
@@ -166,6 +170,47 @@ fn assemble_and_replay(
         }
         return Ok((assembly, replays));
     }
+}
+
+/// Does the next step of what an expansion has left in the scratch area, and looks at the drives of the group once more. False if
+/// nothing is left.
+fn restore_scratch(
+    candidate: &Candidate,
+    facts: &mut [DriveFacts],
+    opened: &[Opened],
+    notes: &mut Vec<String>,
+) -> Result<bool, NodeError> {
+    let specs: Vec<&DriveSpec> = opened.iter().map(|drive| &drive.spec).collect();
+    let name = &candidate.record().name;
+    let Some(outcome) = restore::step(candidate, &specs) else {
+        return Ok(false);
+    };
+    let members = candidate
+        .members
+        .iter()
+        .filter_map(MemberFinding::drive_index)
+        .collect::<Vec<u16>>();
+    let spares = candidate.spares.iter().filter_map(|spare| spare.drive.as_ref());
+    let spares: Vec<u16> = spares.map(|(index, ..)| *index).collect();
+    for index in members.into_iter().chain(spares) {
+        facts[usize::from(index)] = examine(index, &opened[usize::from(index)]);
+    }
+    match outcome {
+        Outcome::Done => {}
+        Outcome::DriveFailed(drive, error) => {
+            let drive = usize::from(drive);
+            notes.push(format!(
+                "drive \"{}\" failed while rows of group {name} were put in their place ({error}): the group is started without it",
+                opened[drive].spec.name
+            ));
+            facts[drive].existing = superblock::examine(None, None);
+        }
+        Outcome::Failed(why) => {
+            let sentence = format!("rows of group {name} cannot be put in their place: {why}");
+            return Err(NodeError::Groups(sentence));
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a refused group is one whose creation was interrupted and which the configuration wants made anew.

@@ -42,6 +42,10 @@ pub enum Owner {
 pub enum InternalCommand {
     /// Do a row of this background process. Groups have at most 2^32 rows.
     Row(Process, u32),
+    /// Move this row in a wave of an expansion.
+    Move(u32),
+    /// Make what a wave of an expansion has done durable.
+    MoveFlush,
     /// Make what background work has done durable.
     BackgroundFlush,
     /// Write blocks anew that a member could not read.

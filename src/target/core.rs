@@ -380,6 +380,8 @@ impl Core {
             Message::AddGroup(shared, members) => self.add_group(io, shared, members),
             Message::Members { group, set } => self.set_members(io, group, set),
             Message::MemberDrive { group, member, drive } => self.set_member_drive(io, group, member, drive),
+            Message::HoldRows { group, rows, wave } => self.hold_rows(io, group, rows, wave),
+            Message::SetLayout { group, layout } => self.set_layout(io, group, layout),
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Hurry { group, from, below } => self.hurry_lane(io, group, from, below),
@@ -388,6 +390,9 @@ impl Core {
             Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
             Message::Committed { group, flush } => self.lane_committed(io, group, flush),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,
+            Message::SayNamespacesKnown { group } => {
+                self.tell_control(io, ControlMessage::NamespacesKnown { group });
+            }
             Message::Observe(call) => call.answer(self.index, &self.latencies, io),
             Message::ToControl(message) => {
                 self.with_control(io, |control, core, io| control.core_says(core, io, message))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 mod background;
+mod growth;
 
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use background::{
     BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, ScrubState, ScrubStatus,
 };
+pub use growth::{GroupExpand, VdiskResize};
 
 /// A node as its management plane sees it.
 ///
@@ -35,6 +37,8 @@ pub enum Request {
     GroupShow(GroupName),
     /// `group.create`: makes a redundancy group from drives that belong to none.
     GroupCreate(GroupCreate),
+    /// `group.expand`: gives a group more drives, over which its data is laid out anew.
+    GroupExpand(GroupExpand),
     /// One of the calls for the background work of a group.
     Background(BackgroundRequest),
     /// `vdisk.list`: all virtual disks.
@@ -43,6 +47,8 @@ pub enum Request {
     VdiskShow(VdiskName),
     /// `vdisk.create`: makes a virtual disk and shows it to the hosts.
     VdiskCreate(VdiskCreate),
+    /// `vdisk.resize`: makes a virtual disk larger where it is, and tells the hosts.
+    VdiskResize(VdiskResize),
     /// `vdisk.delete`: removes a virtual disk and gives its blocks back.
     VdiskDelete(VdiskDelete),
     /// `drive.list`: all configured drives.
@@ -77,10 +83,12 @@ impl Request {
             Self::GroupList => "group.list",
             Self::GroupShow(_) => "group.show",
             Self::GroupCreate(_) => "group.create",
+            Self::GroupExpand(_) => "group.expand",
             Self::Background(request) => request.method(),
             Self::VdiskList => "vdisk.list",
             Self::VdiskShow(_) => "vdisk.show",
             Self::VdiskCreate(_) => "vdisk.create",
+            Self::VdiskResize(_) => "vdisk.resize",
             Self::VdiskDelete(_) => "vdisk.delete",
             Self::DriveList => "drive.list",
             Self::DriveShow(_) => "drive.show",
@@ -100,8 +108,10 @@ impl Request {
     pub const fn changes_state(&self) -> bool {
         match self {
             Self::GroupCreate(_)
+            | Self::GroupExpand(_)
             | Self::Background(_)
             | Self::VdiskCreate(_)
+            | Self::VdiskResize(_)
             | Self::VdiskDelete(_)
             | Self::DriveFail(_)
             | Self::DriveReplace(_)
@@ -442,13 +452,16 @@ impl Reply {
             Request::GroupList => Self::Groups(read(result)?),
             Request::GroupShow(_)
             | Request::GroupCreate(_)
+            | Request::GroupExpand(_)
             | Request::Background(_)
             | Request::DriveFail(_)
             | Request::DriveReplace(_)
             | Request::DriveAddSpare(_)
             | Request::DriveRemoveSpare(_) => Self::Group(read(result)?),
             Request::VdiskList => Self::Vdisks(read(result)?),
-            Request::VdiskShow(_) | Request::VdiskCreate(_) => Self::Vdisk(read(result)?),
+            Request::VdiskShow(_) | Request::VdiskCreate(_) | Request::VdiskResize(_) => {
+                Self::Vdisk(read(result)?)
+            }
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
             Request::DriveList => Self::Drives(read(result)?),
             Request::DriveShow(_) | Request::DriveInject(_) => Self::Drive(read(result)?),
@@ -553,6 +566,9 @@ pub struct GroupStatus {
     pub rows: u64,
     /// Rows whose check data is known to be right, while the group resyncs. Equal to `rows` otherwise.
     pub resync_done_rows: u64,
+    /// Rows that an expansion has laid out anew, while one is going on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expansion_done_rows: Option<u64>,
     /// What it does beside serving hosts.
     pub background: BackgroundStatus,
     /// When a host's write counts as done.

@@ -14,6 +14,7 @@ use super::control::ManageCall;
 use super::drives::DriveReport;
 use super::namespaces::Namespaces;
 use super::window::Window;
+use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::group::SuperblockIo;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -76,6 +77,23 @@ pub enum Message {
         /// Its drive.
         drive: u16,
     },
+    /// A wave of an expansion needs these rows for itself; to be answered by [`ControlMessage::RowsHeld`].
+    HoldRows {
+        /// Which group.
+        group: u16,
+        /// Which rows.
+        rows: HeldRows,
+        /// Names the hold.
+        wave: u64,
+    },
+    /// Blocks of a group are looked up in this layout from now on, and rows are held no more; to be answered by
+    /// [`ControlMessage::LayoutSet`].
+    SetLayout {
+        /// Which group.
+        group: u16,
+        /// Where every block is.
+        layout: Layout,
+    },
     /// Another core released a row that commands of this core wait for.
     Wake {
         /// Which group.
@@ -128,6 +146,11 @@ pub enum Message {
     },
     /// The namespaces changed.
     Namespaces(Arc<Namespaces>),
+    /// To be answered by [`ControlMessage::NamespacesKnown`] when the namespaces that were told before are served.
+    SayNamespacesKnown {
+        /// For which group.
+        group: u16,
+    },
     /// Ask every core for its latency histograms and counters.
     Observe(super::observe::ObserveCall),
     /// From a queue's core to the control core.
@@ -260,6 +283,23 @@ pub enum ControlMessage {
     },
     /// A core knows of a member's new drive.
     MemberDriveSet {
+        /// Which group.
+        group: u16,
+    },
+    /// A core has nothing under way any more in rows that it was to hold.
+    RowsHeld {
+        /// Which group.
+        group: u16,
+        /// Which hold.
+        wave: u64,
+    },
+    /// A core serves the namespaces as it was told.
+    NamespacesKnown {
+        /// For which group.
+        group: u16,
+    },
+    /// A core looks blocks up in the layout that it was told.
+    LayoutSet {
         /// Which group.
         group: u16,
     },

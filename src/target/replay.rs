@@ -9,7 +9,8 @@ use reactor::{Errno, SharedMemory};
 
 use super::array::drive_error;
 use super::drives::{DriveSpec, Medium};
-use crate::amf::journal::replay::{Action, Event, Replay, ReplayError, Report};
+use super::restore::Machine;
+use crate::amf::journal::replay::{Action, Event, ReplayError, Report};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
 
@@ -17,7 +18,7 @@ use crate::drive::block::{BlockSize, MemberLba};
 const PROGRESS_ROWS: u64 = 4096;
 
 /// How a member is reached while there are no cores.
-enum Reach {
+pub(super) enum Reach {
     /// A handle of its own without `O_DIRECT`: buffers need no alignment, and a flush makes the page cache durable.
     File(File),
     Memory(Arc<SharedMemory>),
@@ -25,7 +26,7 @@ enum Reach {
 }
 
 impl Reach {
-    fn open(spec: Option<&DriveSpec>) -> Self {
+    pub(super) fn open(spec: Option<&DriveSpec>) -> Self {
         match spec.map(|spec| &spec.medium) {
             None => Self::Missing(DriveError::Gone),
             Some(Medium::Memory(drive)) => Self::Memory(Arc::clone(&drive.memory)),
@@ -48,7 +49,7 @@ impl Reach {
         Ok(data)
     }
 
-    fn write(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DriveError> {
+    pub(super) fn write(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DriveError> {
         match self {
             Self::File(file) => {
                 let written = file.write_all_at(data, at);
@@ -72,9 +73,9 @@ impl Reach {
     }
 }
 
-/// Runs a replay to its end. `members` are the drives of the group's members, `None` for one that is not there.
+/// Runs a replay, or another machine that asks like one, to its end. `members` are the drives of the group's members, `None` for one that is not there.
 pub fn run(
-    mut machine: Replay,
+    mut machine: impl Machine,
     group: &str,
     block: BlockSize,
     members: &[Option<&DriveSpec>],

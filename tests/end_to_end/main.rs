@@ -9,6 +9,7 @@
 mod bad_hosts;
 mod commands;
 mod drives;
+mod expansion;
 mod health;
 mod initiator;
 mod kill_cycles;

@@ -4,7 +4,7 @@ use super::run::Run;
 use super::throttle::Throttle;
 use super::{
     Action, Event, HostLoad, Limits, Needs, Process, Report, RowAnswer, RowCommand, RunState, ScrubMode,
-    ScrubRefusal, ScrubResult, ScrubTally, Shape, Status,
+    ScrubRefusal, ScrubResult, ScrubTally, Shape, Status, WAVE_ROWS_BESIDE_HOSTS,
 };
 use crate::amf::RowIndex;
 
@@ -113,6 +113,17 @@ impl Background {
         self.throttle.limits()
     }
 
+    /// The group has other rows by now: an expansion has begun.
+    ///
+    /// Panics if their number differs.
+    pub fn set_shape(&mut self, shape: Shape) {
+        assert_eq!(
+            shape.rows, self.shape.rows,
+            "an expansion leaves the number of rows"
+        );
+        self.shape = shape;
+    }
+
     /// Whether nothing is under way: neither a row nor a flush.
     pub fn is_idle(&self) -> bool {
         self.run.as_ref().is_none_or(Run::is_quiet)
@@ -150,7 +161,12 @@ impl Background {
     /// When [`Event::Wake`] is due if nothing else happens before; the ticks suffice if `None`.
     pub fn wake_at_ns(&self) -> Option<u64> {
         let run = self.run.as_ref()?;
-        run.next(self.shape.window(self.throttle.hosts_are_active()))?;
+        match run.process {
+            Process::Expansion => self.next_wave()?.0,
+            Process::Rebuild | Process::Sync | Process::Scrub => {
+                run.next(self.shape.window(self.throttle.hosts_are_active()))?
+            }
+        };
         if self.is_held() {
             return None;
         }
@@ -193,7 +209,8 @@ impl Background {
             .rebuild
             .map(|need| need.from_row)
             .into_iter()
-            .chain(needs.sync_from);
+            .chain(needs.sync_from)
+            .chain(needs.expansion.map(|need| need.to_row));
         for from_row in from_rows {
             assert!(from_row <= self.shape.rows, "progress stays inside the group");
         }
@@ -217,12 +234,14 @@ impl Background {
         if !self.needs.is_open {
             return None;
         }
+        let healthy = !self.needs.is_degraded;
         let due = if let Some(need) = self.needs.rebuild {
             Some((Process::Rebuild, (need.members, need.wave), need.from_row))
         } else {
-            self.needs
-                .sync_from
-                .map(|from_row| (Process::Sync, (0, 0), from_row))
+            let sync = self.needs.sync_from;
+            let expansion = self.needs.expansion.filter(|_| healthy);
+            let sync = sync.map(|from_row| (Process::Sync, (0, 0), from_row));
+            sync.or_else(|| expansion.map(|need| (Process::Expansion, (0, 0), need.from_row)))
         };
         if let Some((process, identity, _)) = due {
             // Nothing else runs before the group has made the end of this one durable. Another wave is due at once: its generation
@@ -232,7 +251,7 @@ impl Background {
             });
             return due.filter(|_| !is_settled);
         }
-        let scrub = self.scrub.filter(|_| !self.needs.is_degraded)?;
+        let scrub = self.scrub.filter(|_| healthy)?;
         Some((Process::Scrub, (0, 0), scrub.next_row))
     }
 
@@ -274,9 +293,15 @@ impl Background {
         if self.is_held() || now_ns < self.holdback.retry_at_ns {
             return;
         }
+        if let Some((from_row, to_row)) = self.next_wave() {
+            self.issue_wave(now_ns, from_row, to_row, out);
+        }
         let window = self.shape.window(self.throttle.hosts_are_active());
         let repairs = self.scrub.is_some_and(|scrub| scrub.mode == ScrubMode::Repair);
-        let Some(run) = &mut self.run else { return };
+        let by_rows = |run: &&mut Run| run.process != Process::Expansion;
+        let Some(run) = self.run.as_mut().filter(by_rows) else {
+            return;
+        };
         while let Some(row) = run.next(window) {
             let row = RowIndex(row);
             let is_clean = run.process == Process::Rebuild && is_clean(row);
@@ -294,6 +319,34 @@ impl Background {
         }
     }
 
+    /// The wave of an expansion that may be begun, first row and the one behind the last: what the group says comes next, when it has
+    /// heard of the one before.
+    fn next_wave(&self) -> Option<(u64, u64)> {
+        let run = self
+            .run
+            .as_ref()
+            .filter(|run| run.process == Process::Expansion)?;
+        let need = self.needs.expansion?;
+        let most = if self.throttle.hosts_are_active() {
+            WAVE_ROWS_BESIDE_HOSTS
+        } else {
+            u64::MAX
+        };
+        let to_row = need.to_row.min(need.from_row.saturating_add(most));
+        (run.next(1) == Some(need.from_row)).then_some((need.from_row, to_row))
+    }
+
+    fn issue_wave(&mut self, now_ns: u64, from_row: u64, to_row: u64, out: &mut Vec<Action>) {
+        if self
+            .throttle
+            .try_take(now_ns, (to_row - from_row) * self.shape.row_bytes)
+        {
+            let run = self.run.as_mut().expect("whose wave it is");
+            run.issue_to(to_row, false);
+            out.push(Action::Wave { from_row, to_row });
+        }
+    }
+
     fn row_answered(&mut self, now_ns: u64, row: RowIndex, answer: RowAnswer, out: &mut Vec<Action>) {
         let run = self
             .run
@@ -303,7 +356,8 @@ impl Background {
         while let Some(covered) = run.cover() {
             self.holdback.failures = 0;
             if !covered.is_clean {
-                self.throttle.done(self.shape.row_bytes);
+                self.throttle
+                    .done((covered.to_row - covered.row) * self.shape.row_bytes);
             }
             // What an interrupted scrub still hears of is compared again when it goes on.
             if run.process == Process::Scrub
@@ -317,6 +371,18 @@ impl Background {
             && let Some((row, answer)) = run.rewind()
         {
             self.rewound(now_ns, row, answer, out);
+        }
+        self.end_expansion(out);
+    }
+
+    /// The last wave has been answered, and with it everything is durable.
+    fn end_expansion(&mut self, out: &mut Vec<Action>) {
+        let process = Process::Expansion;
+        let is_over = |run: &Run| run.process == process && run.is_over() && run.is_quiet();
+        if self.run.as_ref().is_some_and(is_over) {
+            self.run = None;
+            self.settled = Some((process, (0, 0), self.needs.generation));
+            out.push(Action::Finished { process, wave: 0 });
         }
     }
 
@@ -354,7 +420,7 @@ impl Background {
         let Some(run) = self
             .run
             .as_mut()
-            .filter(|run| !run.abandoned && !run.is_flushing())
+            .filter(|run| run.process != Process::Expansion && !run.abandoned && !run.is_flushing())
         else {
             return;
         };

@@ -9,6 +9,8 @@
 //! - Rows are handed out in ascending order. Progress covers a row only when the row and all rows before it were
 //!   answered, and it is durable only after a flush of the members that began later than that (PROTOCOL H34, I12).
 //! - A row that failed is done again, together with the rows behind it: doing a row twice gives the same bytes.
+//! - An expansion goes in waves of rows instead, one at a time, each of which is durable when it is answered: the next begins when the
+//!   group has said so.
 //! - Nothing is begun while the group is not open, is stopping, or an operator has paused it.
 //!
 //! Deliberately knows neither engines nor superblocks: it asks by [`Action`] and is told by [`Event`]. Time comes in
@@ -34,6 +36,8 @@ pub const WINDOW_MAX: u32 = 16;
 pub const WINDOW_BESIDE_HOSTS: u32 = 4;
 /// Bytes of all strips of the rows that are under way: they lie in the engine's scratch memory, which hosts need too.
 const WINDOW_BYTES_MAX: u64 = 16 << 20;
+/// Rows that an expansion moves at a time beside hosts, who wait for all of them: with 64 KiB strips on four data members 2 MiB.
+const WAVE_ROWS_BESIDE_HOSTS: u64 = 8;
 
 /// What a group may be doing, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,19 +46,22 @@ pub enum Process {
     Rebuild,
     /// Makes check data fit the data, once, for drives that were not all zeroes.
     Sync,
+    /// Lays the rows out anew over more members.
+    Expansion,
     /// Reads everything and compares it with its check data.
     Scrub,
 }
 
 impl Process {
     /// All of them, in their order.
-    pub const ALL: [Self; 3] = [Self::Rebuild, Self::Sync, Self::Scrub];
+    pub const ALL: [Self; 4] = [Self::Rebuild, Self::Sync, Self::Expansion, Self::Scrub];
 
     /// What logs and management call it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rebuild => "rebuild",
             Self::Sync => "sync",
+            Self::Expansion => "expansion",
             Self::Scrub => "scrub",
         }
     }
@@ -113,6 +120,15 @@ pub struct RebuildNeed {
     pub from_row: u64,
 }
 
+/// The next wave of an expansion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpansionNeed {
+    /// Its first row: all before it are durably laid out anew.
+    pub from_row: u64,
+    /// The row behind the last that may go with it.
+    pub to_row: u64,
+}
+
 /// What a group's members want done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -126,6 +142,8 @@ pub struct Needs {
     pub rebuild: Option<RebuildNeed>,
     /// First row whose check data was never made to fit.
     pub sync_from: Option<u64>,
+    /// Rows that an expansion could move next.
+    pub expansion: Option<ExpansionNeed>,
 }
 
 /// What a scrub does about what it finds.
@@ -216,6 +234,14 @@ pub struct RowCommand {
 pub enum Action {
     /// Hand a row to the engine and answer with [`Event::RowAnswered`].
     Run(RowCommand),
+    /// Carry out a wave of an expansion, whole and durable, and answer with [`Event::RowAnswered`] for its first row. Hosts that want
+    /// any of its blocks wait meanwhile.
+    Wave {
+        /// Its first row.
+        from_row: u64,
+        /// The row behind the last.
+        to_row: u64,
+    },
     /// Make everything written so far durable on the members; answer with [`Event::Flushed`].
     Flush,
     /// Rows below `next_row` are done, and flushed: the superblocks may say so.

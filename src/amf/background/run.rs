@@ -12,6 +12,8 @@ const SPAN_MAX: usize = 4 * super::WINDOW_MAX as usize;
 #[derive(Clone, Copy, Debug)]
 struct Issued {
     row: u64,
+    /// The row behind the last that was handed out with it.
+    to_row: u64,
     is_clean: bool,
     answer: Option<RowAnswer>,
 }
@@ -20,6 +22,7 @@ struct Issued {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Covered {
     pub(super) row: u64,
+    pub(super) to_row: u64,
     pub(super) is_clean: bool,
     pub(super) answer: RowAnswer,
 }
@@ -93,13 +96,22 @@ impl Run {
 
     /// The next row is handed out.
     pub(super) fn issue(&mut self, is_clean: bool) {
-        assert!(self.next_row < self.rows, "a run stays inside the group");
+        self.issue_to(self.next_row + 1, is_clean);
+    }
+
+    /// The rows up to this one are handed out as one, which is answered under the name of the first; nothing else is under way then.
+    pub(super) fn issue_to(&mut self, to_row: u64, is_clean: bool) {
+        assert!(
+            self.next_row < to_row && to_row <= self.rows,
+            "a run stays inside the group"
+        );
         self.issued.push_back(Issued {
             row: self.next_row,
+            to_row,
             is_clean,
             answer: None,
         });
-        self.next_row += 1;
+        self.next_row = to_row;
         self.unanswered += 1;
     }
 
@@ -133,6 +145,7 @@ impl Run {
         }
         let covered = Covered {
             row: first.row,
+            to_row: first.to_row,
             is_clean: first.is_clean,
             answer,
         };

@@ -16,6 +16,7 @@ const HEALTHY: Needs = Needs {
     is_degraded: false,
     rebuild: None,
     sync_from: None,
+    expansion: None,
 };
 
 fn sync(from_row: u64) -> Needs {
@@ -43,6 +44,8 @@ struct Bench {
     now_ns: u64,
     clean: fn(RowIndex) -> bool,
     running: Vec<RowCommand>,
+    /// Waves of an expansion: first row and the one behind the last.
+    waves: Vec<(u64, u64)>,
     /// Flushes under way.
     flushes: u32,
     /// Flushes that ever began.
@@ -57,6 +60,7 @@ impl Bench {
             now_ns: 5,
             clean: |_| false,
             running: Vec::new(),
+            waves: Vec::new(),
             flushes: 0,
             flushes_begun: 0,
             facts: Vec::new(),
@@ -75,6 +79,7 @@ impl Bench {
         for action in out {
             match action {
                 Action::Run(command) => self.running.push(command),
+                Action::Wave { from_row, to_row } => self.waves.push((from_row, to_row)),
                 Action::Flush => {
                     self.flushes += 1;
                     self.flushes_begun += 1;
@@ -126,6 +131,106 @@ impl Bench {
     fn has(&self, fact: Action) -> bool {
         self.facts.contains(&fact)
     }
+}
+
+fn expansion(generation: u64, from_row: u64, to_row: u64) -> Needs {
+    Needs {
+        generation,
+        expansion: Some(ExpansionNeed { from_row, to_row }),
+        ..HEALTHY
+    }
+}
+
+#[test]
+fn an_expansion_goes_in_waves_of_which_each_waits_for_the_one_before() {
+    let mut bench = Bench::open(expansion(1, 0, 1));
+    assert_eq!(bench.waves, [(0, 1)]);
+    bench.feed(Event::Needs(expansion(2, 1, 3)));
+    bench.tick(0, 0);
+    assert_eq!(bench.waves.len(), 1, "the first was not answered");
+    let done = |row| Event::RowAnswered {
+        row: RowIndex(row),
+        answer: RowAnswer::Done,
+    };
+    bench.feed(done(0));
+    assert_eq!(bench.waves[1..], [(1, 3)]);
+    bench.feed(done(1));
+    bench.tick(0, 0);
+    assert_eq!(
+        bench.waves.len(),
+        2,
+        "the group has not said yet that it is durable"
+    );
+    bench.feed(Event::Needs(expansion(3, 3, 100)));
+    assert_eq!(bench.waves[2..], [(3, 100)]);
+    assert!(!bench.machine.is_idle());
+    bench.feed(done(3));
+    assert!(bench.has(Action::Finished {
+        process: Process::Expansion,
+        wave: 0
+    }));
+    bench.feed(Event::Needs(HEALTHY));
+    assert!(bench.waves.len() == 3 && bench.flushes_begun == 0 && bench.machine.is_idle());
+    let interrupted = |fact: &Action| matches!(fact, Action::Report(Report::Interrupted { .. }));
+    assert!(!bench.facts.iter().any(interrupted));
+}
+
+/// B4: hosts wait for no more than a small wave.
+#[test]
+fn waves_are_small_beside_hosts_paused_by_operators_and_tried_again() {
+    let mut bench = Bench::open(HEALTHY);
+    bench.tick(10, 5);
+    bench.feed(Event::Needs(expansion(1, 0, 64)));
+    assert_eq!(bench.waves, [(0, WAVE_ROWS_BESIDE_HOSTS)]);
+    let failed = Event::RowAnswered {
+        row: RowIndex(0),
+        answer: RowAnswer::Failed,
+    };
+    bench.feed(failed);
+    assert_eq!(bench.waves.len(), 1, "not at once");
+    bench.tick(10, 5);
+    bench.tick(10, 5);
+    assert_eq!(bench.waves[1..], [(0, WAVE_ROWS_BESIDE_HOSTS)]);
+    bench.feed(Event::Pause);
+    bench.feed(failed);
+    bench.tick(10, 5);
+    bench.tick(10, 5);
+    assert_eq!(bench.waves.len(), 2);
+    bench.feed(Event::Resume);
+    assert_eq!(bench.waves.len(), 3);
+}
+
+/// H36.
+#[test]
+fn an_expansion_gives_way_to_a_rebuild_and_goes_before_a_scrub() {
+    let mut bench = Bench::open(HEALTHY);
+    bench.machine.begin_scrub(ScrubMode::Check, 0).unwrap();
+    bench.feed(Event::Needs(expansion(1, 4, 6)));
+    assert_eq!(bench.waves, [(4, 6)]);
+    let need = Needs {
+        expansion: expansion(2, 4, 6).expansion,
+        ..rebuild(1, 9, 0)
+    };
+    bench.feed(Event::Needs(need));
+    assert!(bench.rows().is_empty(), "the wave has not ended");
+    bench.feed(Event::RowAnswered {
+        row: RowIndex(4),
+        answer: RowAnswer::Failed,
+    });
+    assert!(!bench.rows().is_empty());
+    bench.drain(|command| {
+        assert_eq!(command.process, Process::Rebuild);
+        RowAnswer::Done
+    });
+    let degraded = Needs {
+        is_degraded: true,
+        ..expansion(3, 4, 6)
+    };
+    bench.feed(Event::Needs(degraded));
+    assert_eq!(bench.waves.len(), 1, "while a member is lost no wave begins");
+    bench.feed(Event::Needs(expansion(4, 4, 6)));
+    assert_eq!(bench.waves.len(), 2);
+    assert!(bench.rows().is_empty(), "a scrub waits");
 }
 
 #[test]
@@ -762,7 +867,7 @@ mod random {
                         Action::Report(Report::Begun { from_row, .. }) => model.begin(from_row),
                         Action::Progress { next_row, .. } => model.check(next_row),
                         Action::Finished { .. } => model.check(100),
-                        Action::Report(_) | Action::Run(_) | Action::Flush => {}
+                        Action::Report(_) | Action::Run(_) | Action::Wave { .. } | Action::Flush => {}
                     }
                 }
                 model.flush = bench.flushes_begun;

@@ -700,7 +700,12 @@ fn h35_i12_the_power_may_go_at_any_point_of_an_expansion() {
                     _ => random.chance(50),
                 });
                 restored += u32::from(record.awaits_restore());
-                run.world.layout = Layout::of(run.world.geometry, Some(record)).expect("it widens");
+                // What is whole in the scratch area counts on the new members as if it were in its place.
+                let mut counted = record;
+                if let ScratchState::Holds { to } = record.scratch {
+                    counted.frontier = to;
+                }
+                run.world.layout = Layout::of(run.world.geometry, Some(counted)).expect("it widens");
                 for lost in losses(&mut run) {
                     let geometry = run.world.geometry;
                     let context =

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::DriveFacts;
 use super::status::LossReason;
-use crate::amf::expansion::Layout;
+use crate::amf::expansion::{ExpansionRecord, Restore};
 use crate::amf::geometry::Level;
 use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::journal::JournalLayout;
@@ -295,6 +295,20 @@ impl Candidate {
         lost_members(&self.record, &self.members)
     }
 
+    /// What has to be done with the scratch area of an expansion before anything else, step by step: afterwards
+    /// [`super::Event::Restored`] makes it durable, and the group is assembled once more. `None` if there is nothing in it.
+    pub fn restore(&self) -> Option<Restore> {
+        let expansion = self.record.expansion.filter(ExpansionRecord::awaits_restore)?;
+        let area = self.record.scratch_area()?;
+        let layout = self.record.layout();
+        Some(Restore::new(&layout, expansion, area, self.lost_mask()))
+    }
+
+    /// Members that are lost or not usable, wholly or in part.
+    fn lost_mask(&self) -> u32 {
+        self.record.failed_mask() | mask_of(self.lost().iter())
+    }
+
     /// The replay of the group's journal, to be run before the group is opened; `None` if it has none.
     pub fn replay(&self) -> Option<Replay> {
         let journal = self.record.journal.filter(|journal| journal.lanes > 0)?;
@@ -318,11 +332,7 @@ impl Candidate {
             group: self.record.group,
             block: self.record.block,
         };
-        Some(Replay::new(
-            layout,
-            Layout::fixed(self.record.geometry()),
-            members,
-        ))
+        Some(Replay::new(layout, self.record.layout(), members))
     }
 
     /// The copies of the write-intent bitmap that [`Self::load_intent`] wants to see; none if nothing has been kept.
@@ -531,10 +541,13 @@ fn assemble_group(
     parts: &[Part<'_>],
     options: &AssembleOptions,
 ) -> Result<Candidate, Refusal> {
-    let members: Vec<MemberFinding> = (0u8..)
-        .zip(&record.members)
-        .map(|(member, _)| judge_member(record, MemberIndex(member), parts))
-        .collect();
+    let taken_back;
+    let (mut record, mut members) = (record, judge_members(record, parts));
+    if let Some(narrow) = without_expansion(record, &members) {
+        taken_back = narrow;
+        record = &taken_back;
+        members = judge_members(record, parts);
+    }
     let lost = lost_members(record, &members);
     if record.exclusive_local && options.shared {
         return Err(Refusal::ExclusiveLocal);
@@ -569,6 +582,37 @@ fn assemble_group(
             .map(|spare| judge_spare(*spare, parts))
             .collect(),
     })
+}
+
+/// The record without an expansion over whose new members nothing is laid out yet, if one of them is not usable: power went before
+/// all of them had become members, and there is nothing to lose by forgetting about it. The scratch area has to be clean first: it is
+/// a part of the journal.
+fn without_expansion(record: &GroupRecord, members: &[MemberFinding]) -> Option<GroupRecord> {
+    let untouched = |expansion: &ExpansionRecord| record.is_untouched() && !expansion.awaits_restore();
+    let old_members = record.expansion.filter(untouched)?.old_members;
+    let is_there = |finding: &MemberFinding| matches!(finding.role, MemberRole::Current | MemberRole::Behind);
+    let (_, new) = members.split_at(usize::from(old_members));
+    if new.iter().all(is_there) {
+        return None;
+    }
+    let mut narrow = record.clone();
+    narrow.expansion = None;
+    narrow.members.truncate(usize::from(old_members));
+    if narrow.rebuilding_mask() == 0 {
+        (narrow.rebuilt_rows, narrow.rebuild_partial) = (0, false);
+    }
+    let whole = narrow.failed_mask() == 0;
+    if let Some(intent) = narrow.intent.as_mut().filter(|_| whole) {
+        intent.since_generation = 0;
+    }
+    Some(narrow)
+}
+
+fn judge_members(record: &GroupRecord, parts: &[Part<'_>]) -> Vec<MemberFinding> {
+    let members = (0u8..).zip(&record.members);
+    members
+        .map(|(member, _)| judge_member(record, MemberIndex(member), parts))
+        .collect()
 }
 
 /// Refuses what only the operator can accept.
@@ -607,6 +651,8 @@ fn check_identities(parts: &[Part<'_>]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether records agree about what never changes. Expansions add members; one that never began may have left records of more
+/// members, even of the same generation.
 fn same_shape(a: &GroupRecord, b: &GroupRecord) -> bool {
     let shape = |record: &GroupRecord| {
         let size = (record.strip_blocks, record.block, record.data_start, record.rows);
@@ -616,7 +662,7 @@ fn same_shape(a: &GroupRecord, b: &GroupRecord) -> bool {
             .map(|intent| (intent.start, intent.blocks, intent.rows_per_bit));
         (
             (record.array, record.group, record.name.clone()),
-            (record.level, record.members.len(), size),
+            (record.level, size),
             (record.exclusive_local, record.durability, journal, intent),
         )
     };
@@ -698,7 +744,8 @@ fn halves(record: &GroupRecord) -> bool {
         // Round an odd number of members no two sets without a common one hold everything.
         Level::Raid10 => record.members.len().is_multiple_of(2),
         Level::Raid0 | Level::Raid5 | Level::Raid6 | Level::RaidTp => {
-            usize::from(record.data_members()) * 2 <= record.members.len()
+            // What a start needs, it needs of the old layout, too.
+            u32::from(record.data_members()) * 2 <= record.old_members_mask().count_ones()
         }
     }
 }

@@ -315,6 +315,7 @@ fn compose(spec: &GroupSpec, ids: &CreateIds, regions: &Regions, rows: u64) -> G
         rebuilt_rows: 0,
         rebuild_partial: false,
         scrub_row: 0,
+        expansion: None,
         members: ids.drives.iter().map(member).collect(),
         spares: Vec::new(),
         vdisks: Vec::new(),
@@ -325,13 +326,15 @@ fn compose(spec: &GroupSpec, ids: &CreateIds, regions: &Regions, rows: u64) -> G
 struct Regions {
     journal: Option<JournalRecord>,
     intent: Option<IntentRecord>,
+    /// Left free before the data.
+    scratch_bytes: u64,
 }
 
 impl Regions {
     fn data_start_bytes(&self, spec: &GroupSpec) -> u64 {
         let journal = self.journal.map_or(0, |journal| journal.blocks);
         let intent = self.intent.map_or(0, |intent| u64::from(intent.blocks));
-        HEAD_BYTES + (journal + intent) * u64::from(spec.block.bytes())
+        HEAD_BYTES + (journal + intent) * u64::from(spec.block.bytes()) + self.scratch_bytes
     }
 }
 
@@ -341,6 +344,7 @@ fn plan_regions(spec: &GroupSpec) -> Result<Regions, CreateError> {
         return Ok(Regions {
             journal: None,
             intent: None,
+            scratch_bytes: scratch_bytes(spec),
         });
     }
     let block_bytes = u64::from(spec.block.bytes());
@@ -385,7 +389,16 @@ fn plan_regions(spec: &GroupSpec) -> Result<Regions, CreateError> {
     Ok(Regions {
         journal: Some(journal.expect("the region has room for one lane and the one for recovery")),
         intent: Some(intent),
+        scratch_bytes: 0,
     })
+}
+
+/// Room for the first rows of an expansion where no journal has any: as many as ever overlap their sources, one for each member that
+/// there can be; on tiny drives a sixteenth at most, and maybe nothing.
+fn scratch_bytes(spec: &GroupSpec) -> u64 {
+    let row_bytes = member_row_bytes(spec);
+    let rows = (usable_bytes(spec) / 16 / row_bytes).min(MEMBERS_MAX as u64);
+    rows * row_bytes
 }
 
 /// Bytes of a drive for its journal if nobody says otherwise: a 64th, at least some lanes of the shortest kind, at most 1 GiB; on

@@ -23,8 +23,9 @@ mod vdisks;
 
 use thiserror::Error;
 
+use super::expansion::{ExpansionRecord, Layout, ScratchState};
 use super::superblock::{Found, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
-use super::{MemberIndex, MemberSet};
+use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::drive::health::Reason;
 
@@ -169,6 +170,15 @@ pub enum Event {
         /// What it shall be.
         spec: VdiskSpec,
     },
+    /// An operator wants a virtual disk larger, where it is.
+    ResizeVdisk {
+        /// Names the request.
+        request: RequestId,
+        /// Which one.
+        nsid: u32,
+        /// How large, at least what it is; [`VdiskSize::LargestFree`] takes all that is free behind it.
+        size: VdiskSize,
+    },
     /// An operator wants a virtual disk gone, and its data with it.
     DeleteVdisk {
         /// Names the request.
@@ -221,6 +231,28 @@ pub enum Event {
         /// Its identity.
         spare: Uuid,
     },
+    /// An operator gives the group more members, over which its rows are laid out anew.
+    Expand {
+        /// Names the request.
+        request: RequestId,
+        /// The drives, in order of the new members.
+        drives: Vec<DriveFacts>,
+        /// A fresh identity for each.
+        identities: Vec<Uuid>,
+        /// Take them whatever is on them.
+        force: bool,
+    },
+    /// This is in the scratch area of an expansion, flushed on all members; or is about to be there: [`ScratchState::Dirty`] is durable
+    /// before anything is written there.
+    ExpansionScratch(ScratchState),
+    /// Rows below `frontier` are laid out anew, and all members were flushed afterwards.
+    ExpansionProgress {
+        /// First row that is left.
+        frontier: u64,
+    },
+    /// A [`Restore`](crate::amf::expansion::Restore) has come this far with what an expansion had left in the scratch area; instead of
+    /// [`Event::Start`].
+    Restored(ExpansionRecord),
     /// Rows below `rows` have been rebuilt onto the members under rebuild, which were flushed afterwards.
     RebuildProgress {
         /// Which work, as [`Action::RebuildNeeded`] called it; ignored if that is over.
@@ -269,6 +301,16 @@ pub enum Action {
         /// Its drive, by its place in the configuration.
         drive: u16,
     },
+    /// From the [`Action::Members`] that follows on blocks lie like this; durable. Engines are told unless only what is in the
+    /// scratch area differs.
+    Layout {
+        /// Where every block is.
+        layout: Layout,
+        /// What the superblocks say of the expansion; `None` when it is over.
+        expansion: Option<ExpansionRecord>,
+    },
+    /// The answer to [`Event::Restored`]: all writes were answered, and the group is to be assembled once more.
+    Restored,
     /// These members are usable from now on; durable. Goes to every engine.
     Members(MemberSet),
     /// Writes may be acknowledged from memory: it is durable that they may be lost.
@@ -282,6 +324,8 @@ pub enum Action {
     Started,
     /// A virtual disk is there.
     VdiskAdded(VdiskRecord),
+    /// A virtual disk has got larger.
+    VdiskResized(VdiskRecord),
     /// A virtual disk goes: take the namespace away, drain its commands, then send [`Event::VdiskDrained`].
     VdiskRemoved {
         /// Which one.
@@ -335,6 +379,10 @@ pub struct RebuildWork {
 pub enum Answer {
     /// The virtual disk as it is.
     VdiskCreated(VdiskRecord),
+    /// The virtual disk as it is by now.
+    VdiskResized(VdiskRecord),
+    /// The group has its new members, and its rows are being laid out anew.
+    Expanding,
     /// The virtual disk is gone and its extent free.
     VdiskDeleted {
         /// Which one.
@@ -422,6 +470,56 @@ pub enum RequestError {
     /// The table is full.
     #[error("the group has {VDISKS_MAX} virtual disks, which is the most: delete one first")]
     TooManyVdisks,
+    /// It would get smaller, or stay as it is.
+    #[error("the virtual disk has {blocks} blocks, and only grows: ask for more")]
+    Shrinks {
+        /// What it has.
+        blocks: u64,
+    },
+    /// Something is behind it.
+    #[error(
+        "the virtual disk can have {blocks_max} blocks at most where it is: delete the one behind it, or expand the group"
+    )]
+    NoSpaceBehind {
+        /// The most that it can have.
+        blocks_max: u64,
+    },
+    /// An expansion is going on.
+    #[error("an expansion of the group is going on: wait for its end")]
+    ExpansionRunning,
+    /// More members would not hold more.
+    #[error("members of a raid1 group all hold the same: copy the data to a new raid10 group instead")]
+    NotExpandable,
+    /// No drive was named.
+    #[error("an expansion needs drives: name at least one")]
+    NoDrives,
+    /// More than 32.
+    #[error("a group has at most {MEMBERS_MAX} members: add fewer")]
+    TooManyMembers,
+    /// Rows of an even and of an odd number of members differ.
+    #[error("a raid10 group grows by an even number of drives: add one more, or one less")]
+    OddNumber,
+    /// A member is lost or being rebuilt, or check data is still being computed.
+    #[error(
+        "the group is degraded, being rebuilt or being synchronised: an expansion begins when every member is in use and that is over"
+    )]
+    NotHealthy,
+    /// One drive twice.
+    #[error("a drive is named twice: name each once")]
+    DriveTwice,
+    /// The group was made without room for it.
+    #[error(
+        "the group was made without room for the first rows of an expansion: copy the data to a new group with more drives"
+    )]
+    NoScratch,
+    /// Longer rows do not fit the journal.
+    #[error(
+        "the journal is too small for rows over so many drives: restart the node with fewer cores, or copy the data to a new group"
+    )]
+    ShortLanes,
+    /// The group is tiny.
+    #[error("the group has too few rows to be laid out over so many drives: copy the data to a new group")]
+    TooFewRows,
     /// The level has no redundancy.
     #[error("the group has no redundancy, so that nothing could be rebuilt: make a group of another level")]
     NoRedundancy,

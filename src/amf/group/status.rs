@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::FailReason;
 use crate::amf::MemberIndex;
+use crate::amf::expansion::ExpansionRecord;
 use crate::amf::geometry::Level;
 use crate::amf::superblock::{Durability, JournalRecord, Name, Uuid};
 use crate::drive::DriveError;
@@ -191,6 +192,8 @@ pub struct GroupSnapshot {
     pub rebuild: Option<RebuildSnapshot>,
     /// The row at which a scrub goes on.
     pub scrub_row: u64,
+    /// How far an expansion is that is going on.
+    pub expansion: Option<ExpansionRecord>,
     /// Every spare drive.
     pub spares: Vec<SpareSnapshot>,
     /// Every member, in order.

@@ -2,6 +2,7 @@
 
 mod assembly;
 mod creation;
+mod expansion;
 mod power_cuts;
 mod replacement;
 mod running;

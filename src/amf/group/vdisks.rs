@@ -24,24 +24,9 @@ pub fn free_nsid(taken: impl Iterator<Item = u32>) -> Option<u32> {
     (candidate <= NSID_MAX).then_some(candidate)
 }
 
-/// The free extents of a group in rows, `(first row, rows)`, in order.
-pub(super) fn free_extents(record: &GroupRecord) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let taken = record
-        .vdisks
-        .iter()
-        .map(|vdisk| (vdisk.start.0 / record.row_blocks(), record.rows_for(vdisk.blocks)));
-    let end = std::iter::once((record.rows, 0));
-    let gaps = taken.chain(end).scan(0, |next, (first, rows)| {
-        let gap = (*next, first - *next);
-        *next = first + rows;
-        Some(gap)
-    });
-    gaps.filter(|&(_, rows)| rows > 0)
-}
-
 /// Blocks that no virtual disk has reserved.
 pub(super) fn free_blocks(record: &GroupRecord) -> u64 {
-    free_extents(record).map(|(_, rows)| rows).sum::<u64>() * record.row_blocks()
+    record.free_extents().map(|(_, blocks)| blocks).sum()
 }
 
 /// Puts a new virtual disk into the table: whole rows, first fit. Says why not if it cannot be.
@@ -66,8 +51,7 @@ pub(super) fn create(record: &mut GroupRecord, spec: &VdiskSpec) -> Result<Vdisk
     if vdisks().any(|other| other.nsid == nsid) {
         return Err(RequestError::NsidTaken(nsid));
     }
-    let (first_row, blocks) = place(record, spec.size)?;
-    let start = GroupLba(first_row * record.row_blocks());
+    let (start, blocks) = place(record, spec.size)?;
     let vdisk = VdiskRecord {
         nsid,
         name: spec.name.clone(),
@@ -81,20 +65,48 @@ pub(super) fn create(record: &mut GroupRecord, spec: &VdiskSpec) -> Result<Vdisk
     Ok(vdisk)
 }
 
-/// Finds the first row of an extent, and the blocks that hosts will see.
-fn place(record: &GroupRecord, size: VdiskSize) -> Result<(u64, u64), RequestError> {
-    let largest = free_extents(record).map(|(_, rows)| rows).max().unwrap_or(0);
+/// Finds the first block of an extent, and the blocks that hosts will see.
+fn place(record: &GroupRecord, size: VdiskSize) -> Result<(GroupLba, u64), RequestError> {
+    let largest = record.free_extents().map(|(_, blocks)| blocks).max().unwrap_or(0);
     let no_space = RequestError::NoSpace {
-        largest_free_blocks: largest * record.row_blocks(),
+        largest_free_blocks: largest,
     };
-    let (rows, blocks) = match size {
+    let blocks = match size {
         VdiskSize::Blocks(0) => return Err(RequestError::Empty),
-        VdiskSize::Blocks(blocks) => (record.rows_for(blocks), blocks),
+        VdiskSize::Blocks(blocks) => blocks,
         VdiskSize::LargestFree if largest == 0 => return Err(no_space),
-        VdiskSize::LargestFree => (largest, largest * record.row_blocks()),
+        VdiskSize::LargestFree => largest,
     };
-    let (first_row, _) = free_extents(record)
-        .find(|&(_, free)| free >= rows)
+    let (start, _) = record
+        .free_extents()
+        .find(|&(_, free)| free >= blocks)
         .ok_or(no_space)?;
-    Ok((first_row, blocks))
+    Ok((GroupLba(start), blocks))
+}
+
+/// Makes a virtual disk larger where it is. Says why not if it cannot be, and nothing of it changes then.
+pub(super) fn resize(
+    record: &mut GroupRecord,
+    nsid: u32,
+    size: VdiskSize,
+) -> Result<VdiskRecord, RequestError> {
+    let most = record.blocks_max(nsid).ok_or(RequestError::NoSuchVdisk(nsid))?;
+    let vdisk = record.vdisks.iter_mut().find(|vdisk| vdisk.nsid == nsid);
+    let vdisk = vdisk.expect("it has an extent");
+    let blocks = match size {
+        VdiskSize::Blocks(blocks) => blocks,
+        VdiskSize::LargestFree => most,
+    };
+    match size {
+        VdiskSize::Blocks(blocks) if blocks <= vdisk.blocks => {
+            Err(RequestError::Shrinks { blocks: vdisk.blocks })
+        }
+        VdiskSize::Blocks(_) | VdiskSize::LargestFree if blocks > most || most == vdisk.blocks => {
+            Err(RequestError::NoSpaceBehind { blocks_max: most })
+        }
+        VdiskSize::Blocks(_) | VdiskSize::LargestFree => {
+            vdisk.blocks = blocks;
+            Ok(vdisk.clone())
+        }
+    }
 }

@@ -18,10 +18,14 @@
 //! | 152..168 | rebuilt rows, scrub row: 8 bytes each |
 //! | 168..208 | journal start, blocks, incarnation; intent start, since generation: 8 bytes each |
 //! | 208..222 | lane blocks, intent blocks, rows per bit: 4 bytes each; lanes: 2 bytes |
+//! | 222..240 | members before the expansion that is going on (0: none), state of its scratch area; frontier, end of what is in the area: 8 bytes each |
 //! | 240..368 | 8 spares of 16 bytes: drive UUID |
 //! | 508..512 | CRC-32C |
 //! | 512..1536 | 32 members of 32 bytes: drive UUID, generation it last took part in, state |
 //! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length |
+//!
+//! Version 3 is for groups that are being expanded, or in which an expansion has left virtual disks that share a row; programs that
+//! know version 2 alone must not touch those. All other records are of version 2.
 
 use nvme::crc32c;
 use thiserror::Error;
@@ -32,11 +36,13 @@ use super::{
     VdiskRecord,
 };
 use crate::amf::MemberIndex;
+use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Level;
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
 pub(super) const MAGIC: [u8; 8] = *b"BRAIDSB1";
 const VERSION: u16 = 2;
+const VERSION_EXPANDED: u16 = 3;
 
 const LEVEL_AT: usize = 10;
 const BLOCK_SHIFT_AT: usize = 11;
@@ -53,6 +59,10 @@ const LANE_BLOCKS_AT: usize = 208;
 const INTENT_BLOCKS_AT: usize = 212;
 const ROWS_PER_BIT_AT: usize = 216;
 const LANES_AT: usize = 220;
+const OLD_MEMBERS_AT: usize = 222;
+const SCRATCH_AT: usize = 223;
+const FRONTIER_AT: usize = 224;
+const SCRATCH_TO_AT: usize = 232;
 const SPARE_TABLE_AT: usize = 240;
 const SPARE_BYTES: usize = 16;
 const CRC_AT: usize = 508;
@@ -89,7 +99,9 @@ pub enum ParseError {
     #[error("checksum does not fit: the copy is torn or damaged; another copy or drive has to serve")]
     Checksum,
     /// Written by another version of Braid.
-    #[error("format version {0}, this program knows {VERSION}: use the program that created the group")]
+    #[error(
+        "format version {0}, this program knows {VERSION} and {VERSION_EXPANDED}: use the program that created the group"
+    )]
     Version(u16),
     /// A field has a value that this version does not know.
     #[error("{field} has the unknown value {value}: use the program that created the group")]
@@ -118,7 +130,7 @@ pub fn encode(superblock: &Superblock) -> Box<[u8; RECORD_BYTES]> {
     let record = &superblock.record;
     let mut bytes = Box::new([0; RECORD_BYTES]);
     bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[8..10].copy_from_slice(&version_of(record).to_le_bytes());
     bytes[LEVEL_AT] = level_code(record.level);
     bytes[BLOCK_SHIFT_AT] = u8::try_from(record.block.shift()).expect("a shift is below 64");
     bytes[MEMBERS_AT] = u8::try_from(record.members.len()).expect("checked: at most 32");
@@ -141,6 +153,16 @@ pub fn encode(superblock: &Superblock) -> Box<[u8; RECORD_BYTES]> {
     bytes[SPARES_AT] = u8::try_from(record.spares.len()).expect("checked: at most 8");
     put_u32(&mut bytes[100..], record.strip_blocks);
     put_numbers(&mut bytes[..], superblock);
+    if let Some(expansion) = &record.expansion {
+        let (scratch, scratch_to) = match expansion.scratch {
+            ScratchState::Clean => (0, 0),
+            ScratchState::Dirty => (1, 0),
+            ScratchState::Holds { to } => (2, to),
+        };
+        (bytes[OLD_MEMBERS_AT], bytes[SCRATCH_AT]) = (expansion.old_members, scratch);
+        put_u64(&mut bytes[FRONTIER_AT..], expansion.frontier);
+        put_u64(&mut bytes[SCRATCH_TO_AT..], scratch_to);
+    }
     for (index, spare) in record.spares.iter().enumerate() {
         bytes[SPARE_TABLE_AT + index * SPARE_BYTES..][..SPARE_BYTES].copy_from_slice(&spare.0);
     }
@@ -173,7 +195,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         return Err(ParseError::Checksum);
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if version != VERSION {
+    if version != VERSION && version != VERSION_EXPANDED {
         return Err(ParseError::Version(version));
     }
     let flags = bytes[FLAGS_AT];
@@ -205,6 +227,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         rebuilt_rows: u64_at(bytes, 152),
         rebuild_partial: flags & FLAG_REBUILD_PARTIAL != 0,
         scrub_row: u64_at(bytes, 160),
+        expansion: parse_expansion(bytes)?,
         members: parse_members(bytes)?,
         spares: parse_spares(bytes)?,
         vdisks: parse_vdisks(bytes)?,
@@ -227,6 +250,15 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         Ok(superblock)
     } else {
         Err(ParseError::Reserved)
+    }
+}
+
+/// The oldest version whose readers understand the record.
+fn version_of(record: &GroupRecord) -> u16 {
+    if record.expansion.is_some() || record.has_shared_rows() {
+        VERSION_EXPANDED
+    } else {
+        VERSION
     }
 }
 
@@ -383,6 +415,28 @@ fn parse_intent(bytes: &[u8]) -> Option<IntentRecord> {
     (intent != NO_INTENT).then_some(intent)
 }
 
+fn parse_expansion(bytes: &[u8]) -> Result<Option<ExpansionRecord>, ParseError> {
+    let scratch = match bytes[SCRATCH_AT] {
+        0 => ScratchState::Clean,
+        1 => ScratchState::Dirty,
+        2 => ScratchState::Holds {
+            to: u64_at(bytes, SCRATCH_TO_AT),
+        },
+        value => {
+            return Err(ParseError::Unknown {
+                field: "state of an expansion",
+                value,
+            });
+        }
+    };
+    let expansion = ExpansionRecord {
+        old_members: bytes[OLD_MEMBERS_AT],
+        frontier: u64_at(bytes, FRONTIER_AT),
+        scratch,
+    };
+    Ok((expansion.old_members != 0).then_some(expansion))
+}
+
 fn parse_spares(bytes: &[u8]) -> Result<Vec<Uuid>, ParseError> {
     let count = usize::from(bytes[SPARES_AT]);
     if count > SPARES_MAX {
@@ -509,7 +563,7 @@ fn put_u64(bytes: &mut [u8], value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{full, small, striped};
+    use super::super::samples::{expanding, full, small, striped};
     use super::*;
 
     /// Puts the right checksum onto a record that was tampered with.
@@ -528,7 +582,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for superblock in [small(), full(), striped(1), striped(2), striped(32)] {
+        for superblock in [small(), full(), expanding(), striped(1), striped(2), striped(32)] {
             assert_eq!(parse(&encode(&superblock)[..]), Ok(superblock));
         }
         for parity in [
@@ -564,7 +618,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        for superblock in [small(), full(), striped(1)] {
+        for superblock in [small(), full(), expanding(), striped(1)] {
             let mut bytes = encode(&superblock);
             for at in 0..RECORD_BYTES {
                 for bit in 0..8 {
@@ -580,7 +634,7 @@ mod tests {
     #[test]
     fn every_changed_byte_under_a_right_checksum_is_checked() {
         let mut accepted = 0;
-        for superblock in [small(), full(), striped(1), striped(4)] {
+        for superblock in [small(), full(), expanding(), striped(1), striped(4)] {
             for at in 0..RECORD_BYTES {
                 for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
                     let mut bytes = encode(&superblock);
@@ -643,6 +697,30 @@ mod tests {
         );
     }
 
+    /// A program that knows no expansions must not take such a group for one that lies as it always did.
+    #[test]
+    fn what_older_programs_would_misread_has_a_version_of_its_own() {
+        let version = |superblock: &Superblock| encode(superblock)[8];
+        assert_eq!(
+            (version(&small()), version(&full()), version(&expanding())),
+            (2, 2, 3)
+        );
+        let mut over = expanding();
+        over.record.expansion = None;
+        assert_eq!(version(&over), 3, "64 is not on a row of 48 blocks");
+        over.record.vdisks.pop();
+        assert_eq!(version(&over), 2);
+        let refused = |superblock: &Superblock, version: u8| {
+            let mut bytes = encode(superblock);
+            bytes[8] = version;
+            sign(&mut bytes[..]);
+            parse(&bytes[..])
+        };
+        assert_eq!(refused(&expanding(), 2), Err(ParseError::Reserved));
+        assert_eq!(refused(&small(), 3), Err(ParseError::Reserved));
+        assert_eq!(refused(&small(), 4), Err(ParseError::Version(4)));
+    }
+
     #[test]
     fn unknown_values_are_refused_by_field() {
         let unknown = |field, value| Err(ParseError::Unknown { field, value });
@@ -651,6 +729,7 @@ mod tests {
         assert_eq!(tampered(BLOCK_SHIFT_AT, &[200]), unknown("block shift", 200));
         assert_eq!(tampered(FLAGS_AT, &[32]), unknown("flags", 32));
         assert_eq!(tampered(DURABILITY_AT, &[0]), unknown("durability", 0));
+        assert_eq!(tampered(SCRATCH_AT, &[3]), unknown("state of an expansion", 3));
         assert_eq!(tampered(DURABILITY_AT, &[4]), unknown("durability", 4));
         assert_eq!(tampered(PARITY_AT, &[0]), unknown("state of the parity", 0));
         assert_eq!(
@@ -698,7 +777,8 @@ mod tests {
             Err(ParseError::Name("virtual disk"))
         );
         for reserved in [
-            222,
+            223,
+            224,
             239,
             SPARE_TABLE_AT + 16,
             368,

@@ -10,6 +10,8 @@
 
 mod codec;
 mod examine;
+mod expanding;
+mod extents;
 mod regions;
 #[cfg(test)]
 mod samples;
@@ -18,6 +20,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::expansion::ExpansionRecord;
 use super::geometry::{Geometry, Level, ROWS_MAX};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
@@ -186,7 +189,7 @@ pub struct MemberRecord {
     pub current_at: u64,
 }
 
-/// One virtual disk: a run of whole rows of the group.
+/// One virtual disk: a run of strips of the group, on rows of its own when it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VdiskRecord {
     /// Namespace identifier, `1..=0xffff_fffe`, unique in the group.
@@ -197,9 +200,9 @@ pub struct VdiskRecord {
     pub uuid: Uuid,
     /// NGUID of the namespace.
     pub nguid: [u8; 16],
-    /// First block, at the start of a row.
+    /// First block, at the start of a strip.
     pub start: GroupLba,
-    /// Blocks that hosts see. The rest of the last row stays reserved and unused.
+    /// Blocks that hosts see. The rest of the last strip stays reserved and unused.
     pub blocks: u64,
 }
 
@@ -275,6 +278,8 @@ pub struct GroupRecord {
     pub rebuild_partial: bool,
     /// The row at which a scrub goes on that was interrupted; 0 if none was.
     pub scrub_row: u64,
+    /// The group is being laid out anew over all members that it has now.
+    pub expansion: Option<ExpansionRecord>,
     /// One line per member, from the fewest of the level to 32.
     pub members: Vec<MemberRecord>,
     /// Drives that wait to take a failed member's place.
@@ -399,6 +404,9 @@ pub enum RecordError {
     /// The position of a rebuild or scrub.
     #[error("position of a rebuild or scrub contradicts the rows or the members")]
     Progress,
+    /// An expansion that goes nowhere, or is further than it can be.
+    #[error("state of an expansion contradicts the members, the rows or the journal")]
+    Expansion,
     /// Too many spares.
     #[error("more than {SPARES_MAX} spare drives")]
     Spares,
@@ -415,19 +423,14 @@ pub enum RecordError {
     #[error("two virtual disks share an identity")]
     VdiskTwice,
     /// A virtual disk that overlaps another, is empty, off a row, or beyond the group.
-    #[error("extent of a virtual disk is not inside the group, on rows of its own")]
+    #[error("extent of a virtual disk is not inside the group, on strips of its own")]
     Extent,
 }
 
 impl GroupRecord {
-    /// Members of one row that hold data.
+    /// Members of one row that hold data, in the layout by which capacity is counted.
     pub fn data_members(&self) -> u8 {
-        self.level.data_columns(self.width())
-    }
-
-    /// Whether all data can still be had without the members in this mask.
-    pub fn survives(&self, failed: u32) -> bool {
-        self.level.survives(self.width(), failed)
+        self.level.data_columns(self.host_width())
     }
 
     /// How many members may be lost, whichever they are.
@@ -444,19 +447,14 @@ impl GroupRecord {
         u8::try_from(self.members.len()).expect("a record has at most 32 members")
     }
 
-    /// Blocks of user data of one row.
+    /// Blocks of user data of one row, in the layout by which capacity is counted.
     pub fn row_blocks(&self) -> u64 {
         u64::from(self.data_members()) * u64::from(self.strip_blocks)
     }
 
-    /// Blocks of user data of the group.
+    /// Blocks of user data of the group; until an expansion is over, as many as before it.
     pub fn capacity_blocks(&self) -> u64 {
         self.rows * self.row_blocks()
-    }
-
-    /// Rows that this many blocks reserve.
-    pub fn rows_for(&self, blocks: u64) -> u64 {
-        blocks.div_ceil(self.row_blocks())
     }
 
     /// Whether a member may be lost at all.
@@ -491,7 +489,7 @@ impl GroupRecord {
         }
     }
 
-    /// Where the blocks of this group live.
+    /// Where the blocks of this group live: over all members, whether or not an expansion has got there yet.
     ///
     /// Panics if the record was never checked.
     pub fn geometry(&self) -> Geometry {
@@ -537,6 +535,7 @@ impl GroupRecord {
     /// Checks every field against every other; `Ok` means that the group could be started from it.
     pub fn check(&self) -> Result<(), RecordError> {
         self.check_shape()?;
+        self.check_widening()?;
         self.check_members()?;
         self.check_spares()?;
         let step = self
@@ -557,6 +556,7 @@ impl GroupRecord {
         }
         self.check_regions()?;
         self.check_progress()?;
+        self.check_expansion()?;
         self.check_vdisks()
     }
 
@@ -673,48 +673,6 @@ impl GroupRecord {
             return Err(RecordError::TooManyLost);
         }
         Ok(())
-    }
-
-    fn check_vdisks(&self) -> Result<(), RecordError> {
-        if self.vdisks.len() > VDISKS_MAX {
-            return Err(RecordError::Vdisks);
-        }
-        let mut free_from = 0;
-        for (index, vdisk) in self.vdisks.iter().enumerate() {
-            if vdisk.nsid == 0 || vdisk.nsid == u32::MAX {
-                return Err(RecordError::Nsid);
-            }
-            if vdisk.uuid == Uuid::NIL {
-                return Err(RecordError::NilUuid);
-            }
-            if self.vdisks[..index]
-                .iter()
-                .any(|other| other.shares_identity(vdisk))
-            {
-                return Err(RecordError::VdiskTwice);
-            }
-            let on_row = vdisk.start.0.is_multiple_of(self.row_blocks());
-            if !on_row || vdisk.blocks == 0 || vdisk.blocks > self.capacity_blocks() {
-                return Err(RecordError::Extent);
-            }
-            let first_row = vdisk.start.0 / self.row_blocks();
-            let rows = self.rows_for(vdisk.blocks);
-            if first_row < free_from || first_row > self.rows || rows > self.rows - first_row {
-                return Err(RecordError::Extent);
-            }
-            free_from = first_row + rows;
-        }
-        Ok(())
-    }
-}
-
-impl VdiskRecord {
-    /// Whether a host could take the two for one.
-    pub fn shares_identity(&self, other: &Self) -> bool {
-        self.nsid == other.nsid
-            || self.name == other.name
-            || self.uuid == other.uuid
-            || self.nguid == other.nguid
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, Level, MemberRecord, MemberState, Name,
     ParityState, SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
+use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::{MEMBERS_MAX, MemberIndex};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
@@ -55,6 +56,7 @@ pub(super) fn small() -> Superblock {
         rebuilt_rows: 0,
         rebuild_partial: false,
         scrub_row: 3,
+        expansion: None,
         members: vec![member(1), member(2), member(3)],
         spares: vec![Uuid([0x51; 16])],
         vdisks: vec![vdisk(1, 0, 33), vdisk(2, 64, 960)],
@@ -64,6 +66,20 @@ pub(super) fn small() -> Superblock {
         carrier: Carrier::Member(MemberIndex(1)),
         drive_bytes: 5 << 20,
     }
+}
+
+/// The same with a fourth member, over which five of the rows are laid out by now; the sixth is in the scratch area.
+pub(super) fn expanding() -> Superblock {
+    let mut superblock = small();
+    let mut member = superblock.record.members[0];
+    member.drive = Uuid([4; 16]);
+    superblock.record.members.push(member);
+    superblock.record.expansion = Some(ExpansionRecord {
+        old_members: 3,
+        frontier: 5,
+        scratch: ScratchState::Holds { to: 6 },
+    });
+    superblock
 }
 
 /// Stripes without redundancy, on up to 32 members.

@@ -69,9 +69,8 @@ impl Work {
             return RowAnswer::Failed;
         }
         match (process, outcome) {
-            (Process::Rebuild | Process::Sync, _) | (Process::Scrub, Some(ScrubOutcome::Clean)) => {
-                RowAnswer::Done
-            }
+            (Process::Rebuild | Process::Sync | Process::Expansion, _)
+            | (Process::Scrub, Some(ScrubOutcome::Clean)) => RowAnswer::Done,
             (Process::Scrub, Some(ScrubOutcome::Unchecked) | None) => RowAnswer::Failed,
             (
                 Process::Scrub,
@@ -189,6 +188,7 @@ impl Node {
                 from_row: work.from_row,
             }),
             sync_from: snapshot.resync.map(|left| left.next_row),
+            expansion: None,
         };
         if self.work.needs != needs {
             self.work.needs = needs;
@@ -247,6 +247,7 @@ impl Node {
                 let id = core.take_slot(Owner::Row(command.process, command.row.0), Vec::new());
                 core.submit(id, request_of(command));
             }
+            Action::Wave { .. } => unreachable!("no group of a simulation is expanded"),
             Action::Flush => {
                 let core = &mut self.cores[0];
                 let id = core.take_slot(Owner::BackgroundFlush, Vec::new());
@@ -262,6 +263,7 @@ impl Node {
                     Process::Sync => GroupEvent::ResyncProgress { next_row },
                     Process::Rebuild => GroupEvent::RebuildProgress { wave, rows: next_row },
                     Process::Scrub => GroupEvent::ScrubProgress { row: next_row },
+                    Process::Expansion => unreachable!("its waves are durable when they are answered"),
                 };
                 self.group_event(event, out);
             }
@@ -271,6 +273,7 @@ impl Node {
                     Process::Sync => GroupEvent::ResyncDone,
                     Process::Rebuild => GroupEvent::RebuildDone { wave },
                     Process::Scrub => GroupEvent::ScrubProgress { row: 0 },
+                    Process::Expansion => return, // The group has said so before.
                 };
                 self.group_event(event, out);
             }
@@ -290,11 +293,12 @@ impl Node {
 }
 
 /// What the engine is asked for.
-const fn request_of(command: RowCommand) -> Request {
+fn request_of(command: RowCommand) -> Request {
     let row = command.row;
     match command.process {
         Process::Rebuild => Request::Rebuild { row },
         Process::Sync => Request::Resync { row },
+        Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {
             row,
             repair: command.repair,

@@ -110,7 +110,10 @@ impl Node {
                 }
                 out.push(Effect::Stopped { clean });
             }
-            Action::VdiskRemoved { .. } => unreachable!("no host of a simulation deletes its disk"),
+            Action::VdiskRemoved { .. } | Action::VdiskResized(_) => {
+                unreachable!("no host of a simulation deletes or resizes its disk")
+            }
+            Action::Layout { .. } | Action::Restored => unreachable!("no group of a simulation is expanded"),
             Action::RebuildNeeded(work) => self.work.rebuild = Some(work),
             Action::RebuildOver { .. } => self.work.rebuild = None,
             Action::Reply {

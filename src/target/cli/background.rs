@@ -65,7 +65,7 @@ pub(super) fn run(command: BackgroundCommand) -> Result<(), Failure> {
 }
 
 /// Makes a call, waits for the end of the work if that is wanted, and shows how things are then.
-fn order(options: &Options, request: &Request, wait: bool) -> Result<(), Failure> {
+pub(super) fn order(options: &Options, request: &Request, wait: bool) -> Result<(), Failure> {
     let mut client = call::connect(options)?;
     let mut group = asked(client.call(request)?)?;
     if wait {

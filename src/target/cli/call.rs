@@ -9,8 +9,8 @@ use super::options::{
 use super::show;
 use super::{Failure, print, print_json};
 use crate::target::manage::{
-    DriveAddSpare, DriveFail, DriveInject, DriveName, DriveRemoveSpare, DriveReplace, GroupCreate, GroupName,
-    Reply, Request, VdiskCreate, VdiskDelete, VdiskName,
+    DriveAddSpare, DriveFail, DriveInject, DriveName, DriveRemoveSpare, DriveReplace, GroupCreate,
+    GroupExpand, GroupName, Reply, Request, VdiskCreate, VdiskDelete, VdiskName, VdiskResize,
 };
 use crate::target::rpc::{Client, ClientError, Runtime, node_sockets};
 
@@ -58,6 +58,16 @@ pub(super) fn group(command: GroupCommand) -> Result<(), Failure> {
             };
             ask(&client, &Request::GroupCreate(create))
         }
+        GroupCommand::Expand {
+            group,
+            drives,
+            force,
+            wait,
+            client,
+        } => {
+            let expand = GroupExpand { group, drives, force };
+            super::background::order(&client, &Request::GroupExpand(expand), wait)
+        }
         GroupCommand::Background(command) => super::background::run(command),
     }
 }
@@ -93,6 +103,9 @@ pub(super) fn vdisk(command: VdiskCommand) -> Result<(), Failure> {
                 nsid,
             }),
         ),
+        VdiskCommand::Resize { vdisk, size, client } => {
+            ask(&client, &Request::VdiskResize(VdiskResize { vdisk, size }))
+        }
         VdiskCommand::Delete { vdisk, force, client } => {
             ask(&client, &Request::VdiskDelete(VdiskDelete { vdisk, force }))
         }

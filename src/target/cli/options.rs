@@ -175,6 +175,27 @@ pub enum GroupCommand {
     /// Create a group from free drives
     #[command(after_help = help::GROUP_CREATE)]
     Create(GroupCreateArgs),
+    /// Give a group more drives; its data is laid out anew over all of them while hosts go on
+    #[command(after_help = help::GROUP_EXPAND)]
+    Expand {
+        /// Name of the group
+        group: String,
+        /// A drive that it gets; name as many as it shall get
+        #[arg(long = "drive", value_name = "DRIVE", required = true)]
+        drives: Vec<String>,
+        /// Take the drives whatever is on them: it is destroyed
+        #[arg(long)]
+        force: bool,
+        /// Wait for the end with a progress bar
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
     /// What goes on beside hosts
     #[command(flatten)]
     Background(BackgroundCommand),
@@ -207,7 +228,7 @@ pub enum BackgroundCommand {
         )]
         client: Client,
     },
-    /// Show how far rebuild, synchronisation or scrub of a group is
+    /// Show how far rebuild, synchronisation, expansion or scrub of a group is
     #[command(after_help = help::GROUP_REBUILD_STATUS)]
     RebuildStatus {
         /// Name of the group
@@ -329,6 +350,21 @@ pub enum VdiskCommand {
         /// Namespace identifier that hosts see [default: the lowest free one]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
         nsid: Option<u32>,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Make a virtual disk larger; hosts see it at once
+    #[command(after_help = help::VDISK_RESIZE)]
+    Resize {
+        /// Name of the virtual disk, or its namespace number
+        vdisk: String,
+        /// Its size from now on, such as 2GiB, or all that is free behind it
+        #[arg(long, value_name = "SIZE", value_parser = parse_vdisk_size)]
+        size: Size,
         #[command(flatten)]
         #[expect(
             missing_docs,
@@ -757,6 +793,13 @@ Examples:
   braid group scrub g0 --wait
   braid group scrub g0 --check-only
   braid group scrub g0 --stop";
+    pub const GROUP_EXPAND: &str = "\
+Hosts go on meanwhile. The new capacity can be used at the end: make a virtual disk in it, or make one larger with
+`braid vdisk resize`.
+
+Examples:
+  braid group expand g0 --drive d4
+  braid group expand g0 --drive d4 --drive d5 --wait";
     pub const GROUP_REBUILD_STATUS: &str = "\
 Examples:
   braid group rebuild-status g0
@@ -770,11 +813,18 @@ Examples:
 Examples:
   braid vdisk list
   braid vdisk create v1 --group g0 --size 1GiB
+  braid vdisk resize v1 --size 2GiB
   braid vdisk delete v1";
     pub const VDISK_CREATE: &str = "\
 Examples:
   braid vdisk create v1 --group g0 --size 1GiB
   braid vdisk create v2 --group g0 --size all --nsid 7";
+    pub const VDISK_RESIZE: &str = "\
+It only grows, and only into what is free behind it. Connected hosts see the new size without connecting again.
+
+Examples:
+  braid vdisk resize v1 --size 2GiB
+  braid vdisk resize 7 --size all";
     pub const VDISK_DELETE: &str = "\
 Example:
   braid vdisk delete v1";

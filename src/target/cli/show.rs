@@ -96,6 +96,13 @@ fn state_text(group: &GroupStatus) -> String {
         let percent = u128::from(group.resync_done_rows) * 100 / u128::from(group.rows);
         return format!("resyncing {percent} %");
     }
+    if let Some(done) = group
+        .expansion_done_rows
+        .filter(|_| group.state == GroupState::Healthy)
+    {
+        let percent = u128::from(done) * 100 / u128::from(group.rows.max(1));
+        return format!("expanding {percent} %");
+    }
     group.state.name().to_owned()
 }
 
@@ -475,6 +482,7 @@ mod tests {
             free_bytes: 384 << 20,
             rows: 4096,
             resync_done_rows: 1024,
+            expansion_done_rows: None,
             background: crate::target::manage::BackgroundStatus::default(),
             durability: Durability::Journal,
             journal_bytes: 32 << 20,

@@ -62,9 +62,8 @@ impl BackgroundControl {
             return RowAnswer::Failed;
         }
         match (process, outcome) {
-            (Process::Rebuild | Process::Sync, _) | (Process::Scrub, Some(ScrubOutcome::Clean)) => {
-                RowAnswer::Done
-            }
+            (Process::Rebuild | Process::Sync | Process::Expansion, _)
+            | (Process::Scrub, Some(ScrubOutcome::Clean)) => RowAnswer::Done,
             // Members were lost meanwhile: the row is compared when they are back.
             (Process::Scrub, Some(ScrubOutcome::Unchecked) | None) => RowAnswer::Failed,
             (
@@ -96,6 +95,7 @@ fn needs_of(group: &GroupControl) -> Needs {
             from_row: work.from_row,
         }),
         sync_from: snapshot.resync.map(|left| left.next_row),
+        expansion: group.expansion_need(),
     }
 }
 
@@ -231,6 +231,7 @@ impl Control {
                     }
                 }
             }
+            Action::Wave { from_row, to_row } => self.begin_wave(core, io, group, (from_row, to_row)),
             Action::Flush => match core
                 .commands
                 .insert(Owner::Internal(InternalCommand::BackgroundFlush), None)
@@ -247,6 +248,7 @@ impl Control {
                     Process::Sync => GroupEvent::ResyncProgress { next_row },
                     Process::Rebuild => GroupEvent::RebuildProgress { wave, rows: next_row },
                     Process::Scrub => GroupEvent::ScrubProgress { row: next_row },
+                    Process::Expansion => unreachable!("its waves are durable when they are answered"),
                 };
                 self.group_event(core, io, group, event);
             }
@@ -256,6 +258,7 @@ impl Control {
                     Process::Sync => GroupEvent::ResyncDone,
                     Process::Rebuild => GroupEvent::RebuildDone { wave },
                     Process::Scrub => GroupEvent::ScrubProgress { row: 0 },
+                    Process::Expansion => return, // The group has said so before.
                 };
                 self.group_event(core, io, group, event);
             }
@@ -265,11 +268,12 @@ impl Control {
 }
 
 /// What the engine is asked for.
-const fn request_of(command: RowCommand) -> Request {
+fn request_of(command: RowCommand) -> Request {
     let row = command.row;
     match command.process {
         Process::Rebuild => Request::Rebuild { row },
         Process::Sync => Request::Resync { row },
+        Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {
             row,
             repair: command.repair,

@@ -8,6 +8,7 @@ use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
 
 use super::background::BackgroundControl;
+use super::expansion::Relayout;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
 use crate::amf::engine::{Durability, GroupError, Request, WriteBackConfig};
@@ -112,6 +113,14 @@ pub(super) struct GroupControl {
     held: VecDeque<Action>,
     awaited: u16,
     phase: Phase,
+    /// The wave of an expansion that is being carried out.
+    pub(super) relayout: Option<Relayout>,
+    /// Every core knows of the members of the expansion that is going on.
+    pub(super) expands: bool,
+    /// A namespace that has grown, until every core serves its new size: number and blocks.
+    pub(super) resized: Option<(u32, u64)>,
+    /// Counts the times that cores were asked to hold rows.
+    pub(super) held_wave: u64,
     /// What is to be rebuilt.
     pub(super) rebuild: Option<RebuildWork>,
     pub(super) background: BackgroundControl,
@@ -136,6 +145,19 @@ impl GroupControl {
 
     pub(super) fn is_resyncing(&self) -> bool {
         self.machine.snapshot().resync.is_some()
+    }
+
+    /// Nothing more is done of what the machine wants before so many cores have answered.
+    pub(super) fn await_cores(&mut self, cores: u16) {
+        assert_eq!(self.awaited, 0, "one thing at a time");
+        self.awaited = cores;
+    }
+
+    /// A core has answered; true if it was the last.
+    pub(super) fn core_answered(&mut self) -> bool {
+        assert!(self.awaited > 0, "each core answers once");
+        self.awaited -= 1;
+        self.awaited == 0
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -185,6 +207,11 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
     }
 }
 
+/// What became of a journal before its group is opened.
+fn replay_of(report: Option<&ReplayReport>) -> Replay {
+    report.map_or(Replay::None, |report| Replay::Done { rows: report.rows })
+}
+
 impl Control {
     /// Opens one group: binds every core to it, then starts its machine.
     pub(super) fn open_group(
@@ -217,6 +244,7 @@ impl Control {
             index,
             name: machine.name().to_string(),
             geometry,
+            layout: machine.layout(),
             lock: LockTable::new(LOCK_SLOTS),
             drives,
             scratch_bytes: match memory {
@@ -235,12 +263,16 @@ impl Control {
             rebuilt_rows: 0,
         };
         self.groups.push(GroupControl {
+            expands: machine.expansion().is_some(),
             machine,
             shared: Arc::clone(&shared),
             drives: shared.drives.clone(),
             held: VecDeque::new(),
             awaited: 0,
             phase: Phase::Opening,
+            relayout: None,
+            resized: None,
+            held_wave: 0,
             rebuild: None,
             background,
             planned_spares: plan.spares,
@@ -254,9 +286,7 @@ impl Control {
         let opening = Opening {
             lanes: self.cores,
             lane_blocks_max,
-            replay: plan
-                .replayed
-                .map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
+            replay: replay_of(plan.replayed.as_ref()),
             marks_intent: false,
         };
         self.group_event(core, io, index, Event::Start(opening));
@@ -274,7 +304,7 @@ impl Control {
     }
 
     /// Carries out what a group's machine wants, in order, until the cores have to answer first.
-    fn run_actions(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+    pub(super) fn run_actions(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
         while self.groups[usize::from(group)].awaited == 0 {
             let Some(action) = self.groups[usize::from(group)].held.pop_front() else {
                 break;
@@ -301,8 +331,12 @@ impl Control {
         }
         self.drive_uses[usize::from(drive)].member = Some((group, member.0));
         let state = &mut self.groups[usize::from(group)];
-        state.drives[usize::from(member.0)] = Some(drive);
-        state.awaited = self.cores;
+        let at = usize::from(member.0);
+        if at >= state.drives.len() {
+            state.drives.resize(at + 1, None); // An expansion brings members.
+        }
+        state.drives[at] = Some(drive);
+        state.await_cores(self.cores);
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::MemberDrive { group, member, drive });
         }
@@ -311,9 +345,9 @@ impl Control {
     /// A core knows of a member's new drive.
     pub(super) fn member_drive_set(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
         let state = &mut self.groups[usize::from(group)];
-        assert!(state.awaited > 0, "each core answers once");
-        state.awaited -= 1;
-        self.run_actions(core, io, group);
+        if state.core_answered() {
+            self.run_actions(core, io, group);
+        }
     }
 
     fn group_action(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, action: Action) {
@@ -337,6 +371,9 @@ impl Control {
             }
             Action::VdiskAdded(_) => self.publish_namespaces(core, io),
             Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
+            Action::VdiskResized(record) => self.resize_namespace(core, io, group, &record),
+            Action::Layout { layout, expansion } => self.layout_changed(core, io, group, layout, expansion),
+            Action::Restored => unreachable!("rows are restored before the cores start"),
             Action::Reply { request, result } => self.request_done(core, io, group, request, result),
             Action::GroupFailed { why, members } => {
                 let state = &mut self.groups[usize::from(group)];
@@ -344,6 +381,7 @@ impl Control {
                 state.failed = Some(why.to_string());
                 tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
                 self.announce_members(core, io, group, members);
+                self.wave_of_failed(core, io, group);
                 self.try_listen(core, io);
                 self.try_finish(io);
             }
@@ -369,7 +407,7 @@ impl Control {
         let name = &state.shared.name;
         match report {
             Report::MemberLost { member, reason } => {
-                let drive = state.drives[usize::from(member.0)];
+                let drive = state.drives.get(usize::from(member.0)).copied().flatten();
                 let drive = drive.map_or("(none)", |drive| &self.drives[usize::from(drive)].name);
                 tracing::error!(group = %name, member = member.0, drive, %reason, "member lost: redundancy is reduced");
             }
@@ -528,7 +566,7 @@ impl Control {
                 if self.leaving.contains(&record.nsid) {
                     continue;
                 }
-                let (namespace, facts) = namespace_of(&group.shared, record);
+                let (namespace, facts) = namespace_of(&group.machine, group.shared.index, record);
                 if table.insert(record.nsid, namespace) && !self.announced.contains(&record.nsid) {
                     added.push(facts);
                 }
@@ -664,6 +702,8 @@ impl Control {
                 let done = result.is_ok();
                 self.background_event(core, io, group, BackgroundEvent::Flushed { done });
             }
+            InternalCommand::Move(_) => self.row_moved(core, io, group, result),
+            InternalCommand::MoveFlush => self.stage_flushed(core, io, group, result),
             InternalCommand::Row(process, row) => self.row_done(core, io, group, (process, row), result),
         }
     }
@@ -752,8 +792,8 @@ impl Control {
 }
 
 /// A virtual disk as cores and hosts see it.
-fn namespace_of(shared: &GroupShared, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
-    let geometry = &shared.geometry;
+fn namespace_of(machine: &Group, group: u16, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
+    let geometry = &machine.geometry();
     let format = NamespaceFormat {
         blocks: record.blocks,
         block_shift: geometry.block().shift(),
@@ -768,7 +808,7 @@ fn namespace_of(shared: &GroupShared, record: &VdiskRecord) -> (Namespace, Subsy
     };
     let disk = VirtualDisk::new(record);
     let namespace = Namespace {
-        group: shared.index,
+        group,
         format,
         compare_write_blocks_max: COMPARE_WRITE_BLOCKS,
         disk,

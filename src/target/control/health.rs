@@ -247,7 +247,7 @@ impl Control {
             .filter(|member| member.status != MemberStatus::Active)
             .fold(0_u32, |lost, member| lost | 1 << member.member.0);
         // Check data that does not yet fit the data replaces nobody.
-        snapshot.resync.is_none() && group.shared.geometry.survives(lost | 1 << member)
+        snapshot.resync.is_none() && group.machine.survives(lost | 1 << member)
     }
 
     /// The group of this member fails it for an error.

@@ -4,12 +4,14 @@
 //! a read or write.
 
 mod background;
+mod expansion;
 mod groups;
 mod health;
 mod operator;
 mod places;
 mod queues;
 mod repair;
+mod resize;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -314,6 +316,7 @@ impl Control {
         self.report_health(core, io);
         self.health_tick(core, io);
         self.background_tick(core, io);
+        self.expansion_tick(core, io);
     }
 
     /// Notes what the cores do without.
@@ -365,6 +368,9 @@ impl Control {
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
+            ControlMessage::RowsHeld { group, wave } => self.rows_held(core, io, group, wave),
+            ControlMessage::NamespacesKnown { group } => self.namespaces_known(core, io, group),
+            ControlMessage::LayoutSet { group } => self.layout_set(core, io, group),
             ControlMessage::MemberDriveSet { group } => self.member_drive_set(core, io, group),
             ControlMessage::Counts {
                 core: from,

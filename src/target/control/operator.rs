@@ -29,7 +29,7 @@ pub(super) struct Waiting {
 }
 
 enum WaitingFor {
-    VdiskCreated,
+    VdiskShown,
     VdiskDeleted { nsid: u32, name: String, bytes: u64 },
     MemberFailed,
     DriveGiven,
@@ -60,13 +60,27 @@ impl Control {
                 .group_named(&wanted.group)
                 .map(|group| Reply::Group(self.group_status(&self.groups[group]))),
             Request::GroupCreate(create) => self.create_group(core, io, &create, &entropy),
+            Request::GroupExpand(expand) => {
+                match self.expansion(&expand, derived_ids(&entropy, expand.drives.len())) {
+                    Ok((group, event)) => {
+                        return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                    }
+                    Err(error) => Err(error),
+                }
+            }
             Request::Background(wanted) => self.background_request(core, io, &wanted),
             Request::VdiskList => Ok(Reply::Vdisks(self.vdisk_list())),
             Request::VdiskShow(wanted) => self.vdisk_named(&wanted.vdisk).map(Reply::Vdisk),
             Request::VdiskCreate(create) => match self.vdisk_spec(&create, &entropy) {
                 Ok((group, spec)) => {
                     let event = |request| Event::CreateVdisk { request, spec };
-                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskCreated, event);
+                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskShown, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::VdiskResize(resize) => match self.vdisk_to_resize(&resize) {
+                Ok((group, event)) => {
+                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskShown, event);
                 }
                 Err(error) => Err(error),
             },
@@ -200,7 +214,9 @@ impl Control {
         }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
-            (Ok(Answer::VdiskCreated(record)), _) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
+            (Ok(Answer::VdiskCreated(record) | Answer::VdiskResized(record)), _) => {
+                Ok(Reply::Vdisk(self.vdisk_status(state, &record)))
+            }
             (Ok(_), WaitingFor::VdiskDeleted { name, bytes, .. }) => Ok(Reply::Deleted(manage::Deleted {
                 vdisk: name,
                 freed_bytes: bytes,
@@ -208,7 +224,7 @@ impl Control {
             (
                 Ok(_),
                 WaitingFor::MemberFailed
-                | WaitingFor::VdiskCreated
+                | WaitingFor::VdiskShown
                 | WaitingFor::DriveGiven
                 | WaitingFor::SpareRemoved { .. },
             ) => Ok(Reply::Group(self.group_status(state))),
@@ -486,6 +502,7 @@ impl Control {
             free_bytes: snapshot.free_blocks * block,
             rows: snapshot.rows,
             resync_done_rows: group.resync_done_rows(),
+            expansion_done_rows: snapshot.expansion.map(|expansion| expansion.frontier),
             background: background::status_of(&group.background),
             durability: match snapshot.durability {
                 Durability::None => manage::Durability::None,
@@ -610,6 +627,11 @@ impl Control {
     }
 }
 
+/// As many identities derived from a call's random bytes.
+fn derived_ids(entropy: &[u8], count: usize) -> Vec<Uuid> {
+    (0..count).map(|number| derived_id(entropy, number)).collect()
+}
+
 /// An identity derived from a call's random bytes: a version 5 UUID of them and a number.
 fn derived_id(entropy: &[u8], number: usize) -> Uuid {
     let space =
@@ -634,6 +656,7 @@ fn refusal(error: RequestError) -> ManageError {
         RequestError::NotOpen
         | RequestError::Busy
         | RequestError::AlreadyLeaving(_)
+        | RequestError::ExpansionRunning
         | RequestError::RebuildRunning => ManageError::BUSY,
         RequestError::GroupFailed
         | RequestError::WouldLoseData(_)
@@ -643,7 +666,13 @@ fn refusal(error: RequestError) -> ManageError {
         | RequestError::DriveInUse
         | RequestError::DriveTooSmall { .. }
         | RequestError::DriveBlock { .. }
-        | RequestError::DriveNotBlank { .. } => ManageError::REFUSED,
+        | RequestError::DriveNotBlank { .. }
+        | RequestError::NotExpandable
+        | RequestError::OddNumber
+        | RequestError::NotHealthy
+        | RequestError::NoScratch
+        | RequestError::ShortLanes
+        | RequestError::TooFewRows => ManageError::REFUSED,
         RequestError::DriveUnreadable | RequestError::DriveRefused => ManageError::DRIVE,
         RequestError::NoSuchMember(_) | RequestError::NoSuchVdisk(_) | RequestError::NoSuchSpare => {
             ManageError::NOT_FOUND
@@ -652,10 +681,16 @@ fn refusal(error: RequestError) -> ManageError {
         | RequestError::NameTaken
         | RequestError::NsidTaken(_)
         | RequestError::Identity => ManageError::EXISTS,
-        RequestError::Nsid(_) | RequestError::Empty => ManageError::INVALID,
-        RequestError::NoSpace { .. } | RequestError::TooManyVdisks | RequestError::TooManySpares => {
-            ManageError::NO_SPACE
-        }
+        RequestError::Nsid(_)
+        | RequestError::Empty
+        | RequestError::Shrinks { .. }
+        | RequestError::NoDrives
+        | RequestError::TooManyMembers
+        | RequestError::DriveTwice => ManageError::INVALID,
+        RequestError::NoSpace { .. }
+        | RequestError::NoSpaceBehind { .. }
+        | RequestError::TooManyVdisks
+        | RequestError::TooManySpares => ManageError::NO_SPACE,
     };
     let text = error.to_string();
     let (message, remedy) = text.split_once(": ").unwrap_or((&text, ""));

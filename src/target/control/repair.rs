@@ -50,8 +50,8 @@ impl Repairs {
 impl Control {
     /// A member could not read some blocks; whoever wanted them has them from the others.
     pub(super) fn media_error(&mut self, core: &mut Core, io: &mut Io<Message>, repair: Repair) {
-        let shared = &self.groups[usize::from(repair.group)].shared;
-        let Some(drive) = shared.drives[usize::from(repair.member.0)] else {
+        let drives = &self.groups[usize::from(repair.group)].drives;
+        let Some(drive) = drives[usize::from(repair.member.0)] else {
             return;
         };
         if !self.is_active(repair) || !self.repairs.add(repair) {
@@ -115,8 +115,7 @@ impl Control {
     ) {
         let repair = self.repairs.under_way.remove(&number);
         let repair = repair.expect("a repair is answered once");
-        let shared = &self.groups[usize::from(repair.group)].shared;
-        let drive = shared.drives[usize::from(repair.member.0)];
+        let drive = self.groups[usize::from(repair.group)].drives[usize::from(repair.member.0)];
         if let Some(drive) = drive.filter(|_| self.is_active(repair)) {
             let event = match result {
                 Ok(()) => Event::Repaired,

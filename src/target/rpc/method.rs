@@ -96,6 +96,15 @@ const METHODS: &[Method] = &[
         build: |params| serde_json::from_value(params).map(Request::GroupCreate),
     },
     Method {
+        name: "group.expand",
+        parameters: &[
+            required("group", Kind::Name),
+            required("drives", Kind::Names),
+            FORCE,
+        ],
+        build: |params| serde_json::from_value(params).map(Request::GroupExpand),
+    },
+    Method {
         name: "group.scrub",
         parameters: &[required("group", Kind::Name), optional("repair", Kind::Flag)],
         build: |params| {
@@ -159,6 +168,11 @@ const METHODS: &[Method] = &[
             optional("nsid", Kind::Whole(1, 0xffff_fffe)),
         ],
         build: |params| serde_json::from_value(params).map(Request::VdiskCreate),
+    },
+    Method {
+        name: "vdisk.resize",
+        parameters: &[required("vdisk", Kind::Name), required("size_bytes", Kind::Size)],
+        build: |params| serde_json::from_value(params).map(Request::VdiskResize),
     },
     Method {
         name: "vdisk.delete",
@@ -249,6 +263,7 @@ pub fn params(request: &Request) -> Option<Value> {
     match request {
         Request::GroupShow(params) => value(params),
         Request::GroupCreate(params) => value(params),
+        Request::GroupExpand(params) => value(params),
         Request::Background(BackgroundRequest::Scrub(params)) => value(params),
         Request::Background(
             BackgroundRequest::ScrubStop(params)
@@ -258,6 +273,7 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::Background(BackgroundRequest::SetRate(params)) => value(params),
         Request::VdiskShow(params) => value(params),
         Request::VdiskCreate(params) => value(params),
+        Request::VdiskResize(params) => value(params),
         Request::VdiskDelete(params) => value(params),
         Request::DriveShow(params) => value(params),
         Request::DriveFail(params) => value(params),
@@ -517,6 +533,19 @@ mod tests {
                 group: name(),
                 size: Size::All,
                 nsid: None,
+            }),
+            Request::GroupExpand(GroupExpand {
+                group: "g0".into(),
+                drives: vec!["d4".into(), "d5".into()],
+                force: true,
+            }),
+            Request::VdiskResize(VdiskResize {
+                vdisk: "v1".into(),
+                size: Size::Bytes(1 << 31),
+            }),
+            Request::VdiskResize(VdiskResize {
+                vdisk: "7".into(),
+                size: Size::All,
             }),
             Request::VdiskDelete(VdiskDelete {
                 vdisk: name(),

@@ -10,6 +10,7 @@
 //! `BRAID_KILL_CYCLES=200 BRAID_KILL_SEED=7 cargo test --release --test end_to_end kill_cycles -- --nocapture`;
 //! `BRAID_KILL_PROGRAM` names another build of `braid` to kill.
 
+mod expansion;
 mod load;
 mod node;
 mod record;

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use braid::target::manage::{
-    BackgroundRequest, GroupName, GroupScrub, GroupSetRate, GroupState, GroupStatus, Reply, Request,
-    ScrubState, ScrubStatus,
+    BackgroundRequest, GroupExpand, GroupName, GroupScrub, GroupSetRate, GroupState, GroupStatus, Reply,
+    Request, ScrubState, ScrubStatus,
 };
 use braid::target::rpc::Client;
 
@@ -26,17 +26,24 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// Makes one for a group of this level.
     pub fn make(level: &str, drives: usize) -> Self {
-        let path = base().join(format!("braid-kill-{}-{level}", std::process::id()));
+        Self::make_beside(level, drives, 0)
+    }
+
+    /// The same beside `more` drives that belong to no group.
+    pub fn make_beside(level: &str, drives: usize, more: usize) -> Self {
+        let path = base().join(format!("braid-kill-{}-{level}-{more}", std::process::id()));
         fs::create_dir(&path).unwrap();
         let mut text = format!(
             "[node]\nname = \"kill\"\nrpc_socket = \"node.sock\"\n[subsystem]\nnqn = \"{NQN}\"\n\
              [reactor]\ncores = 2\npoll = \"interrupt\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
         );
         let mut names = String::new();
-        for drive in 0..drives {
+        for drive in 0..drives + more {
             text +=
                 &format!("[[drive]]\nname = \"d{drive}\"\npath = \"d{drive}.img\"\nsize_mib = {DRIVE_MIB}\n");
-            names += &format!("\"d{drive}\", ");
+            if drive < drives {
+                names += &format!("\"d{drive}\", ");
+            }
         }
         text += &format!(
             "[[group]]\nname = \"g\"\nlevel = \"{level}\"\ndrives = [{names}]\nstrip_kib = 16\ncreate = true\n\
@@ -189,6 +196,16 @@ impl Node {
             latency_target_us: 0,
         };
         self.call(&Request::Background(BackgroundRequest::SetRate(request)));
+    }
+
+    /// Gives the group more drives.
+    pub fn expand(&self, drives: &[&str]) {
+        let request = GroupExpand {
+            group: "g".to_owned(),
+            drives: drives.iter().map(|drive| (*drive).to_owned()).collect(),
+            force: false,
+        };
+        self.call(&Request::GroupExpand(request));
     }
 
     /// Waits until `done`, which is to happen by itself.

@@ -8,19 +8,10 @@ use crate::amf::{MemberIndex, MemberSet};
 impl Group {
     /// The newest record is durable on every member that it calls active: says so, and answers who waited for it.
     pub(super) fn announce(&mut self, out: &mut Vec<Action>) {
-        let members = self.record.member_set();
-        assert!(
-            self.announced
-                .is_none_or(|last| last.generation < members.generation),
-            "generations grow"
-        );
-        let holds = |member: MemberIndex| self.seat(member).holds == members.generation;
-        assert!(
-            participants(&self.record).all(holds),
-            "announced only once durable"
-        );
+        let members = self.durable_members();
         self.announced = Some(members);
         self.announce_drives(out);
+        self.announce_layout(out);
         out.push(Action::Members(members));
         out.push(Action::Report(Report::Durable(members)));
         self.settle_bitmap();
@@ -34,6 +25,11 @@ impl Group {
                     out.push(Action::VdiskAdded(vdisk.clone()));
                     (request, Answer::VdiskCreated(vdisk))
                 }
+                Effect::VdiskResized(request, vdisk) => {
+                    out.push(Action::VdiskResized(vdisk.clone()));
+                    (request, Answer::VdiskResized(vdisk))
+                }
+                Effect::Expanding(request) => (request, Answer::Expanding),
                 Effect::VdiskRemoved(request, nsid) => {
                     self.leaving.retain(|leaving| leaving.nsid != nsid);
                     (request, Answer::VdiskDeleted { nsid })
@@ -74,6 +70,22 @@ impl Group {
                 result: Ok(answer),
             });
         }
+    }
+
+    /// The members of the newest record, which every one of them has.
+    fn durable_members(&self) -> MemberSet {
+        let members = self.record.member_set();
+        assert!(
+            self.announced
+                .is_none_or(|last| last.generation < members.generation),
+            "generations grow"
+        );
+        let holds = |member: MemberIndex| self.seat(member).holds == members.generation;
+        assert!(
+            participants(&self.record).all(holds),
+            "announced only once durable"
+        );
+        members
     }
 
     pub(super) fn opened(&mut self, out: &mut Vec<Action>) {
@@ -142,12 +154,16 @@ impl Group {
         for change in std::mem::take(&mut self.changes) {
             match change {
                 Change::CreateVdisk(request, _)
+                | Change::ResizeVdisk(request, ..)
+                | Change::Expand(request, _)
                 | Change::FailMember(request, _)
                 | Change::AddSpare(request, ..)
                 | Change::RemoveSpare(request, _) => requests.push(request),
                 // Deletions are in `leaving` as well.
                 Change::RemoveVdisk(..) => {}
                 Change::Open
+                | Change::ExpansionScratch(_)
+                | Change::ExpansionProgress(_)
                 | Change::ResyncProgress
                 | Change::ResyncDone
                 | Change::RebuildProgress

@@ -207,7 +207,11 @@ impl Group {
         match self.phase {
             Phase::Persisting => self.phase = Phase::Opening,
             Phase::Opening | Phase::Open => self.answer_intent(out),
-            Phase::AwaitingStart | Phase::RollingForward | Phase::Stopped | Phase::Failed(_) => {}
+            Phase::AwaitingStart
+            | Phase::RollingForward
+            | Phase::Restoring
+            | Phase::Stopped
+            | Phase::Failed(_) => {}
         }
     }
 
@@ -234,9 +238,12 @@ impl Group {
     pub(super) fn settle_intent(&self, next: &mut GroupRecord) {
         let degraded = next.failed_mask() != 0;
         let generation = next.generation;
+        let moved = self.has_moved_degraded(next);
         let Some(intent) = &mut next.intent else { return };
         intent.since_generation = match (degraded, self.announced) {
             (false, _) => 0,
+            // Whoever is away now lacks rows for which nobody has made marks durable.
+            (true, _) if moved => generation,
             // Nobody marks rows: no drive that is away now or later has everything but marked ones.
             (true, _) if !self.opening.marks_intent => generation,
             (true, _) if intent.since_generation != 0 => intent.since_generation,

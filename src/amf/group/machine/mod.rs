@@ -6,6 +6,7 @@
 //! is announced.
 
 mod announce;
+mod expansion;
 mod intent;
 mod places;
 mod seat;
@@ -18,7 +19,10 @@ use std::sync::Arc;
 use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
-use super::{Action, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, VdiskSpec, vdisks};
+use super::{
+    Action, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, VdiskSize, VdiskSpec, vdisks,
+};
+use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Geometry;
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane_blocks_min;
@@ -28,8 +32,9 @@ use crate::amf::superblock::{
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
+use expansion::Joining;
 use intent::IntentKeeper;
-use places::Wanted;
+use places::{NewDrive, Wanted};
 use seat::{Comeback, Seat, SeatDrive, SpareSeat};
 use update::{Target, Update};
 
@@ -46,6 +51,8 @@ enum Phase {
     AwaitingStart,
     /// The newest record on the members that lack it.
     RollingForward,
+    /// What was restored of an expansion, on all members. The group is assembled once more afterwards.
+    Restoring,
     /// The write-intent bitmap on the drives: the journal that had its rows is dead after the next update.
     Persisting,
     /// "Not clean" on all members.
@@ -63,10 +70,14 @@ enum Phase {
 enum Change {
     Open,
     CreateVdisk(RequestId, VdiskSpec),
+    ResizeVdisk(RequestId, u32, VdiskSize),
     RemoveVdisk(RequestId, u32),
     FailMember(RequestId, MemberIndex),
     AddSpare(RequestId, Uuid, SeatDrive, bool),
     RemoveSpare(RequestId, Uuid),
+    Expand(RequestId, Vec<NewDrive>),
+    ExpansionScratch(ScratchState),
+    ExpansionProgress(u64),
     ResyncProgress,
     ResyncDone,
     RebuildProgress,
@@ -80,11 +91,13 @@ enum Change {
 #[derive(Clone, Debug)]
 enum Effect {
     VdiskCreated(RequestId, VdiskRecord),
+    VdiskResized(RequestId, VdiskRecord),
     VdiskRemoved(RequestId, u32),
     MemberFailed(RequestId, MemberIndex),
     MemberReplaced(RequestId, MemberIndex, Uuid),
     SpareAdded(RequestId, Uuid),
     SpareRemoved(RequestId, Uuid),
+    Expanding(RequestId),
     MemberRebuilt(MemberIndex),
     RamAllowed,
     Closed,
@@ -94,11 +107,13 @@ impl Effect {
     const fn request(&self) -> Option<RequestId> {
         match self {
             Self::VdiskCreated(request, _)
+            | Self::VdiskResized(request, _)
             | Self::VdiskRemoved(request, _)
             | Self::MemberFailed(request, _)
             | Self::MemberReplaced(request, ..)
             | Self::SpareAdded(request, _)
-            | Self::SpareRemoved(request, _) => Some(*request),
+            | Self::SpareRemoved(request, _)
+            | Self::Expanding(request) => Some(*request),
             Self::MemberRebuilt(_) | Self::RamAllowed | Self::Closed => None,
         }
     }
@@ -123,6 +138,12 @@ pub struct Group {
     seats: Vec<Seat>,
     /// Drives of spares, and of those that are to be or were just now.
     spares: Vec<SpareSeat>,
+    /// Members that the update under way would add.
+    joining: Option<Joining>,
+    /// What was announced last of an expansion.
+    announced_expansion: Option<ExpansionRecord>,
+    /// The members are to learn what was restored, and nothing else.
+    restoring: Option<ExpansionRecord>,
     /// Places that an operator wants filled.
     wanted: Vec<Wanted>,
     /// Members that have got another drive since the last announcement.
@@ -236,6 +257,7 @@ impl Group {
         let map = record
             .intent
             .map(|intent| IntentMap::new(record.rows, intent.rows_per_bit));
+        let record_expansion = record.expansion;
         Self {
             phase: Phase::AwaitingStart,
             rebuilt_rows: record.rebuilt_rows,
@@ -245,6 +267,9 @@ impl Group {
             spares,
             wanted: Vec::new(),
             moved: 0,
+            joining: None,
+            announced_expansion: record_expansion,
+            restoring: None,
             wave: None,
             wave_begins: true,
             opening: Opening::WRITE_THROUGH,
@@ -271,7 +296,7 @@ impl Group {
         self.record.group
     }
 
-    /// Where its blocks live.
+    /// The shape with all members, whether or not an expansion has got there yet.
     pub fn geometry(&self) -> Geometry {
         self.record.geometry()
     }
@@ -325,6 +350,7 @@ impl Group {
                 Ok(()) => self.changes.push_back(Change::CreateVdisk(request, spec)),
                 Err(error) => refuse(request, error, out),
             },
+            Event::ResizeVdisk { request, nsid, size } => self.resize_vdisk(request, nsid, size, out),
             Event::DeleteVdisk { request, nsid } => self.delete_vdisk(request, nsid, out),
             Event::VdiskDrained { nsid } => self.vdisk_drained(nsid),
             Event::ResyncProgress { next_row } => self.resync_progress(next_row),
@@ -349,6 +375,15 @@ impl Group {
                 force,
             } => self.add_spare(request, &drive, identity, force, out),
             Event::RemoveSpare { request, spare } => self.remove_spare(request, spare, out),
+            Event::Expand {
+                request,
+                drives,
+                identities,
+                force,
+            } => self.expand(request, &drives, &identities, force, out),
+            Event::ExpansionScratch(scratch) => self.expansion_scratch(scratch),
+            Event::ExpansionProgress { frontier } => self.expansion_progress(frontier),
+            Event::Restored(expansion) => self.restored(expansion, out),
             Event::RebuildProgress { wave, rows } => self.rebuild_progress(wave, rows),
             Event::RebuildDone { wave } => {
                 let due = self.wave == Some(wave) && !self.wave_begins;
@@ -387,10 +422,24 @@ impl Group {
         if let Err(why) = self.cut_lanes() {
             return self.fail(why, out);
         }
+        assert!(
+            !self
+                .record
+                .expansion
+                .is_some_and(|expansion| expansion.awaits_restore()),
+            "what an expansion has left in the scratch area is put in its place before the start"
+        );
+        if !self.roll_forward(out) {
+            self.begin_opening(out);
+        }
+    }
+
+    /// Writes the newest record to the members that lack it; false if none does.
+    fn roll_forward(&mut self, out: &mut Vec<Action>) -> bool {
         let is_behind = |&member: &MemberIndex| self.seat(member).behind;
         let behind: Vec<MemberIndex> = self.live().filter(is_behind).collect();
         if behind.is_empty() {
-            return self.begin_opening(out);
+            return false;
         }
         self.phase = Phase::RollingForward;
         if !self.record.forming {
@@ -402,6 +451,7 @@ impl Group {
         }
         let targets: Vec<Target> = behind.into_iter().map(Target::Member).collect();
         self.write_update(self.record.clone(), &targets, out);
+        true
     }
 
     /// The journal as it will be in this incarnation: one lane for each core.
@@ -455,6 +505,7 @@ impl Group {
                     clean: self.record.clean,
                 });
             }
+            Phase::Restoring => unreachable!("such a group is never started"),
             Phase::RollingForward | Phase::Persisting | Phase::Opening | Phase::Open => {
                 self.changes.push_back(Change::Close);
             }
@@ -478,6 +529,7 @@ impl Group {
             }
             Phase::AwaitingStart
             | Phase::RollingForward
+            | Phase::Restoring
             | Phase::Persisting
             | Phase::Opening
             | Phase::Open
@@ -531,6 +583,15 @@ impl Group {
                 });
                 out.push(Action::VdiskRemoved { nsid });
             }
+            Err(error) => refuse(request, error, out),
+        }
+    }
+
+    fn resize_vdisk(&mut self, request: RequestId, nsid: u32, size: VdiskSize, out: &mut Vec<Action>) {
+        let leaving = self.leaving.iter().any(|leaving| leaving.nsid == nsid);
+        match self.admit() {
+            Ok(()) if leaving => refuse(request, RequestError::AlreadyLeaving(nsid), out),
+            Ok(()) => self.changes.push_back(Change::ResizeVdisk(request, nsid, size)),
             Err(error) => refuse(request, error, out),
         }
     }
@@ -620,7 +681,11 @@ impl Group {
             return;
         }
         match self.phase {
-            Phase::AwaitingStart | Phase::Persisting | Phase::Stopped | Phase::Failed(_) => {}
+            Phase::AwaitingStart
+            | Phase::Restoring
+            | Phase::Persisting
+            | Phase::Stopped
+            | Phase::Failed(_) => {}
             Phase::RollingForward => self.fail(FailReason::CreationFailed, out),
             Phase::Opening | Phase::Open => {
                 self.propose(out);
@@ -649,6 +714,7 @@ impl Group {
         for change in changes {
             self.apply(change, &mut next, out);
         }
+        self.take_back_expansion(&mut next, out);
         self.mark_lost(&mut next, self.faults);
         next.spares.retain(|spare| self.is_sound_spare(*spare));
         self.fill_places(&mut next, opening, out);
@@ -666,24 +732,39 @@ impl Group {
             );
             return; // Every request was refused, and every fact was known.
         }
+        if let Err(why) = self.stamp(&mut next, opening) {
+            self.fail(why, out);
+            return;
+        }
+        let targets = self.targets(&next);
+        self.write_update(next, &targets, out);
+    }
+
+    /// Gives the record to come its generation, and says in it since when marks count.
+    fn stamp(&self, next: &mut GroupRecord, starting: bool) -> Result<(), FailReason> {
         let leaves_out = next.failed_mask() != self.record.failed_mask();
-        let step = if opening && leaves_out {
+        let step = if starting && leaves_out {
             STEP_WITHOUT_MEMBER
         } else {
             STEP
         };
         if next.generation > GENERATION_MAX - step {
-            self.fail(FailReason::GenerationsUsedUp, out);
-            return;
+            return Err(FailReason::GenerationsUsedUp);
         }
         next.previous = next.generation;
         next.generation += step;
         for member in next.members.iter_mut().filter(|member| member.state.takes_part()) {
             member.current_at = next.generation;
         }
-        self.settle_intent(&mut next);
-        let targets = self.targets(&next);
-        self.write_update(next, &targets, out);
+        self.settle_intent(next);
+        Ok(())
+    }
+
+    /// Members that were lost before the group was opened, as a mask.
+    fn absent_mask(&self) -> u32 {
+        let seats = (0u8..).zip(&self.seats);
+        let absent = seats.filter(|(_, seat)| seat.lost.is_some());
+        absent.fold(0, |mask, (member, _)| mask | 1 << member)
     }
 
     /// Marks the group open, and members that were not found as missing.
@@ -698,10 +779,7 @@ impl Group {
         next.journal = self
             .cut_lanes()
             .expect("a group whose lanes do not fit was not started");
-        let seats = (0u8..).zip(&self.seats);
-        let absent = seats.filter(|(_, seat)| seat.lost.is_some());
-        let mask = absent.fold(0, |mask, (member, _)| mask | 1 << member);
-        self.mark_lost(next, mask);
+        self.mark_lost(next, self.absent_mask());
         // Replaying the journal has finished every row that was being written.
         if unclean && next.is_redundant() && self.opening.replay == Replay::None {
             next.parity = ParityState::Resync { next_row: 0 };
@@ -761,6 +839,13 @@ impl Group {
                 Ok(vdisk) => self.effects.push(Effect::VdiskCreated(request, vdisk)),
                 Err(error) => refuse(request, error, out),
             },
+            Change::ResizeVdisk(request, nsid, size) => match vdisks::resize(next, nsid, size) {
+                Ok(vdisk) => self.effects.push(Effect::VdiskResized(request, vdisk)),
+                Err(error) => refuse(request, error, out),
+            },
+            Change::Expand(request, joining) => self.apply_expand(next, request, joining, out),
+            Change::ExpansionScratch(scratch) => Self::apply_scratch(next, scratch),
+            Change::ExpansionProgress(frontier) => self.apply_frontier(next, frontier),
             Change::AddSpare(request, identity, drive, wipe) => {
                 self.apply_add_spare(next, request, identity, drive, wipe, out);
             }

@@ -10,7 +10,7 @@ use super::{Change, Effect, Group, Phase, refuse};
 use crate::amf::group::assemble::misses_only_marked;
 use crate::amf::group::status::LossReason;
 use crate::amf::group::{Action, DriveContent, DriveFacts, RebuildWork, Report, RequestError, RequestId};
-use crate::amf::superblock::{Found, GroupRecord, MemberState, SPARES_MAX, Uuid};
+use crate::amf::superblock::{Found, GroupRecord, MemberState, SPARES_MAX, Superblock, Uuid};
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 
@@ -22,6 +22,15 @@ pub(super) struct Wanted {
     source: Source,
 }
 
+/// A drive that is nothing to the group yet.
+#[derive(Clone, Debug)]
+pub(super) struct NewDrive {
+    pub(super) drive: SeatDrive,
+    pub(super) identity: Uuid,
+    /// Other signatures have to go.
+    pub(super) wipe: bool,
+}
+
 /// Where a drive for a lost member comes from.
 #[derive(Clone, Debug)]
 enum Source {
@@ -30,20 +39,14 @@ enum Source {
     /// A spare of this group.
     Spare(Uuid),
     /// A drive that is nothing to this group yet.
-    New {
-        drive: SeatDrive,
-        identity: Uuid,
-        wipe: bool,
-    },
+    New(NewDrive),
 }
 
 impl Source {
     /// Place in the configuration of a drive that comes from outside.
     const fn new_drive(&self) -> Option<u16> {
         match self {
-            Self::New {
-                drive: (index, ..), ..
-            } => Some(*index),
+            Self::New(new) => Some(new.drive.0),
             Self::Own(_) | Self::Spare(_) => None,
         }
     }
@@ -76,7 +79,9 @@ impl Group {
         if !self.record.is_redundant() {
             return Err(RequestError::NoRedundancy);
         }
-        let Some(seat) = self.seats.get(usize::from(member.0)) else {
+        // A member that an update under way would add is none yet.
+        let seat = self.seats.get(usize::from(member.0));
+        let Some(seat) = seat.filter(|_| self.is_recorded(member)) else {
             return Err(RequestError::NoSuchMember(member.0));
         };
         if seat.lost.is_none() {
@@ -106,11 +111,11 @@ impl Group {
             return Ok(Source::Spare(spare.identity));
         }
         let (drive, wipe) = self.check_new(drive, force)?;
-        Ok(Source::New {
+        Ok(Source::New(NewDrive {
             drive,
             identity,
             wipe,
-        })
+        }))
     }
 
     /// What a lost member's own drive lacks.
@@ -120,7 +125,7 @@ impl Group {
         if marked { Comeback::Partial } else { Comeback::Full }
     }
 
-    fn check_fit(&self, drive: &DriveFacts) -> Result<(), RequestError> {
+    pub(super) fn check_fit(&self, drive: &DriveFacts) -> Result<(), RequestError> {
         if !self.record.fits_drive(drive.bytes) {
             return Err(RequestError::DriveTooSmall {
                 bytes: drive.bytes,
@@ -138,7 +143,11 @@ impl Group {
     }
 
     /// A drive that is nothing to this group yet, and whether other signatures have to go; errs if it may not be overwritten.
-    fn check_new(&self, drive: &DriveFacts, force: bool) -> Result<(SeatDrive, bool), RequestError> {
+    pub(super) fn check_new(
+        &self,
+        drive: &DriveFacts,
+        force: bool,
+    ) -> Result<(SeatDrive, bool), RequestError> {
         let own = self
             .seats
             .iter()
@@ -148,7 +157,25 @@ impl Group {
             .wanted
             .iter()
             .any(|wanted| wanted.source.new_drive() == Some(drive.index));
-        let added = |change: &Change| matches!(change, Change::AddSpare(_, _, (index, ..), _) if *index == drive.index);
+        let added = |change: &Change| match change {
+            Change::AddSpare(_, _, (index, ..), _) => *index == drive.index,
+            Change::Expand(_, joining) => joining.iter().any(|new| new.drive.0 == drive.index),
+            Change::Open
+            | Change::CreateVdisk(..)
+            | Change::ResizeVdisk(..)
+            | Change::RemoveVdisk(..)
+            | Change::FailMember(..)
+            | Change::RemoveSpare(..)
+            | Change::ExpansionScratch(_)
+            | Change::ExpansionProgress(_)
+            | Change::ResyncProgress
+            | Change::ResyncDone
+            | Change::RebuildProgress
+            | Change::RebuildDone(_)
+            | Change::ScrubProgress(_)
+            | Change::RamDirty
+            | Change::Close => false,
+        };
         let added = self.changes.iter().any(added);
         if drive.in_use || taken || waiting || added {
             return Err(RequestError::DriveInUse);
@@ -164,6 +191,8 @@ impl Group {
                 match (record.forming, record.group == self.record.group) {
                     // Left over from a creation that was interrupted: no host ever saw that group.
                     (true, false) => None,
+                    // Left over from an expansion that never began.
+                    (_, true) if holds_nothing_yet(&scan.superblock) => None,
                     (_, true) => Some(DriveContent::OtherMember),
                     (false, false) => Some(DriveContent::OtherGroup(record.group)),
                 }
@@ -279,7 +308,9 @@ impl Group {
 
     /// Whether a member's loss is durable and every engine has been told, so that another drive can have its place.
     fn is_vacant(&self, member: MemberIndex) -> bool {
-        let line = &self.record.members[usize::from(member.0)];
+        let Some(line) = self.record.members.get(usize::from(member.0)) else {
+            return false; // It is about to become a member.
+        };
         let gone = !line.state.takes_part() && self.seat(member).lost.is_some();
         let told = |set: MemberSet| set.is_failed(member) && set.rebuilding >> member.0 & 1 == 0;
         gone && self.announced.is_some_and(told)
@@ -353,11 +384,11 @@ impl Group {
                 self.moved |= 1 << member.0;
                 false
             }
-            Source::New {
+            Source::New(NewDrive {
                 drive,
                 identity,
                 wipe,
-            } => {
+            }) => {
                 if identity == Uuid::NIL || self.is_member_or_spare(identity) {
                     return self.refuse_wanted(member, RequestError::Identity, out);
                 }
@@ -450,4 +481,16 @@ impl Group {
             Some(_) | None => {}
         }
     }
+}
+
+/// Whether a drive joined a group over whose new members nothing was laid out yet.
+fn holds_nothing_yet(superblock: &Superblock) -> bool {
+    let member = superblock.member();
+    let untouched = superblock
+        .record
+        .expansion
+        .filter(|_| superblock.record.is_untouched());
+    untouched
+        .zip(member)
+        .is_some_and(|(expansion, member)| member.0 >= expansion.old_members)
 }

@@ -14,9 +14,11 @@ impl Group {
     pub fn snapshot(&self) -> GroupSnapshot {
         let record = &self.record;
         let state = match self.phase {
-            Phase::AwaitingStart | Phase::RollingForward | Phase::Persisting | Phase::Opening => {
-                GroupState::Opening
-            }
+            Phase::AwaitingStart
+            | Phase::RollingForward
+            | Phase::Restoring
+            | Phase::Persisting
+            | Phase::Opening => GroupState::Opening,
             Phase::Open if self.lost_mask() != 0 => GroupState::Degraded,
             Phase::Open => GroupState::Healthy,
             Phase::Failed(why) => GroupState::Failed(why),
@@ -52,6 +54,7 @@ impl Group {
                 partial: record.rebuild_partial,
             }),
             scrub_row: record.scrub_row,
+            expansion: record.expansion,
             spares: record
                 .spares
                 .iter()

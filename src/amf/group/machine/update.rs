@@ -178,7 +178,15 @@ impl Group {
             .retain(|spare| record.spares.contains(&spare.identity));
         match self.phase {
             Phase::RollingForward if first_failed => {} // `advance` ends it.
-            Phase::RollingForward => self.begin_opening(out),
+            Phase::RollingForward => match self.restoring {
+                Some(expansion) => self.write_restored(expansion, out),
+                None => self.begin_opening(out),
+            },
+            // Whoever refused it is known to the caller, who looks at the drives once more.
+            Phase::Restoring => {
+                self.phase = Phase::Stopped;
+                out.push(Action::Restored);
+            }
             Phase::Opening | Phase::Open if update.refused == 0 => self.announce(out),
             // Not announced: the next update, without those that refused, will be.
             Phase::Opening | Phase::Open => {

@@ -396,6 +396,9 @@ impl World {
                 }
                 Action::VdiskAdded(_)
                 | Action::VdiskRemoved { .. }
+                | Action::VdiskResized(_)
+                | Action::Layout { .. }
+                | Action::Restored
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
                 | Action::IntentDurable { .. }
@@ -491,6 +494,8 @@ impl World {
             Ok(
                 Answer::MemberFailed { .. }
                 | Answer::MemberReplaced { .. }
+                | Answer::VdiskResized(_)
+                | Answer::Expanding
                 | Answer::SpareAdded { .. }
                 | Answer::SpareRemoved { .. },
             ) => unreachable!("those have no name"),

@@ -157,6 +157,9 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 Action::Report(_) | Action::VdiskAdded(_) => {}
                 other @ (Action::Started
                 | Action::VdiskRemoved { .. }
+                | Action::VdiskResized(_)
+                | Action::Layout { .. }
+                | Action::Restored
                 | Action::GroupFailed { .. }
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed

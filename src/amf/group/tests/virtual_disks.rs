@@ -180,3 +180,81 @@ fn lowest_free_number() {
     assert_eq!(free_nsid([3, 1, 1, 2].into_iter()), Some(4));
     assert_eq!(free_nsid([2, 3, u32::MAX].into_iter()), Some(1));
 }
+
+fn resize(
+    group: &mut Group,
+    disks: &mut [Disk],
+    nsid: u32,
+    size: VdiskSize,
+) -> Result<VdiskRecord, RequestError> {
+    let request = REQUEST;
+    let actions = run(group, disks, Event::ResizeVdisk { request, nsid, size });
+    let shown = actions.iter().find_map(|action| {
+        if let Action::VdiskResized(vdisk) = action {
+            Some(vdisk.clone())
+        } else {
+            None
+        }
+    });
+    match reply_of(&actions) {
+        Ok(Answer::VdiskResized(vdisk)) => {
+            assert_eq!(shown, Some(vdisk.clone()), "hosts are told what was answered");
+            Ok(vdisk)
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => {
+            assert_eq!(shown, None);
+            Err(error)
+        }
+    }
+}
+
+#[test]
+fn grow_where_they_are_and_stay_so() {
+    let (mut group, mut disks) = started(3); // 32 rows of 32 blocks
+    create(&mut group, &mut disks, vdisk(1, VdiskSize::Blocks(33))).unwrap();
+    create(&mut group, &mut disks, vdisk(2, VdiskSize::Blocks(320))).unwrap();
+    let grown = resize(&mut group, &mut disks, 1, VdiskSize::Blocks(64)).unwrap();
+    assert_eq!(
+        (grown.start, grown.blocks),
+        (GroupLba(0), 64),
+        "the rest of its own rows"
+    );
+    let grown = resize(&mut group, &mut disks, 2, VdiskSize::Blocks(321)).unwrap();
+    assert_eq!((grown.start, grown.blocks), (GroupLba(64), 321));
+    assert_eq!(group.snapshot().free_blocks, 1024 - 64 - 352);
+    let all = resize(&mut group, &mut disks, 2, VdiskSize::LargestFree).unwrap();
+    assert_eq!(all.blocks, 1024 - 64);
+    let (group, actions) = restart(&mut disks);
+    assert!(actions.contains(&Action::VdiskAdded(all)));
+    assert_eq!(group.snapshot().free_blocks, 0);
+}
+
+#[test]
+fn neither_shrink_nor_grow_over_others() {
+    let (mut group, mut disks) = started(3);
+    create(&mut group, &mut disks, vdisk(1, VdiskSize::Blocks(33))).unwrap();
+    create(&mut group, &mut disks, vdisk(2, VdiskSize::LargestFree)).unwrap();
+    let behind = |blocks_max| Err(RequestError::NoSpaceBehind { blocks_max });
+    for blocks in [0, 1, 32, 33] {
+        let shrunk = resize(&mut group, &mut disks, 1, VdiskSize::Blocks(blocks));
+        assert_eq!(shrunk, Err(RequestError::Shrinks { blocks: 33 }));
+    }
+    for blocks in [65, 1024, u64::MAX] {
+        let over = resize(&mut group, &mut disks, 1, VdiskSize::Blocks(blocks));
+        assert_eq!(over, behind(64));
+    }
+    for size in [
+        VdiskSize::LargestFree,
+        VdiskSize::Blocks(961),
+        VdiskSize::Blocks(u64::MAX),
+    ] {
+        assert_eq!(resize(&mut group, &mut disks, 2, size), behind(960));
+    }
+    let unknown = resize(&mut group, &mut disks, 3, VdiskSize::Blocks(100));
+    assert_eq!(unknown, Err(RequestError::NoSuchVdisk(3)));
+    let request = RequestId(2);
+    run(&mut group, &mut disks, Event::DeleteVdisk { request, nsid: 2 });
+    let leaving = resize(&mut group, &mut disks, 2, VdiskSize::LargestFree);
+    assert_eq!(leaving, Err(RequestError::AlreadyLeaving(2)));
+}
