@@ -93,8 +93,10 @@ pub struct Reactor {
     pub cpus: Option<Vec<usize>>,
     /// What a core does when there is nothing to do. Default: adaptive with 50 µs.
     pub poll: Poll,
-    /// Memory for data in flight in MiB per core, `16..=2048`. Default: 64.
+    /// Memory for data in flight in MiB per core, `16..=2048`. Default: 128.
     pub memory_mib: u32,
+    /// Memory for what was read, in MiB per core and group, `0..=2048`; 0 turns it off, and reading ahead with it. Default: 32.
+    pub read_cache_mib: u32,
 }
 
 /// What a core does when there is nothing to do.
@@ -400,6 +402,7 @@ impl Default for Reactor {
             cpus: None,
             poll: Poll::Adaptive { spin_us: 50 },
             memory_mib: 128,
+            read_cache_mib: 32,
         }
     }
 }
@@ -586,7 +589,8 @@ mod tests {
                 cores: None,
                 cpus: None,
                 poll,
-                memory_mib: 128
+                memory_mib: 128,
+                read_cache_mib: 32
             }
         );
         assert_eq!(config.subsystem.nqn.as_str(), "nqn.2026-01.io.braid:braid");

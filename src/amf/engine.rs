@@ -9,6 +9,7 @@
 //! neither time nor threads, drives or buffers: it asks by [`Action`] and is told by calls.
 
 mod answer;
+mod clean;
 mod hang;
 mod machine;
 mod piece;
@@ -20,6 +21,7 @@ mod scrub;
 mod tag;
 mod write_back;
 
+pub use clean::{ReadCacheConfig, ReadCacheCounts};
 pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
 pub use rebuild::REBUILDS_MAX;
@@ -47,12 +49,22 @@ pub struct IoTag(pub u32);
 /// What the group is asked to do. A command's data lies in its own buffer, from byte 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Read into the command's buffer.
+    /// Read into the command's buffer, from the drives unless it is dirty.
     Read {
         /// First block.
         lba: GroupLba,
         /// Length in blocks.
         blocks: u32,
+    },
+    /// Read into the command's buffer; what an engine with a read cache has in memory may be taken from there, and
+    /// what a sequential stream will want next be read ahead. An engine without one reads as ever.
+    CachedRead {
+        /// First block.
+        lba: GroupLba,
+        /// Length in blocks.
+        blocks: u32,
+        /// Where the host's disk ends: nothing is read ahead from there on.
+        disk_end: GroupLba,
     },
     /// Write the command's buffer.
     Write {
@@ -179,6 +191,11 @@ pub enum Place {
     },
     /// In the core's ring, the image of its lane of the journal.
     Ring {
+        /// From its start.
+        offset_bytes: u32,
+    },
+    /// In the core's region for what was read, of as many bytes as [`ReadCacheConfig`] says. Only of a [`Action::Copy`].
+    Clean {
         /// From its start.
         offset_bytes: u32,
     },
@@ -417,6 +434,8 @@ pub struct EngineConfig {
     pub write_back: Option<WriteBackConfig>,
 }
 
+#[cfg(test)]
+mod cached;
 #[cfg(test)]
 mod executor;
 #[cfg(test)]

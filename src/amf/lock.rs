@@ -31,7 +31,7 @@ pub const CORES_MAX: u16 = 16;
 /// Fewest slots of a table: the word's tag leaves out the 6 bits that the slot number says.
 const SLOTS_MIN: usize = 1 << 6;
 
-/// Most slots of a table: 128 MiB of words.
+/// Most slots of a table: 256 MiB of words.
 const SLOTS_MAX: usize = 1 << 24;
 
 /// What an operation wants to do with the row.
@@ -83,7 +83,7 @@ pub struct LockTable {
 }
 
 impl LockTable {
-    /// Makes a table of at least `slots` slots, rounded up to a power of two in `64..=2^24`; 8 bytes each.
+    /// Makes a table of at least `slots` slots, rounded up to a power of two in `64..=2^24`; 16 bytes each.
     ///
     /// Four times the operations that may be in flight keeps chance conflicts rare.
     pub fn new(slots: usize) -> Arc<Self> {
@@ -123,6 +123,26 @@ impl LockTable {
     pub fn join_read(&self, row: RowIndex) -> bool {
         let (slot, tag) = self.place(row);
         self.words[slot as usize].join_read(tag)
+    }
+
+    /// Takes the row's lock for reading if that is free, or has readers and nobody waiting. Else nothing happens: for those who
+    /// read what nobody has asked for yet.
+    #[must_use]
+    pub fn try_read(&self, row: RowIndex, core: u16) -> bool {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].try_read(tag, core)
+    }
+
+    /// The version of what the drives hold of this row, and of all others of its slot: it is another one whenever that may have
+    /// changed. Exact for whoever holds the row's lock, in either mode.
+    #[inline]
+    pub fn version(&self, row: RowIndex) -> u64 {
+        self.words[self.slot(row) as usize].version()
+    }
+
+    /// The caller, who has the row's write lock and keeps it, has changed the row in place. Giving a write lock back says the same.
+    pub fn changed(&self, row: RowIndex) {
+        self.words[self.slot(row) as usize].changed();
     }
 
     /// Gives the row's lock back; the caller tells the cores in the answer.

@@ -573,6 +573,7 @@ impl World {
             .group_range(NamespaceLba(there), u64::from(blocks))
             .expect("hosts stay inside the disk");
         let block_bytes = self.scenario.block as usize;
+        let disk_end = disk.group_end();
         let stamped = |content: Content, lba: u64| {
             let mut bytes = vec![0; block_bytes];
             if let Content::Command(number) = content {
@@ -593,7 +594,13 @@ impl World {
         };
         let deallocate = command.is_multiple_of(2);
         let request = move |write: CommandId| match wish {
-            Wish::Read => Request::Read { lba: at, blocks },
+            // Every other one may be answered from memory.
+            Wish::Read if command.is_multiple_of(2) => Request::Read { lba: at, blocks },
+            Wish::Read => Request::CachedRead {
+                lba: at,
+                blocks,
+                disk_end,
+            },
             Wish::Write { forced: fua } => Request::Write { lba: at, blocks, fua },
             Wish::Zero { forced: fua } => Request::Zero {
                 lba: at,

@@ -13,7 +13,8 @@ use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
 use super::window::Window;
 use crate::amf::engine::{
-    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, Request, ScratchHold, WriteBackConfig,
+    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, ReadCacheConfig, ReadCacheCounts,
+    Request, ScratchHold, WriteBackConfig,
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
@@ -52,6 +53,8 @@ pub struct GroupShared {
     pub scratch_bytes: u32,
     /// Where they come from.
     pub memory: ScratchMemory,
+    /// What each core remembers of what it reads.
+    pub read_cache: ReadCacheConfig,
     /// The journal that its writes end in first, if it has one.
     pub journal: Option<WriteBackConfig>,
 }
@@ -67,6 +70,8 @@ pub struct GroupBinding {
     scratch: Span,
     /// The image of this core's lane of the journal.
     ring: Option<Span>,
+    /// What the engine remembers of what it read. The system gives it real memory only as it is used.
+    clean: Box<[u8]>,
     pub(super) actions: Vec<Action>,
     /// The vector that was just carried out, kept for its memory.
     spare: Vec<Action>,
@@ -130,7 +135,7 @@ impl Core {
         };
         let scratch =
             scratch.expect("the memory was checked before the start, and the spare is given out once");
-        let engine = Engine::new(EngineConfig {
+        let mut engine = Engine::new(EngineConfig {
             layout: shared.layout,
             core: self.index.0,
             lock: Arc::clone(&shared.lock),
@@ -148,7 +153,9 @@ impl Core {
             };
             ring.expect("the memory was checked before the start, and the spare is given out once")
         });
+        engine.set_read_cache(shared.read_cache);
         self.groups.push(GroupBinding {
+            clean: vec![0; shared.read_cache.bytes as usize].into(),
             block: shared.geometry.block(),
             drives: shared.drives.clone(),
             shared,
@@ -290,6 +297,7 @@ impl Core {
                 .ring
                 .expect("only engines with a journal know its ring")
                 .part(offset_bytes, bytes),
+            Place::Clean { .. } => unreachable!("what was read is only copied from and to"),
             Place::Zeroes => self.zeroes.expect("allocated at start").part(0, bytes),
         }
     }
@@ -300,6 +308,33 @@ impl Core {
         let equal = io.arena().equal(a, b);
         let binding = &mut self.groups[group];
         binding.engine.compared(tag, equal, &mut binding.actions);
+    }
+
+    /// What the engines of this core have done from memory.
+    pub(super) fn read_cache_counts(&self) -> ReadCacheCounts {
+        let counts = self.groups.iter().map(|group| group.engine.read_cache_counts());
+        counts.fold(ReadCacheCounts::default(), ReadCacheCounts::plus)
+    }
+
+    /// Copies one place to another; what was read is in memory of its own, which no drive touches.
+    fn copy(&mut self, io: &mut Io<Message>, group: usize, into: Place, from: Place, bytes: u32) {
+        let range = |offset: u32| offset as usize..offset as usize + bytes as usize;
+        match (into, from) {
+            (Place::Clean { offset_bytes }, from) => {
+                let from = self.locate(group, from, bytes);
+                let clean = &mut self.groups[group].clean[range(offset_bytes)];
+                io.arena().copy_out(from, 0, clean);
+            }
+            (into, Place::Clean { offset_bytes }) => {
+                let into = self.locate(group, into, bytes);
+                let clean = &self.groups[group].clean[range(offset_bytes)];
+                io.arena_mut().copy_in(into, 0, clean);
+            }
+            (into, from) => {
+                let (into, from) = (self.locate(group, into, bytes), self.locate(group, from, bytes));
+                io.arena_mut().copy(into, from);
+            }
+        }
     }
 
     /// Computes the sums that were just gathered.
@@ -358,10 +393,7 @@ impl Core {
                 self.ask_drive(io, g, tag, Kind::Flush, (member, MemberLba(0), 0), None);
             }
             Action::Xor { .. } | Action::MulAdd { .. } => unreachable!("sums are computed together"),
-            Action::Copy { into, from, bytes } => {
-                let (into, from) = (self.locate(g, into, bytes), self.locate(g, from, bytes));
-                io.arena_mut().copy(into, from);
-            }
+            Action::Copy { into, from, bytes } => self.copy(io, g, into, from, bytes),
             Action::Compare { io: tag, a, b, bytes } => self.compare(io, g, tag, a, b, bytes),
             Action::Seal {
                 slot,

@@ -12,7 +12,7 @@ use super::replay;
 use super::restore::{self, Outcome};
 use super::storage::{self, Opened};
 use crate::amf::background::Limits;
-use crate::amf::engine::Engine;
+use crate::amf::engine::{Engine, ReadCacheConfig};
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
     AssembleOptions, Assembly, Candidate, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding,
@@ -374,6 +374,17 @@ pub fn ring_bytes(geometry: &Geometry, memory_mib: u32) -> u32 {
     }
     let least = lane_blocks_min(geometry) << geometry.block().shift();
     least.next_power_of_two().max(spare_scratch_bytes(memory_mib))
+}
+
+/// How far a core reads ahead of a sequential stream at most.
+const READ_AHEAD_BYTES: u32 = 2 << 20;
+
+/// What a core remembers of what it reads from a group.
+pub fn read_cache(read_cache_mib: u32) -> ReadCacheConfig {
+    ReadCacheConfig {
+        bytes: read_cache_mib << 20,
+        window_bytes: READ_AHEAD_BYTES,
+    }
 }
 
 /// Memory that a core keeps for the journal of one group that is made while it runs: enough for strips of usual lengths.

@@ -13,7 +13,8 @@ use super::core::{Core, queue_index};
 use super::message::{ControlMessage, Message};
 use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, Request};
-use crate::drive::block::NamespaceLba;
+use crate::drive::block::{GroupLba, NamespaceLba};
+use crate::vdisk::VirtualDisk;
 
 /// Namespace identifier that means all namespaces.
 const NSID_ALL: u32 = 0xffff_ffff;
@@ -111,6 +112,18 @@ impl Commands {
         );
         self.spans[id.0 as usize] = None;
         self.free.push(id.0);
+    }
+}
+
+/// A host's read. Forced unit access is to see what the medium has.
+fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk: Option<VirtualDisk>) -> Request {
+    match disk {
+        Some(disk) if !fua => Request::CachedRead {
+            lba,
+            blocks,
+            disk_end: disk.group_end(),
+        },
+        Some(_) | None => Request::Read { lba, blocks },
     }
 }
 
@@ -424,8 +437,9 @@ impl Core {
             // What other commands wrote may still be volatile in the drives: a read that forces unit access makes it
             // durable first.
             IoRequest::Read { .. } if next == Next::Read => Ok(Request::Flush),
-            IoRequest::Read { slba, blocks, .. } => {
-                base(slba, u64::from(blocks)).map(|lba| Request::Read { lba, blocks })
+            IoRequest::Read { slba, blocks, fua } => {
+                let disk = self.namespaces.find(nsid).map(|namespace| namespace.disk);
+                base(slba, u64::from(blocks)).map(|lba| read_request(lba, blocks, fua, disk))
             }
             IoRequest::Write { slba, blocks, fua } => {
                 base(slba, u64::from(blocks)).map(|lba| Request::Write { lba, blocks, fua })

@@ -393,7 +393,7 @@ impl Core {
             Message::SayNamespacesKnown { group } => {
                 self.tell_control(io, ControlMessage::NamespacesKnown { group });
             }
-            Message::Observe(call) => call.answer(self.index, &self.latencies, io),
+            Message::Observe(call) => call.answer(self.index, &self.latencies, self.read_cache_counts(), io),
             Message::ToControl(message) => {
                 self.with_control(io, |control, core, io| control.core_says(core, io, message))
             }

@@ -126,6 +126,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         cores,
         ready,
         memory_mib: config.reactor.memory_mib,
+        read_cache_mib: config.reactor.read_cache_mib,
         stop: stop.clone(),
     };
     let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));

@@ -9,6 +9,7 @@ use reactor::{CoreIndex, Io, LatencyRecorder, Nanos, Precision};
 use super::connection::Command;
 use super::manage::{CoreCounters, StageLatency};
 use super::message::Message;
+use crate::amf::engine::ReadCacheCounts;
 
 /// Stages of a command that have a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,10 +108,17 @@ pub struct ObserveCall {
 
 impl ObserveCall {
     /// Answers for one core.
-    pub fn answer(self, core: CoreIndex, latencies: &Latencies, io: &mut Io<Message>) {
+    pub fn answer(
+        self,
+        core: CoreIndex,
+        latencies: &Latencies,
+        read_cache: ReadCacheCounts,
+        io: &mut Io<Message>,
+    ) {
         let counters: BTreeMap<String, u64> = io
             .counters()
             .named()
+            .chain(read_cache_named(read_cache))
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let observation = Observation {
@@ -123,4 +131,24 @@ impl ObserveCall {
         // The channel holds an answer of each core; if the asker gave up, nobody is interested.
         drop(self.answer.try_send(observation));
     }
+}
+
+/// What the core's engines remember of what they read, with names as operators see them.
+fn read_cache_named(counts: ReadCacheCounts) -> [(&'static str, u64); 6] {
+    let ReadCacheCounts {
+        hits,
+        misses,
+        prefetched,
+        prefetched_used,
+        evicted,
+        stale,
+    } = counts;
+    [
+        ("read_cache_hits", hits),
+        ("read_cache_misses", misses),
+        ("read_cache_pages_evicted", evicted),
+        ("read_cache_pages_prefetched", prefetched),
+        ("read_cache_pages_prefetched_used", prefetched_used),
+        ("read_cache_pages_stale", stale),
+    ]
 }

@@ -92,9 +92,11 @@ impl Needs {
             let connections = u64::from(subsystem.controllers_max) * (1 + u64::from(subsystem.io_queues_max));
             connections + config.drives.len() as u64 + config.listeners.len() as u64 * u64::from(cores) + 64
         });
+        let groups = config.map_or(0, |config| config.groups.len() as u64);
+        let core_mib = u64::from(reactor.memory_mib) + groups * u64::from(reactor.read_cache_mib);
         Self {
             cores,
-            memory_bytes: u64::from(cores) * (u64::from(reactor.memory_mib) << 20),
+            memory_bytes: u64::from(cores) * (core_mib << 20),
             descriptors,
         }
     }

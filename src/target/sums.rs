@@ -194,8 +194,16 @@ fn overlap(a: Place, b: Place, bytes: u32) -> bool {
             },
         ) => command == other && near(offset_bytes, at),
         (Place::Scratch { offset_bytes }, Place::Scratch { offset_bytes: at })
-        | (Place::Ring { offset_bytes }, Place::Ring { offset_bytes: at }) => near(offset_bytes, at),
-        (Place::Command { .. } | Place::Scratch { .. } | Place::Ring { .. } | Place::Zeroes, _) => false,
+        | (Place::Ring { offset_bytes }, Place::Ring { offset_bytes: at })
+        | (Place::Clean { offset_bytes }, Place::Clean { offset_bytes: at }) => near(offset_bytes, at),
+        (
+            Place::Command { .. }
+            | Place::Scratch { .. }
+            | Place::Ring { .. }
+            | Place::Clean { .. }
+            | Place::Zeroes,
+            _,
+        ) => false,
     }
 }
 
@@ -222,7 +230,9 @@ mod tests {
             let (memory, offset) = match place {
                 Place::Command { offset_bytes, .. } => (&mut self.user, offset_bytes),
                 Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
-                Place::Ring { .. } | Place::Zeroes => unreachable!("nothing is written there"),
+                Place::Ring { .. } | Place::Clean { .. } | Place::Zeroes => {
+                    unreachable!("nothing is written there")
+                }
             };
             &mut memory[offset as usize..][..bytes as usize]
         }
@@ -230,7 +240,7 @@ mod tests {
         fn read(&mut self, place: Place, bytes: u32) -> Vec<u8> {
             match place {
                 Place::Zeroes => vec![0; bytes as usize],
-                Place::Command { .. } | Place::Scratch { .. } | Place::Ring { .. } => {
+                Place::Command { .. } | Place::Scratch { .. } | Place::Ring { .. } | Place::Clean { .. } => {
                     self.at(place, bytes).to_vec()
                 }
             }

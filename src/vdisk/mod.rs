@@ -48,6 +48,11 @@ impl VirtualDisk {
         self.blocks
     }
 
+    /// The group's first block behind it.
+    pub const fn group_end(&self) -> GroupLba {
+        GroupLba(self.start.0 + self.blocks)
+    }
+
     /// Where a range of blocks starts in the group; the range is as long there, without gaps.
     ///
     /// Errs if any of the blocks is outside of the virtual disk, also if `lba + blocks` overflows.
@@ -84,6 +89,7 @@ mod tests {
             );
         }
         assert_eq!((disk().nsid(), disk().blocks()), (7, 100));
+        assert_eq!(disk().group_end(), GroupLba(1100));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod levels;
 mod programs;
 mod queue;
 mod raw;
+mod read_cache;
 mod spares;
 mod stage;
 mod zeroes;

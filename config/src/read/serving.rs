@@ -107,6 +107,7 @@ pub(crate) fn reactor(mut section: Section<'_, '_>, problems: &mut Problems<'_>)
         }
     }
     let memory_mib = section.number("memory_mib", 16..=2048, problems);
+    let read_cache_mib = section.number("read_cache_mib", 0..=2048, problems);
     let at = memory_mib.place().unwrap_or(section.at().clone());
     section.finish(problems);
     let cpus = cpus.some();
@@ -118,6 +119,7 @@ pub(crate) fn reactor(mut section: Section<'_, '_>, problems: &mut Problems<'_>)
             cpus,
             poll,
             memory_mib,
+            read_cache_mib: read_cache_mib.or(default.read_cache_mib),
         },
         at,
     }
@@ -373,6 +375,15 @@ mod tests {
                 refuses(&with(&format!("[{section}]\n{key} = {bad_value}\n")), 4, &words);
             }
         }
+    }
+
+    #[test]
+    fn the_read_cache_has_a_limit_and_may_be_off() {
+        let text = |mib: u32| with(&format!("[reactor]\nread_cache_mib = {mib}\n"));
+        for mib in [0, 1, 2048] {
+            assert_eq!(good(&text(mib)).reactor.read_cache_mib, mib);
+        }
+        refuses(&text(2049), 4, &["is out of range", "0..=2048"]);
     }
 
     #[test]

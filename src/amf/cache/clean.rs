@@ -17,6 +17,9 @@ const SMALL_SHARE: u32 = 10;
 /// promotes a page, so that the next eviction has fewer before it.
 const EVICTION_STEPS_MAX: u32 = 16;
 
+/// A version that no row ever has.
+const NEVER: u64 = u64::MAX;
+
 /// A page of the cache's memory, `0..pages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageIndex(pub u32);
@@ -57,6 +60,17 @@ pub enum Reference {
     /// As part of a sequential stream, which reads a page in several commands and then never again: this says
     /// nothing about a page that has just come in.
     Stream,
+}
+
+/// What is known of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is here.
+    Here(PageIndex),
+    /// It is reserved and will be filled or abandoned.
+    Coming(PageIndex),
+    /// It is neither.
+    Absent,
 }
 
 /// What has happened so far.
@@ -165,22 +179,55 @@ impl CleanCache {
     ///
     /// A page of another version is forgotten.
     pub fn lookup(&mut self, key: PageKey, version: u64, reference: Reference) -> Option<PageIndex> {
-        let found = self.find_valid(key, version);
-        match found {
-            None => self.counts.misses += 1,
-            Some(page) => {
-                self.counts.hits += 1;
-                let page = &mut self.pages[page.0 as usize];
-                let counts = match reference {
-                    Reference::Single => true,
-                    Reference::Stream => page.queue == Queue::Main,
-                };
-                if counts {
-                    page.references = REFERENCES_MAX.min(page.references + 1);
-                }
+        match self.find(key, version) {
+            Found::Here(page) => {
+                self.touch(page, reference);
+                Some(page)
+            }
+            Found::Coming(_) | Found::Absent => {
+                self.counts.misses += 1;
+                None
             }
         }
-        found
+    }
+
+    /// What is known of a page of this version. One of another version is forgotten.
+    pub fn find(&mut self, key: PageKey, version: u64) -> Found {
+        let Some(page) = self.index.find(key.packed()).map(PageIndex) else {
+            return Found::Absent;
+        };
+        let Page {
+            state, version: has, ..
+        } = self.pages[page.0 as usize];
+        match state {
+            State::Free => unreachable!("the index leads to pages with data"),
+            State::Filling => Found::Coming(page),
+            State::Filled if has == version => Found::Here(page),
+            State::Filled => {
+                self.counts.stale += 1;
+                self.forget_stale(page);
+                Found::Absent
+            }
+        }
+    }
+
+    /// The page that is reserved for this data and neither filled nor abandoned yet.
+    pub fn coming(&self, key: PageKey) -> Option<PageIndex> {
+        let page = self.index.find(key.packed())?;
+        (self.pages[page as usize].state == State::Filling).then_some(PageIndex(page))
+    }
+
+    /// A page that was found is read.
+    pub fn touch(&mut self, page: PageIndex, reference: Reference) {
+        self.counts.hits += 1;
+        let page = &mut self.pages[page.0 as usize];
+        let counts = match reference {
+            Reference::Single => true,
+            Reference::Stream => page.queue == Queue::Main,
+        };
+        if counts {
+            page.references = REFERENCES_MAX.min(page.references + 1);
+        }
     }
 
     /// Reserves a page to be filled with this data as it is at this version. None if it is here or on its way already, or if
@@ -257,6 +304,20 @@ impl CleanCache {
         }
     }
 
+    /// Forgets everything, as when rows are laid out anew: from now on rows have so many blocks of user data at most. What is about
+    /// to be filled may be so, but is not found then.
+    pub fn clear(&mut self, row_blocks: u32) {
+        self.limits.row_blocks = row_blocks;
+        for page in (0..self.limits.pages).map(PageIndex) {
+            let Page { state, known, .. } = self.pages[page.0 as usize];
+            match state {
+                State::Filling => self.pages[page.0 as usize].version = NEVER,
+                State::Filled if known => self.forget(page),
+                State::Filled | State::Free => {}
+            }
+        }
+    }
+
     /// Which page of a row a block of its user data is in, and where in the page.
     pub fn split(&self, block_of_row: u32) -> (u32, u32) {
         let page_blocks = self.limits.page_blocks;
@@ -285,23 +346,6 @@ impl CleanCache {
 
     fn row_pages(&self) -> u32 {
         self.limits.row_blocks.div_ceil(self.limits.page_blocks)
-    }
-
-    fn find_valid(&mut self, key: PageKey, version: u64) -> Option<PageIndex> {
-        let page = PageIndex(self.index.find(key.packed())?);
-        let Page {
-            state, version: has, ..
-        } = self.pages[page.0 as usize];
-        match state {
-            State::Free => unreachable!("the index leads to pages with data"),
-            State::Filling => None,
-            State::Filled if has == version => Some(page),
-            State::Filled => {
-                self.counts.stale += 1;
-                self.forget_stale(page);
-                None
-            }
-        }
     }
 
     /// Forgets a page because its row was written. If it was worth keeping, its successor is so too.
@@ -507,6 +551,29 @@ mod tests {
             self.keys.push_back(number);
             found.is_some()
         }
+    }
+
+    /// After an expansion's wave nothing that was read before is found, nor what was on its way.
+    #[test]
+    fn clearing_forgets_what_is_here_and_what_is_coming() {
+        let mut cache = cache(8);
+        let here = cache.insert(key(1), 7).expect("all is free");
+        cache.filled(here);
+        let coming = cache.insert(key(2), 7).expect("nearly all is free");
+        assert_eq!(cache.find(key(1), 7), Found::Here(here));
+        assert_eq!(cache.find(key(2), 7), Found::Coming(coming));
+        assert_eq!((cache.coming(key(1)), cache.coming(key(2))), (None, Some(coming)));
+        cache.clear(80);
+        assert_eq!(cache.find(key(1), 7), Found::Absent);
+        assert_eq!(cache.insert(key(2), 7), None, "whoever fills it still has it");
+        cache.filled(coming);
+        assert_eq!(cache.find(key(2), 7), Found::Absent);
+        assert_eq!(cache.pages_used(), 0);
+        let last = PageKey {
+            row: RowIndex(0),
+            page: 9,
+        };
+        assert!(cache.insert(last, 7).is_some(), "rows are longer now");
     }
 
     /// A hot set of half of the cache outlives a scan of ten times the cache, which LRU does not.

@@ -12,7 +12,7 @@ mod index;
 mod read_ahead;
 mod rows;
 
-pub use clean::{CleanCache, CleanCounts, CleanLimits, PageIndex, PageKey, Reference};
+pub use clean::{CleanCache, CleanCounts, CleanLimits, Found, PageIndex, PageKey, Reference};
 pub use dirty::{
     Coverage, DirtyExtent, DirtyLimits, DirtyMap, DirtyRun, DirtySnapshot, DirtySource, Extents, ROW_RUNS_MAX,
 };

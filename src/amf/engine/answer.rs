@@ -33,6 +33,7 @@ impl Engine {
                 self.finish(index, Err(GroupError::Aborted), out);
             }
             (State::Reading, true) if piece.direct => {
+                self.remember_read(index, out);
                 self.overlay(index, Target::User, out);
                 self.finish(index, Ok(()), out);
             }
@@ -52,6 +53,7 @@ impl Engine {
                 | State::AwaitingRoom
                 | State::AwaitingLock
                 | State::AwaitingHold
+                | State::AwaitingPrefetch
                 | State::AwaitingScratch
                 | State::Comparing
                 | State::AwaitingCommit
@@ -79,7 +81,7 @@ impl Engine {
             Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Move { .. } | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
-            Work::Read | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
+            Work::Read | Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
                 unreachable!("these do not write")
             }
         }
@@ -93,6 +95,7 @@ impl Engine {
         let phase = match piece.work {
             Work::Move { phase } => Some(phase),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }
@@ -177,7 +180,12 @@ impl Engine {
         let piece = *piece;
         match piece.work {
             Work::Read => {
+                self.remember_read(index, out);
                 self.overlay(index, Target::User, out);
+                self.finish(index, Ok(()), out);
+            }
+            Work::Prefetch => {
+                self.prefetched(index, out);
                 self.finish(index, Ok(()), out);
             }
             Work::Compare | Work::CompareThenWrite { .. } => {
@@ -220,6 +228,7 @@ impl Engine {
             Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Read
+            | Work::Prefetch
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
@@ -255,6 +264,11 @@ impl Engine {
         piece.direct = false;
         piece.avoid |= std::mem::take(&mut piece.unreadable);
         match piece.work {
+            // Nobody needs it.
+            Work::Prefetch => {
+                piece.errors = 0;
+                self.finish(index, Err(GroupError::Aborted), out);
+            }
             Work::Read | Work::Compare | Work::CompareThenWrite { .. } => {
                 // Reading around a member promises nothing about it, so this need not wait.
                 piece.avoid |= std::mem::take(&mut piece.errors);
@@ -312,6 +326,7 @@ impl Engine {
             Work::Repair { .. } => self.finish(index, Err(GroupError::MemberFailed), out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }

@@ -63,6 +63,7 @@ pub struct Core {
     pub buffers: Vec<Vec<u8>>,
     scratch: Vec<u8>,
     ring: Vec<u8>,
+    clean: Vec<u8>,
     pub owed: Vec<Owed>,
 }
 
@@ -202,6 +203,7 @@ impl World {
                 write_back: shape.journal.map(journal),
             }),
             ring: vec![JUNK; LANE_BLOCKS as usize],
+            clean: Vec::new(),
             buffers: vec![Vec::new(); shape.commands as usize],
             scratch: vec![JUNK; (scratch_bytes / BLOCK) as usize],
             owed: Vec::new(),
@@ -229,6 +231,16 @@ impl World {
             scratch_bytes,
             commands: shape.commands,
             journaled: shape.journal.is_some(),
+        }
+    }
+
+    /// Lets all cores remember what is read by [`Self::read`] from now on: so many pages.
+    pub fn remember_reads(&mut self, pages: u32, window_bytes: u32) {
+        for core in &mut self.cores {
+            let bytes = pages * 4096;
+            core.clean = vec![JUNK; (bytes / BLOCK) as usize];
+            core.engine
+                .set_read_cache(ReadCacheConfig { bytes, window_bytes });
         }
     }
 
@@ -287,14 +299,16 @@ impl World {
         );
     }
 
+    /// Reads through the cache where there is one.
     pub fn read(&mut self, core: usize, command: u32, lba: u64, blocks: u32) {
         self.cores[core].buffers[command as usize] = vec![JUNK; blocks as usize];
         self.submit(
             core,
             command,
-            Request::Read {
+            Request::CachedRead {
                 lba: GroupLba(lba),
                 blocks,
+                disk_end: GroupLba(self.geometry.capacity_blocks()),
             },
         );
     }
@@ -765,6 +779,7 @@ impl World {
             } => (&self.cores[core].buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&self.cores[core].scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&self.cores[core].ring, offset_bytes),
+            Place::Clean { offset_bytes } => (&self.cores[core].clean, offset_bytes),
             Place::Zeroes => {
                 assert!(
                     bytes <= self.geometry.strip_bytes(),
@@ -786,6 +801,7 @@ impl World {
             } => (&mut self.cores[core].buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&mut self.cores[core].scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&mut self.cores[core].ring, offset_bytes),
+            Place::Clean { offset_bytes } => (&mut self.cores[core].clean, offset_bytes),
             Place::Zeroes => unreachable!("zeroes are never written to"),
         };
         assert_eq!(offset % BLOCK, 0);

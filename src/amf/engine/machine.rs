@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::clean::{PREFETCHES_MAX, ReadCache, Reading};
 use super::hang::Held;
 use super::piece::{Piece, State, Work};
 use super::rebuild::{REBUILDS_MAX, RowTurn};
@@ -73,9 +74,11 @@ pub struct Engine {
     pub(super) rebuilds: VecDeque<RowTurn>,
     /// Members under rebuild as this engine was told last.
     pub(super) rebuilding: u32,
-    in_flight: u32,
+    pub(super) in_flight: u32,
     /// Where writes end first, if the group has a journal.
     pub(super) write_back: Option<WriteBack>,
+    /// What was read, if the core keeps any of it.
+    pub(super) read_cache: Option<ReadCache>,
 }
 
 /// A command's slot.
@@ -95,6 +98,8 @@ pub(super) struct Command {
     pub(super) given_up: bool,
     /// It waits for the end of a hold, and for nothing else.
     pub(super) kept: bool,
+    /// Whether it is read through the cache.
+    pub(super) reading: Reading,
     error: Option<GroupError>,
 }
 
@@ -119,6 +124,7 @@ impl Command {
         compared: false,
         given_up: false,
         kept: false,
+        reading: Reading::Past,
         error: None,
     };
 
@@ -159,7 +165,8 @@ impl Engine {
             "only members fail"
         );
         lock.publish(members);
-        let all_pieces = pieces_max + write_back.as_ref().map_or(0, |_| DESTAGES_MAX);
+        let own_pieces = write_back.as_ref().map_or(0, |_| DESTAGES_MAX) + PREFETCHES_MAX;
+        let all_pieces = pieces_max + own_pieces;
         let mut commands = vec![Command::FREE; commands_max as usize + 1];
         // The last one stands for what the engine does by itself.
         commands[commands_max as usize].state = CommandState::Active;
@@ -191,6 +198,7 @@ impl Engine {
             rebuilds: VecDeque::with_capacity(REBUILDS_MAX),
             rebuilding: members.rebuilding,
             in_flight: 0,
+            read_cache: None,
         }
     }
 
@@ -236,6 +244,9 @@ impl Engine {
         if !self.commands[command.0 as usize].wants_more() {
             // Refused, or nothing to do.
             return self.complete(command.0, out);
+        }
+        if self.read_cache.is_some() {
+            self.commands[command.0 as usize].reading = self.observe_read(&request);
         }
         if self.starved.is_empty() && !self.free_pieces.is_empty() {
             self.start_piece(command.0, out);
@@ -366,9 +377,9 @@ impl Engine {
         }
     }
 
-    /// Commands taken and not completed; a fused pair counts as one.
+    /// Commands taken and not completed, and what is read ahead; a fused pair counts as one.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight
+        self.in_flight + self.prefetching()
     }
 
     /// How much memory each queue has: none of it may grow while commands run.
@@ -426,6 +437,7 @@ impl Engine {
             }
             Request::Zero { lba, blocks, .. } => (lba, blocks),
             Request::Read { lba, blocks }
+            | Request::CachedRead { lba, blocks, .. }
             | Request::Write { lba, blocks, .. }
             | Request::Compare { lba, blocks }
             | Request::CompareWrite { lba, blocks, .. } => {
@@ -469,6 +481,8 @@ impl Engine {
                 self.command_links.remove(&mut self.starved, command);
                 self.start_piece(command, out);
                 self.line_up(command);
+            } else if self.start_prefetch(out) {
+                // A part of what a stream will want is on its way.
             } else if self.write_back.is_none() || !self.poll_write_back(out) {
                 return;
             }
@@ -657,6 +671,10 @@ impl Engine {
                 self.piece_links.remove(&mut write_back.drain_waiters, index);
                 self.finish(index, Err(GroupError::Aborted), out);
             }
+            State::AwaitingPrefetch => {
+                self.leave_prefetch_queue(index);
+                self.finish(index, Err(GroupError::Aborted), out);
+            }
             State::AwaitingScratch => {
                 self.piece_links.remove(&mut self.scratch_waiters, index);
                 self.scratch_retry = true;
@@ -704,6 +722,7 @@ impl Engine {
             }
             State::AwaitingHold => self.leave_hold_queue(index, out),
             State::Free
+            | State::AwaitingPrefetch
             | State::AwaitingScratch
             | State::Reading
             | State::Comparing
@@ -789,7 +808,7 @@ fn next_piece(layout: &Layout, slot: &Command, write_blocks_max: u32) -> (Work, 
         }
     };
     match slot.request {
-        Request::Read { lba, .. } => (Work::Read, cut(lba)),
+        Request::Read { lba, .. } | Request::CachedRead { lba, .. } => (Work::Read, cut(lba)),
         Request::Write { lba, fua, .. } => {
             let mut piece = cut(lba);
             piece.blocks = piece.blocks.min(write_blocks_max);

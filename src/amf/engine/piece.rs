@@ -20,6 +20,8 @@ use crate::drive::block::MemberLba;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Read,
+    /// What a stream will want next, into the cache.
+    Prefetch,
     Compare,
     /// Becomes `Write` when the comparison succeeds.
     CompareThenWrite {
@@ -61,7 +63,7 @@ impl Work {
     /// The lock it needs on its row; a flush has no row.
     pub(super) fn mode(self) -> Option<Mode> {
         match self {
-            Self::Read | Self::Compare | Self::Scrub { repair: false } => Some(Mode::Read),
+            Self::Read | Self::Prefetch | Self::Compare | Self::Scrub { repair: false } => Some(Mode::Read),
             Self::CompareThenWrite { .. }
             | Self::Write { .. }
             | Self::ZeroRow { .. }
@@ -80,6 +82,7 @@ impl Work {
         match self {
             Self::Write { .. } | Self::ZeroRow { .. } | Self::CompareThenWrite { .. } => true,
             Self::Read
+            | Self::Prefetch
             | Self::Compare
             | Self::Resync
             | Self::Rebuild
@@ -94,6 +97,13 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Whether it writes in place inside of a hold; what hosts write goes to the journal there.
+    fn changes_held_row(self) -> bool {
+        self.mode().is_some_and(Mode::is_write) && !self.is_host_write()
+    }
+}
+
 /// In order of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -103,6 +113,8 @@ pub(super) enum State {
     AwaitingLock,
     /// Its row is held by this core, and others are inside.
     AwaitingHold,
+    /// A read: for what is being read ahead.
+    AwaitingPrefetch,
     /// Has its lock; others with scratch never wait for it, so they end and give theirs back.
     AwaitingScratch,
     Reading,
@@ -134,7 +146,7 @@ pub(super) struct Piece {
     /// Whose buffer it works on.
     pub(super) buffer: CommandId,
     pub(super) row: RowPiece,
-    /// Its lock slot, while it waits for that.
+    /// Its lock slot, while it waits for that; or the piece that reads ahead, while it waits for that one.
     pub(super) slot: u32,
     /// Answers that are still to come.
     pub(super) pending: u32,
@@ -250,7 +262,7 @@ impl Engine {
     }
 
     /// False if it has to wait for scratch, which it may take only when it is its turn.
-    fn try_begin(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
+    pub(super) fn try_begin(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
         let members = self.members_of(index);
         let piece = &mut self.pieces[index as usize];
         assert!(
@@ -263,7 +275,8 @@ impl Engine {
         }
         match self.pieces[index as usize].work {
             Work::Read => {
-                if self.read_one_strip(index, out) {
+                let cached = self.read_cache.is_some() && self.read_from_memory(index, out);
+                if cached || self.read_one_strip(index, out) {
                     return true;
                 }
             }
@@ -303,7 +316,8 @@ impl Engine {
                     return true;
                 }
             }
-            Work::Compare
+            Work::Prefetch
+            | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }
             | Work::Resync
@@ -347,6 +361,7 @@ impl Engine {
             },
             Work::Move { .. } => self.lock.members(),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }
@@ -504,7 +519,7 @@ impl Engine {
         };
         match *work {
             Work::Read => read(Target::User),
-            Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
+            Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
             Work::Write { source, .. } => plan.write(geometry, row, source, *members, *avoid),
             Work::Resync => plan.resync(geometry, row.row, *members, *avoid),
             Work::Rebuild => plan.rebuild(geometry, row.row, *targets, *members, *avoid),
@@ -609,14 +624,16 @@ impl Engine {
         );
         self.drop_scratch(index);
         self.give_room_back(index);
-        let is_destage = self.pieces[index as usize].work == Work::Destage;
-        if is_destage {
+        let work = self.pieces[index as usize].work;
+        if work == Work::Destage {
             self.destage_ended(index, result.is_ok());
         }
         // All drives have answered: another core may use the row from here on.
         self.unlock(index, out);
-        if is_destage {
+        if work == Work::Destage {
             self.end_destage_piece(index, out);
+        } else if work == Work::Prefetch {
+            self.end_prefetch(index);
         } else {
             self.end_piece(index, result, out);
         }
@@ -625,6 +642,10 @@ impl Engine {
     fn unlock(&mut self, index: u32, out: &mut Vec<Action>) {
         let piece = &self.pieces[index as usize];
         if let Some(entry) = piece.hold {
+            if piece.work.changes_held_row() {
+                // The lock stays here, and with it what this core may remember of the row.
+                self.lock.changed(piece.row.row);
+            }
             self.leave_hold(index, entry, out);
         } else if let Some(mode) = piece.work.mode() {
             let row = piece.row.row;

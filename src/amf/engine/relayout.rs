@@ -122,8 +122,15 @@ impl Engine {
         if let Some(write_back) = &mut self.write_back {
             write_back.widen(&layout);
         }
+        let (from, to) = (self.layout.frontier(), layout.frontier());
+        let widens = self.layout.widest() != layout.widest();
         self.geometry = *layout.widest();
         self.layout = layout;
+        if widens {
+            self.clear_read_cache();
+        } else {
+            self.forget_rows(from..to);
+        }
         self.kept.rows = None;
         self.kept.look = false;
         while let Some(command) = self.kept.waiters.first() {
@@ -291,6 +298,7 @@ impl Engine {
                 phase: MovePhase::Clear | MovePhase::Wipe { .. },
             } => unreachable!("these do not read"),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Write { .. }

@@ -32,6 +32,11 @@ impl Scratch {
         Self { free }
     }
 
+    /// Size of what is free.
+    pub fn bytes(&self) -> u32 {
+        self.free.iter().map(|span| span.bytes).sum()
+    }
+
     pub fn alloc(&mut self, bytes: u32) -> Option<Span> {
         assert!(bytes > 0, "an empty span has no place");
         let bytes = bytes.checked_next_multiple_of(ALIGN_BYTES)?;

@@ -31,6 +31,18 @@ impl Running {
     };
 }
 
+/// A read, forced to see the medium or not, of a disk of this length.
+fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk_blocks: usize) -> Request {
+    match fua {
+        true => Request::Read { lba, blocks },
+        false => Request::CachedRead {
+            lba,
+            blocks,
+            disk_end: GroupLba(disk_blocks as u64),
+        },
+    }
+}
+
 /// A random run: commands on ranges that no other change in flight overlaps, so that a model knows every
 /// block; rows are shared all the time, so that locks, scratch and pieces are fought over.
 pub(super) struct Run {
@@ -38,6 +50,8 @@ pub(super) struct Run {
     pub model: Vec<u8>,
     running: Vec<Running>,
     pub commands: u32,
+    /// Where a sequential stream goes on, if there is to be one.
+    pub stream: Option<usize>,
     completed: u64,
     aborted: u64,
     /// Commands of the group's own that completed.
@@ -53,6 +67,7 @@ impl Run {
             model,
             running: Vec::new(),
             commands: shape.commands,
+            stream: None,
             completed: 0,
             aborted: 0,
             background: Vec::new(),
@@ -80,6 +95,19 @@ impl Run {
             return;
         }
         let capacity = self.model.len();
+        if let Some(at) = self.stream
+            && self.random().chance(40)
+        {
+            // Streams begin anew now and then.
+            let start = if self.random().chance(5) { 0 } else { at % capacity };
+            let range = start..(start + 4).min(capacity);
+            let overlaps = |r: &Running| r.changes && r.range.start < range.end && range.start < r.range.end;
+            if !self.running.iter().any(overlaps) {
+                self.stream = Some(range.end);
+                self.submit(core, ids[0], ids[1], 0, range);
+            }
+            return;
+        }
         let start = self.random().index(capacity);
         let row = self.world.geometry.row_blocks() as usize;
         let longest = if self.random().chance(20) {
@@ -131,7 +159,7 @@ impl Run {
             0..4 => {
                 buffers[command as usize] = vec![0xEE; new.len()];
                 (running.changes, running.reads) = (false, true);
-                Request::Read { lba, blocks }
+                read_request(lba, blocks, fua, self.model.len())
             }
             4..8 => {
                 buffers[command as usize].clone_from(&new);
@@ -440,7 +468,7 @@ fn members_are_rebuilt_under_load() {
 }
 
 /// Ids behind those of the hosts are the group's own.
-fn with_own_commands(shape: &Shape) -> Shape {
+pub fn with_own_commands(shape: &Shape) -> Shape {
     Shape {
         commands: shape.commands + OWN_COMMANDS,
         ..*shape
@@ -450,7 +478,7 @@ fn with_own_commands(shape: &Shape) -> Shape {
 const OWN_COMMANDS: u32 = 4;
 
 /// Loses members, replaces their drives, and has them rebuilt, several rows at a time.
-struct Rebuilder {
+pub struct Rebuilder {
     free: Vec<u32>,
     next: u64,
     /// A row was not rebuilt: begins anew at the frontier once the others have ended.
@@ -460,7 +488,7 @@ struct Rebuilder {
 }
 
 impl Rebuilder {
-    fn new(first: u32) -> Self {
+    pub fn new(first: u32) -> Self {
         Self {
             free: (first..first + OWN_COMMANDS).collect(),
             next: 0,
@@ -470,7 +498,7 @@ impl Rebuilder {
         }
     }
 
-    fn step(&mut self, run: &mut Run) {
+    pub fn step(&mut self, run: &mut Run) {
         for (command, result) in std::mem::take(&mut run.background) {
             self.free.push(command);
             self.failed |= result.is_err();
@@ -552,7 +580,7 @@ impl Rebuilder {
     }
 
     /// Goes on without hosts until all is rebuilt.
-    fn end(&mut self, run: &mut Run) {
+    pub fn end(&mut self, run: &mut Run) {
         for _ in 0..100_000 {
             self.step(run);
             run.world.settle();

@@ -240,6 +240,7 @@ impl Engine {
             }
             | Work::CompareThenWrite { .. }
             | Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::Resync
             | Work::Rebuild
@@ -305,6 +306,7 @@ impl Engine {
             Work::Write { source, fua } => (source == Source::Zeroes, fua),
             Work::ZeroRow { fua, .. } => (true, fua),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync
@@ -385,6 +387,7 @@ impl Engine {
                 self.finish(index, Ok(()), out);
             }
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync
@@ -433,6 +436,7 @@ impl Engine {
             Work::Destage => self.destage_committed(index, out),
             Work::Write { .. } | Work::ZeroRow { .. } => self.finish(index, Ok(()), out),
             Work::Read
+            | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync

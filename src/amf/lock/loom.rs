@@ -54,6 +54,7 @@ impl Shared {
     fn write(&self, core: u16) {
         self.lock(Mode::Write, core);
         let left = self.left.load(Ordering::Relaxed);
+        assert_eq!(self.version(), left, "each writer before it made a version");
         self.left.store(left + 1, Ordering::Relaxed);
         let right = self.right.load(Ordering::Relaxed);
         assert_eq!(left, right, "a writer is alone");
@@ -69,7 +70,22 @@ impl Shared {
             right,
             "no writer is inside with a reader"
         );
+        assert_eq!(self.version(), right, "what is read is of this version");
         self.unlock(Mode::Read);
+    }
+
+    fn version(&self) -> usize {
+        usize::try_from(self.word.version()).expect("few writes")
+    }
+
+    /// Reads what nobody asked for, if nobody is in the way.
+    fn read_ahead(&self, core: u16) {
+        if self.word.try_read(TAG, core) {
+            let right = self.right.load(Ordering::Relaxed);
+            assert_eq!(self.left.load(Ordering::Relaxed), right, "no writer is inside");
+            assert_eq!(self.version(), right, "what is read is of this version");
+            self.unlock(Mode::Read);
+        }
     }
 
     fn check(&self, writes: usize) {
@@ -111,6 +127,12 @@ fn two_writers_exclude_each_other_and_wake_each_other() {
 #[test]
 fn a_reader_sees_all_of_a_write_or_nothing() {
     ::loom::model(|| run(&[Shared::write, Shared::read], 1));
+}
+
+#[test]
+fn reading_ahead_meets_no_writer() {
+    ::loom::model(|| run(&[Shared::write, Shared::read_ahead], 1));
+    bounded(|| run(&[Shared::write, Shared::read_ahead, Shared::read], 1));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One slot of the lock table: a single atomic word.
+//! One slot of the lock table: a single atomic word, and beside it how often writers have left.
 //!
 //! Owns the word's layout and its few transitions. Deliberately knows rows only by their tag.
 
@@ -43,12 +43,21 @@ const WAITING: u64 = 0xFFFF;
 const _: () = assert!(CORES_MAX as u32 == WAITING.count_ones() && TURN_MASK + 1 == CORES_MAX as u64);
 const _: () = assert!((TAG_KEY_MASK as u64 + 1) << TAG_SHIFT >> TAG_SHIFT == TAG_KEY_MASK as u64 + 1);
 
+/// Aligned so that word and version share a cache line.
 #[derive(Debug)]
-pub struct LockWord(AtomicU64);
+#[repr(align(16))]
+pub struct LockWord {
+    word: AtomicU64,
+    /// Changed by the one writer that is inside, read by those who are inside: the word orders all of that.
+    version: AtomicU64,
+}
 
 impl LockWord {
     pub fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self {
+            word: AtomicU64::new(0),
+            version: AtomicU64::new(0),
+        }
     }
 
     /// See [`super::LockTable::try_acquire`].
@@ -58,7 +67,7 @@ impl LockWord {
         let alone = holding(tag, mode) | u64::from(core) << TURN_SHIFT;
         // Guessing that the slot is free saves a load, and a cache line that is fetched twice.
         match self
-            .0
+            .word
             .compare_exchange(0, alone, Ordering::Acquire, Ordering::Relaxed)
         {
             Ok(_) => Acquire::Acquired { wake: WakeMask(0) },
@@ -96,7 +105,7 @@ impl LockWord {
                 (word | own, Acquire::Busy { recall })
             };
             match self
-                .0
+                .word
                 .compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed)
             {
                 Ok(_) => return answer,
@@ -107,10 +116,10 @@ impl LockWord {
 
     /// See [`super::LockTable::join_read`].
     pub fn join_read(&self, tag: u32) -> bool {
-        let mut word = self.0.load(Ordering::Relaxed);
+        let mut word = self.word.load(Ordering::Relaxed);
         while may_join(word, tag) {
             match self
-                .0
+                .word
                 .compare_exchange_weak(word, word + READER, Ordering::Acquire, Ordering::Relaxed)
             {
                 Ok(_) => return true,
@@ -120,10 +129,48 @@ impl LockWord {
         false
     }
 
+    /// See [`super::LockTable::try_read`].
+    pub fn try_read(&self, tag: u32, core: u16) -> bool {
+        assert!(core < CORES_MAX, "a core has a bit of its own");
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let new = if word == 0 {
+                holding(tag, Mode::Read) | u64::from(core) << TURN_SHIFT
+            } else if may_join(word, tag) && word & WAITING == 0 {
+                word + READER
+            } else {
+                return false;
+            };
+            match self
+                .word
+                .compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// See [`super::LockTable::version`].
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// See [`super::LockTable::changed`]. Nobody else changes it: a load and a store do.
+    #[inline]
+    pub fn changed(&self) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+    }
+
     /// See [`super::LockTable::release`].
     #[inline]
     pub fn release(&self, tag: u32, mode: Mode) -> WakeMask {
-        let mut word = self.0.load(Ordering::Relaxed);
+        if mode.is_write() {
+            self.changed();
+        }
+        let mut word = self.word.load(Ordering::Relaxed);
         loop {
             assert_eq!(tag_of(word), u64::from(tag), "a lock that is released is held");
             let left = match mode {
@@ -142,7 +189,7 @@ impl LockWord {
                 (left, WakeMask(0))
             };
             match self
-                .0
+                .word
                 .compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed)
             {
                 Ok(_) => return wake,
@@ -155,7 +202,7 @@ impl LockWord {
     pub fn withdraw(&self, core: u16) -> WakeMask {
         assert!(core < CORES_MAX, "a core has a bit of its own");
         let own = 1 << core;
-        let mut word = self.0.load(Ordering::Relaxed);
+        let mut word = self.word.load(Ordering::Relaxed);
         while word & own != 0 {
             let left = word & !own;
             let promised = tag_of(word) == 0 && turn(word) == core;
@@ -166,7 +213,7 @@ impl LockWord {
             };
             // Release: a turn that is passed on carries along what the last holder wrote.
             match self
-                .0
+                .word
                 .compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed)
             {
                 Ok(_) => return wake,
@@ -177,12 +224,12 @@ impl LockWord {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
+        self.word.load(Ordering::Acquire) == 0
     }
 
     /// See [`super::LockTable::is_awaited`].
     pub fn is_awaited(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & WAITING != 0
+        self.word.load(Ordering::Relaxed) & WAITING != 0
     }
 }
 
@@ -261,6 +308,36 @@ mod tests {
         );
         assert!(!word.join_read(5), "nobody joins a writer");
         assert_eq!(word.release(5, Mode::Write), WakeMask(0b10));
+    }
+
+    #[test]
+    fn only_writers_that_leave_make_a_new_version() {
+        let word = LockWord::new();
+        assert_eq!(word.try_acquire(5, Mode::Read, 0), ACQUIRED);
+        assert_eq!(word.release(5, Mode::Read), NOBODY);
+        assert_eq!(word.version(), 0);
+        assert_eq!(word.try_acquire(5, Mode::Write, 0), ACQUIRED);
+        word.changed();
+        assert_eq!(word.version(), 1, "what a writer has done before it leaves");
+        assert_eq!(word.release(5, Mode::Write), NOBODY);
+        assert_eq!(word.version(), 2);
+    }
+
+    /// Whoever reads ahead comes in where nobody is in the way, and else leaves no trace.
+    #[test]
+    fn a_reader_without_need_neither_waits_nor_overtakes() {
+        let word = LockWord::new();
+        assert!(word.try_read(5, 0) && word.try_read(5, 1), "readers are together");
+        assert!(!word.try_read(9, 1), "another row");
+        assert_eq!(word.try_acquire(5, Mode::Write, 2), BUSY);
+        assert!(!word.try_read(5, 0), "a writer waits");
+        assert_eq!(word.release(5, Mode::Read), NOBODY);
+        assert_eq!(word.release(5, Mode::Read), WakeMask(0b100));
+        assert!(!word.try_read(5, 0), "it is core 2's turn");
+        assert_eq!(word.try_acquire(5, Mode::Write, 2), ACQUIRED);
+        assert!(!word.try_read(5, 0) && !word.is_awaited());
+        assert_eq!(word.release(5, Mode::Write), NOBODY);
+        assert!(word.is_idle());
     }
 
     #[test]

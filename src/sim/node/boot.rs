@@ -46,6 +46,9 @@ const PIECES: u32 = 24;
 /// Strips of scratch beyond what the largest row operation needs.
 const SCRATCH_STRIPS: u32 = 8;
 
+/// What a core remembers of its reads: so few pages that they are fought over.
+const READ_CACHE_BYTES: u32 = 24 * 4096;
+
 /// Lock words: the fewest there may be, so that rows meet in a slot.
 const LOCK_SLOTS: usize = 64;
 
@@ -186,14 +189,16 @@ impl Node {
                 members,
                 write_back: write_back.clone(),
             });
-            Core::new(
+            let mut core = Core::new(
                 engine,
                 COMMANDS,
                 scratch_bytes,
                 &geometry,
                 ring_bytes,
                 drives.clone(),
-            )
+            );
+            core.set_read_cache(READ_CACHE_BYTES);
+            core
         };
         let mut node = Self {
             geometry,

@@ -10,7 +10,9 @@ use nvme::crc32c;
 use super::LaneCall;
 use super::Owner;
 use crate::amf::code::mul_add_bytes;
-use crate::amf::engine::{Action, CommandId, Engine, GroupError, IoTag, Place, Request, ScrubOutcome};
+use crate::amf::engine::{
+    Action, CommandId, Engine, GroupError, IoTag, Place, ReadCacheConfig, Request, ScrubOutcome,
+};
 use crate::amf::geometry::Geometry;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -68,6 +70,8 @@ pub struct Core {
     scratch: Vec<u8>,
     /// The image of the core's lane of the journal.
     ring: Vec<u8>,
+    /// What the core remembers of what it read.
+    clean: Vec<u8>,
     buffers: Vec<Vec<u8>>,
     owners: Vec<Option<(Owner, bool)>>,
     pub(in crate::sim) outstanding: BTreeMap<u32, Outstanding>,
@@ -93,6 +97,7 @@ impl Core {
             engine,
             scratch: vec![JUNK; scratch_bytes as usize],
             ring: vec![JUNK; ring_bytes],
+            clean: Vec::new(),
             buffers: vec![Vec::new(); commands as usize],
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
@@ -101,6 +106,14 @@ impl Core {
             block_bytes: geometry.block().bytes() as usize,
             drives,
         }
+    }
+
+    /// Lets the core remember what hosts read, and read ahead of them, in memory of this size; called once.
+    pub(in crate::sim) fn set_read_cache(&mut self, bytes: u32) {
+        self.clean = vec![JUNK; bytes as usize];
+        let window_bytes = bytes;
+        self.engine
+            .set_read_cache(ReadCacheConfig { bytes, window_bytes });
     }
 
     /// Takes a free command slot with this buffer. Panics if there is none: hosts keep fewer under way.
@@ -113,7 +126,7 @@ impl Core {
     }
 
     pub(in crate::sim) fn submit(&mut self, command: CommandId, request: Request) {
-        let reads = matches!(request, Request::Read { .. });
+        let reads = matches!(request, Request::Read { .. } | Request::CachedRead { .. });
         let owner = self.owners[command.0 as usize].as_mut();
         owner.expect("the slot was taken for it").1 = reads;
         self.engine.submit(command, request, &mut self.actions);
@@ -349,6 +362,7 @@ impl Core {
             } => &self.buffers[command.0 as usize][offset_bytes as usize..][..bytes],
             Place::Scratch { offset_bytes } => &self.scratch[offset_bytes as usize..][..bytes],
             Place::Ring { offset_bytes } => &self.ring[offset_bytes as usize..][..bytes],
+            Place::Clean { offset_bytes } => &self.clean[offset_bytes as usize..][..bytes],
             Place::Zeroes => {
                 assert!(bytes <= self.strip_bytes, "the region of zeroes is a strip long");
                 &ZEROES[..bytes]
@@ -364,6 +378,7 @@ impl Core {
             } => (&mut self.buffers[command.0 as usize], offset_bytes),
             Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&mut self.ring, offset_bytes),
+            Place::Clean { offset_bytes } => (&mut self.clean, offset_bytes),
             Place::Zeroes => unreachable!("zeroes are never written to"),
         };
         memory[offset as usize..][..data.len()].copy_from_slice(data);

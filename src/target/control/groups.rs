@@ -252,6 +252,7 @@ impl Control {
                 ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
             },
             memory,
+            read_cache: assemble::read_cache(self.read_cache_mib),
             journal,
         });
         // Nothing is served under this set: the machine announces the first one when it is durable.

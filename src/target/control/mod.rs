@@ -117,6 +117,8 @@ pub struct ControlSetup {
     pub ready: Ready,
     /// Memory of each core.
     pub memory_mib: u32,
+    /// Memory of each core for what it reads from each group.
+    pub read_cache_mib: u32,
     /// Called when an operator wants the node to stop.
     pub stop: SyncSender<()>,
 }
@@ -178,6 +180,7 @@ pub struct Control {
     serial: String,
     cores: u16,
     memory_mib: u32,
+    read_cache_mib: u32,
     /// The cores still have their spare scratch memory, for one group that is made while they run.
     has_spare_scratch: bool,
     ready: Option<Ready>,
@@ -265,6 +268,7 @@ impl Control {
             node: setup.node,
             cores: setup.cores,
             memory_mib: setup.memory_mib,
+            read_cache_mib: setup.read_cache_mib,
             has_spare_scratch: true,
             ready: Some(setup.ready),
             stop: setup.stop,

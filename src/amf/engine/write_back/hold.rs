@@ -87,7 +87,7 @@ impl Work {
     /// How it is inside a row that its core holds.
     fn inside(self) -> Inside {
         match self {
-            Self::Read | Self::Compare | Self::Scrub { repair: false } => Inside::Read,
+            Self::Read | Self::Prefetch | Self::Compare | Self::Scrub { repair: false } => Inside::Read,
             Self::Write { .. } | Self::ZeroRow { .. } => Inside::Append,
             Self::CompareThenWrite { .. }
             | Self::Resync
