@@ -1,4 +1,4 @@
-//! Groups that get more drives while hosts use them (CHECKLIST D9; PROTOCOL H34 to H36, I13).
+//! Groups that get more drives while hosts use them (CHECKLIST G1, G3; PROTOCOL H34 to H36, I13).
 
 use braid::target::manage::{
     BackgroundRequest, DriveReplace, GroupExpand, GroupName, GroupSetRate, GroupState, ManageError, Reply,

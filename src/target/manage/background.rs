@@ -75,7 +75,7 @@ pub struct BackgroundStatus {
 /// A background process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
-    /// `rebuild`, `sync` or `scrub`.
+    /// `rebuild`, `sync`, `expansion` or `scrub`.
     pub name: String,
     /// How it gets on: `running`, `held back for hosts`, `paused`, `retrying` or `finishing`.
     pub state: String,

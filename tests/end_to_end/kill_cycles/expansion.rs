@@ -21,7 +21,7 @@ fn check(folder: &Folder, node: &Node, mut record: Record) -> Record {
     next.unwrap_or_else(|wrong| panic!("{wrong}\n{}", folder.log()))
 }
 
-/// PROTOCOL H35: wherever the node is killed, rows in the scratch area included, nothing that was acknowledged is lost, the expansion goes
+/// CHECKLIST G3, PROTOCOL H35: wherever the node is killed, rows in the scratch area included, nothing that was acknowledged is lost, the expansion goes
 /// on by itself, and in the end all check data fit.
 fn expands(level: &str, drives: usize, more: &[&str]) {
     let folder = Folder::make_beside(level, drives, more.len());
