@@ -111,7 +111,9 @@ main() {
   braid_check raid6_appears
   braid_check -t 180 raid6_is_rebuilt_under_writes
   braid_check -t 180 raid6_is_scrubbed_under_writes
+  braid_check -t 180 raid6_is_expanded_under_writes
   braid_check -t 120 ext4_holds_files 5 keep
+  braid_check raid6_disk_grows
   check leave
 }
 

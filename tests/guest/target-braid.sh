@@ -51,10 +51,10 @@ discovery_only = true
 TOML
     group g0 raid5 4096 'path = "%s.img"\nsize_mib = 128' 1:$((NS1_BYTES >> 20)) -- d0 d1 d2 d3
     group g1 raid5 512 'path = "%s.img"\nsize_mib = 128' 2:$((NS2_BYTES >> 20)) 3:64 -- e0 e1 e2
-    # Of RAID-6, with a spare. Its virtual disk is made while hosts are connected.
+    # Of RAID-6, with a spare, and a drive by which it is to grow. Its virtual disk is made while hosts are connected.
     group g2 raid6 4096 'path = "%s.img"\nsize_mib = 64' -- f0 f1 f2 f3 f4
     printf 'spares = ["f5"]\n'
-    printf '[[drive]]\nname = "%s"\npath = "%s.img"\nsize_mib = 64\n' f5 f5
+    printf '[[drive]]\nname = "%s"\npath = "%s.img"\nsize_mib = 64\n' f5 f5 f6 f6
   } >"$work/node-a.toml"
   {
     cat <<TOML
@@ -138,6 +138,9 @@ target_await_rebuilt() { # target_await_rebuilt GROUP DRIVE: the spare that has 
   shown=$(control group show "$1" --json 2>&1 | tr -d ' \n')
   grep -Eq "\"drive\":\"$2\"[^}]*\"state\":\"active\"" <<<"$shown" || { echo "$2 is not shown as active: $shown"; return 1; }
 }
+
+target_expand() { control group expand "$1" --drive "$2" --wait && target_is_healthy "$1"; } # target_expand GROUP DRIVE
+target_resize() { control vdisk resize v5 --size 208MiB; } # More than the group had before.
 
 target_is_healthy() { # target_is_healthy GROUP
   local shown
