@@ -428,8 +428,9 @@ impl Engine {
             return false;
         }
         let shift = self.geometry.block().shift();
+        // Cut where the frontier of an expansion is, as a host's read.
         let mut piece = self
-            .geometry
+            .layout
             .first_piece(GroupLba(range.start), range.end - range.start);
         let page_blocks = cache.page_blocks;
         let longest = (PREFETCH_BYTES_MAX >> shift).max(page_blocks);
@@ -516,6 +517,8 @@ impl Engine {
     pub(super) fn end_prefetch(&mut self, index: u32) {
         let piece = self.pieces[index as usize];
         let row = piece.row.row;
+        // Whoever holds the row for an expansion may wait for this piece.
+        self.kept.look |= self.kept.is_held();
         let cache = self.read_cache.as_mut().expect("only there is reading ahead");
         for page in cache.pages(&piece.row) {
             if let Some(at) = cache.reserved(PageKey { row, page }, index) {
