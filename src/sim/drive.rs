@@ -156,6 +156,17 @@ impl Drive {
         (self.medium.len() * BLOCK_BYTES) as u64
     }
 
+    /// Blocks that it writes as a whole.
+    pub const fn atom(&self) -> u64 {
+        self.atom as u64
+    }
+
+    /// What the medium has and is not zero.
+    pub fn written(&self) -> impl Iterator<Item = (u64, &Block)> {
+        let blocks = (0..).zip(&self.medium);
+        blocks.filter(|(_, block)| **block != Block::ZERO)
+    }
+
     /// What is wrong with it from now on.
     pub fn begin(&mut self, trouble: Trouble) {
         self.trouble = Some(trouble);

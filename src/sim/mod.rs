@@ -9,6 +9,7 @@ pub mod check;
 pub mod drive;
 pub mod history;
 pub mod host;
+pub mod lives;
 pub mod node;
 pub mod random;
 pub mod scenario;
@@ -18,4 +19,4 @@ pub mod world;
 
 pub use check::{Failure, check, try_seed};
 pub use scenario::{Fault, Mutant, OperatorWish, Order, Scenario, Stop};
-pub use world::{Ending, Report, Swept, Violation, run, sweep};
+pub use world::{Ending, Hole, Report, Step, Swept, Thoroughness, Violation, run, sweep};

@@ -9,7 +9,7 @@ mod life;
 mod orders;
 mod sweep;
 
-pub use sweep::{Swept, sweep};
+pub use sweep::{Hole, Step, Swept, Thoroughness, sweep};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -219,7 +219,7 @@ pub struct World {
 /// Runs a scenario. The same scenario always gives the same report.
 pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
     let mut world = World::new(scenario.clone(), readable);
-    world.go();
+    world.go_on();
     let report = Report {
         trace: world.trace.digest(),
         events: world.trace.events(),
@@ -292,7 +292,8 @@ impl World {
         }
     }
 
-    fn go(&mut self) {
+    /// Starts the node, and goes on to the end.
+    fn go_on(&mut self) {
         self.later(0, Event::Boot);
         while self.violation.is_none() && !matches!(self.stage, Stage::Over(_)) {
             let Some(((at, _), event)) = self.queue.pop_first() else {

@@ -101,7 +101,7 @@ impl World {
         unreadable && self.node.as_ref().is_some_and(helpless)
     }
 
-    fn has_mail(&self) -> bool {
+    pub(super) fn has_mail(&self) -> bool {
         self.queue
             .values()
             .any(|event| matches!(event, Event::Mail { .. }))

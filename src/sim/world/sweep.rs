@@ -1,127 +1,360 @@
 //! The crash-point sweep (PROTOCOL 4.1, L4): after every step of a short life, every state that a power cut could leave.
 //!
-//! A life is written down as commands, one after the other: the group is made, the commands are carried out, and the
-//! group is closed. After each answer of a drive the drives' undecided blocks are put together in every way, or in as
-//! many as are asked for, and with each of them the group is opened again, whole and without each of its members,
-//! read as a whole and judged.
+//! A life is written down as [`Step`]s. After each answer of a drive the drives' undecided blocks are put together in
+//! every way, or in as many as are asked for, and with each of them the group is opened again, whole and without each set of members
+//! that it survives, read as a whole and judged. From some of them the start itself is cut off once more, after each of its own
+//! answers. A state that was looked at before, with the same story of the hosts, is not looked at twice.
+
+use std::collections::BTreeSet;
+use std::fmt;
 
 use super::{Event, Random, Stage, Violation, World};
-use crate::sim::drive::{Drive, Undecided};
+use crate::sim::drive::{Drive, Trouble, Undecided};
 use crate::sim::history::Wish;
 use crate::sim::host::Question;
 use crate::sim::node::{Node, Phase};
-use crate::sim::scenario::Scenario;
+use crate::sim::random::mix;
+use crate::sim::scenario::{OperatorWish, Scenario};
 use crate::sim::trace::{Trace, digest_of};
 
-/// Steps of a life; the longest that is asked for has a few hundred.
-const STEPS_MAX: u32 = 100_000;
+/// Events of a life; the longest has a few thousand.
+const EVENTS_MAX: u32 = 100_000;
+/// States from which a start is cut off once more, at each point.
+const AGAIN_FROM: usize = 3;
+/// States that such a second cut leaves, at each of its points.
+const AGAIN_STATES: usize = 4;
+
+/// A step of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What comes before is only there to lead here: from here on every point is looked at.
+    Begin,
+    /// A host asks, and waits for the answer.
+    Ask(Wish, u64, u32),
+    /// A host asks, and does not wait.
+    Start(Wish, u64, u32),
+    /// A drive answers nothing but errors from now on.
+    Lose(u8),
+    /// An operator wants something.
+    Operator(OperatorWish),
+    /// Whatever the node does on its own comes to its end.
+    Settle,
+}
+
+/// How thoroughly a life is swept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thoroughness {
+    /// States that are looked at, at each point: where there are more, the telling ones and a sample.
+    pub states_max: usize,
+    /// Each is opened without each set of members that the group survives, too.
+    pub lose: bool,
+    /// Some starts are cut off once more.
+    pub again: bool,
+}
 
 /// What a sweep has looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Steps after which the power failed.
     pub points: u64,
-    /// Different states of the drives that were opened.
-    pub states: u64,
-    /// Points at which not every state was looked at, because there are too many.
+    /// Of these, points at which not every state was looked at, because there are too many.
     pub sampled: u64,
+    /// Different states of the drives, each with the story of the hosts up to it.
+    pub states: u64,
+    /// How often a group was opened from one of them.
+    pub opened: u64,
+    /// Of these, after a second cut.
+    pub again: u64,
 }
 
-/// Sweeps a life of these commands, with at most `states_max` states at each point. `lose`: each state is opened without
-/// each member in turn, too.
-pub fn sweep(
-    scenario: &Scenario,
-    life: &[(Wish, u64, u32)],
-    states_max: usize,
-    lose: bool,
-) -> Result<Swept, Violation> {
+/// A state from which the group did not come back as it had to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// What is wrong.
+    pub violation: Violation,
+    /// After so many steps.
+    pub point: u64,
+    /// Members that were not there afterwards.
+    pub away: u32,
+    /// What was left of each undecided block: which of its versions.
+    pub left: Vec<usize>,
+}
+
+impl fmt::Display for Hole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cut off at point {}, with versions {:?} left and members {:#b} away: {}",
+            self.point, self.left, self.away, self.violation
+        )
+    }
+}
+
+/// One sweep under way.
+struct Sweep {
+    how: Thoroughness,
+    swept: Swept,
+    seen: BTreeSet<u64>,
+}
+
+/// Sweeps a life.
+pub fn sweep(scenario: &Scenario, life: &[Step], how: Thoroughness) -> Result<Swept, Box<Hole>> {
     let mut world = World::new(scenario.clone(), false);
     world.stage = Stage::Scripted;
     world.later(0, Event::Boot);
-    let mut swept = Swept::default();
-    let mut left = life.iter();
+    let mut sweep = Sweep {
+        how,
+        swept: Swept::default(),
+        seen: BTreeSet::new(),
+    };
+    let mut left = life.iter().peekable();
+    let mut looks = !life.contains(&Step::Begin);
     let mut closing = false;
-    for _ in 0..STEPS_MAX {
+    for _ in 0..EVENTS_MAX {
         let Some(((at, _), event)) = world.queue.pop_first() else {
-            return Err(Violation::Stuck("nothing will ever happen any more".to_owned()));
+            return Err(sweep.stuck("nothing will ever happen any more"));
         };
         world.now = at;
         let is_answer = matches!(event, Event::Drive { .. });
         world.step(event);
-        if is_answer {
-            swept.points += 1;
-            world.cut_in_every_way(states_max, lose, &mut swept)?;
-        }
         if let Some(violation) = world.violation.take() {
-            return Err(violation);
+            return Err(sweep.hole(violation, 0, &[]));
         }
-        let phase = world.node.as_ref().map(Node::phase);
-        match phase {
-            Some(Phase::Open) if world.history.is_some() && world.underway.is_empty() => {
-                if let Some(&(wish, lba, blocks)) = left.next() {
-                    world.ask(0, Question { wish, lba, blocks });
-                } else if !std::mem::replace(&mut closing, true) {
-                    world.with_node(Node::close);
-                }
+        if is_answer && looks {
+            sweep.swept.points += 1;
+            sweep.cut_in_every_way(&world)?;
+        }
+        while world.is_ready_for(left.peek().copied().copied()) {
+            match left.next() {
+                Some(Step::Begin) => looks = true,
+                Some(step) => world.carry_out_step(*step),
+                None if std::mem::replace(&mut closing, true) => break,
+                None => world.with_node(Node::close),
             }
-            Some(Phase::Stopped | Phase::Failed(_)) => return Ok(swept),
-            Some(Phase::Open | Phase::Opening) | None => {}
+        }
+        if let Some(Phase::Stopped | Phase::Failed(_)) = world.node.as_ref().map(Node::phase) {
+            return Ok(sweep.swept);
         }
     }
-    Err(Violation::Stuck("the life does not end".to_owned()))
+    Err(sweep.stuck("the life does not end"))
 }
 
 impl World {
+    /// Whether the next step, or the end, may come.
+    fn is_ready_for(&self, step: Option<Step>) -> bool {
+        let Some(node) = &self.node else { return false };
+        if node.phase() != Phase::Open || self.history.is_none() {
+            return false;
+        }
+        match step {
+            Some(Step::Start(..)) => true,
+            Some(Step::Settle) => {
+                self.underway.is_empty() && node.is_settled() && self.askers.is_empty() && !self.has_mail()
+            }
+            Some(Step::Ask(..) | Step::Begin | Step::Lose(_) | Step::Operator(_)) | None => {
+                self.underway.is_empty()
+            }
+        }
+    }
+
+    fn carry_out_step(&mut self, step: Step) {
+        match step {
+            Step::Ask(wish, lba, blocks) | Step::Start(wish, lba, blocks) => {
+                self.ask(0, Question { wish, lba, blocks });
+            }
+            Step::Lose(drive) => {
+                self.drives[usize::from(drive)].begin(Trouble::Gone);
+                self.harm(u16::from(drive));
+            }
+            Step::Operator(wish) => self.operate(wish),
+            Step::Begin | Step::Settle => {}
+        }
+    }
+
+    /// A world in which the node is about to start from these drives, without those that are away.
+    fn after_cut(&self, drives: Vec<Drive>, away: u32) -> Self {
+        let mut world = Self::new(self.scenario.clone(), false);
+        world.drives = drives;
+        world.history = self.history.clone();
+        if let Some(history) = &mut world.history {
+            history.cut();
+        }
+        world.note_seats();
+        world.seats.clone_from(&self.seats);
+        world.harmed = self.harmed;
+        world.stage = Stage::Settling;
+        world.away = away;
+        world.trace = Trace::new(false);
+        world.random = Random::new(self.scenario.seed, digest_of(&away.to_le_bytes()));
+        world
+    }
+}
+
+/// A drive's undecided block, with what each of its versions adds to the digest of a state.
+struct Choice {
+    versions: usize,
+    digests: Vec<u64>,
+}
+
+impl Sweep {
+    fn hole(&self, violation: Violation, away: u32, left: &[usize]) -> Box<Hole> {
+        Box::new(Hole {
+            violation,
+            point: self.swept.points,
+            away,
+            left: left.to_vec(),
+        })
+    }
+
+    fn stuck(&self, what: &str) -> Box<Hole> {
+        self.hole(Violation::Stuck(what.to_owned()), 0, &[])
+    }
+
     /// Opens the group from what a power cut at this moment could leave.
-    fn cut_in_every_way(&self, states_max: usize, lose: bool, swept: &mut Swept) -> Result<(), Violation> {
-        let undecided: Vec<Vec<Undecided>> = self.drives.iter().map(Drive::undecided).collect();
-        let versions: Vec<usize> = undecided
-            .iter()
-            .flatten()
-            .map(|block| block.versions.len())
-            .collect();
-        let all = versions
-            .iter()
-            .try_fold(1_usize, |all, versions| all.checked_mul(*versions))
-            .filter(|all| *all <= states_max);
-        let mut random = Random::new(self.scenario.seed, swept.points);
-        let choices: Vec<Vec<usize>> = match all {
+    fn cut_in_every_way(&mut self, world: &World) -> Result<(), Box<Hole>> {
+        let choices = choices_of(&world.drives);
+        let versions: Vec<usize> = choices.iter().map(|choice| choice.versions).collect();
+        let all = count(&versions).filter(|all| *all <= self.how.states_max);
+        let mut random = Random::new(world.scenario.seed, self.swept.points);
+        let ways: Vec<Vec<usize>> = match all {
             Some(all) => (0..all).map(|number| nth(number, &versions)).collect(),
             None => {
-                swept.sampled += 1;
-                sample(&versions, states_max, &mut random)
+                self.swept.sampled += 1;
+                sample(&versions, self.how.states_max, &mut random)
             }
         };
-        for choice in choices {
-            swept.states += 1;
-            let mut drives = self.drives.clone();
-            let mut next = choice.iter();
-            for drive in &mut drives {
-                drive.cut_with(|_| *next.next().expect("one for each undecided block"));
+        let story = world.history.as_ref().map_or(0, super::History::now);
+        let medium = digest_of_media(&world.drives) ^ mix(story);
+        let mut from = 0;
+        for way in &ways {
+            let digest = choices.iter().zip(way).fold(medium, |sum, (choice, version)| {
+                sum.wrapping_add(choice.digests[*version])
+            });
+            if !self.seen.insert(digest) {
+                continue;
             }
-            self.open_again(&drives, 0)?;
-            for member in (0..self.scenario.members).filter(|_| lose) {
-                self.open_again(&drives, 1 << member)?;
+            self.swept.states += 1;
+            let drives = left_of(&world.drives, way);
+            let sets = (0..1u32 << world.scenario.members).filter(|set| {
+                *set == 0 || self.how.lose && world.scenario.level.survives(world.scenario.members, *set)
+            });
+            for away in sets {
+                self.swept.opened += 1;
+                let mut again = world.after_cut(drives.clone(), away);
+                again.go_on();
+                if let Some(violation) = again.violation {
+                    return Err(self.hole(violation, away, way));
+                }
+            }
+            if self.how.again && from < AGAIN_FROM {
+                from += 1;
+                self.cut_again(world, &drives, way)?;
             }
         }
         Ok(())
     }
 
-    /// Opens the group from these drives, without those that are away, reads everything and judges it.
-    fn open_again(&self, drives: &[Drive], away: u32) -> Result<(), Violation> {
-        let mut world = World::new(self.scenario.clone(), false);
-        world.drives = drives.to_vec();
-        world.history = self.history.clone();
-        if let Some(history) = &mut world.history {
-            history.cut();
+    /// Cuts a start off after each of its answers, until hosts could come.
+    fn cut_again(&mut self, before: &World, drives: &[Drive], way: &[usize]) -> Result<(), Box<Hole>> {
+        let mut start = before.after_cut(drives.to_vec(), 0);
+        start.later(0, Event::Boot);
+        let mut random = Random::new(before.scenario.seed, self.swept.points);
+        while let Some(((at, _), event)) = start.queue.pop_first() {
+            let is_open = start
+                .node
+                .as_ref()
+                .is_some_and(|node| node.phase() == Phase::Open);
+            if is_open || start.violation.is_some() || matches!(start.stage, Stage::Over(_)) {
+                break;
+            }
+            start.now = at;
+            let is_answer = matches!(event, Event::Drive { .. });
+            start.step(event);
+            if !is_answer {
+                continue;
+            }
+            let versions: Vec<usize> = choices_of(&start.drives)
+                .iter()
+                .map(|choice| choice.versions)
+                .collect();
+            let members = u64::from(before.scenario.members);
+            for left in sample(&versions, AGAIN_STATES, &mut random)
+                .into_iter()
+                .take(AGAIN_STATES)
+            {
+                let drives = left_of(&start.drives, &left);
+                for away in [0, 1 << random.below(members)] {
+                    if away != 0 && !self.how.lose {
+                        continue;
+                    }
+                    self.swept.opened += 1;
+                    self.swept.again += 1;
+                    let mut again = start.after_cut(drives.clone(), away);
+                    again.go_on();
+                    if let Some(violation) = again.violation {
+                        let left: Vec<usize> = way.iter().copied().chain(left).collect();
+                        return Err(self.hole(violation, away, &left));
+                    }
+                }
+            }
         }
-        world.stage = Stage::Settling;
-        world.away = away;
-        world.trace = Trace::new(false);
-        world.random = Random::new(self.scenario.seed, digest_of(&away.to_le_bytes()));
-        world.go();
-        world.violation.map_or(Ok(()), Err)
+        Ok(())
     }
+}
+
+/// What is undecided on each drive, one drive after the other.
+fn choices_of(drives: &[Drive]) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    for (drive, undecided) in (0u64..).zip(drives.iter().map(Drive::undecided)) {
+        choices.extend(undecided.iter().map(|block: &Undecided| {
+            Choice {
+                versions: block.versions.len(),
+                digests: block
+                    .versions
+                    .iter()
+                    .map(|version| digest_at(drive, block.lba, version.iter().flat_map(|part| *part.bytes())))
+                    .collect(),
+            }
+        }));
+    }
+    choices
+}
+
+/// Sums of these tell states apart: the place and what is there.
+fn digest_at(drive: u64, lba: u64, bytes: impl Iterator<Item = u8>) -> u64 {
+    let bytes: Vec<u8> = bytes.collect();
+    mix(digest_of(&bytes) ^ mix(drive << 40 | lba))
+}
+
+/// What is decided: everything but the undecided blocks.
+fn digest_of_media(drives: &[Drive]) -> u64 {
+    let mut sum = 0_u64;
+    for (number, drive) in (0u64..).zip(drives) {
+        let undecided: BTreeSet<u64> = drive.undecided().iter().map(|block| block.lba).collect();
+        for (lba, block) in drive.written() {
+            let first = lba - lba % drive.atom();
+            if !undecided.contains(&first) {
+                sum = sum.wrapping_add(digest_at(number, lba, block.bytes().iter().copied()));
+            }
+        }
+    }
+    sum
+}
+
+/// The drives after a cut that leaves these versions.
+fn left_of(drives: &[Drive], way: &[usize]) -> Vec<Drive> {
+    let mut drives = drives.to_vec();
+    let mut next = way.iter();
+    for drive in &mut drives {
+        drive.cut_with(|_| *next.next().expect("one for each undecided block"));
+    }
+    drives
+}
+
+fn count(versions: &[usize]) -> Option<usize> {
+    versions
+        .iter()
+        .try_fold(1_usize, |all, versions| all.checked_mul(*versions))
 }
 
 /// The `number`th way of choosing one version of each.
@@ -134,20 +367,21 @@ fn nth(mut number: usize, versions: &[usize]) -> Vec<usize> {
     versions.iter().map(choose).collect()
 }
 
-/// Some ways of choosing: all old, all new, each block alone new or old, and random ones.
-fn sample(versions: &[usize], count: usize, random: &mut Random) -> Vec<Vec<usize>> {
+/// Some ways of choosing: all old, all new, each block alone new or old, the first ones new and the rest old and the other way
+/// round, and random ones.
+fn sample(versions: &[usize], most: usize, random: &mut Random) -> Vec<Vec<usize>> {
     let old = vec![0; versions.len()];
     let new: Vec<usize> = versions.iter().map(|count| count - 1).collect();
     let mut choices = vec![old.clone(), new.clone()];
-    for at in 0..versions.len().min(count / 4) {
-        let mut choice = old.clone();
-        choice[at] = new[at];
-        choices.push(choice);
-        let mut choice = new.clone();
-        choice[at] = 0;
-        choices.push(choice);
+    for at in (0..versions.len()).take(most / 8) {
+        let mixed = |first: &[usize], then: &[usize]| [&first[..at], &then[at..]].concat();
+        let mut alone = old.clone();
+        alone[at] = new[at];
+        let mut missing = new.clone();
+        missing[at] = 0;
+        choices.extend([alone, missing, mixed(&new, &old), mixed(&old, &new)]);
     }
-    while choices.len() < count {
+    while choices.len() < most {
         choices.push(versions.iter().map(|count| random.index(*count)).collect());
     }
     choices
@@ -164,6 +398,7 @@ mod tests {
         ways.sort();
         ways.dedup();
         assert_eq!(ways.len(), 12);
+        assert_eq!(count(&versions), Some(12));
         let fits = |way: &Vec<usize>| way.iter().zip(versions).all(|(version, count)| *version < count);
         assert!(ways.iter().all(fits));
         let sampled = sample(&versions, 9, &mut Random::new(1, 1));
