@@ -170,7 +170,9 @@ impl Background {
         if self.is_held() {
             return None;
         }
-        self.throttle.ready_at_ns()
+        // During a pause after a failure a debt that has long been paid is no reason to wake.
+        let ready = self.throttle.ready_at_ns()?;
+        Some(ready.max(self.holdback.retry_at_ns))
     }
 
     /// Advances the work by one event; what has to be done goes to `out`, in order. `is_clean` says for each row

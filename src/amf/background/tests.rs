@@ -522,6 +522,29 @@ fn another_drive_in_the_same_seat_is_rebuilt_from_the_start() {
     );
 }
 
+/// Otherwise whoever keeps the timer would wake for nothing, as often as it can, until the pause is over.
+#[test]
+fn a_pause_after_a_failure_asks_for_no_wake_up_before_its_end() {
+    let mut bench = Bench::new(Limits {
+        rate: Some(16 << 20),
+        latency_target_ns: None,
+    });
+    bench.feed(Event::Needs(sync(0)));
+    bench.drain(|_| RowAnswer::Failed);
+    let paid_at = bench.now_ns + 20 * MS;
+    assert_eq!(bench.machine.wake_at_ns(), Some(bench.now_ns + 100 * MS));
+    bench.now_ns = paid_at;
+    bench.feed(Event::Wake);
+    assert!(
+        bench.running.is_empty(),
+        "the debt is paid, but the pause is not over"
+    );
+    assert_eq!(bench.machine.wake_at_ns(), Some(paid_at + 80 * MS));
+    bench.now_ns = paid_at + 80 * MS;
+    bench.feed(Event::Wake);
+    assert_eq!(bench.rows(), [0]);
+}
+
 /// A generation is known before the rebuild that it brings: a rebuild that ends in between says nothing about that one.
 #[test]
 fn a_rebuild_that_ends_in_the_generation_of_the_next_one_does_not_stand_for_it() {
