@@ -79,9 +79,23 @@ pub fn lives(level: Level, members: u8) -> Vec<Life> {
             with(&[Step::Ask(WRITE, u64::from(row) - 2, 4), Step::Settle]),
         ),
     ];
-    if !level.is_redundant() {
-        return all;
+    if level.is_redundant() {
+        all.extend(redundant(&scenario, half, with));
     }
+    all
+}
+
+/// Lives that need redundancy, and so a journal.
+fn redundant(scenario: &Scenario, half: u64, with: impl Fn(&[Step]) -> Vec<Step>) -> Vec<Life> {
+    let life = |name, rows: u16, steps: Vec<Step>| Life {
+        name,
+        scenario: Scenario {
+            rows,
+            ..scenario.clone()
+        },
+        steps,
+    };
+    let mut all = Vec::new();
     // Every write is a batch of its own, and dirty rows are brought to their place to make room.
     let many = (0..40).map(|number| Step::Ask(WRITE, number % (half + 1), 2));
     all.push(life(

@@ -10,7 +10,8 @@ mod boot;
 mod control;
 mod core;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(in crate::sim) use boot::drive_bytes;
@@ -25,6 +26,7 @@ use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{Action, DriveFacts, FailReason, Group, SuperblockIo};
 use crate::amf::journal::replay::IoId;
+use crate::amf::journal::{Entry, parse};
 use crate::amf::lock::LockTable;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -160,6 +162,8 @@ pub(in crate::sim) enum Owner {
     SwapWrite(u32),
     /// Background work on a row.
     Row(Process, u64),
+    /// The same, of a node that does not wait for it.
+    Forgotten,
     /// The flush before progress is made durable.
     BackgroundFlush,
     /// Dirty data of a core is brought to its place, for the draining of this number.
@@ -209,6 +213,8 @@ pub struct Node {
     requests: u64,
     /// Where a host's command runs.
     places: BTreeMap<u32, (u16, CommandId)>,
+    /// Commands that were answered before they had ended, by the mutant that does so.
+    acknowledged: BTreeSet<u32>,
     /// How the comparison of a Compare and Write went, until its write ends.
     compared: BTreeMap<u32, Result<(), GroupError>>,
     /// What the last scrub found, row by row.
@@ -221,6 +227,8 @@ pub struct Node {
     is_closing: bool,
     /// Writes end in the journal.
     journaled: bool,
+    /// Where the journal is on each drive, in blocks of the drive.
+    journal: Range<u64>,
     mutant: Mutant,
     /// Counts wake-ups, for the mutant that loses some.
     wakes: u32,
@@ -307,9 +315,10 @@ impl Node {
         };
         let request = request(partner);
         self.places.insert(command, (core, id));
-        let writes = matches!(request, Request::Write { .. });
+        let writes = matches!(request, Request::Write { .. } | Request::Zero { .. });
         at.submit(id, request);
         if writes && self.mutant == Mutant::EarlyAcknowledge {
+            self.acknowledged.insert(command);
             out.push(Effect::Done {
                 command,
                 result: Ok(()),
@@ -439,11 +448,17 @@ impl Node {
         };
         let mut asker = Asker::Engine { core, io };
         match &mut command {
-            Command::Write { fua, .. } => {
+            Command::Write { lba, data, fua } => {
                 *fua &= self.mutant != Mutant::NoForce;
-                if self.mutant == Mutant::EarlyRelease {
+                let is_batch = self.journal.contains(lba);
+                let early =
+                    self.mutant == Mutant::EarlyRelease || self.mutant == Mutant::EarlyJournal && is_batch;
+                if early {
                     asker = Asker::Nobody;
                     at.drive_done(io, Ok(Vec::new()));
+                }
+                if self.mutant == Mutant::NoPartialParity && is_batch && is_of_checks(data) {
+                    return at.drive_done(io, Ok(Vec::new()));
                 }
             }
             Command::Flush if self.mutant == Mutant::NoFlush => return at.drive_done(io, Ok(Vec::new())),
@@ -466,8 +481,7 @@ impl Node {
         match owner {
             Owner::Host(command) => {
                 self.places.remove(&command);
-                let is_write = data.is_empty();
-                if !(is_write && self.mutant == Mutant::EarlyAcknowledge) {
+                if !self.acknowledged.remove(&command) {
                     out.push(Effect::Done {
                         command,
                         result,
@@ -489,6 +503,7 @@ impl Node {
                 });
             }
             Owner::Row(process, row) => self.row_done((process, row), result, out),
+            Owner::Forgotten => {}
             Owner::BackgroundFlush => self.background_flushed(result.is_ok(), out),
             Owner::Repair(member) => self.repaired(member, result, out),
             Owner::Scrub(row) => {
@@ -501,4 +516,11 @@ impl Node {
             Owner::Close => self.close_flushed(result.is_ok(), out),
         }
     }
+}
+
+/// Whether a batch of the journal says nothing but what check strips hold after destages.
+fn is_of_checks(batch: &[Block]) -> bool {
+    let header: Vec<u8> = batch.iter().take(1).flat_map(|block| *block.bytes()).collect();
+    let of_checks = |entry: &Entry| matches!(entry, Entry::Check { .. } | Entry::Destage { .. });
+    parse(&header).is_ok_and(|batch| batch.entries.iter().all(of_checks))
 }

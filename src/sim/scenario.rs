@@ -172,11 +172,19 @@ pub enum Mutant {
     NoReplay,
     /// One wake-up between cores in four gets lost.
     LostWakes,
+    /// A batch of the journal is answered when it is asked for, so that writes are acknowledged before they are durable.
+    EarlyJournal,
+    /// New check data is computed without the dirty data that is about to be written with it.
+    StaleParity,
+    /// Check records are not written, although rows are written in place as if they were.
+    NoPartialParity,
+    /// A rebuilt row counts as done when it is asked for, so that the rebuild is published before its data.
+    EarlyRebuild,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -188,7 +196,29 @@ impl Mutant {
         Self::NoResync,
         Self::NoReplay,
         Self::LostWakes,
+        Self::EarlyJournal,
+        Self::StaleParity,
+        Self::NoPartialParity,
+        Self::EarlyRebuild,
     ];
+
+    /// Whether the mistake is one about journals, so that only a group with one can make it.
+    pub const fn needs_journal(self) -> bool {
+        match self {
+            Self::NoReplay | Self::EarlyJournal | Self::StaleParity | Self::NoPartialParity => true,
+            Self::None
+            | Self::EarlyAcknowledge
+            | Self::EarlyRelease
+            | Self::NoFlush
+            | Self::NoForce
+            | Self::NoSuperblocks
+            | Self::EarlyMembers
+            | Self::TrustedParity
+            | Self::NoResync
+            | Self::LostWakes
+            | Self::EarlyRebuild => false,
+        }
+    }
 
     /// Its name in a scenario.
     pub const fn name(self) -> &'static str {
@@ -204,6 +234,10 @@ impl Mutant {
             Self::NoResync => "no-resync",
             Self::NoReplay => "no-replay",
             Self::LostWakes => "lost-wakes",
+            Self::EarlyJournal => "early-journal",
+            Self::StaleParity => "stale-parity",
+            Self::NoPartialParity => "no-partial-parity",
+            Self::EarlyRebuild => "early-rebuild",
         }
     }
 }

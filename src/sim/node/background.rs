@@ -244,8 +244,20 @@ impl Node {
         match action {
             Action::Run(command) => {
                 let core = &mut self.cores[0];
-                let id = core.take_slot(Owner::Row(command.process, command.row.0), Vec::new());
+                let early = self.mutant == Mutant::EarlyRebuild && command.process == Process::Rebuild;
+                let owner = if early {
+                    Owner::Forgotten
+                } else {
+                    Owner::Row(command.process, command.row.0)
+                };
+                let id = core.take_slot(owner, Vec::new());
                 core.submit(id, request_of(command));
+                if early {
+                    self.work.events.push_back(Event::RowAnswered {
+                        row: command.row,
+                        answer: RowAnswer::Done,
+                    });
+                }
             }
             Action::Wave { .. } => unreachable!("no group of a simulation is expanded"),
             Action::Flush => {

@@ -1,6 +1,7 @@
 //! A start of the node: what is on the drives, and which group that makes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -25,7 +26,7 @@ use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::block::{BlockSize, MemberLba};
 use crate::sim::drive::Drive;
 use crate::sim::random::mix;
-use crate::sim::scenario::{DEPTH_MAX, Scenario};
+use crate::sim::scenario::Scenario;
 use crate::sim::stamp::BLOCK_BYTES;
 
 /// Strips are as short as a group may have them.
@@ -37,8 +38,10 @@ pub const DRIVE_EXTRA_BYTES: u64 = HEAD_BYTES + TAIL_BYTES;
 /// Bytes of the write-intent bitmap: as few rows as a scenario has fit one page.
 const INTENT_BYTES: u64 = RECORD_BYTES as u64;
 
-/// Command slots of a core: all that 16 hosts may have, two for each Compare and Write, and the node's own.
-const COMMANDS: u32 = 2 * 16 * DEPTH_MAX as u32 + 64;
+/// Command slots of a core: all that the hosts may have, two for each Compare and Write, and the node's own.
+fn commands(scenario: &Scenario) -> u32 {
+    2 * u32::from(scenario.hosts) * u32::from(scenario.depth) + 64
+}
 
 /// Row operations under way on a core: fewer than commands, so that they wait for each other now and then.
 const PIECES: u32 = 24;
@@ -51,6 +54,15 @@ const READ_CACHE_BYTES: u32 = 24 * 4096;
 
 /// Lock words: the fewest there may be, so that rows meet in a slot.
 const LOCK_SLOTS: usize = 64;
+
+/// Nothing is served under this set: the group machine announces the first one when it is durable.
+const UNANNOUNCED: MemberSet = MemberSet {
+    generation: 0,
+    failed: 0,
+    parity_trusted: false,
+    rebuilding: 0,
+    rebuilt_rows: 0,
+};
 
 /// Why a group does not start.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -163,13 +175,6 @@ impl Node {
     ) -> Self {
         let geometry = group.geometry();
         let lock = LockTable::new(LOCK_SLOTS);
-        let members = MemberSet {
-            generation: 0,
-            failed: 0,
-            parity_trusted: false,
-            rebuilding: 0,
-            rebuilt_rows: 0,
-        };
         let scratch_bytes = Engine::scratch_bytes_min(&geometry) + SCRATCH_STRIPS * geometry.strip_bytes();
         let write_back = write_back(&group, replayed, scenario);
         let ring_bytes = write_back.as_ref().map_or(0, |journal| {
@@ -183,20 +188,21 @@ impl Node {
                 layout: Layout::fixed(geometry),
                 core,
                 lock: Arc::clone(&lock),
-                commands_max: COMMANDS,
+                commands_max: commands(scenario),
                 pieces_max: PIECES,
                 scratch_bytes,
-                members,
+                members: UNANNOUNCED,
                 write_back: write_back.clone(),
             });
             let mut core = Core::new(
                 engine,
-                COMMANDS,
+                commands(scenario),
                 scratch_bytes,
                 &geometry,
                 ring_bytes,
                 drives.clone(),
-            );
+            )
+            .with_mutant(scenario.mutant);
             core.set_read_cache(READ_CACHE_BYTES);
             core
         };
@@ -216,6 +222,7 @@ impl Node {
             planned,
             requests: 0,
             places: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
             compared: BTreeMap::new(),
             scrubbed: Vec::new(),
             draining: BTreeMap::new(),
@@ -223,6 +230,7 @@ impl Node {
             closing: false,
             is_closing: false,
             journaled: scenario.is_journaled(),
+            journal: journal_region(write_back.as_ref(), scenario),
             mutant: scenario.mutant,
             wakes: 0,
         };
@@ -268,6 +276,14 @@ impl Node {
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
         self.drives[usize::from(member.0)]
     }
+}
+
+/// Where the journal is on each drive, in blocks of the drive.
+fn journal_region(write_back: Option<&WriteBackConfig>, scenario: &Scenario) -> Range<u64> {
+    let ratio = u64::from(scenario.block) / BLOCK_BYTES as u64;
+    write_back.map_or(0..0, |WriteBackConfig { layout, .. }| {
+        layout.start.0 * ratio..(layout.start.0 + layout.region_blocks()) * ratio
+    })
 }
 
 /// What every core needs to write to the group's journal in the incarnation that begins now.

@@ -18,6 +18,7 @@ use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
 use crate::sim::drive::Command;
+use crate::sim::scenario::Mutant;
 use crate::sim::stamp::{BLOCK_BYTES, Block};
 
 /// What an untouched buffer holds: easily told from data.
@@ -79,6 +80,7 @@ pub struct Core {
     strip_bytes: usize,
     /// Bytes of a block of the group.
     block_bytes: usize,
+    mutant: Mutant,
     /// Drive of each member, as this core knows it.
     pub(super) drives: Vec<Option<u16>>,
 }
@@ -104,6 +106,7 @@ impl Core {
             actions: Vec::new(),
             strip_bytes: geometry.strip_bytes() as usize,
             block_bytes: geometry.block().bytes() as usize,
+            mutant: Mutant::None,
             drives,
         }
     }
@@ -114,6 +117,12 @@ impl Core {
         let window_bytes = bytes;
         self.engine
             .set_read_cache(ReadCacheConfig { bytes, window_bytes });
+    }
+
+    /// The core makes this mistake from now on.
+    pub(in crate::sim) fn with_mutant(mut self, mutant: Mutant) -> Self {
+        self.mutant = mutant;
+        self
     }
 
     /// Takes a free command slot with this buffer. Panics if there is none: hosts keep fewer under way.
@@ -327,6 +336,11 @@ impl Core {
     }
 
     fn combine(&mut self, into: Place, from: Place, bytes: u32, how: impl FnOnce(&mut [u8], &[u8])) {
+        let forgets = self.mutant == Mutant::StaleParity
+            && matches!((into, from), (Place::Scratch { .. }, Place::Ring { .. }));
+        if forgets {
+            return;
+        }
         let mut changed = self.load(into, bytes as usize).to_vec();
         how(&mut changed, self.load(from, bytes as usize));
         self.store(into, &changed);

@@ -67,6 +67,17 @@ pub struct Swept {
     pub again: u64,
 }
 
+impl Swept {
+    /// Adds what another sweep has looked at.
+    pub const fn add(&mut self, other: &Self) {
+        self.points += other.points;
+        self.sampled += other.sampled;
+        self.states += other.states;
+        self.opened += other.opened;
+        self.again += other.again;
+    }
+}
+
 /// A state from which the group did not come back as it had to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hole {

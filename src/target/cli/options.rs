@@ -557,6 +557,12 @@ pub struct SimOptions {
     /// Print every event of the scenario
     #[arg(long, requires = "scenario")]
     pub trace: bool,
+    /// Cut short lives of groups off after every answer of a drive, in every way, and print a table
+    #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "scenario", "trace"])]
+    pub sweep: bool,
+    /// With --sweep: where more states than these are possible, look at the telling ones and a sample
+    #[arg(long, requires = "sweep", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    pub states: u32,
     /// Print the summary as JSON
     #[arg(long, conflicts_with = "scenario")]
     pub json: bool,

@@ -1,5 +1,7 @@
 //! `braid sim`: tries seeds of the simulator on every core of the machine, and says how to repeat a run that fails.
 
+mod sweep;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +42,9 @@ pub fn run(options: &SimOptions) -> Result<(), Failure> {
             RUNNING.with_borrow(|scenario| eprintln!("again: braid sim --scenario '{scenario}'"));
         }
     }));
+    if options.sweep {
+        return sweep::run(options);
+    }
     match &options.scenario {
         Some(scenario) => run_one(scenario, options.trace),
         None => run_many(options),
