@@ -152,6 +152,7 @@ fn group() -> GroupStatus {
         expansion_done_rows: None,
         background: BackgroundStatus::default(),
         durability: Durability::Journal,
+        dirty_ram: false,
         journal_bytes: 32 << 20,
         members: Vec::new(),
         spares: Vec::new(),

@@ -128,7 +128,6 @@ fn new_subsystem() -> Subsystem {
         queue_entries_max: 32,
         in_capsule_bytes: 4096,
         max_transfer_bytes: 1 << 18,
-        volatile_write_cache: false,
         compare_write_blocks_max: 8,
         atomic_write_blocks: 1,
         atomic_write_blocks_power_fail: 1,
@@ -147,6 +146,7 @@ fn new_subsystem() -> Subsystem {
             format: FORMAT,
             strip_blocks: Some(16),
             stripe_blocks: None,
+            volatile: false,
         };
         let mut out = Vec::new();
         subsystem.handle(0, subsystem::Event::NamespaceAdded(namespace), &mut out);

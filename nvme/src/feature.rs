@@ -192,6 +192,11 @@ impl Features {
         identifiers
     }
 
+    /// Whether there is a volatile write cache.
+    pub const fn has_volatile_write_cache(&self) -> bool {
+        self.defaults.volatile_write_cache
+    }
+
     fn check_exists(&self, identifier: u8) -> Result<(), Status> {
         if self.identifiers().contains(&identifier) {
             Ok(())

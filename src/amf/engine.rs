@@ -125,6 +125,9 @@ pub enum Request {
     Rebuild {
         /// The stripe row.
         row: RowIndex,
+        /// The members under rebuild miss only rows that are marked in the write-intent bitmap: under its lock, a row without
+        /// a mark counts as rebuilt as it is.
+        only_marked: bool,
     },
     /// Read the whole row and compare its check data or copies with its data: [`Action::Scrubbed`] says what was found.
     Scrub {
@@ -363,6 +366,14 @@ pub enum Action {
     },
     /// Nobody is in the rows of [`Engine::hold_range`] on this core any more, and none of them is dirty here.
     RangeHeld,
+    /// A write waits for its commit that could be acknowledged from memory: [`Engine::allow_ram`] may say so once it is durable that
+    /// such writes may be lost.
+    RamWanted,
+    /// The answer to [`Engine::allow_ram`] with `false`.
+    RamCommitted,
+    /// What is marked in the write-intent bitmap at this moment has to be durable before this core's journal forgets rows;
+    /// answer with [`Engine::intent_durable`]. One at a time.
+    PersistIntent,
     /// A member did not do what it was asked. The group answers with a member set that calls it
     /// failed, sooner or later: writes wait for that.
     ReportFault {

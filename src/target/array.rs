@@ -55,6 +55,8 @@ pub struct GroupShared {
     pub memory: ScratchMemory,
     /// What each core remembers of what it reads.
     pub read_cache: ReadCacheConfig,
+    /// Whether writes may complete before they are on stable media.
+    pub volatile: bool,
     /// The journal that its writes end in first, if it has one.
     pub journal: Option<WriteBackConfig>,
 }
@@ -432,6 +434,12 @@ impl Core {
                 self.with_control(io, |control, _, _| control.scrubbed(group, row, outcome));
             }
             Action::RangeHeld => self.rows_held(io, group),
+            Action::RamWanted => self.tell_control(io, ControlMessage::RamWanted { group }),
+            Action::RamCommitted => self.tell_control(io, ControlMessage::RamCommitted { group }),
+            Action::PersistIntent => {
+                let from = self.index;
+                self.tell_control(io, ControlMessage::PersistIntent { group, from });
+            }
             Action::ReportFault { member, error } => {
                 self.tell_control(io, ControlMessage::Fault { group, member, error });
             }
@@ -524,6 +532,20 @@ impl Core {
             return;
         };
         binding.engine.tail_moved(&mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// Whether this core may acknowledge writes of a group from memory.
+    pub(super) fn allow_ram(&mut self, io: &mut Io<Message>, group: u16, allowed: bool) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.allow_ram(allowed, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// What this core had marked in a group's write-intent bitmap is durable.
+    pub(super) fn intent_durable(&mut self, io: &mut Io<Message>, group: u16) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.intent_durable(&mut binding.actions);
         self.pump(io, group);
     }
 

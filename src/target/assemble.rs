@@ -11,12 +11,13 @@ use super::node::NodeError;
 use super::replay;
 use super::restore::{self, Outcome};
 use super::storage::{self, Opened};
+use crate::amf::RowIndex;
 use crate::amf::background::Limits;
 use crate::amf::engine::{Engine, ReadCacheConfig};
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{
     AssembleOptions, Assembly, Candidate, CreateIds, DriveFacts, DriveFinding, DriveRole, GroupFinding,
-    GroupSpec, MemberFinding, assemble, plan_create,
+    GroupSpec, MemberFinding, Refusal, assemble, plan_create,
 };
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
@@ -62,15 +63,19 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
     let mut groups = Vec::new();
     for GroupFinding { name, uuid, outcome } in assembly.groups {
         match outcome {
-            Ok(candidate) => groups.push(GroupPlan {
-                limits: limits_of(config, candidate.record().name.as_str()),
-                spares: planned_spares(config, &name)?,
-                source: GroupSource::Found(Box::new(candidate)),
-                replayed: replays.remove(&uuid),
-            }),
+            Ok(candidate) => {
+                let (replayed, rows) = replays.remove(&uuid).unzip();
+                groups.push(GroupPlan {
+                    limits: limits_of(config, candidate.record().name.as_str()),
+                    spares: planned_spares(config, &name)?,
+                    intent: storage::load_intent(&candidate, &rows.unwrap_or_default(), &opened),
+                    source: GroupSource::Found(Box::new(candidate)),
+                    replayed,
+                });
+            }
             Err(refusal) => {
                 // A group that the configuration names must come up; one that it does not may stay down.
-                let sentence = format!("group {name} ({uuid}) is not started: {refusal}");
+                let sentence = refused(&name, uuid, &refusal);
                 if config
                     .groups
                     .iter()
@@ -111,6 +116,20 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
     })
 }
 
+/// That a group is not started, why, and what to do about it.
+fn refused(name: &Name, uuid: Uuid, refusal: &Refusal) -> String {
+    let mut sentence = format!("group {name} ({uuid}) is not started: {refusal}");
+    if *refusal == Refusal::LostWrites {
+        sentence += &format!(
+            ". What was flushed before is all there. To serve the group without what was not: braid node --config FILE --accept-loss {name}"
+        );
+    }
+    sentence
+}
+
+/// What became of a journal, and the rows that it named.
+type Replayed = (ReplayReport, Vec<RowIndex>);
+
 /// Assembles the groups and replays their journals. A drive that fails meanwhile counts as unreadable, and everything is looked at
 /// again without it: replay may be run as often as it takes.
 fn assemble_and_replay(
@@ -118,7 +137,7 @@ fn assemble_and_replay(
     options: &AssembleOptions,
     opened: &[Opened],
     notes: &mut Vec<String>,
-) -> Result<(Assembly, BTreeMap<Uuid, ReplayReport>), NodeError> {
+) -> Result<(Assembly, BTreeMap<Uuid, Replayed>), NodeError> {
     'again: loop {
         let assembly = assemble(facts, options);
         let mut replays = BTreeMap::new();
@@ -127,7 +146,7 @@ fn assemble_and_replay(
             if restore_scratch(candidate, facts, opened, notes)? {
                 continue 'again;
             }
-            let Some(machine) = candidate.replay() else {
+            let Some(mut machine) = candidate.replay() else {
                 continue;
             };
             let record = candidate.record();
@@ -140,7 +159,7 @@ fn assemble_and_replay(
                 .iter()
                 .map(|drive| drive.map(|drive| &opened[usize::from(drive)].spec))
                 .collect();
-            match replay::run(machine, record.name.as_str(), record.block, &specs) {
+            match replay::run(&mut machine, record.name.as_str(), record.block, &specs) {
                 Ok(report) => {
                     if report.rows > 0 {
                         notes.push(format!(
@@ -148,7 +167,7 @@ fn assemble_and_replay(
                             record.name, report.rows
                         ));
                     }
-                    replays.insert(finding.uuid, report);
+                    replays.insert(finding.uuid, (report, machine.rows().to_vec()));
                 }
                 Err(ReplayError::Member { member, error }) => {
                     let drive = drives[usize::from(member.0)].map(usize::from);
@@ -214,8 +233,8 @@ fn restore_scratch(
 }
 
 /// Whether a refused group is one whose creation was interrupted and which the configuration wants made anew.
-fn retry_creation(refusal: &crate::amf::group::Refusal, group: &config::Group) -> bool {
-    group.create && matches!(refusal, crate::amf::group::Refusal::CreationInterrupted { .. })
+fn retry_creation(refusal: &Refusal, group: &config::Group) -> bool {
+    group.create && matches!(refusal, Refusal::CreationInterrupted { .. })
 }
 
 /// What a drive says about itself.
@@ -300,6 +319,7 @@ fn plan_group(
         source: GroupSource::New(Box::new(creation)),
         limits: limits_from(group),
         replayed: None,
+        intent: None,
     })
 }
 

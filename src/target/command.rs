@@ -415,18 +415,21 @@ impl Core {
             .connections
             .find(queue)
             .expect("the caller holds this connection");
+        let nsid = connection.command(slot).entry.nsid();
+        let namespace = self.namespaces.find(nsid);
+        // A host that was told that there is no volatile write cache does not flush, also where there is one since (PROTOCOL H39).
+        let durable = connection.write_through && namespace.is_some_and(|namespace| namespace.volatile);
         let write = connection.command(slot).partner.map(|partner| {
             let command = connection.command(partner);
-            let fua = matches!(command.request, Some(IoRequest::Write { fua: true, .. }));
+            let fua = durable || matches!(command.request, Some(IoRequest::Write { fua: true, .. }));
             (command.id.expect("given with its buffer"), fua)
         });
         let command = connection.command(slot);
         command.submitted = io.now();
-        let (nsid, group) = (command.entry.nsid(), command.group);
+        let group = command.group;
         let id = command.id.expect("given with its buffer");
         let base = |slba: u64, blocks: u64| {
-            self.namespaces
-                .find(nsid)
+            namespace
                 .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?
                 .disk
                 .group_range(NamespaceLba(slba), blocks)
@@ -442,7 +445,11 @@ impl Core {
                 base(slba, u64::from(blocks)).map(|lba| read_request(lba, blocks, fua, disk))
             }
             IoRequest::Write { slba, blocks, fua } => {
-                base(slba, u64::from(blocks)).map(|lba| Request::Write { lba, blocks, fua })
+                base(slba, u64::from(blocks)).map(|lba| Request::Write {
+                    lba,
+                    blocks,
+                    fua: fua || durable,
+                })
             }
             IoRequest::Compare { slba, blocks } => base(slba, u64::from(blocks)).map(|lba| match write {
                 Some((write, fua)) => Request::CompareWrite {
@@ -462,7 +469,7 @@ impl Core {
                 lba,
                 blocks: u64::from(blocks),
                 deallocate,
-                fua,
+                fua: fua || durable,
             }),
             IoRequest::Flush => Ok(Request::Flush),
             IoRequest::DatasetManagement { ranges, deallocate } => {
@@ -536,7 +543,7 @@ impl Core {
                 lba,
                 blocks: u64::from(parsed.blocks),
                 deallocate: true,
-                fua: false,
+                fua: connection.write_through && namespace.volatile,
             };
             return self.submit_group(io, group, id, request);
         }

@@ -127,6 +127,8 @@ pub struct Connection {
     pub machine: target::Connection,
     /// What it is.
     pub role: Role,
+    /// Its host was told that there is no volatile write cache.
+    pub write_through: bool,
     /// How far its end has come.
     pub life: Life,
     /// Command slots, indexed by `Slot`.
@@ -170,6 +172,7 @@ impl Connection {
             peer,
             machine,
             role: Role::Fresh,
+            write_through: true,
             life: Life::Open,
             commands: vec![Command::free(); usize::from(slots)],
             backlog: Vec::new(),

@@ -386,6 +386,8 @@ impl Core {
             Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Hurry { group, from, below } => self.hurry_lane(io, group, from, below),
             Message::TailMoved { group } => self.tail_moved(io, group),
+            Message::AllowRam { group, allowed } => self.allow_ram(io, group, allowed),
+            Message::IntentDurable { group } => self.intent_durable(io, group),
             Message::DrainGroup { group } => self.drain_group(io, group),
             Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
             Message::Committed { group, flush } => self.lane_committed(io, group, flush),
@@ -445,6 +447,7 @@ impl Core {
         let Some(connection) = self.connections.find(accept.queue) else {
             return;
         };
+        connection.write_through = accept.write_through;
         connection.role = if accept.qid == 0 { Role::Admin } else { Role::Io };
         connection.machine.set_queue(target::Queue {
             entries: accept.entries,

@@ -13,7 +13,8 @@ use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use background::{
-    BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, ScrubState, ScrubStatus,
+    BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, RebuildStatus, ScrubState,
+    ScrubStatus,
 };
 pub use growth::{GroupExpand, VdiskResize};
 
@@ -573,6 +574,9 @@ pub struct GroupStatus {
     pub background: BackgroundStatus,
     /// When a host's write counts as done.
     pub durability: Durability,
+    /// Writes may have been acknowledged that are in memory alone.
+    #[serde(default)]
+    pub dirty_ram: bool,
     /// Bytes of the journal on each member.
     pub journal_bytes: u64,
     /// Its members, by index.

@@ -133,6 +133,19 @@ pub enum Message {
         /// Which flush.
         flush: u32,
     },
+    /// Writes of a group may be acknowledged from memory from now on, or not any more; that is to be answered by
+    /// [`ControlMessage::RamCommitted`].
+    AllowRam {
+        /// Which group.
+        group: u16,
+        /// Whether they may.
+        allowed: bool,
+    },
+    /// What lost members miss, as far as this core had marked it when it asked, is durable.
+    IntentDurable {
+        /// Which group.
+        group: u16,
+    },
     /// The group is about to be closed: dirty data of this core goes to its place; to be answered by
     /// [`ControlMessage::GroupDrained`].
     DrainGroup {
@@ -212,6 +225,8 @@ pub struct Accept {
     pub entries: u16,
     /// Whether the host wants SQHD kept.
     pub flow_control: bool,
+    /// Whether its host was told that there is no volatile write cache, and so relies on every write that completes.
+    pub write_through: bool,
 }
 
 /// What a queue's core tells the control core.
@@ -274,6 +289,24 @@ pub enum ControlMessage {
     },
     /// A member of a group could not read some blocks; the other members can.
     Media(Repair),
+    /// A core has a write that it could acknowledge from memory; to be answered by [`Message::AllowRam`].
+    RamWanted {
+        /// Which group.
+        group: u16,
+    },
+    /// A core has committed all that it had acknowledged from memory.
+    RamCommitted {
+        /// Which group.
+        group: u16,
+    },
+    /// A core's journal is about to forget rows that lost members miss: to be answered by [`Message::IntentDurable`] once what is
+    /// marked is durable.
+    PersistIntent {
+        /// Which group.
+        group: u16,
+        /// Which core.
+        from: CoreIndex,
+    },
     /// A core has brought its dirty data to its place, or could not.
     GroupDrained {
         /// Which group.

@@ -16,6 +16,8 @@ pub struct Namespace {
     pub format: NamespaceFormat,
     /// Most blocks that a fused Compare and Write may have.
     pub compare_write_blocks_max: u32,
+    /// Whether writes may complete before they are on stable media, for hosts that were told so.
+    pub volatile: bool,
     /// Translation to the group's blocks.
     pub disk: VirtualDisk,
 }

@@ -417,7 +417,6 @@ fn subsystem_config(config: &Config, ports: Vec<Port>) -> Result<subsystem::Conf
         queue_entries_max: subsystem.queue_entries_max,
         in_capsule_bytes: subsystem.in_capsule_kib * 1024,
         max_transfer_bytes: subsystem.max_transfer_kib * 1024,
-        volatile_write_cache: true,
         compare_write_blocks_max: super::control::COMPARE_WRITE_BLOCKS,
         atomic_write_blocks: 1,
         atomic_write_blocks_power_fail: 1,

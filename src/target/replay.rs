@@ -75,7 +75,7 @@ impl Reach {
 
 /// Runs a replay, or another machine that asks like one, to its end. `members` are the drives of the group's members, `None` for one that is not there.
 pub fn run(
-    mut machine: impl Machine,
+    machine: &mut impl Machine,
     group: &str,
     block: BlockSize,
     members: &[Option<&DriveSpec>],

@@ -39,14 +39,14 @@ pub enum Outcome {
 /// Does the next step of what is due for a group's scratch area, and makes it durable; `None` if nothing is due. `drives` are all drives
 /// of the node.
 pub fn step(candidate: &Candidate, drives: &[&DriveSpec]) -> Option<Outcome> {
-    let machine = candidate.restore()?;
+    let mut machine = candidate.restore()?;
     let after = machine.record();
     let record = candidate.record();
     let of_member = |member: usize| candidate.members[member].drive_index();
     let members: Vec<Option<&DriveSpec>> = (0..candidate.members.len())
         .map(|member| of_member(member).map(|drive| drives[usize::from(drive)]))
         .collect();
-    match replay::run(machine, record.name.as_str(), record.block, &members) {
+    match replay::run(&mut machine, record.name.as_str(), record.block, &members) {
         Ok(_) => {}
         Err(ReplayError::Member { member, error }) => {
             let drive = of_member(usize::from(member.0));
@@ -87,6 +87,7 @@ fn make_durable(candidate: &Candidate, event: GroupEvent, drives: &[&DriveSpec])
                 | GroupAction::Layout { .. }
                 | GroupAction::Members(_)
                 | GroupAction::RamAllowed
+                | GroupAction::RamCleared
                 | GroupAction::IntentDurable { .. }
                 | GroupAction::Started
                 | GroupAction::VdiskAdded(_)

@@ -10,6 +10,10 @@ use config::Backing;
 use thiserror::Error;
 
 use super::drives::{DriveSpec, Faults, Medium, MemoryDrive};
+use crate::amf::RowIndex;
+use crate::amf::group::{Candidate, IntentPage};
+use crate::amf::intent::IntentMap;
+use crate::amf::superblock::RECORD_BYTES;
 
 const MIB: u64 = 1 << 20;
 /// How long a locked drive is waited for.
@@ -291,6 +295,20 @@ pub fn read_region(spec: &DriveSpec, offset: u64, bytes: usize) -> Result<Vec<u8
         }
     }
     Ok(region)
+}
+
+/// What lost members of a group have missed, as its other members say, with the rows that a replay has just brought up to date:
+/// the journal that named them is dead from now on.
+pub fn load_intent(candidate: &Candidate, replayed: &[RowIndex], drives: &[Opened]) -> Option<IntentMap> {
+    let read = |copy: IntentPage| {
+        let spec = &drives[usize::from(copy.drive)].spec;
+        read_region(spec, copy.offset_bytes, RECORD_BYTES).ok()
+    };
+    let map = candidate.load_intent(read)?;
+    if candidate.is_degraded() {
+        replayed.iter().for_each(|row| map.mark(*row));
+    }
+    Some(map)
 }
 
 /// 16 random bytes from the operating system, for identities.

@@ -105,6 +105,9 @@ impl Sums {
             | Action::Scrubbed { .. }
             | Action::ReportFault { .. }
             | Action::RangeHeld
+            | Action::PersistIntent
+            | Action::RamWanted
+            | Action::RamCommitted
             | Action::Complete { .. } => return None,
         };
         let start = usize::from(!accumulate);
@@ -174,6 +177,9 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::Scrubbed { .. }
         | Action::ReportFault { .. }
         | Action::RangeHeld
+        | Action::PersistIntent
+        | Action::RamWanted
+        | Action::RamCommitted
         | Action::Complete { .. } => return None,
     };
     (into == sum && bytes == length).then_some((from, factor))

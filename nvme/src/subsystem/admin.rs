@@ -401,7 +401,7 @@ impl Subsystem {
             in_capsule_bytes: config.in_capsule_bytes,
             queue_entries_max: config.queue_entries_max,
             namespaces_max: NAMESPACES_MAX,
-            volatile_write_cache: config.volatile_write_cache,
+            volatile_write_cache: controller.features.has_volatile_write_cache(),
             atomic_write_blocks: config.atomic_write_blocks,
             atomic_write_blocks_power_fail: config.atomic_write_blocks_power_fail,
             compare_write_blocks_max: self.compare_write_blocks_max(),

@@ -209,7 +209,9 @@ impl Subsystem {
         };
         let features = Features::new(FeatureDefaults {
             discovery: kind == ControllerKind::Discovery,
-            volatile_write_cache: self.config.volatile_write_cache,
+            // A host asks once, so that the answer has to hold as long as the association does.
+            volatile_write_cache: kind == ControllerKind::Io
+                && self.namespaces.values().any(|namespace| namespace.volatile),
             io_queues_max: self.config.io_queues_max,
             notices,
             kato_ms: held.connect.kato_ms,
@@ -261,11 +263,13 @@ impl Subsystem {
         let waited = self.unconnected.remove(&(queue.opened_ns, id));
         assert!(waited, "a connection without a Connect is listed as such");
         let connect = held.connect;
+        let volatile_write_cache = self.controller(cntlid).features.has_volatile_write_cache();
         out.push(Action::Accept {
             queue: id,
             qid: connect.qid,
             entries: connect.sqsize + 1,
             flow_control: connect.cattr & Connect::CATTR_DISABLE_FLOW_CONTROL == 0,
+            volatile_write_cache,
             cntlid,
             host: held.data.hostnqn,
         });

@@ -87,8 +87,6 @@ pub struct Config {
     pub in_capsule_bytes: u32,
     /// Most data that one command moves: a power of two, 8 KiB to 1 GiB.
     pub max_transfer_bytes: u32,
-    /// Whether a write may complete before it is on stable media.
-    pub volatile_write_cache: bool,
     /// Blocks of a fused Compare and Write, `1..=65_535`.
     pub compare_write_blocks_max: u32,
     /// Blocks written atomically in normal operation, at least 1.
@@ -231,6 +229,8 @@ pub struct Namespace {
     pub strip_blocks: Option<u32>,
     /// Blocks of user data in a full stripe, a hint for the best write size.
     pub stripe_blocks: Option<u32>,
+    /// Whether a write to it may complete before it is on stable media, for hosts that were told of a volatile write cache.
+    pub volatile: bool,
 }
 
 /// What happened.
@@ -321,6 +321,9 @@ pub enum Action {
         entries: u16,
         /// Whether the host wants submission queue flow control.
         flow_control: bool,
+        /// Whether this controller says that it has a volatile write cache. Where it does not, the host need not flush: each of its writes
+        /// has to be on stable media before it completes, also in namespaces that were added later.
+        volatile_write_cache: bool,
         /// Controller that it belongs to.
         cntlid: u16,
         /// Host at the other end.

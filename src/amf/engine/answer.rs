@@ -69,7 +69,7 @@ impl Engine {
 
     fn writes_done(&mut self, index: u32, out: &mut Vec<Action>) {
         match self.pieces[index as usize].work {
-            Work::Rebuild => self.await_turn(index),
+            Work::Rebuild { .. } => self.await_turn(index),
             Work::Repair { .. } => self.issue_read_back(index, out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
             Work::Flush | Work::FlushDrives => {
@@ -101,7 +101,7 @@ impl Engine {
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Flush
@@ -200,7 +200,7 @@ impl Engine {
                 });
             }
             Work::Write { fua, .. } => self.issue_writes(index, &plan.writes, fua, out),
-            Work::Resync | Work::Rebuild | Work::Repair { .. } => {
+            Work::Resync | Work::Rebuild { .. } | Work::Repair { .. } => {
                 self.issue_writes(index, &plan.writes, false, out);
             }
             Work::Move { .. } => self.write_moved(index, plan, out),
@@ -232,7 +232,7 @@ impl Engine {
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Move { .. }
             | Work::Destage
             | Work::Drain
@@ -276,7 +276,7 @@ impl Engine {
             }
             Work::Write { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Destage => self.plan_without_failed(index, out),
@@ -309,7 +309,7 @@ impl Engine {
         let durable = self.members_of(index).failed;
         let piece = &mut self.pieces[index as usize];
         let revocable = matches!(piece.work, Work::Move { phase } if phase.is_revocable());
-        if revocable || matches!(piece.work, Work::Rebuild) {
+        if revocable || matches!(piece.work, Work::Rebuild { .. }) {
             // Nobody believes what these write before they say that they are done.
             return self.finish(index, Err(GroupError::MemberFailed), out);
         }
@@ -332,7 +332,7 @@ impl Engine {
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Move { .. }
             | Work::Destage
             | Work::Drain

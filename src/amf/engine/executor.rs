@@ -7,6 +7,7 @@ use super::*;
 use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
 use crate::amf::expansion::{Layout, ScratchArea};
 use crate::amf::geometry::{Geometry, Level, StripPlace};
+use crate::amf::intent::IntentMap;
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
 use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet};
@@ -48,14 +49,27 @@ impl Random {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owed {
     Drive(Action),
-    Compared { io: IoTag, equal: bool },
+    Compared {
+        io: IoTag,
+        equal: bool,
+    },
     Wake(RowIndex),
     Recall(RowIndex),
-    Hurry { core: u16, below: u64 },
+    Hurry {
+        core: u16,
+        below: u64,
+    },
     TailMoved,
-    Commit { core: u16, flush: u32 },
-    Committed { flush: u32 },
+    Commit {
+        core: u16,
+        flush: u32,
+    },
+    Committed {
+        flush: u32,
+    },
     Members(MemberSet),
+    /// What was marked when it was asked for.
+    IntentDurable,
 }
 
 pub struct Core {
@@ -90,6 +104,15 @@ pub struct World {
     pub drives: Vec<Vec<u8>>,
     pub cores: Vec<Core>,
     pub members: MemberSet,
+    /// Where cores mark rows that lost members miss, and what of it is durable.
+    pub intent: Arc<IntentMap>,
+    pub durable_marks: BTreeSet<u64>,
+    /// Cores that have committed all that they had acknowledged from memory.
+    pub ram_committed: Vec<usize>,
+    /// What was marked when each core asked for that.
+    asked_marks: Vec<BTreeSet<u64>>,
+    /// What the drives would still have after a power cut: what was flushed or forced.
+    pub stable: Vec<Vec<u8>>,
     /// Members whose drives answer with errors, and may or may not have done what they were asked.
     pub broken: u32,
     /// Members that were reported and are not failed yet.
@@ -177,6 +200,7 @@ impl World {
             Engine::scratch_bytes_min(&geometry) + shape.scratch_strips * geometry.strip_bytes();
         let data_blocks = 3 + shape.rows * u64::from(geometry.member_row_blocks());
         let shared = Arc::new(JournalShared::new(shape.cores, 1));
+        let intent = Arc::new(IntentMap::new(shape.rows, 1));
         let journal = |durability| WriteBackConfig {
             layout: JournalLayout {
                 start: MemberLba(data_blocks),
@@ -189,6 +213,7 @@ impl World {
             shared: Arc::clone(&shared),
             durability,
             write_blocks_max: WRITE_BLOCKS_MAX,
+            intent: Some(Arc::clone(&intent)),
         };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
@@ -215,7 +240,12 @@ impl World {
             geometry,
             layout,
             lock,
+            stable: vec![vec![0; blocks]; usize::from(shape.members)],
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
+            intent,
+            durable_marks: BTreeSet::new(),
+            ram_committed: Vec::new(),
+            asked_marks: vec![BTreeSet::new(); usize::from(shape.cores)],
             cores,
             members,
             broken: 0,
@@ -368,6 +398,7 @@ impl World {
             | Owed::TailMoved
             | Owed::Commit { .. }
             | Owed::Committed { .. }
+            | Owed::IntentDurable
             | Owed::Members(_) => Ok(()),
         };
         self.answer(core, owed, result);
@@ -404,6 +435,10 @@ impl World {
             Owed::Commit { core, flush } => engine.commit(core, flush, &mut out),
             Owed::Committed { flush } => engine.committed_elsewhere(flush, &mut out),
             Owed::Members(members) => engine.set_members(members, &mut out),
+            Owed::IntentDurable => {
+                self.durable_marks.append(&mut self.asked_marks[core]);
+                engine.intent_durable(&mut out);
+            }
         }
         self.act(core, out);
     }
@@ -477,6 +512,7 @@ impl World {
             | Owed::TailMoved
             | Owed::Commit { .. }
             | Owed::Committed { .. }
+            | Owed::IntentDurable
             | Owed::Members(_) => None,
         };
         self.cores[core].owed.iter().filter_map(drive).collect()
@@ -660,6 +696,17 @@ impl World {
                         self.cores[other].owed.push(Owed::Wake(row));
                     }
                 }
+                Action::PersistIntent => {
+                    let marked = |row: &u64| self.intent.is_marked(RowIndex(*row));
+                    self.asked_marks[core] = (0..self.geometry.rows()).filter(marked).collect();
+                    self.cores[core].owed.push(Owed::IntentDurable);
+                }
+                Action::RamWanted => {
+                    let mut out = Vec::new();
+                    self.cores[core].engine.allow_ram(true, &mut out);
+                    self.act(core, out);
+                }
+                Action::RamCommitted => self.ram_committed.push(core),
                 Action::ReportFault { member, error } => {
                     if !self.members.is_failed(member) {
                         self.reported |= 1 << member.0;
@@ -710,6 +757,7 @@ impl World {
                 lba,
                 blocks,
                 from,
+                fua,
                 ..
             } => {
                 let data = self.load(core, from, blocks * BLOCK);
@@ -718,6 +766,9 @@ impl World {
                     self.bad_blocks.remove(&(usize::from(member.0), at));
                 }
                 self.drives[usize::from(member.0)][range(lba, blocks)].copy_from_slice(&data);
+                if fua {
+                    self.stable[usize::from(member.0)][range(lba, blocks)].copy_from_slice(&data);
+                }
             }
             Action::DriveZero {
                 member, lba, blocks, ..
@@ -726,7 +777,11 @@ impl World {
                 self.note(Change::Write(member, lba, vec![0; blocks as usize]));
                 self.drives[usize::from(member.0)][range(lba, blocks)].fill(0);
             }
-            Action::DriveFlush { member, .. } => self.note(Change::Flush(member)),
+            Action::DriveFlush { member, .. } => {
+                self.note(Change::Flush(member));
+                let member = usize::from(member.0);
+                self.stable[member] = self.drives[member].clone();
+            }
             Action::Xor { .. }
             | Action::MulAdd { .. }
             | Action::Copy { .. }
@@ -741,6 +796,9 @@ impl World {
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::RangeHeld
+            | Action::PersistIntent
+            | Action::RamWanted
+            | Action::RamCommitted
             | Action::ReportFault { .. }
             | Action::Complete { .. } => unreachable!("not a drive command"),
         }
@@ -831,6 +889,9 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::RangeHeld
+        | Action::PersistIntent
+        | Action::RamWanted
+        | Action::RamCommitted
         | Action::ReportFault { .. }
         | Action::Complete { .. } => unreachable!("not a drive command"),
     }

@@ -329,7 +329,14 @@ impl Expander {
         });
         world.settle();
         for row in (0..world.geometry.rows()).map(RowIndex) {
-            world.submit(0, run.commands + 1, Request::Rebuild { row });
+            world.submit(
+                0,
+                run.commands + 1,
+                Request::Rebuild {
+                    row,
+                    only_marked: false,
+                },
+            );
             world.settle();
             assert_eq!(world.result(0, run.commands + 1), Some(Ok(())), "{row:?}");
         }

@@ -418,7 +418,14 @@ fn a_rebuild_restores_every_strip() {
             begin_rebuild(&mut world, lost);
             for row in 0..shape.rows {
                 let command = u32::try_from(row).expect("small");
-                world.submit(0, command, Request::Rebuild { row: RowIndex(row) });
+                world.submit(
+                    0,
+                    command,
+                    Request::Rebuild {
+                        row: RowIndex(row),
+                        only_marked: false,
+                    },
+                );
             }
             world.settle();
             assert!((0..4).all(|command| world.result(0, command) == OK));
@@ -452,6 +459,7 @@ fn rows_count_as_rebuilt_in_order() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                only_marked: false,
             },
         );
     }
@@ -468,6 +476,7 @@ fn rows_count_as_rebuilt_in_order() {
         | Owed::TailMoved
         | Owed::Commit { .. }
         | Owed::Committed { .. }
+        | Owed::IntentDurable
         | Owed::Members(_) => false,
     };
     while let Some(index) = world.cores[0].owed.iter().position(|owed| of_row(owed, true)) {
@@ -514,6 +523,7 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                only_marked: false,
             },
         );
     }
@@ -530,6 +540,7 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                only_marked: false,
             },
         );
     }
@@ -545,10 +556,24 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
 fn a_drive_that_fails_while_it_is_rebuilt_is_reported() {
     let (mut world, data) = filled(&shape(Level::Raid6, 4));
     begin_rebuild(&mut world, 0b100);
-    world.submit(0, 0, Request::Rebuild { row: RowIndex(0) });
+    world.submit(
+        0,
+        0,
+        Request::Rebuild {
+            row: RowIndex(0),
+            only_marked: false,
+        },
+    );
     world.settle();
     world.broken = 0b100;
-    world.submit(0, 0, Request::Rebuild { row: RowIndex(1) });
+    world.submit(
+        0,
+        0,
+        Request::Rebuild {
+            row: RowIndex(1),
+            only_marked: false,
+        },
+    );
     // A write of a row that is rebuilt waits until nobody believes the member any more.
     world.write(0, 1, 0, &[0x42]);
     while world.pay_any() {}
@@ -565,7 +590,14 @@ fn a_drive_that_fails_while_it_is_rebuilt_is_reported() {
     let mut expected = data;
     expected[0] = 0x42;
     assert_eq!(world.contents(0b100), expected);
-    world.submit(0, 0, Request::Rebuild { row: RowIndex(1) });
+    world.submit(
+        0,
+        0,
+        Request::Rebuild {
+            row: RowIndex(1),
+            only_marked: false,
+        },
+    );
     assert_eq!(world.result(0, 0), Some(Err(GroupError::MemberFailed)));
     world.assert_idle();
 }
@@ -581,6 +613,7 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                only_marked: false,
             },
         );
     }
@@ -608,7 +641,8 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             | Owed::Hurry { .. }
             | Owed::TailMoved
             | Owed::Commit { .. }
-            | Owed::Committed { .. } => None,
+            | Owed::Committed { .. }
+            | Owed::IntentDurable => None,
         });
         let lowest = generations.min().expect("both are owed");
         let index = world.find(

@@ -236,7 +236,7 @@ impl Engine {
             Err(error) => self.commands[command.0 as usize].error = Some(error),
             Ok(blocks) => {
                 self.commands[command.0 as usize].total_blocks = blocks;
-                if let Request::Rebuild { row } = request {
+                if let Request::Rebuild { row, .. } = request {
                     self.line_up_rebuild(command, row);
                 }
             }
@@ -404,7 +404,7 @@ impl Engine {
         let (lba, blocks) = match *request {
             Request::Flush | Request::FlushDrives | Request::Drain => return Ok(1),
             Request::Resync { row }
-            | Request::Rebuild { row }
+            | Request::Rebuild { row, .. }
             | Request::Scrub { row, .. }
             | Request::Move { row, .. }
             | Request::Repair { row, .. }
@@ -413,7 +413,7 @@ impl Engine {
                 return Err(GroupError::OutOfRange);
             }
             // A rebuild that waited would keep those behind it waiting in rows that the hold waits for.
-            Request::Rebuild { row } if self.kept.contains(row) => return Err(GroupError::Aborted),
+            Request::Rebuild { row, .. } if self.kept.contains(row) => return Err(GroupError::Aborted),
             Request::Resync { .. }
             | Request::Rebuild { .. }
             | Request::Scrub { .. }
@@ -842,7 +842,7 @@ fn next_piece(layout: &Layout, slot: &Command, write_blocks_max: u32) -> (Work, 
         Request::FlushDrives => (Work::FlushDrives, whole_row(RowIndex(0))),
         Request::Drain => (Work::Drain, whole_row(RowIndex(0))),
         Request::Resync { row } => (Work::Resync, whole_row(row)),
-        Request::Rebuild { row } => (Work::Rebuild, whole_row(row)),
+        Request::Rebuild { row, only_marked } => (Work::Rebuild { only_marked }, whole_row(row)),
         Request::Scrub { row, repair } => (Work::Scrub { repair }, whole_row(row)),
         Request::Move { row, phase } => (Work::Move { phase }, whole_row(row)),
         Request::Repair {

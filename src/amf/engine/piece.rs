@@ -1,7 +1,6 @@
 //! The engine's row operations: what each is, how it begins and how it ends.
 
 use super::machine::Engine;
-use super::rebuild::Targets;
 use super::relayout::MovePhase;
 use super::scratch::Span;
 use super::scrub::Scan;
@@ -37,7 +36,9 @@ pub(super) enum Work {
         fua: bool,
     },
     Resync,
-    Rebuild,
+    Rebuild {
+        only_marked: bool,
+    },
     Scrub {
         repair: bool,
     },
@@ -68,7 +69,7 @@ impl Work {
             | Self::Write { .. }
             | Self::ZeroRow { .. }
             | Self::Resync
-            | Self::Rebuild
+            | Self::Rebuild { .. }
             | Self::Scrub { repair: true }
             | Self::Repair { .. } => Some(Mode::Write),
             // It is the hold's own, which has the lock.
@@ -85,7 +86,7 @@ impl Work {
             | Self::Prefetch
             | Self::Compare
             | Self::Resync
-            | Self::Rebuild
+            | Self::Rebuild { .. }
             | Self::Scrub { .. }
             | Self::Repair { .. }
             | Self::Move { .. }
@@ -273,49 +274,35 @@ impl Engine {
         if self.write_back.is_some() && self.begin_write_back(index, out) {
             return true;
         }
-        match self.pieces[index as usize].work {
+        let goes_its_way = match self.pieces[index as usize].work {
             Work::Read => {
                 let cached = self.read_cache.is_some() && self.read_from_memory(index, out);
-                if cached || self.read_one_strip(index, out) {
-                    return true;
-                }
+                cached || self.read_one_strip(index, out)
             }
             Work::ZeroRow { deallocate, fua } => {
                 self.zero_row(index, deallocate, fua, out);
-                return true;
+                true
             }
             Work::Flush | Work::FlushDrives => {
                 self.flush(index, out);
-                return true;
+                true
             }
-            Work::Rebuild => match self.choose_targets(index) {
-                Targets::None => {
-                    self.await_turn(index);
-                    return true;
-                }
-                Targets::Over(result) => {
-                    self.finish(index, result, out);
-                    return true;
-                }
-                Targets::Some => {}
-            },
+            Work::Rebuild { only_marked } => !self.begin_rebuild(index, only_marked, out),
             Work::Repair { member, .. } if members.failed >> member.0 & 1 == 1 => {
                 self.finish(index, Ok(()), out);
-                return true;
+                true
             }
             Work::Resync | Work::Repair { .. } | Work::Scrub { .. } if self.is_dead(index) => {
                 self.end_dead(index, out);
-                return true;
+                true
             }
-            Work::Move { phase } => {
-                if let Some(error) = self.refuse_move(index, phase) {
+            Work::Move { phase } => match self.refuse_move(index, phase) {
+                Some(error) => {
                     self.finish(index, Err(error), out);
-                    return true;
+                    true
                 }
-                if self.zero_moved(index, phase, out) {
-                    return true;
-                }
-            }
+                None => self.zero_moved(index, phase, out),
+            },
             Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
@@ -323,8 +310,11 @@ impl Engine {
             | Work::Resync
             | Work::Scrub { .. }
             | Work::Repair { .. }
-            | Work::Destage => {}
+            | Work::Destage => false,
             Work::Drain => unreachable!("it is over when there is no lane"),
+        };
+        if goes_its_way {
+            return true;
         }
         self.begin_planned(index, scratch_turn, out)
     }
@@ -367,7 +357,7 @@ impl Engine {
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Destage => {
@@ -522,7 +512,7 @@ impl Engine {
             Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),
             Work::Write { source, .. } => plan.write(geometry, row, source, *members, *avoid),
             Work::Resync => plan.resync(geometry, row.row, *members, *avoid),
-            Work::Rebuild => plan.rebuild(geometry, row.row, *targets, *members, *avoid),
+            Work::Rebuild { .. } => plan.rebuild(geometry, row.row, *targets, *members, *avoid),
             Work::Scrub { .. } => {
                 plan.scrub(geometry, row.row, members.failed | avoid);
                 Ok(())

@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// Chooses the members that are to be written in the piece's row.
-    pub(super) fn choose_targets(&mut self, index: u32) -> Targets {
+    fn choose_targets(&mut self, index: u32) -> Targets {
         let is_dead = self.is_dead(index);
         let piece = &mut self.pieces[index as usize];
         let turn = self.rebuilds.iter().find(|turn| turn.command.0 == piece.command);
@@ -82,6 +82,18 @@ impl Engine {
             );
             Targets::Some
         }
+    }
+
+    /// Whether strips of the row have to be written. If not, it has its turn like one that is written, or ends.
+    pub(super) fn begin_rebuild(&mut self, index: u32, only_marked: bool, out: &mut Vec<Action>) -> bool {
+        let row = self.pieces[index as usize].row.row;
+        match self.choose_targets(index) {
+            Targets::Some if only_marked && self.is_unmarked(row) => self.await_turn(index),
+            Targets::Some => return true,
+            Targets::None => self.await_turn(index),
+            Targets::Over(result) => self.finish(index, result, out),
+        }
+        false
     }
 
     /// The row's strips are written.

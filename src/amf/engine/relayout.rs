@@ -304,7 +304,7 @@ impl Engine {
             | Work::Write { .. }
             | Work::ZeroRow { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Flush

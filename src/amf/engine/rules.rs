@@ -195,6 +195,9 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::WakeCores { .. }
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
+                | Action::PersistIntent
+                | Action::RamWanted
+                | Action::RamCommitted
                 | Action::ReportFault { .. }
                 | Action::RangeHeld
                 | Action::Complete { .. } => None,

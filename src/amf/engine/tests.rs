@@ -1,5 +1,8 @@
 //! Whole engines on drives in memory: random runs against a model, and exhaustive small ones.
 
+mod away;
+mod ram;
+
 use super::executor::{Random, Shape, World};
 use super::*;
 use crate::amf::geometry::Level;
@@ -525,7 +528,14 @@ impl Rebuilder {
         {
             let row = RowIndex(self.next);
             self.next += 1;
-            run.world.submit(0, command, Request::Rebuild { row });
+            run.world.submit(
+                0,
+                command,
+                Request::Rebuild {
+                    row,
+                    only_marked: false,
+                },
+            );
         }
     }
 

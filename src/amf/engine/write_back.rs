@@ -8,6 +8,8 @@
 
 mod destage;
 mod hold;
+mod intent;
+mod ram;
 mod retire;
 
 use std::collections::VecDeque;
@@ -22,6 +24,7 @@ use super::{GroupError, IoTag, Place};
 use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyIndex, ROW_RUNS_MAX, RowTable};
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
+use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane::{BatchNumber, Lane, LaneAction, LaneConfig};
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
 use crate::amf::list::{Links, List};
@@ -45,7 +48,7 @@ const ROW_EXTENTS_MAX: u32 = 256;
 pub enum Durability {
     /// When its journal entry is committed.
     Journal,
-    /// At once; flush and force unit access commit. The caller has made durable that this may lose writes.
+    /// At once, while [`Engine::allow_ram`] says so; flush and force unit access commit.
     Ram,
 }
 
@@ -60,6 +63,8 @@ pub struct WriteBackConfig {
     pub durability: Durability,
     /// Longest part of a write that is journaled as one, at most [`WRITE_BYTES_MAX`].
     pub write_blocks_max: u32,
+    /// Where rows are marked that lost members miss; all cores have the same. Without it a drive that comes back has to be rebuilt whole.
+    pub intent: Option<Arc<IntentMap>>,
 }
 
 /// The write-back half of an engine.
@@ -68,6 +73,8 @@ pub(super) struct WriteBack {
     pub(super) lane: Lane,
     durability: Durability,
     write_blocks_max: u32,
+    intent: Option<Arc<IntentMap>>,
+    ram: ram::Ram,
     /// Rows that this core holds.
     pub(super) rows: RowTable,
     /// The hold of each lock slot that one occupies.
@@ -112,6 +119,7 @@ impl WriteBack {
             shared,
             durability,
             write_blocks_max,
+            intent,
         } = config;
         let block = geometry.block();
         let checks = u32::from(geometry.level().check_strips());
@@ -134,6 +142,8 @@ impl WriteBack {
             lane,
             durability,
             write_blocks_max,
+            intent,
+            ram: ram::Ram::default(),
             rows: RowTable::new(ROWS_MAX),
             slots: KeyIndex::new(ROWS_MAX),
             dirty: DirtyMap::new(DirtyLimits {
@@ -243,7 +253,7 @@ impl Engine {
             | Work::Prefetch
             | Work::Compare
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Move { .. }
@@ -310,7 +320,7 @@ impl Engine {
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Move { .. }
@@ -361,11 +371,10 @@ impl Engine {
         hold.appended(piece.room.destage, appended, &mut write_back.lane);
         self.pieces[index as usize].room = Room::NONE;
         self.look_at_row(entry);
-        let write_back = self.write_back.as_mut().expect("it is journaled");
-        if write_back.durability == Durability::Journal || fua {
-            self.await_commit(index, appended.batch);
-        } else {
+        if self.is_done_in_memory(fua, out) {
             self.finish(index, Ok(()), out);
+        } else {
+            self.await_commit(index, appended.batch);
         }
     }
 
@@ -381,7 +390,14 @@ impl Engine {
             Work::Write { .. } | Work::ZeroRow { .. } => self.append(index, out),
             Work::Flush => self.flush_lane(index, out),
             Work::Drain => self.drain(index, out),
-            Work::Destage => return self.await_writes_of_row(index),
+            Work::Destage => {
+                self.mark_row(piece.row.row);
+                return self.await_writes_of_row(index);
+            }
+            Work::Resync | Work::Scrub { repair: true } => {
+                self.mark_row(piece.row.row);
+                return false;
+            }
             Work::Read if self.is_covered(index) => {
                 self.overlay(index, Target::User, out);
                 self.finish(index, Ok(()), out);
@@ -390,9 +406,8 @@ impl Engine {
             | Work::Prefetch
             | Work::Compare
             | Work::CompareThenWrite { .. }
-            | Work::Resync
-            | Work::Rebuild
-            | Work::Scrub { .. }
+            | Work::Rebuild { .. }
+            | Work::Scrub { repair: false }
             | Work::FlushDrives
             | Work::Move { .. }
             | Work::Repair { .. } => return false,
@@ -429,6 +444,7 @@ impl Engine {
             self.committed(index, out);
         }
         self.answer_flushes(false, out);
+        self.look_at_ram(out);
     }
 
     fn committed(&mut self, index: u32, out: &mut Vec<Action>) {
@@ -440,7 +456,7 @@ impl Engine {
             | Work::Compare
             | Work::CompareThenWrite { .. }
             | Work::Resync
-            | Work::Rebuild
+            | Work::Rebuild { .. }
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Move { .. }
@@ -477,9 +493,10 @@ impl Engine {
     /// Another core has a flush under way, which it calls `flush`: everything in this core's lane is committed, and then
     /// [`Action::Committed`] says so.
     pub fn commit(&mut self, core: u16, flush: u32, out: &mut Vec<Action>) {
+        let lost = !self.layout.survives(self.lock.members().failed);
         let write_back = self.write_back.as_mut().expect("all cores of a group have lanes");
         match write_back.lane.want_all() {
-            Some(batch) if !write_back.stuck => write_back.commits.push_back((batch, core, flush)),
+            Some(batch) if !lost => write_back.commits.push_back((batch, core, flush)),
             Some(_) | None => out.push(Action::Committed { core, flush }),
         }
         self.settle(out);
@@ -660,6 +677,7 @@ impl Engine {
             self.write_back().stuck = true;
             return self.fail_closed(out);
         }
+        self.mark_unflushed();
         let write_back = self.write_back();
         write_back.stuck = false;
         let committed = write_back.lane.members_changed(failed);

@@ -72,6 +72,9 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }
                 | Action::RangeHeld
+                | Action::PersistIntent
+                | Action::RamWanted
+                | Action::RamCommitted
                 | Action::Complete { .. } => unreachable!("not a drive command"),
             }
         }

@@ -196,7 +196,7 @@ pub enum Refusal {
     },
     /// Power went while writes were in memory alone.
     #[error(
-        "power went while acknowledged writes were in memory alone (durability \"ram\"), and those are lost: restore the data, or accept lost writes"
+        "power went while acknowledged writes were in memory alone (durability \"ram\"), and those that were not flushed are lost: restore the data, or accept the loss"
     )]
     LostWrites,
     /// Creation did not end.
@@ -302,6 +302,11 @@ impl Candidate {
         let area = self.record.scratch_area()?;
         let layout = self.record.layout();
         Some(Restore::new(&layout, expansion, area, self.lost_mask()))
+    }
+
+    /// Whether any member is lost or has to be rebuilt.
+    pub fn is_degraded(&self) -> bool {
+        self.lost_mask() != 0
     }
 
     /// Members that are lost or not usable, wholly or in part.

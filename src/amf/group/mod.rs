@@ -200,6 +200,8 @@ pub enum Event {
     ResyncDone,
     /// An engine wants to acknowledge writes from memory; nothing of the kind happens before [`Action::RamAllowed`].
     RamDirty,
+    /// All that was acknowledged from memory is committed, and nothing more is before another [`Event::RamDirty`].
+    RamClean,
     /// An operator puts a drive into a lost member's place, or brings a lost member's own drive back.
     ReplaceMember {
         /// Names the request.
@@ -315,6 +317,8 @@ pub enum Action {
     Members(MemberSet),
     /// Writes may be acknowledged from memory: it is durable that they may be lost.
     RamAllowed,
+    /// It is durable that no acknowledged write can be lost.
+    RamCleared,
     /// Everything that was marked in [`Group::intent`] when this was asked for is durable.
     IntentDurable {
         /// Which request.

@@ -82,6 +82,11 @@ impl JournalShared {
         word.store(new, Ordering::SeqCst);
     }
 
+    /// Grows with every entry of every lane.
+    pub fn entered(&self) -> u64 {
+        self.next.0.load(Ordering::Relaxed)
+    }
+
     /// A number below which every entry of every lane is retired.
     pub fn tail(&self) -> u64 {
         // The counter first: see the head of this file.

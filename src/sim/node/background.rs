@@ -308,7 +308,10 @@ impl Node {
 fn request_of(command: RowCommand) -> Request {
     let row = command.row;
     match command.process {
-        Process::Rebuild => Request::Rebuild { row },
+        Process::Rebuild => Request::Rebuild {
+            row,
+            only_marked: false,
+        },
         Process::Sync => Request::Resync { row },
         Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {

@@ -307,6 +307,7 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
         )),
         durability: EngineDurability::Journal,
         write_blocks_max: geometry.row_blocks(),
+        intent: None,
     })
 }
 

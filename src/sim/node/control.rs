@@ -87,7 +87,7 @@ impl Node {
                 record,
             } => self.write_superblock(io, drive, offset_bytes, &record, out),
             Action::MemberDrive { member, drive } => self.move_member(member, drive, out),
-            Action::RamAllowed | Action::IntentDurable { .. } => {
+            Action::RamAllowed | Action::RamCleared | Action::IntentDurable { .. } => {
                 unreachable!("nobody acknowledges from memory or marks rows")
             }
             Action::Members(set) => self.announce(set, out),

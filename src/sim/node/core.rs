@@ -296,6 +296,9 @@ impl Core {
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::RangeHeld
+            | Action::PersistIntent
+            | Action::RamWanted
+            | Action::RamCommitted
             | Action::WakeCores { .. }
             | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
         }
@@ -443,6 +446,9 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Compare { .. }
         | Action::Seal { .. }
         | Action::RangeHeld
+        | Action::PersistIntent
+        | Action::RamWanted
+        | Action::RamCommitted
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
     }
 }

@@ -10,7 +10,7 @@ use super::units::{age_text, bytes_text, count_text};
 use super::{Failure, call, print};
 use crate::target::manage::{
     BackgroundRequest as Wanted, BackgroundStatus, GroupName, GroupScrub, GroupSetRate, GroupStatus,
-    ProcessStatus, Reply, Request, ScrubState, ScrubStatus,
+    ProcessStatus, RebuildStatus, Reply, Request, ScrubState, ScrubStatus,
 };
 
 /// How often a command that waits looks.
@@ -170,6 +170,19 @@ pub(super) fn line(background: &BackgroundStatus) -> Option<String> {
     }
 }
 
+/// What a rebuild writes anew, as a sentence without its end.
+pub(super) fn rebuild_line(rebuild: &RebuildStatus) -> String {
+    let state = if rebuild.done { "done" } else { "going on" };
+    if rebuild.partial {
+        format!(
+            "{state}: partial, {} that were written meanwhile",
+            rows_text(rebuild.rows)
+        )
+    } else {
+        format!("{state}: all {}", rows_text(rebuild.rows))
+    }
+}
+
 /// What a scrub found, as a sentence without its end.
 pub(super) fn scrub_line(scrub: &ScrubStatus) -> String {
     let state = match scrub.state {
@@ -204,6 +217,9 @@ fn text(group: &GroupStatus) -> String {
         Some(line) => format!("{}: {line}\n", group.name),
         None => format!("{}: no background work\n", group.name),
     };
+    if let Some(rebuild) = &background.rebuild {
+        text.push_str(&format!("rebuild {}\n", rebuild_line(rebuild)));
+    }
     if let Some(scrub) = &background.scrub {
         text.push_str(&format!("scrub {}\n", scrub_line(scrub)));
     }

@@ -164,7 +164,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
 fn node(options: &NodeOptions, log: Option<String>, programs: Programs) -> Result<(), Failure> {
     let file = options.config.as_path();
     let config = match config_file::read(file)? {
-        Ok(config) => config,
+        Ok(config) => accept_losses(config, &options.accept_loss)?,
         Err(problems) => {
             let what = format!(
                 "{} has {}",
@@ -177,6 +177,18 @@ fn node(options: &NodeOptions, log: Option<String>, programs: Programs) -> Resul
     };
     start_logging(log.as_deref().unwrap_or(&config.node.log))?;
     (programs.node)(config, options)
+}
+
+/// Notes for this start alone which groups' losses an operator accepts.
+fn accept_losses(mut config: config::Config, names: &[String]) -> Result<config::Config, Failure> {
+    for name in names {
+        let Some(group) = config.groups.iter_mut().find(|group| group.name == *name) else {
+            let what = format!("the configuration has no group \"{name}\"");
+            return Err(Failure::new(what, "name one of its groups; nothing was started"));
+        };
+        group.accept_lost_writes = true;
+    }
+    Ok(config)
 }
 
 fn preflight(config: Option<&Path>, json: bool) -> Result<(), Failure> {

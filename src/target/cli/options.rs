@@ -113,6 +113,9 @@ pub struct NodeOptions {
     /// Stop when standard input ends, so that the node does not outlive the program that started it
     #[arg(long)]
     pub stop_at_eof: bool,
+    /// Serve this group of durability ram although writes that it had acknowledged from memory are lost; once, and from then on without them
+    #[arg(long, value_name = "GROUP")]
+    pub accept_loss: Vec<String>,
 }
 
 /// Options of `braid check-config`.
@@ -303,7 +306,7 @@ pub struct GroupCreateArgs {
     /// Logical block size in bytes, 512 or 4096
     #[arg(long, value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT)]
     pub block_bytes: u32,
-    /// When a write counts as done: journal (on the drives) or ram (in memory; for now such a group is kept like journal) [default: journal]
+    /// When a write counts as done: journal (on the drives) or ram (in memory; what is not flushed is lost with the power) [default: journal]
     #[arg(long, value_parser = parse_durability)]
     pub durability: Option<Durability>,
     /// MiB of the journal on each drive [default: what suits the drives]

@@ -146,6 +146,8 @@ fn group_text(group: &GroupStatus) -> String {
     let background = background::line(&group.background).map(|line| ("background", line));
     let scrub = group.background.scrub.as_ref();
     let scrub = scrub.map(|scrub| ("scrub", background::scrub_line(scrub)));
+    let rebuild = group.background.rebuild.as_ref();
+    let rebuild = rebuild.map(|rebuild| ("rebuild", background::rebuild_line(rebuild)));
     let rows = [
         ("group", group.name.clone()),
         ("state", state_text(group)),
@@ -169,7 +171,7 @@ fn group_text(group: &GroupStatus) -> String {
         ("spares", spares_text(group)),
         ("virtual disks", vdisks),
     ];
-    let mut text = facts(rows.into_iter().chain(background).chain(scrub));
+    let mut text = facts(rows.into_iter().chain(background).chain(rebuild).chain(scrub));
     let mut members = Table::new(&[
         ("MEMBER", Align::Right),
         ("DRIVE", Align::Left),
@@ -192,12 +194,17 @@ fn group_text(group: &GroupStatus) -> String {
 fn durability_text(group: &GroupStatus) -> String {
     match group.durability {
         Durability::None => "none: a write is durable after a Flush".to_owned(),
-        Durability::Journal | Durability::Ram => format!(
-            "{}, {} of journal on each drive",
-            group.durability.name(),
-            bytes_text(group.journal_bytes)
+        Durability::Journal => format!("journal, {}", journal_text(group)),
+        Durability::Ram if group.dirty_ram => format!(
+            "ram, {}; writes that were not flushed would be lost with the power",
+            journal_text(group)
         ),
+        Durability::Ram => format!("ram, {}; all is on the drives", journal_text(group)),
     }
+}
+
+fn journal_text(group: &GroupStatus) -> String {
+    format!("{} of journal on each drive", bytes_text(group.journal_bytes))
 }
 
 fn spares_text(group: &GroupStatus) -> String {
@@ -485,6 +492,7 @@ mod tests {
             expansion_done_rows: None,
             background: crate::target::manage::BackgroundStatus::default(),
             durability: Durability::Journal,
+            dirty_ram: false,
             journal_bytes: 32 << 20,
             spares: Vec::new(),
             members: vec![

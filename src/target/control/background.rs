@@ -1,6 +1,7 @@
 //! Binds the background work of each group to its engine on this core, to the group's machine, and to operators.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use reactor::{Io, Nanos};
 
@@ -14,6 +15,7 @@ use crate::amf::background::{
 use crate::amf::engine::{GroupError, Request, ScrubOutcome};
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{Event as GroupEvent, GroupState};
+use crate::amf::intent::IntentMap;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TICK_NS, TokenKind, token};
 use crate::target::manage::{self, BackgroundRequest, GroupSetRate, ManageError, Reply};
@@ -39,6 +41,8 @@ pub(super) struct BackgroundControl {
     /// When the timer goes off that was set last.
     timer_at: Nanos,
     mismatches: u64,
+    /// The rebuild that runs, or the last one.
+    rebuild: Option<manage::RebuildStatus>,
 }
 
 impl BackgroundControl {
@@ -52,6 +56,20 @@ impl BackgroundControl {
             hosts: HostWindow::default(),
             timer_at: 0,
             mismatches: 0,
+            rebuild: None,
+        }
+    }
+
+    /// A rebuild begins, of this many rows.
+    pub(super) fn rebuild_begins(&mut self, partial: bool, rows: u64) {
+        let done = false;
+        self.rebuild = Some(manage::RebuildStatus { partial, rows, done });
+    }
+
+    /// The rebuild is over; if it did not come to its end another one follows.
+    pub(super) fn rebuild_ends(&mut self) {
+        if let Some(rebuild) = &mut self.rebuild {
+            rebuild.done = true;
         }
     }
 
@@ -80,6 +98,12 @@ impl BackgroundControl {
             }),
         }
     }
+}
+
+/// The bitmap of the rows to which a group's rebuild is limited; `None` if it goes over all rows, or if there is none.
+fn marks_of(group: &GroupControl) -> Option<Arc<IntentMap>> {
+    group.rebuild.filter(|work| work.partial)?;
+    group.machine.intent().cloned()
 }
 
 /// What the group's members want done.
@@ -172,12 +196,14 @@ impl Control {
         }
         let mut actions = Vec::new();
         while let Some(event) = self.groups[at].background.events.pop_front() {
-            // Every row is rebuilt: that none wrote to it can only be said for sure under its lock.
+            let marks = marks_of(&self.groups[at]);
+            let only_marked = marks.is_some();
+            let is_clean = |row| marks.as_ref().is_some_and(|map| !map.is_marked(row));
             let machine = &mut self.groups[at].background.machine;
-            machine.handle(io.now(), event, &|_| false, &mut actions);
+            machine.handle(io.now(), event, &is_clean, &mut actions);
             let mut is_full = false;
             for action in actions.drain(..) {
-                self.background_action(core, io, group, action, &mut is_full);
+                self.background_action(core, io, group, action, only_marked, &mut is_full);
             }
         }
         self.groups[at].background.is_feeding = false;
@@ -208,6 +234,7 @@ impl Control {
         io: &mut Io<Message>,
         group: u16,
         action: Action,
+        only_marked: bool,
         is_full: &mut bool,
     ) {
         let state = &mut self.groups[usize::from(group)];
@@ -221,7 +248,7 @@ impl Control {
                     core.commands.insert(owner, None)
                 };
                 match id {
-                    Some(id) => core.queue_group(group, id, request_of(command)),
+                    Some(id) => core.queue_group(group, id, request_of(command, only_marked)),
                     None => {
                         *is_full = true; // No later row may overtake this one.
                         state.background.events.push_back(Event::RowAnswered {
@@ -268,10 +295,11 @@ impl Control {
 }
 
 /// What the engine is asked for.
-fn request_of(command: RowCommand) -> Request {
+fn request_of(command: RowCommand, only_marked: bool) -> Request {
     let row = command.row;
     match command.process {
-        Process::Rebuild => Request::Rebuild { row },
+        // Whether a row is marked can only be said for sure under its lock: so each is handed over, whatever it looks like from here.
+        Process::Rebuild => Request::Rebuild { row, only_marked },
         Process::Sync => Request::Resync { row },
         Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {
@@ -401,6 +429,7 @@ pub(super) fn status_of(background: &BackgroundControl) -> manage::BackgroundSta
             bytes_per_second: status.bytes_per_second,
             seconds_left: status.seconds_left,
         }),
+        rebuild: background.rebuild,
         scrub,
     }
 }

@@ -1,6 +1,6 @@
 //! The groups of the node: opened or created, their superblocks written, their members' faults decided.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use nvme::io::NamespaceFormat;
@@ -9,6 +9,7 @@ use reactor::{CoreIndex, Io};
 
 use super::background::BackgroundControl;
 use super::expansion::Relayout;
+use super::ram::RamControl;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
 use crate::amf::engine::{Durability, GroupError, Request, WriteBackConfig};
@@ -17,6 +18,7 @@ use crate::amf::group::{
     Action, Candidate, Creation, Event, Group, GroupState, Opening, RebuildWork, Replay, Report, RequestId,
     SuperblockIo, VdiskSize, VdiskSpec,
 };
+use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report as ReplayReport;
 use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
@@ -47,6 +49,8 @@ pub struct GroupPlan {
     pub spares: Vec<(u16, Uuid)>,
     /// What became of its journal; `None` for a new group, and for one that has none.
     pub replayed: Option<ReplayReport>,
+    /// What lost members have missed, as the drives say; `None` for a group that keeps no count of that.
+    pub intent: Option<IntentMap>,
 }
 
 impl GroupPlan {
@@ -126,6 +130,10 @@ pub(super) struct GroupControl {
     pub(super) background: BackgroundControl,
     /// Drives that the configuration wants as spares, until the group is open.
     pub(super) planned_spares: Vec<(u16, Uuid)>,
+    /// How far it is with acknowledging from memory.
+    pub(super) ram: RamControl,
+    /// Cores that wait until what lost members miss is durable, by the name of the request.
+    pub(super) marking: BTreeMap<RequestId, CoreIndex>,
     /// Cores that still bring dirty data to its place, before the group is closed.
     draining: u16,
     /// Why it failed, as a sentence.
@@ -164,6 +172,23 @@ impl GroupControl {
         self.phase == Phase::Open
     }
 
+    /// Members are to be rebuilt, in all rows or only in those that they missed.
+    fn begin_rebuild(&mut self, work: RebuildWork) {
+        self.rebuild = Some(work);
+        let marks = self.machine.intent().filter(|_| work.partial);
+        let rows = marks.map_or(self.shared.geometry.rows() - work.from_row, |map| {
+            map.marked_rows()
+        });
+        self.background.rebuild_begins(work.partial, rows);
+        let RebuildWork {
+            members,
+            from_row,
+            partial,
+            ..
+        } = work;
+        tracing::info!(group = %self.shared.name, members, from_row, partial, rows, "members are to be rebuilt");
+    }
+
     /// Rows whose parity is known to be right.
     pub(super) fn resync_done_rows(&self) -> u64 {
         let running = self.background.machine.status();
@@ -175,6 +200,15 @@ impl GroupControl {
                 .resync
                 .map_or(self.shared.geometry.rows(), |left| left.next_row),
         }
+    }
+}
+
+/// The machine of a group that is to be opened, with what its lost members have missed as far as that is known.
+fn machine_of(source: GroupSource, intent: Option<IntentMap>) -> Group {
+    match (source, intent) {
+        (GroupSource::Found(candidate), Some(map)) => Group::assembled(*candidate).with_intent(map),
+        (GroupSource::Found(candidate), None) => Group::assembled(*candidate),
+        (GroupSource::New(creation), _) => Group::form(*creation),
     }
 }
 
@@ -197,13 +231,12 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
         )),
         durability: match machine.durability() {
             superblock::Durability::Journal => Durability::Journal,
-            // Acknowledging from memory waits for the superblock to say so first; until that is bound, such a group keeps more than it
-            // promises.
-            superblock::Durability::Ram => Durability::Journal,
+            superblock::Durability::Ram => Durability::Ram,
             superblock::Durability::None => unreachable!("such a group has no journal"),
         },
         // No piece of a write is longer than a row, and lanes are made for that.
         write_blocks_max: (WRITE_BYTES_MAX / block.bytes()).min(machine.geometry().row_blocks()),
+        intent: machine.intent().cloned(),
     }
 }
 
@@ -222,10 +255,7 @@ impl Control {
         memory: ScratchMemory,
     ) -> u16 {
         let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
-        let machine = match plan.source {
-            GroupSource::Found(candidate) => Group::assembled(*candidate),
-            GroupSource::New(creation) => Group::form(*creation),
-        };
+        let machine = machine_of(plan.source, plan.intent);
         let geometry = machine.geometry();
         let background = BackgroundControl::new(&geometry, plan.limits);
         let lane_blocks_max = assemble::ring_bytes(&geometry, self.memory_mib) >> geometry.block().shift();
@@ -246,7 +276,6 @@ impl Control {
             geometry,
             layout: machine.layout(),
             lock: LockTable::new(LOCK_SLOTS),
-            drives,
             scratch_bytes: match memory {
                 ScratchMemory::Own => assemble::scratch_bytes(&geometry, self.memory_mib),
                 ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
@@ -254,6 +283,8 @@ impl Control {
             memory,
             read_cache: assemble::read_cache(self.read_cache_mib),
             journal,
+            volatile: self.is_volatile(&machine, &drives),
+            drives,
         });
         // Nothing is served under this set: the machine announces the first one when it is durable.
         let members = MemberSet {
@@ -277,6 +308,8 @@ impl Control {
             rebuild: None,
             background,
             planned_spares: plan.spares,
+            ram: RamControl::default(),
+            marking: BTreeMap::new(),
             draining: 0,
             failed: None,
             is_closing: false,
@@ -288,10 +321,18 @@ impl Control {
             lanes: self.cores,
             lane_blocks_max,
             replay: replay_of(plan.replayed.as_ref()),
-            marks_intent: false,
+            // Who has a journal marks what lost members miss.
+            marks_intent: shared.journal.is_some(),
         };
         self.group_event(core, io, index, Event::Start(opening));
         index
+    }
+
+    /// Whether hosts may be told of writes that are not on stable media: only a journal on drives that keep what they have makes
+    /// every write durable before (DESIGN section 5).
+    fn is_volatile(&self, machine: &Group, drives: &[Option<u16>]) -> bool {
+        let forgets = |drive: &u16| matches!(self.drives[usize::from(*drive)].medium, Medium::Memory(_));
+        machine.durability() != superblock::Durability::Journal || drives.iter().flatten().any(forgets)
     }
 
     /// Feeds a group's machine and carries out what it wants.
@@ -360,8 +401,9 @@ impl Control {
                 record,
             } => self.write_superblock(core, io, (group, name), drive, offset_bytes, &record),
             Action::MemberDrive { member, drive } => self.move_member(core, io, group, member, drive),
-            // Until engines acknowledge from memory or mark rows, nobody asks for these.
-            Action::RamAllowed | Action::IntentDurable { .. } => {}
+            Action::RamAllowed => self.ram_allowed(core, io, group),
+            Action::RamCleared => self.ram_cleared(core, io, group),
+            Action::IntentDurable { request } => self.intent_durable(core, io, group, request),
             Action::Members(set) => self.announce_members(core, io, group, set),
             Action::Started => {
                 self.groups[usize::from(group)].phase = Phase::Open;
@@ -392,13 +434,12 @@ impl Control {
                 tracing::info!(group = %state.shared.name, clean, "group is closed");
                 self.try_finish(io);
             }
-            Action::RebuildNeeded(work) => {
+            Action::RebuildNeeded(work) => self.groups[usize::from(group)].begin_rebuild(work),
+            Action::RebuildOver { .. } => {
                 let state = &mut self.groups[usize::from(group)];
-                state.rebuild = Some(work);
-                let name = &state.shared.name;
-                tracing::info!(group = %name, members = work.members, from_row = work.from_row, partial = work.partial, "members are to be rebuilt");
+                state.rebuild = None;
+                state.background.rebuild_ends();
             }
-            Action::RebuildOver { .. } => self.groups[usize::from(group)].rebuild = None,
             Action::Report(report) => self.log_group(group, report),
         }
     }
@@ -567,7 +608,7 @@ impl Control {
                 if self.leaving.contains(&record.nsid) {
                     continue;
                 }
-                let (namespace, facts) = namespace_of(&group.machine, group.shared.index, record);
+                let (namespace, facts) = namespace_of(&group.machine, &group.shared, record);
                 if table.insert(record.nsid, namespace) && !self.announced.contains(&record.nsid) {
                     added.push(facts);
                 }
@@ -793,7 +834,11 @@ impl Control {
 }
 
 /// A virtual disk as cores and hosts see it.
-fn namespace_of(machine: &Group, group: u16, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
+fn namespace_of(
+    machine: &Group,
+    shared: &GroupShared,
+    record: &VdiskRecord,
+) -> (Namespace, SubsystemNamespace) {
     let geometry = &machine.geometry();
     let format = NamespaceFormat {
         blocks: record.blocks,
@@ -806,12 +851,14 @@ fn namespace_of(machine: &Group, group: u16, record: &VdiskRecord) -> (Namespace
         format,
         strip_blocks: Some(geometry.strip_blocks()),
         stripe_blocks: Some(geometry.row_blocks()),
+        volatile: shared.volatile,
     };
     let disk = VirtualDisk::new(record);
     let namespace = Namespace {
-        group,
+        group: shared.index,
         format,
         compare_write_blocks_max: COMPARE_WRITE_BLOCKS,
+        volatile: shared.volatile,
         disk,
     };
     (namespace, facts)

@@ -7,9 +7,11 @@ mod background;
 mod expansion;
 mod groups;
 mod health;
+mod intent;
 mod operator;
 mod places;
 mod queues;
+mod ram;
 mod repair;
 mod resize;
 
@@ -321,6 +323,7 @@ impl Control {
         self.health_tick(core, io);
         self.background_tick(core, io);
         self.expansion_tick(core, io);
+        self.tend_ram(core, io);
     }
 
     /// Notes what the cores do without.
@@ -371,6 +374,9 @@ impl Control {
                 self.member_fault(core, io, group, member, error)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
+            ControlMessage::RamWanted { group } => self.ram_wanted(core, io, group),
+            ControlMessage::RamCommitted { group } => self.ram_committed(core, io, group),
+            ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
             ControlMessage::RowsHeld { group, wave } => self.rows_held(core, io, group, wave),
             ControlMessage::NamespacesKnown { group } => self.namespaces_known(core, io, group),

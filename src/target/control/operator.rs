@@ -313,6 +313,7 @@ impl Control {
             limits: Limits::default(),
             spares: Vec::new(),
             replayed: None,
+            intent: None,
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
         let ring = crate::target::assemble::spare_ring_bytes(self.memory_mib);
@@ -509,6 +510,7 @@ impl Control {
                 Durability::Journal => manage::Durability::Journal,
                 Durability::Ram => manage::Durability::Ram,
             },
+            dirty_ram: snapshot.dirty_ram,
             journal_bytes: snapshot.journal.map_or(0, |journal| journal.blocks * block),
             spares: spares.collect(),
             members: members.collect(),

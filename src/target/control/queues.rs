@@ -149,6 +149,7 @@ impl Control {
                     qid,
                     entries,
                     flow_control,
+                    volatile_write_cache,
                     ..
                 } => {
                     core.tell(
@@ -159,6 +160,7 @@ impl Control {
                             qid,
                             entries,
                             flow_control,
+                            write_through: !volatile_write_cache,
                         }),
                     );
                 }

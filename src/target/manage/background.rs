@@ -68,6 +68,9 @@ pub struct BackgroundStatus {
     pub latency_target_us: u32,
     /// What runs.
     pub process: Option<ProcessStatus>,
+    /// The rebuild that runs, or the last one since the node began to serve.
+    #[serde(default)]
+    pub rebuild: Option<RebuildStatus>,
     /// The scrub that runs or waits, or the last one since the node began to serve.
     pub scrub: Option<ScrubStatus>,
 }
@@ -87,6 +90,17 @@ pub struct ProcessStatus {
     pub bytes_per_second: u64,
     /// Seconds to the end at this rate, unless nothing moves.
     pub seconds_left: Option<u64>,
+}
+
+/// What a rebuild writes anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildStatus {
+    /// Whether it is limited to rows that its members missed while they were away.
+    pub partial: bool,
+    /// Rows that it has written anew, or is going to.
+    pub rows: u64,
+    /// Whether it is over.
+    pub done: bool,
 }
 
 /// Where a scrub is in its life.

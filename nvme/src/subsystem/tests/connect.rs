@@ -40,6 +40,7 @@ fn an_accepted_queue_is_announced_before_its_connect_completes() {
             qid: 2,
             entries: 128,
             flow_control: false,
+            volatile_write_cache: false,
             cntlid,
             host
         }
@@ -612,4 +613,43 @@ fn queues_of_one_association_share_its_transport_which_shapes_its_identity() {
         1 | 1 << 20 | 1 << 2,
         "keyed SGLs, which the kernel insists on"
     );
+}
+
+/// PROTOCOL H39: what a controller says of its write cache holds for its whole life, whatever namespaces come later.
+#[test]
+fn a_controller_has_a_write_cache_if_a_namespace_had_one_when_it_was_made() {
+    let said = |rig: &Rig, cntlid: u16| {
+        let accepted = rig.actions.iter().find_map(|action| match action {
+            Action::Accept {
+                cntlid: of,
+                volatile_write_cache,
+                ..
+            } if *of == cntlid => Some(*volatile_write_cache),
+            Action::Accept { .. }
+            | Action::Complete { .. }
+            | Action::Abort { .. }
+            | Action::Close { .. }
+            | Action::Report(_) => None,
+        });
+        accepted.expect("its admin queue was accepted")
+    };
+    let mut rig = Rig::new(config());
+    rig.step(Event::NamespaceAdded(namespace(1)));
+    rig.actions.clear();
+    let (_, before) = rig.controller(1);
+    assert!(!said(&rig, before));
+    rig.step(Event::NamespaceAdded(Namespace {
+        volatile: true,
+        ..namespace(2)
+    }));
+    rig.actions.clear();
+    let (_, after) = rig.controller(2);
+    assert!(said(&rig, after));
+    let vwc = |rig: &Rig, cntlid: u16| {
+        rig.subsystem
+            .controller(cntlid)
+            .features
+            .has_volatile_write_cache()
+    };
+    assert_eq!((vwc(&rig, before), vwc(&rig, after)), (false, true));
 }

@@ -52,7 +52,6 @@ fn config() -> Config {
         queue_entries_max: 128,
         in_capsule_bytes: 8192,
         max_transfer_bytes: 262_144,
-        volatile_write_cache: false,
         compare_write_blocks_max: 1,
         atomic_write_blocks: 1,
         atomic_write_blocks_power_fail: 1,
@@ -77,6 +76,7 @@ fn namespace(nsid: u32) -> Namespace {
         },
         strip_blocks: Some(16),
         stripe_blocks: Some(32),
+        volatile: false,
     }
 }
 

@@ -235,8 +235,8 @@ impl Engine {
         let obligation: Obligation = hold.obligation.take().expect("a dirty row owes its data");
         write_back.dirty.clear_up_to(entry, cut);
         write_back.rows.mark_clean(entry);
-        let now = write_back.now;
-        write_back.retire.push(obligation, now);
+        let (row, now) = (write_back.rows.row(entry), write_back.now);
+        write_back.retire.push(obligation, row, now);
     }
 
     /// Takes the piece of a destage back.

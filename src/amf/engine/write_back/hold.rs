@@ -91,7 +91,7 @@ impl Work {
             Self::Write { .. } | Self::ZeroRow { .. } => Inside::Append,
             Self::CompareThenWrite { .. }
             | Self::Resync
-            | Self::Rebuild
+            | Self::Rebuild { .. }
             | Self::Scrub { repair: true }
             | Self::Repair { .. }
             | Self::Destage => Inside::Alone,

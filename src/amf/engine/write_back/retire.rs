@@ -5,8 +5,8 @@ use super::super::IoTag;
 use super::super::machine::Engine;
 use super::super::tag::{IO_TAG_SHIFT, TAG_PIECES, tag};
 use super::WriteBack;
-use crate::amf::MemberIndex;
 use crate::amf::journal::lane::{IN_FLIGHT_MAX, Obligation};
+use crate::amf::{MemberIndex, RowIndex};
 
 /// Rows that wait for a flush before one is made without need of space: a flush costs the drives much more than a row.
 const ROWS_PER_FLUSH: usize = 256;
@@ -18,12 +18,14 @@ const FLUSH_TICKS: u64 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Retire {
     /// Destaged, in order.
-    waiting: Vec<Obligation>,
+    waiting: Vec<(Obligation, RowIndex)>,
     /// How many of them the flush under way covers.
     covered: usize,
     pending: u32,
     errors: u32,
     running: bool,
+    /// All have answered; it is still to be durable what lost members miss.
+    marking: bool,
     /// When the first of those that wait came.
     since: u64,
 }
@@ -36,11 +38,21 @@ impl Retire {
         }
     }
 
-    pub(super) fn push(&mut self, obligation: Obligation, now: u64) {
+    pub(super) fn push(&mut self, obligation: Obligation, row: RowIndex, now: u64) {
         if self.waiting.is_empty() {
             self.since = now;
         }
-        self.waiting.push(obligation);
+        self.waiting.push((obligation, row));
+    }
+
+    /// Rows that were written in place and whose flush has not ended.
+    pub(super) fn waiting_rows(&self) -> impl Iterator<Item = RowIndex> + '_ {
+        self.waiting.iter().map(|(_, row)| *row)
+    }
+
+    /// Those of them that the flush under way covers.
+    pub(super) fn covered_rows(&self) -> impl Iterator<Item = RowIndex> + '_ {
+        self.waiting_rows().take(self.covered)
     }
 }
 
@@ -167,12 +179,27 @@ impl Engine {
         let retire = &mut write_back.retire;
         // For good: by the time that all have answered, another drive may have the member's place.
         retire.errors &= !lost;
-        if !retire.running || retire.pending > 0 || retire.errors != 0 {
+        if !retire.running || retire.marking || retire.pending > 0 || retire.errors != 0 {
             return;
         }
-        retire.running = false;
+        if self.mark_covered(out) {
+            self.write_back().retire.marking = true;
+        } else {
+            self.retire_covered(out);
+        }
+    }
+
+    /// Nothing of what the flush covers is owed any more.
+    pub(super) fn retire_covered(&mut self, out: &mut Vec<Action>) {
+        let write_back = self.write_back();
+        let retire = &mut write_back.retire;
+        assert!(
+            retire.running && retire.pending == 0,
+            "the flush has ended that retires rows"
+        );
+        (retire.running, retire.marking) = (false, false);
         let now = write_back.now;
-        for obligation in retire.waiting.drain(..std::mem::take(&mut retire.covered)) {
+        for (obligation, _) in retire.waiting.drain(..std::mem::take(&mut retire.covered)) {
             write_back.lane.discharge(obligation);
         }
         retire.since = now;

@@ -56,6 +56,10 @@ impl Group {
                     out.push(Action::Report(Report::MemberRebuilt { member }));
                     continue;
                 }
+                Effect::RamCleared => {
+                    out.push(Action::RamCleared);
+                    continue;
+                }
                 Effect::RamAllowed => {
                     out.push(Action::RamAllowed);
                     continue;
@@ -170,6 +174,7 @@ impl Group {
                 | Change::RebuildDone(_)
                 | Change::ScrubProgress(_)
                 | Change::RamDirty
+                | Change::RamClean
                 | Change::Close => {}
             }
         }

@@ -8,7 +8,7 @@ use crate::amf::MemberIndex;
 use crate::amf::group::status::LossReason;
 use crate::amf::group::{Action, RequestId, SuperblockIo};
 use crate::amf::intent::{IntentMap, PageWords, encode_page};
-use crate::amf::superblock::{GroupRecord, MemberState, RECORD_BYTES, Uuid};
+use crate::amf::superblock::{GroupRecord, MemberState, ParityState, RECORD_BYTES, Uuid};
 use crate::drive::DriveError;
 
 /// The bitmap, and what of it is on the drives.
@@ -244,8 +244,11 @@ impl Group {
             (false, _) => 0,
             // Whoever is away now lacks rows for which nobody has made marks durable.
             (true, _) if moved => generation,
-            // Nobody marks rows: no drive that is away now or later has everything but marked ones.
-            (true, _) if !self.opening.marks_intent => generation,
+            // Nobody marks rows: no drive that is away now or later has everything but marked ones. And if rows were never made to
+            // fit their check data, the strips of whoever is lost now have to be made anew for that, marked or not.
+            (true, _) if !self.opening.marks_intent || self.record.parity != ParityState::Trusted => {
+                generation
+            }
             (true, _) if intent.since_generation != 0 => intent.since_generation,
             (true, None) => self.epoch(&self.record),
             // Whoever is lost now has all that was written under what was announced last.

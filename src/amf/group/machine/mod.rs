@@ -84,6 +84,7 @@ enum Change {
     RebuildDone(u64),
     ScrubProgress(u64),
     RamDirty,
+    RamClean,
     Close,
 }
 
@@ -100,6 +101,7 @@ enum Effect {
     Expanding(RequestId),
     MemberRebuilt(MemberIndex),
     RamAllowed,
+    RamCleared,
     Closed,
 }
 
@@ -114,7 +116,7 @@ impl Effect {
             | Self::SpareAdded(request, _)
             | Self::SpareRemoved(request, _)
             | Self::Expanding(request) => Some(*request),
-            Self::MemberRebuilt(_) | Self::RamAllowed | Self::Closed => None,
+            Self::MemberRebuilt(_) | Self::RamAllowed | Self::RamCleared | Self::Closed => None,
         }
     }
 }
@@ -361,6 +363,9 @@ impl Group {
                 });
             }
             Event::RamDirty => self.ram_dirty(out),
+            Event::RamClean => self.change_once(self.record.dirty_ram, Change::RamClean, |change| {
+                matches!(change, Change::RamClean)
+            }),
             Event::ReplaceMember {
                 request,
                 member,
@@ -871,6 +876,10 @@ impl Group {
                     next.dirty_ram = true;
                     self.effects.push(Effect::RamAllowed);
                 }
+            }
+            Change::RamClean => {
+                next.dirty_ram = false;
+                self.effects.push(Effect::RamCleared);
             }
             Change::Close => {
                 self.set_resync_row(next);

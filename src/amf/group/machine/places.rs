@@ -173,6 +173,7 @@ impl Group {
             | Change::RebuildProgress
             | Change::RebuildDone(_)
             | Change::ScrubProgress(_)
+            | Change::RamClean
             | Change::RamDirty
             | Change::Close => false,
         };

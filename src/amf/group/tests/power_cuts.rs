@@ -401,6 +401,7 @@ impl World {
                 | Action::Restored
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
+                | Action::RamCleared
                 | Action::IntentDurable { .. }
                 | Action::Report(_) => {}
                 Action::RebuildNeeded(work) => {

@@ -637,6 +637,21 @@ fn a_clean_stop_takes_the_confession_back_h45() {
 }
 
 #[test]
+fn the_confession_is_taken_back_when_all_is_committed_and_made_again_when_it_is_needed_h45() {
+    let (mut group, mut disks) = ram_group();
+    for _ in 0..2 {
+        let actions = run(&mut group, &mut disks, Event::RamDirty);
+        assert_eq!(actions.last(), Some(&Action::RamAllowed));
+        assert!(group.snapshot().dirty_ram);
+        let actions = run(&mut group, &mut disks, Event::RamClean);
+        assert_eq!(actions.last(), Some(&Action::RamCleared));
+        assert!(!group.snapshot().dirty_ram);
+    }
+    // Power goes, and nothing is asked: nothing can be lost.
+    assert!(!assembled(&disks).record().dirty_ram);
+}
+
+#[test]
 fn a_member_pulled_while_the_group_ran_comes_back_by_itself_and_one_that_erred_does_not() {
     for (error, comes_back) in [(DriveError::Gone, true), (DriveError::Media, false)] {
         let mut disks = stopped(3);

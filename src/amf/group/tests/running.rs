@@ -163,6 +163,7 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 | Action::GroupFailed { .. }
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
+                | Action::RamCleared
                 | Action::IntentDurable { .. }
                 | Action::RebuildNeeded(_)
                 | Action::RebuildOver { .. }

@@ -272,6 +272,8 @@ pub struct Replay {
     again: BTreeSet<usize>,
     record: Record,
     done_rows: u64,
+    /// All rows that the journal names.
+    named: Vec<RowIndex>,
     report: Report,
 }
 
@@ -310,8 +312,14 @@ impl Replay {
             again: BTreeSet::new(),
             record: Record::new(&journal),
             done_rows: 0,
+            named: Vec::new(),
             report: Report::default(),
         }
+    }
+
+    /// The rows that were brought up to date, or are going to be: a member that is lost misses them, and the journal forgets them.
+    pub fn rows(&self) -> &[RowIndex] {
+        &self.named
     }
 
     /// Takes an event; what is to be done next goes to `out`.
@@ -534,6 +542,7 @@ impl Replay {
         self.report.batches = self.found.batches.len() as u64;
         self.report.torn_batches = self.found.torn_batches;
         self.report.rows = self.rows.len() as u64;
+        self.named = self.rows.iter().map(|(row, _)| *row).collect();
         self.step = Step::Spreading { next: 0 };
     }
 
