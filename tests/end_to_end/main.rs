@@ -6,6 +6,7 @@
     reason = "the tests are hosts: threads, sockets and files are what they are about, and a surprise ends them"
 )]
 
+mod away;
 mod bad_hosts;
 mod commands;
 mod drives;
@@ -16,6 +17,7 @@ mod kill_cycles;
 mod levels;
 mod programs;
 mod queue;
+mod ram;
 mod raw;
 mod read_cache;
 mod spares;

@@ -12,7 +12,7 @@
 
 mod expansion;
 mod load;
-mod node;
+pub mod node;
 mod record;
 
 use std::sync::Mutex;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use braid::target::manage::{
@@ -31,7 +32,9 @@ impl Folder {
 
     /// The same beside `more` drives that belong to no group.
     pub fn make_beside(level: &str, drives: usize, more: usize) -> Self {
-        let path = base().join(format!("braid-kill-{}-{level}-{more}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = base().join(format!("braid-kill-{}-{level}-{number}", std::process::id()));
         fs::create_dir(&path).unwrap();
         let mut text = format!(
             "[node]\nname = \"kill\"\nrpc_socket = \"node.sock\"\n[subsystem]\nnqn = \"{NQN}\"\n\
@@ -77,8 +80,23 @@ impl Folder {
         fs::read_to_string(self.0.join("log")).unwrap()
     }
 
+    /// Changes the configuration.
+    pub fn configure(&self, from: &str, to: &str) {
+        let file = self.0.join("node.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from));
+        fs::write(file, text.replace(from, to)).unwrap();
+    }
+
+    /// Starts a node that is to refuse that, and says what it said.
+    pub fn refused(&self) -> String {
+        let mut child = self.spawn(&[]);
+        assert!(!child.wait().unwrap().success(), "it refuses: {}", self.log());
+        self.log()
+    }
+
     /// Starts a process and does not wait for anything.
-    fn spawn(&self) -> Child {
+    fn spawn(&self, arguments: &[&str]) -> Child {
         let log = File::options()
             .create(true)
             .append(true)
@@ -88,6 +106,7 @@ impl Folder {
         Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_braid").into()))
             .args(["node", "--config"])
             .arg(self.0.join("node.toml"))
+            .args(arguments)
             .env("BRAID_LOG", "info")
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))
@@ -97,7 +116,7 @@ impl Folder {
 
     /// Starts a node and kills it at some moment of its start, be it during the replay of the journal.
     pub fn start_and_kill(&self, after: Duration) {
-        let mut child = self.spawn();
+        let mut child = self.spawn(&[]);
         std::thread::sleep(after);
         assert_eq!(child.try_wait().unwrap(), None, "the node starts: {}", self.log());
         child.kill().unwrap();
@@ -106,8 +125,13 @@ impl Folder {
 
     /// Starts a node and waits until it serves.
     pub fn start(&self) -> Node {
+        self.start_with(&[])
+    }
+
+    /// Starts a node with more arguments and waits until it serves.
+    pub fn start_with(&self, arguments: &[&str]) -> Node {
         let mut node = Node {
-            child: self.spawn(),
+            child: self.spawn(arguments),
             socket: self.0.join("node.sock"),
             address: SocketAddr::from(([0; 4], 0)),
         };
