@@ -45,18 +45,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         .zip(opened)
         .map(|(index, drive)| examine(index, drive))
         .collect::<Vec<DriveFacts>>();
-    let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
-    let lost_writes = config.groups.iter().filter(|group| group.accept_lost_writes);
-    let options = AssembleOptions {
-        accept_dirty_degraded: accepted
-            .map(|group| name(&group.name))
-            .collect::<Result<_, _>>()?,
-        accept_lost_writes: lost_writes
-            .map(|group| name(&group.name))
-            .collect::<Result<_, _>>()?,
-        replays: true,
-        shared: false,
-    };
+    let options = options_of(config)?;
     let mut notes = present.notes.clone();
     notes.extend(opened.iter().flat_map(|drive| drive.notes.clone()));
     let (assembly, mut replays) = assemble_and_replay(&mut facts, &options, opened, &mut notes)?;
@@ -68,7 +57,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
                 groups.push(GroupPlan {
                     limits: limits_of(config, candidate.record().name.as_str()),
                     spares: planned_spares(config, &name)?,
-                    intent: storage::load_intent(&candidate, &rows.unwrap_or_default(), &opened),
+                    intent: storage::load_intent(&candidate, &rows.unwrap_or_default(), opened),
                     source: GroupSource::Found(Box::new(candidate)),
                     replayed,
                 });
@@ -113,6 +102,22 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         found,
         groups,
         notes,
+    })
+}
+
+/// What the configuration lets a start take for granted.
+fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> {
+    let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
+    let lost_writes = config.groups.iter().filter(|group| group.accept_lost_writes);
+    Ok(AssembleOptions {
+        accept_dirty_degraded: accepted
+            .map(|group| name(&group.name))
+            .collect::<Result<_, _>>()?,
+        accept_lost_writes: lost_writes
+            .map(|group| name(&group.name))
+            .collect::<Result<_, _>>()?,
+        replays: true,
+        shared: false,
     })
 }
 

@@ -410,10 +410,7 @@ impl Core {
             Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
-            Message::CountNow { request } => {
-                self.report_counts(io);
-                self.tell_control(io, ControlMessage::Counted { request });
-            }
+            Message::CountNow { request } => self.count_now(io, request),
             Message::SuperblockWritten {
                 group,
                 io: name,
@@ -426,6 +423,12 @@ impl Core {
             Message::Notes(notes) => self.with_control(io, |control, _, _| control.add_notes(notes)),
             Message::Stop => self.with_control(io, |control, core, io| control.begin_stop(core, io)),
         }
+    }
+
+    /// Tells the control core everything that was counted here, and then that this was all.
+    fn count_now(&mut self, io: &mut Io<Message>, request: u64) {
+        self.report_counts(io);
+        self.tell_control(io, ControlMessage::Counted { request });
     }
 
     /// Runs `act` with the control machines taken out of the core, so that they can use the rest of it.
