@@ -815,7 +815,8 @@ impl World {
         let members = self.geometry.members();
         self.geometry = self.geometry.with_members(members + more).expect("legal");
         let drive = vec![JUNK; self.drives[0].len()];
-        self.drives.resize(usize::from(members + more), drive);
+        self.drives.resize(usize::from(members + more), drive.clone());
+        self.stable.resize(usize::from(members + more), drive);
     }
 
     /// The recovery lane, or a place like it where there is no journal.
