@@ -6,8 +6,8 @@
 //!    members belong to the group, and before any member set names them.
 //! 2. [`Engine::hold_range`] with [`Waves::held`](crate::amf::expansion::Waves::held) on every core; wait for
 //!    [`Action::RangeHeld`] of all of them.
-//! 3. On one core [`Request::Move`] for every row of the wave, in any order and any number at a time, in one phase after
-//!    the other with a [`Request::FlushDrives`] behind each:
+//! 3. On one core [`Request::Move`](super::Request::Move) for every row of the wave, in any order and any number at a time, in one phase after
+//!    the other with a [`Request::FlushDrives`](super::Request::FlushDrives) behind each:
 //!    [`MovePhase::InPlace`] or [`MovePhase::Clear`] for a wave that is no scratch wave; otherwise, once the record says
 //!    `Dirty`, [`MovePhase::ToScratch`], then persist `Holds`, then [`MovePhase::FromScratch`].
 //! 4. Persist the frontier. Then [`Engine::set_layout`] on every core, which ends the hold.
@@ -15,7 +15,7 @@
 //! Behind the last scratch wave [`MovePhase::Wipe`] for its rows and a flush, before a record says `Clean`. The rows that were wiped
 //! need no hold: nobody else knows of the scratch area while the group is open.
 //!
-//! If a [`Request::Move`] fails in `InPlace`, `Clear` or `ToScratch`, the wave is given up: when all of its commands have completed,
+//! If a [`Request::Move`](super::Request::Move) fails in `InPlace`, `Clear` or `ToScratch`, the wave is given up: when all of its commands have completed,
 //! `set_layout` with the layout as it was ends the hold, and nothing has changed. [`GroupError::Unreadable`] calls for the repair that
 //! [`Action::ReportMedia`] has asked for; [`GroupError::Aborted`] and [`GroupError::MemberFailed`] for a rebuild first
 //! (PROTOCOL H36). `FromScratch` goes round members that fail, and fails only with the group.
