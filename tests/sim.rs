@@ -83,6 +83,20 @@ fn every_mutant_is_caught() {
     }
 }
 
+/// Goal: check data that never fitted is not built upon (PROTOCOL H27).
+/// Method: a group with a journal, of drives that were used before, believes all of its check data from the start.
+#[test]
+fn trust_in_check_data_that_never_fitted_is_caught() {
+    let make = |seed| Scenario {
+        journal: true,
+        zeroed: false,
+        ..Scenario::random(seed, &[Level::Raid6, Level::RaidTp])
+    };
+    let caught = seeds_to_catch(Mutant::TrustedParity, make, 3000);
+    let (seeds, violation) = caught.expect("trust in what never fitted loses data");
+    println!("{} after {seeds} seeds", violation.kind());
+}
+
 /// Goal: what drives do silently is noticed by who judges, so that a sound run says something.
 #[test]
 fn silent_corruption_is_noticed() {
@@ -148,6 +162,9 @@ fn what_was_found_stays_mended() {
         // A flush that a lost member had refused waited for ever, because a spare was rebuilt before the others answered.
         "seed=11 level=raid6 members=4 spares=1 rows=2 cores=4 hosts=1 depth=4 commands=85 span=52 cache=0 zeroed=0 \
          fault=gone@85:2 order=scrub@62:0",
+        // A member lost before the first synchronisation: the other check strips of never written rows fit nothing.
+        "seed=26 level=raidtp members=6 rows=7 cores=1 hosts=2 depth=4 commands=37 span=118 cache=0 journal=1 zeroed=0 \
+         fault=error@12:4 order=return@37:4",
         // A rebuild that ended while the next one was about to be announced stood for that, too, so that it never began.
         "seed=645 level=raid6 members=4 spares=2 rows=8 cores=3 hosts=4 depth=6 commands=236 span=17 cache=0 journal=1 \
          zeroed=1 stop=clean@20+0-2 fault=gone@137:0 order=scrub@25:0 order=rate@121:62 order=scrub@205:0",

@@ -23,7 +23,7 @@ use ::loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{MemberSet, RowIndex};
+use super::{MemberSet, ParityTrust, RowIndex};
 
 /// Most cores that may share a table: one bit each in the word's waiting mask.
 pub const CORES_MAX: u16 = 16;
@@ -249,16 +249,22 @@ impl LockTable {
 pub struct Members {
     /// Bit `i` is set when member `i` has failed or is missing.
     pub failed: u32,
-    /// Whether old parity may be built upon (PROTOCOL H27).
-    pub parity_trusted: bool,
+    /// Which check data may be built upon (PROTOCOL H27).
+    pub parity: ParityTrust,
 }
 
-/// The newest member set in one word: failed 63..32, parity trusted 31, generation modulo 2^31 30..0.
+/// The newest member set in one word: failed 63..32, trust in parity 31..30, generation modulo 2^30 29..0.
 #[derive(Debug)]
 struct MembersWord(AtomicU64);
 
-const GENERATION_MASK: u64 = (1 << 31) - 1;
-const PARITY_TRUSTED: u64 = 1 << 31;
+const TRUST_SHIFT: u32 = 30;
+const GENERATION_MASK: u64 = (1 << TRUST_SHIFT) - 1;
+/// Trust by its two bits.
+const TRUSTS: [ParityTrust; 3] = [
+    ParityTrust::Nowhere,
+    ParityTrust::WhereWritten,
+    ParityTrust::Everywhere,
+];
 
 impl MembersWord {
     fn new() -> Self {
@@ -267,8 +273,12 @@ impl MembersWord {
 
     /// False if a newer set is known already.
     fn publish(&self, members: MemberSet) -> bool {
-        let trusted = if members.parity_trusted { PARITY_TRUSTED } else { 0 };
-        let new = u64::from(members.failed) << 32 | trusted | (members.generation & GENERATION_MASK);
+        let trust = (0u64..)
+            .zip(TRUSTS)
+            .find_map(|(bits, trust)| (trust == members.parity).then_some(bits))
+            .expect("each kind of trust has its bits");
+        let new =
+            u64::from(members.failed) << 32 | trust << TRUST_SHIFT | (members.generation & GENERATION_MASK);
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
             let ahead = new.wrapping_sub(old) & GENERATION_MASK;
@@ -296,7 +306,7 @@ impl MembersWord {
         let failed = u32::try_from(word >> 32).expect("the upper half of 64 bits is 32 bits");
         Members {
             failed,
-            parity_trusted: word & PARITY_TRUSTED != 0,
+            parity: TRUSTS[(word >> TRUST_SHIFT & 0b11) as usize],
         }
     }
 }
@@ -444,7 +454,7 @@ mod tests {
         let set = |generation, failed| MemberSet {
             generation,
             failed,
-            parity_trusted: true,
+            parity: ParityTrust::Everywhere,
             rebuilding: 0,
             rebuilt_rows: 0,
         };
@@ -455,13 +465,13 @@ mod tests {
             table.members(),
             Members {
                 failed: 0b1,
-                parity_trusted: true
+                parity: ParityTrust::Everywhere
             }
         );
         table.publish(MemberSet {
-            generation: (1 << 31) + 8,
+            generation: (1 << 30) + 8,
             failed: 0b11,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
             rebuilding: 0,
             rebuilt_rows: 0,
         });
@@ -469,7 +479,7 @@ mod tests {
             table.members(),
             Members {
                 failed: 0b11,
-                parity_trusted: false
+                parity: ParityTrust::Nowhere
             }
         );
     }
@@ -478,7 +488,7 @@ mod tests {
         MemberSet {
             generation,
             failed,
-            parity_trusted: true,
+            parity: ParityTrust::Everywhere,
             rebuilding,
             rebuilt_rows,
         }

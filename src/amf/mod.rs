@@ -28,6 +28,38 @@ pub struct RowIndex(pub u64);
 /// Most members that one redundancy group may have.
 pub const MEMBERS_MAX: usize = 32;
 
+/// Which check data may be believed, and so what may be done with it.
+///
+/// In the order of growing trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ParityTrust {
+    /// None: rows were being written when the node stopped, and no journal says what they hold. Nothing is regenerated.
+    Nowhere,
+    /// That of the places which hosts have written, because each write there made all check data fit. The others hold nobody's
+    /// data, and there the check strips of a row may fit nothing, not even one another.
+    WhereWritten,
+    /// All of it.
+    Everywhere,
+}
+
+impl ParityTrust {
+    /// Whether what is lost may be regenerated.
+    pub const fn regenerates(self) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::WhereWritten | Self::Everywhere => true,
+        }
+    }
+
+    /// Whether all of a row's check data fits its data, wherever one looks.
+    pub const fn is_everywhere(self) -> bool {
+        match self {
+            Self::Nowhere | Self::WhereWritten => false,
+            Self::Everywhere => true,
+        }
+    }
+}
+
 /// Which members may be used, as of one generation of the group's configuration.
 ///
 /// A generation is announced only when it is durable on every member that it calls live, because a
@@ -39,8 +71,8 @@ pub struct MemberSet {
     pub generation: u64,
     /// Bit `i` is set when member `i` has failed or is missing.
     pub failed: u32,
-    /// False after an unclean stop until resynchronised: old parity must not be built upon (PROTOCOL H27).
-    pub parity_trusted: bool,
+    /// Which check data may be built upon: not that of rows which may never have fitted (PROTOCOL H27).
+    pub parity: ParityTrust,
     /// Members of `failed` that are being rebuilt: for rows below `rebuilt_rows` they count as live.
     ///
     /// A member that starts anew, with another drive, must have been announced as failed and not

@@ -12,6 +12,7 @@ mod read;
 mod whole;
 mod write;
 
+use crate::amf::ParityTrust;
 use thiserror::Error;
 
 use super::geometry::{Geometry, RowPiece, StripPlace};
@@ -335,10 +336,10 @@ pub(super) fn choose_copy(
     column: u8,
     offset_blocks: u32,
     unreadable: u32,
-    trusted: bool,
+    trust: ParityTrust,
 ) -> Option<StripPlace> {
     let copies = geometry.copies();
-    let first = if trusted && copies > 1 {
+    let first = if trust.is_everywhere() && copies > 1 {
         let turn = row.0 + u64::from(offset_blocks >> COPY_TURN_SHIFT);
         u8::try_from(turn % u64::from(copies)).expect("at most 32 copies")
     } else {

@@ -89,6 +89,9 @@ impl Trouble {
 /// Blocks by which a misdirected write misses its place.
 const MISDIRECTED_BLOCKS: u64 = 8;
 
+/// Different blocks of junk on a drive that was used before.
+const JUNK_BLOCKS: usize = 16;
+
 /// A command that was submitted and not carried out.
 #[derive(Clone, Debug)]
 struct Underway {
@@ -148,6 +151,22 @@ impl Drive {
             trouble: None,
             bad: BTreeSet::new(),
             replaced: BTreeMap::new(),
+        }
+    }
+
+    /// Fills it with what somebody left there who had it before.
+    pub fn soil(&mut self, random: &mut Random) {
+        let mut junk = || {
+            let mut bytes = [0; BLOCK_BYTES];
+            bytes
+                .iter_mut()
+                .for_each(|byte| *byte = random.next().to_le_bytes()[0]);
+            Block::new(&bytes)
+        };
+        // Few, because their bytes are shared; but no two drives have the same, so that no sum of them fits by chance.
+        let few: Vec<Block> = (0..JUNK_BLOCKS).map(|_| junk()).collect();
+        for block in &mut self.medium {
+            *block = few[random.index(few.len())].clone();
         }
     }
 

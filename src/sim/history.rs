@@ -114,6 +114,7 @@ struct Issued {
 #[derive(Clone, Debug)]
 pub struct History {
     durability: Durability,
+    initial: Content,
     clock: u64,
     blocks: Vec<Vec<Entry>>,
     commands: Vec<Issued>,
@@ -142,11 +143,12 @@ impl fmt::Display for Contradiction {
 }
 
 impl History {
-    /// A record of as many blocks, all zero.
-    pub fn new(blocks: u64, durability: Durability) -> Self {
+    /// A record of as many blocks, all of them with this content.
+    pub fn new(blocks: u64, durability: Durability, initial: Content) -> Self {
         let blocks = usize::try_from(blocks).expect("a simulated namespace is small");
         Self {
             durability,
+            initial,
             clock: 0,
             blocks: vec![Vec::new(); blocks],
             commands: Vec::new(),
@@ -312,13 +314,16 @@ impl History {
             Effect::Saw { content } => Some(content),
             Effect::Differs { .. } | Effect::Nothing => None,
         });
-        written.unwrap_or(Content::Zeroes)
+        // Nobody can know what nobody wrote.
+        written
+            .filter(|content| *content != Content::Garbage)
+            .unwrap_or(Content::Zeroes)
     }
 
     /// Finds an order that explains every answer, for each block, or the first block that has none.
     pub fn judge(&self) -> Result<(), Contradiction> {
         for (lba, entries) in (0..).zip(&self.blocks) {
-            judge::judge(lba, entries, &self.marks, self.durability)?;
+            judge::judge(lba, entries, &self.marks, self.durability, self.initial)?;
         }
         Ok(())
     }

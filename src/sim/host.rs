@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_question_comes_up_and_stays_inside() {
-        let mut history = History::new(100, Durability::Flushed);
+        let mut history = History::new(100, Durability::Flushed, Content::Zeroes);
         let mut random = Random::new(1, 1);
         let mut kinds = [0; 6];
         for _ in 0..2000 {

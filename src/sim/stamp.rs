@@ -47,7 +47,7 @@ pub enum Content {
     Zeroes,
     /// What this command wrote at this block.
     Command(u32),
-    /// Neither: torn, mixed, or another block's.
+    /// Neither: torn, mixed, another block's, or what was on the drive before.
     Garbage,
 }
 

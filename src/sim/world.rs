@@ -257,7 +257,14 @@ impl World {
         } else {
             scenario.block as usize / BLOCK_BYTES
         };
-        let drives = (0..scenario.drives()).map(|_| Drive::new(bytes, scenario.cache, atom));
+        let mut junk = Random::new(scenario.seed, 4);
+        let drives = (0..scenario.drives()).map(|_| {
+            let mut drive = Drive::new(bytes, scenario.cache, atom);
+            if !scenario.zeroed {
+                drive.soil(&mut junk);
+            }
+            drive
+        });
         Self {
             random: Random::new(scenario.seed, 2),
             drives: drives.collect(),
@@ -497,7 +504,12 @@ impl World {
             } else {
                 Durability::Flushed
             };
-            self.history = Some(History::new(blocks, durability));
+            let initial = if self.scenario.zeroed {
+                Content::Zeroes
+            } else {
+                Content::Garbage
+            };
+            self.history = Some(History::new(blocks, durability, initial));
         }
         for host in 0..self.scenario.hosts {
             for _ in 0..self.scenario.depth {
@@ -545,7 +557,7 @@ impl World {
         let node = self.node.as_ref().expect("hosts ask a node that runs");
         let host::Question { wish, lba, blocks } = question;
         let command = history.begin(wish, lba, blocks);
-        let untrusted = node.members().is_none_or(|members| !members.parity_trusted);
+        let untrusted = node.members().is_none_or(|members| !members.parity.regenerates());
         self.underway.insert(
             command,
             Underway {

@@ -216,12 +216,13 @@ fn overlap(a: Place, b: Place, bytes: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amf::RowIndex;
+
     use crate::amf::code::mul_add_bytes;
     use crate::amf::engine::CommandId;
     use crate::amf::geometry::{Geometry, Level, RowPiece};
     use crate::amf::lock::Members;
     use crate::amf::row::{Area, RowPlan, Source, Step};
+    use crate::amf::{ParityTrust, RowIndex};
     use crate::drive::block::{BlockSize, MemberLba};
 
     /// Memory of the kinds that sums work on.
@@ -369,7 +370,7 @@ mod tests {
 
     const TRUSTED: Members = Members {
         failed: 0,
-        parity_trusted: true,
+        parity: ParityTrust::Everywhere,
     };
 
     /// Goal: gathering changes nothing that is computed, for every write and rebuild of a small row with every loss.

@@ -10,7 +10,7 @@ use crate::amf::geometry::{Geometry, Level, StripPlace};
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
 use crate::amf::superblock::Uuid;
-use crate::amf::{MemberIndex, MemberSet};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::block::BlockSize;
 
 pub const BLOCK: u32 = 512;
@@ -192,7 +192,7 @@ impl World {
         let members = MemberSet {
             generation: 1,
             failed: 0,
-            parity_trusted: true,
+            parity: ParityTrust::Everywhere,
             rebuilding: 0,
             rebuilt_rows: 0,
         };

@@ -2,6 +2,7 @@
 
 use super::executor::{Owed, Random, Shape, World, drive_io};
 use super::*;
+use crate::amf::ParityTrust;
 use crate::amf::geometry::{Level, Role};
 
 const OK: Option<Result<(), GroupError>> = Some(Ok(()));
@@ -212,7 +213,7 @@ fn a_scrub_believes_no_untrusted_check_data() {
     let at = position(&world, 0, 0);
     world.drives[usize::from(member.0)][at] ^= 1;
     world.announce(MemberSet {
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         ..world.members
     });
     world.settle();

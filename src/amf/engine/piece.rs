@@ -12,7 +12,7 @@ use crate::amf::geometry::{Geometry, RowPiece};
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{Members, Mode};
 use crate::amf::row::{self, Area, PlanError, RowIo, RowPlan, Source, Step, Target};
-use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::amf::{MEMBERS_MAX, MemberIndex, ParityTrust};
 use crate::drive::block::MemberLba;
 
 /// What a row operation does.
@@ -192,7 +192,7 @@ impl Piece {
         pending: 0,
         members: Members {
             failed: 0,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
         },
         avoid: 0,
         errors: 0,
@@ -388,8 +388,8 @@ impl Engine {
         }
         let column = u8::try_from(start_blocks / strip).expect("a row has at most 32 data columns");
         let unreadable = piece.members.failed | piece.avoid;
-        let trusted = piece.members.parity_trusted;
-        let place = row::choose_copy(geometry, row, column, offset, unreadable, trusted)?;
+        let trust = piece.members.parity;
+        let place = row::choose_copy(geometry, row, column, offset, unreadable, trust)?;
         Some(RowIo {
             member: place.member,
             offset_blocks: place.start_blocks + offset,
@@ -498,15 +498,7 @@ impl Engine {
             ..
         } = &self.pieces[index as usize];
         let geometry = self.layout.geometry_of_row(row.row);
-        let mut read = |target| {
-            plan.read(
-                geometry,
-                row,
-                target,
-                members.failed | avoid,
-                members.parity_trusted,
-            )
-        };
+        let mut read = |target| plan.read(geometry, row, target, members.failed | avoid, members.parity);
         match *work {
             Work::Read => read(Target::User),
             Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } => read(Target::Scratch),

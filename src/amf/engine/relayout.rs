@@ -23,6 +23,7 @@
 use super::machine::Engine;
 use super::piece::{Piece, State, Work};
 use super::{Action, GroupError, ScrubOutcome};
+use crate::amf::ParityTrust;
 use crate::amf::RowIndex;
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
@@ -239,7 +240,15 @@ impl Engine {
         let mut columns = 0..self.geometry.data_members();
         let unreadable = columns.any(|column| {
             self.layout.source(row.row, column).is_some_and(|(row, column)| {
-                row::choose_copy(self.layout.oldest(), row, column, 0, avoid, true).is_none()
+                row::choose_copy(
+                    self.layout.oldest(),
+                    row,
+                    column,
+                    0,
+                    avoid,
+                    ParityTrust::Everywhere,
+                )
+                .is_none()
             })
         });
         unreadable.then_some(GroupError::Unreadable)
@@ -267,7 +276,14 @@ impl Engine {
             MovePhase::InPlace | MovePhase::ToScratch { .. } => {
                 plan.whole_row(new, row, |column| {
                     let (row, column) = self.layout.source(row, column)?;
-                    row::choose_copy(self.layout.oldest(), row, column, 0, piece.avoid, true)
+                    row::choose_copy(
+                        self.layout.oldest(),
+                        row,
+                        column,
+                        0,
+                        piece.avoid,
+                        ParityTrust::Everywhere,
+                    )
                 });
             }
             MovePhase::FromScratch { .. } => plan.same_places(new, live),

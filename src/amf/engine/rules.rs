@@ -3,6 +3,7 @@
 use super::executor::{BLOCK, Owed, Shape, World, drive_io};
 use super::*;
 use crate::amf::MemberIndex;
+use crate::amf::ParityTrust;
 
 const LOST: GroupError = GroupError::TooManyMembersLost;
 
@@ -419,7 +420,7 @@ fn untrusted_parity_is_not_built_upon() {
         .expect("RAID-5 has parity");
     world.drives[usize::from(parity.0)][3] ^= 0x55;
     world.announce(MemberSet {
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         ..world.members
     });
     world.settle();
@@ -438,7 +439,7 @@ fn a_lost_strip_is_not_regenerated_from_untrusted_parity() {
     let (mut world, data) = filled(&Shape::SMALL);
     let member = world.geometry.locate(GroupLba(0)).member;
     world.announce(MemberSet {
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         failed: 1 << member.0,
         ..world.members
     });
@@ -462,7 +463,7 @@ fn resync_makes_the_parity_of_its_row_match() {
     let parity = usize::from(parity.0);
     world.drives[parity][3 + 8..3 + 12].fill(0x77);
     world.announce(MemberSet {
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         ..world.members
     });
     world.submit(0, 0, Request::Resync { row: RowIndex(2) });

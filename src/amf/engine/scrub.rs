@@ -90,7 +90,7 @@ impl Engine {
         let piece = &mut self.pieces[index as usize];
         piece.scan = Scan::START;
         let unreadable = piece.members.failed | piece.avoid;
-        if unreadable != 0 || !geometry.level().is_redundant() || !piece.members.parity_trusted {
+        if unreadable != 0 || !geometry.level().is_redundant() || !piece.members.parity.is_everywhere() {
             return self.scrubbed(index, ScrubOutcome::Unchecked, out);
         }
         if geometry.level().is_mirror() {

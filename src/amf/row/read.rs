@@ -5,6 +5,7 @@ use super::{
     Area, Geometry, PlanError, RowExtent, RowIo, RowPiece, RowPlan, Scratch, Shape, Sum, Target, bits,
     choose_copy,
 };
+use crate::amf::ParityTrust;
 
 impl RowPlan {
     /// Plans a read of a row piece, going round the members in `unreadable`.
@@ -17,7 +18,7 @@ impl RowPlan {
         piece: &RowPiece,
         target: Target,
         unreadable: u32,
-        parity_trusted: bool,
+        trust: ParityTrust,
     ) -> Result<(), PlanError> {
         self.clear();
         let (base, used) = match target {
@@ -26,7 +27,7 @@ impl RowPlan {
         };
         self.scratch_blocks = used;
         if geometry.level().is_mirror() {
-            return self.read_copies(geometry, piece, base, unreadable, parity_trusted);
+            return self.read_copies(geometry, piece, base, unreadable, trust);
         }
         let shape = Shape::new(geometry, piece.row);
         let (lost, lost_checks) = shape.held_by(unreadable);
@@ -49,7 +50,7 @@ impl RowPlan {
         let solution = Solution::new(lost, shape.all_checks() & !lost_checks)
             .filter(|_| geometry.survives(unreadable))
             .ok_or(PlanError::TooManyMembersLost)?;
-        if !parity_trusted {
+        if !trust.regenerates() {
             return Err(PlanError::ParityNotTrusted);
         }
         self.regenerate(geometry, piece, &shape, base, needed, &solution);
@@ -62,11 +63,11 @@ impl RowPlan {
         piece: &RowPiece,
         base: Area,
         unreadable: u32,
-        trusted: bool,
+        trust: ParityTrust,
     ) -> Result<(), PlanError> {
         for segment in geometry.segments(piece) {
             let (column, offset) = (segment.column, segment.offset_blocks);
-            let place = choose_copy(geometry, piece.row, column, offset, unreadable, trusted)
+            let place = choose_copy(geometry, piece.row, column, offset, unreadable, trust)
                 .ok_or(PlanError::TooManyMembersLost)?;
             self.reads.push(RowIo {
                 member: place.member,

@@ -4,13 +4,15 @@ use super::super::RowIndex;
 use super::super::code;
 use super::super::geometry::Level;
 use super::*;
+use crate::amf::ParityTrust;
 use crate::drive::block::{BlockSize, MemberLba};
 
 mod levels;
+mod never_written;
 
 const HEALTHY: Members = Members {
     failed: 0,
-    parity_trusted: true,
+    parity: ParityTrust::Everywhere,
 };
 
 fn geometry(members: u8, strip_blocks: u32) -> Geometry {
@@ -244,14 +246,14 @@ fn every_read_gives_the_data() {
             disks.lose(failed);
             let range = p.start_blocks as usize..(p.start_blocks + p.blocks) as usize;
             let mut user = vec![0; p.blocks as usize];
-            plan.read(g, &p, Target::User, failed, true)
+            plan.read(g, &p, Target::User, failed, ParityTrust::Everywhere)
                 .expect("one loss is survived");
             assert_merged(&plan.reads);
             disks.run(&plan, &mut user);
             assert_eq!(user, expected[range.clone()]);
 
             // To scratch: the same data at its start. A write from there shows it.
-            plan.read(g, &p, Target::Scratch, failed, true)
+            plan.read(g, &p, Target::Scratch, failed, ParityTrust::Everywhere)
                 .expect("one loss is survived");
             assert!(plan.scratch_blocks <= scratch_blocks_max(g));
             let moved: Vec<Step> = std::iter::once(Step::Copy {
@@ -274,17 +276,14 @@ fn every_read_gives_the_data() {
 fn a_striped_write_is_one_transfer_a_strip() {
     let mut plan = RowPlan::default();
     all_striped_pieces(|g, p| {
-        for (source, parity_trusted) in [
-            (Source::User, true),
-            (Source::User, false),
-            (Source::Zeroes, true),
+        for (source, parity) in [
+            (Source::User, ParityTrust::Everywhere),
+            (Source::User, ParityTrust::Nowhere),
+            (Source::Zeroes, ParityTrust::WhereWritten),
         ] {
             let mut disks = Disks::new(g, p.row, 0x5A);
             let mut expected = disks.user(g, p.row);
-            let members = Members {
-                failed: 0,
-                parity_trusted,
-            };
+            let members = Members { failed: 0, parity };
             plan.write(g, &p, source, members, 0).expect("healthy");
             assert_eq!(
                 (plan.reads.len(), plan.steps.len(), plan.scratch_blocks),
@@ -321,7 +320,7 @@ fn a_striped_group_serves_only_reads_of_live_members() {
             let range = p.start_blocks as usize..(p.start_blocks + p.blocks) as usize;
             disks.lose(failed);
             for target in [Target::User, Target::Scratch] {
-                let read = plan.read(g, &p, target, failed, true);
+                let read = plan.read(g, &p, target, failed, ParityTrust::Everywhere);
                 if touches {
                     assert_eq!(read, too_many);
                     continue;
@@ -352,7 +351,8 @@ fn a_striped_group_serves_only_reads_of_live_members() {
 fn a_healthy_read_is_one_transfer_a_strip() {
     let mut plan = RowPlan::default();
     all_pieces(|g, p| {
-        plan.read(g, &p, Target::User, 0, true).expect("healthy");
+        plan.read(g, &p, Target::User, 0, ParityTrust::Everywhere)
+            .expect("healthy");
         assert_eq!(plan.reads.len(), g.segments(&p).count());
         assert_eq!((plan.steps.len(), plan.scratch_blocks), (0, 0));
     });
@@ -364,8 +364,14 @@ fn a_degraded_read_reads_nothing_twice() {
     let g = geometry(5, 4);
     let mut plan = RowPlan::default();
     let lost = g.data_member(RowIndex(3), 1);
-    plan.read(&g, &piece(3, 0, 16), Target::User, 1 << lost.0, true)
-        .expect("one loss");
+    plan.read(
+        &g,
+        &piece(3, 0, 16),
+        Target::User,
+        1 << lost.0,
+        ParityTrust::Everywhere,
+    )
+    .expect("one loss");
     assert_eq!(
         (plan.reads.len(), blocks_read(&plan), plan.scratch_blocks),
         (4, 16, 0)
@@ -429,7 +435,7 @@ fn lost_parity_means_just_write_data() {
             Source::User,
             Members {
                 failed,
-                parity_trusted: false,
+                parity: ParityTrust::Nowhere,
             },
             0,
         )
@@ -502,7 +508,7 @@ fn untrusted_parity_is_never_read_and_comes_right() {
     all_pieces(|g, p| {
         let members = Members {
             failed: 0,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
         };
         let mut disks = Disks::new(g, p.row, 0x11);
         disks.set_parity(g, p.row, 0xFF);
@@ -533,9 +539,9 @@ fn a_lost_member_with_untrusted_parity_is_refused() {
     let (row, lost) = (RowIndex(1), g.data_member(RowIndex(1), 1));
     let members = Members {
         failed: 1 << lost.0,
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
     };
-    let read = |plan: &mut RowPlan, p| plan.read(&g, &p, Target::User, members.failed, false);
+    let read = |plan: &mut RowPlan, p| plan.read(&g, &p, Target::User, members.failed, ParityTrust::Nowhere);
     assert_eq!(read(&mut plan, piece(1, 4, 1)), Err(PlanError::ParityNotTrusted));
     assert_eq!(read(&mut plan, piece(1, 0, 4)), Ok(()));
     assert_eq!(
@@ -554,14 +560,17 @@ fn two_losses_are_too_many_except_for_reads_of_live_members() {
     let failed = 1 << g.data_member(row, 0).0 | 1 << g.data_member(row, 1).0;
     let members = Members {
         failed,
-        parity_trusted: true,
+        parity: ParityTrust::Everywhere,
     };
     let too_many = Err(PlanError::TooManyMembersLost);
     assert_eq!(
-        plan.read(&g, &piece(1, 7, 2), Target::User, failed, true),
+        plan.read(&g, &piece(1, 7, 2), Target::User, failed, ParityTrust::Everywhere),
         too_many
     );
-    assert_eq!(plan.read(&g, &piece(1, 8, 4), Target::User, failed, true), Ok(()));
+    assert_eq!(
+        plan.read(&g, &piece(1, 8, 4), Target::User, failed, ParityTrust::Everywhere),
+        Ok(())
+    );
     assert_eq!(
         plan.write(&g, &piece(1, 8, 4), Source::User, members, 0),
         too_many
@@ -584,7 +593,7 @@ fn resync_makes_parity_match_and_changes_no_data() {
             row,
             Members {
                 failed: 0,
-                parity_trusted: false,
+                parity: ParityTrust::Nowhere,
             },
             0,
         )
@@ -603,7 +612,7 @@ fn resync_makes_parity_match_and_changes_no_data() {
             row,
             Members {
                 failed,
-                parity_trusted: false,
+                parity: ParityTrust::Nowhere,
             },
             0,
         )
@@ -622,7 +631,8 @@ fn the_widest_striped_row_is_planned() {
         let p = piece(7, start, blocks);
         plan.write(&g, &p, Source::User, HEALTHY, 0).expect("healthy");
         assert_eq!(plan.writes.len(), g.segments(&p).count());
-        plan.read(&g, &p, Target::Scratch, 0, true).expect("healthy");
+        plan.read(&g, &p, Target::Scratch, 0, ParityTrust::Everywhere)
+            .expect("healthy");
         assert_eq!(plan.reads.len(), g.segments(&p).count());
     }
     assert_eq!(plan.writes.capacity(), room);
@@ -633,7 +643,7 @@ fn a_row_of_zeroes_goes_to_all_live_members() {
     let g = geometry(5, 4);
     let members = Members {
         failed: 0b100,
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
     };
     let live: Vec<u8> = zero_row(&g, members)
         .expect("one loss")
@@ -659,7 +669,7 @@ fn plans_fit_into_the_room_laid_out_for_them() {
                 for failed in [0, 1, 0b10] {
                     plan.write(&g, &p, Source::User, Members { failed, ..HEALTHY }, 0)
                         .expect("one loss");
-                    plan.read(&g, &p, Target::Scratch, failed, true)
+                    plan.read(&g, &p, Target::Scratch, failed, ParityTrust::Everywhere)
                         .expect("one loss");
                 }
             }

@@ -6,6 +6,7 @@ use super::{
     Area, Geometry, MemberIndex, Members, PlanError, RowIndex, RowIo, RowPlan, Shape, Step, StripPlace, Sum,
     bits, choose_copy,
 };
+use crate::amf::ParityTrust;
 
 /// A range of each strip.
 #[derive(Clone, Copy)]
@@ -41,7 +42,8 @@ impl RowPlan {
     /// can be read is written over the others.
     ///
     /// Nothing is planned when there is no live check data. When a data member is lost or unreadable there is nothing
-    /// to do as long as check data is trusted, and nothing that could be done if it is not: an error.
+    /// to do as long as check data is trusted, and nothing that could be done if it is not: an error. If it is trusted only
+    /// where hosts have written, what is lost is what the first check strips say, and the others are written to fit.
     pub fn resync(
         &mut self,
         geometry: &Geometry,
@@ -55,7 +57,7 @@ impl RowPlan {
         }
         if geometry.level().is_mirror() {
             let first = Members {
-                parity_trusted: false,
+                parity: ParityTrust::Nowhere,
                 ..members
             };
             let range = Range::whole(geometry);
@@ -67,17 +69,50 @@ impl RowPlan {
         if checks == 0 {
             return Ok(());
         }
-        if lost != 0 {
-            return if members.parity_trusted {
-                Ok(())
-            } else {
-                Err(PlanError::ParityNotTrusted)
-            };
-        }
         let range = Range::whole(geometry);
-        self.read_columns(&shape, range, shape.all_columns());
-        self.compute_checks(&shape, range, checks);
+        if lost == 0 {
+            self.read_columns(&shape, range, shape.all_columns());
+            self.compute_checks(&shape, range, checks);
+        } else {
+            match members.parity {
+                ParityTrust::Nowhere => return Err(PlanError::ParityNotTrusted),
+                ParityTrust::Everywhere => return Ok(()),
+                ParityTrust::WhereWritten => {
+                    self.fit_other_checks(geometry, row, checks, lost, unreadable)?
+                }
+            }
+        }
         self.scratch_blocks = u32::from(shape.columns + shape.checks) * range.blocks;
+        Ok(())
+    }
+
+    /// Makes the check strips that are not needed to define the lost columns fit what the others define.
+    fn fit_other_checks(
+        &mut self,
+        geometry: &Geometry,
+        row: RowIndex,
+        checks: u8,
+        lost: u32,
+        unreadable: u32,
+    ) -> Result<(), PlanError> {
+        let shape = Shape::new(geometry, row);
+        let range = Range::whole(geometry);
+        let readable = checks & !shape.held_by(unreadable).1;
+        let solution = Solution::new(lost, readable).ok_or(PlanError::TooManyMembersLost)?;
+        let defining = solution
+            .checks()
+            .iter()
+            .fold(0, |mask, check| mask | 1_u8 << check);
+        if checks & !defining == 0 {
+            return Ok(());
+        }
+        self.read_columns(&shape, range, shape.all_columns() & !lost);
+        for check in solution.checks() {
+            let area = strip_area(shape.columns + check, range.blocks);
+            self.read_strip(shape.check(*check), range.offset, range.blocks, area, 0);
+        }
+        self.sum_columns(&shape, &solution, lost, range.blocks);
+        self.compute_checks(&shape, range, checks & !defining);
         Ok(())
     }
 
@@ -281,7 +316,7 @@ impl RowPlan {
         if needed != 0 {
             let solution = Solution::new(lost, shape.all_checks() & !lost_checks)
                 .ok_or(PlanError::TooManyMembersLost)?;
-            if !members.parity_trusted {
+            if !members.parity.regenerates() {
                 return Err(PlanError::ParityNotTrusted);
             }
             self.read_columns(&shape, range, shape.all_columns() & !lost);
@@ -356,7 +391,7 @@ impl RowPlan {
                 continue;
             }
             let unreadable = members.failed | unreadable;
-            let source = choose_copy(geometry, row, column, 0, unreadable, members.parity_trusted)
+            let source = choose_copy(geometry, row, column, 0, unreadable, members.parity)
                 .ok_or(PlanError::TooManyMembersLost)?;
             let offset = source.start_blocks + range.offset;
             self.read_strip(source.member, offset, range.blocks, area, 0);

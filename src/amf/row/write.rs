@@ -5,6 +5,7 @@ use super::{
     Area, CheckIo, EXTENTS_MAX, Fill, Geometry, Interval, Members, PlanError, RowExtent, RowIndex, RowIo,
     RowPiece, RowPlan, Scratch, Shape, Source, Sum, bits, merge,
 };
+use crate::amf::ParityTrust;
 
 /// How check data of one interval is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,9 @@ struct Losses {
     live_checks: u8,
     /// Check strips that can be read.
     readable_checks: u8,
-    trusted: bool,
+    /// Check strips that fit the row's data and one another may be brought up to date by what changes.
+    modify: bool,
+    trust: ParityTrust,
 }
 
 /// Where new data of a write comes from.
@@ -44,7 +47,9 @@ impl RowPlan {
     /// Per interval it takes the method that reads fewest blocks, and on a tie the one that does not
     /// build on old check data. A column that cannot be read and is written needs reconstruct-write, one that is not
     /// written needs read-modify-write, both together need everything that is left; lost check data needs none of
-    /// that. Check data that is not trusted is never read.
+    /// that. Check data that is not trusted is never read. Where it is trusted only in places that were written, none is brought up to
+    /// date by what changes: it is computed from all columns, lost ones as the first check strips define them, so that afterwards
+    /// all of it fits.
     ///
     /// Errs when more is lost than the level survives, or when a lost column hangs on untrusted check data.
     pub fn write(
@@ -130,11 +135,20 @@ impl RowPlan {
     ) -> Result<(), PlanError> {
         let shape = Shape::new(geometry, row);
         let (columns, checks) = shape.held_by(members.failed | unreadable);
+        let live_checks = shape.all_checks() & !shape.held_by(members.failed).1;
         let losses = Losses {
             columns,
-            live_checks: shape.all_checks() & !shape.held_by(members.failed).1,
+            live_checks,
             readable_checks: shape.all_checks() & !checks,
-            trusted: members.parity_trusted,
+            modify: match members.parity {
+                ParityTrust::Nowhere => false,
+                // Where nobody has written, check strips define what is lost if each is needed for that, and nothing is left to fit.
+                ParityTrust::WhereWritten => {
+                    shape.held_by(members.failed).0.count_ones() == live_checks.count_ones()
+                }
+                ParityTrust::Everywhere => true,
+            },
+            trust: members.parity,
         };
         if losses.live_checks == 0 {
             return Ok(());
@@ -331,9 +345,10 @@ impl Losses {
     fn method(&self, shape: &Shape, touched: u32) -> Result<Method, PlanError> {
         let untouched = shape.all_columns() & !touched;
         let unreadable_checks = self.live_checks & !self.readable_checks;
-        let modify = self.trusted && touched & self.columns == 0 && unreadable_checks == 0;
+        let modify = self.modify && touched & self.columns == 0 && unreadable_checks == 0;
         let reconstruct = untouched & self.columns == 0;
-        let regenerate = self.trusted && self.columns.count_ones() <= self.readable_checks.count_ones();
+        let regenerate =
+            self.trust.regenerates() && self.columns.count_ones() <= self.readable_checks.count_ones();
         let choices = [
             (reconstruct, untouched.count_ones(), Method::Reconstruct),
             (
@@ -347,7 +362,7 @@ impl Losses {
         let possible = choices.into_iter().filter(|(possible, ..)| *possible);
         match possible.min_by_key(|(_, reads, _)| *reads) {
             Some((_, _, method)) => Ok(method),
-            None if self.trusted => Err(PlanError::TooManyMembersLost),
+            None if self.trust.regenerates() => Err(PlanError::TooManyMembersLost),
             None => Err(PlanError::ParityNotTrusted),
         }
     }

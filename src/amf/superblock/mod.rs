@@ -16,6 +16,7 @@ mod regions;
 #[cfg(test)]
 mod samples;
 
+use crate::amf::ParityTrust;
 use std::fmt;
 
 use thiserror::Error;
@@ -483,7 +484,11 @@ impl GroupRecord {
         MemberSet {
             generation: self.generation,
             failed: self.failed_mask(),
-            parity_trusted: self.parity == ParityState::Trusted,
+            parity: match self.parity {
+                ParityState::Trusted => ParityTrust::Everywhere,
+                ParityState::Initial { .. } => ParityTrust::WhereWritten,
+                ParityState::Resync { .. } => ParityTrust::Nowhere,
+            },
             rebuilding: self.rebuilding_mask(),
             rebuilt_rows: self.rebuilt_rows,
         }
@@ -547,8 +552,13 @@ impl GroupRecord {
             return Err(RecordError::Generation);
         }
         let beyond = self.parity.next_row().is_some_and(|row| row > self.rows);
-        let settled = self.failed_mask() != 0 || !self.level.is_redundant();
-        if beyond || (self.parity != ParityState::Trusted && settled) {
+        let fits = match self.parity {
+            ParityState::Trusted => true,
+            ParityState::Initial { .. } => self.level.is_redundant(),
+            // A degraded group lives by its check data.
+            ParityState::Resync { .. } => self.level.is_redundant() && self.failed_mask() == 0,
+        };
+        if beyond || !fits {
             return Err(RecordError::Parity);
         }
         if self.forming && !(self.clean && self.vdisks.is_empty()) {

@@ -16,7 +16,7 @@ use crate::sim::stamp::Content;
 /// States of one block at one instant. Hosts keep writes under way to a handful a block, which makes a few hundred.
 const STATES_MAX: usize = 1 << 16;
 
-/// A version of the block: the entry that made it, or the zeroes that it began with.
+/// A version of the block: the entry that made it, or what it began with.
 type Version = Option<usize>;
 
 /// A state that the block may be in.
@@ -37,6 +37,7 @@ enum Point {
 struct Block<'a> {
     entries: &'a [Entry],
     durability: Durability,
+    initial: Content,
     states: Vec<State>,
     /// Commands under way.
     slots: [Version; 64],
@@ -52,6 +53,7 @@ pub(super) fn judge(
     entries: &[Entry],
     marks: &[(u64, Mark)],
     durability: Durability,
+    initial: Content,
 ) -> Result<(), Contradiction> {
     if entries.is_empty() {
         return Ok(());
@@ -71,6 +73,7 @@ pub(super) fn judge(
     let mut block = Block {
         entries,
         durability,
+        initial,
         states: vec![State {
             version: None,
             done: 0,
@@ -103,7 +106,7 @@ pub(super) fn judge(
 impl Block<'_> {
     fn content(&self, version: Version) -> Content {
         let Some(index) = version else {
-            return Content::Zeroes;
+            return self.initial;
         };
         match self.entries[index].effect {
             Effect::Write { content } | Effect::Swap { content, .. } => content,

@@ -10,7 +10,7 @@ struct Story(History);
 
 impl Story {
     fn new(durability: Durability) -> Self {
-        Self(History::new(1, durability))
+        Self(History::new(1, durability, Content::Zeroes))
     }
 
     fn write(&mut self) -> u32 {
@@ -249,7 +249,7 @@ fn the_judge_agrees_with_one_that_tries_all_orders() {
     let (mut legal, mut illegal) = (0, 0);
     for seed in 0..3000 {
         let mut random = Random::new(seed, 9);
-        let mut history = History::new(1, FLUSHED);
+        let mut history = History::new(1, FLUSHED, Content::Zeroes);
         let mut open: Vec<(u32, Wish)> = Vec::new();
         for _ in 0..14 {
             let any = |random: &mut Random, history: &History| match random

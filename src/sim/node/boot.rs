@@ -22,7 +22,7 @@ use crate::amf::superblock::{
     Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
     tail_start,
 };
-use crate::amf::{MemberIndex, MemberSet};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::block::{BlockSize, MemberLba};
 use crate::sim::drive::Drive;
 use crate::sim::random::mix;
@@ -59,7 +59,7 @@ const LOCK_SLOTS: usize = 64;
 const UNANNOUNCED: MemberSet = MemberSet {
     generation: 0,
     failed: 0,
-    parity_trusted: false,
+    parity: ParityTrust::Nowhere,
     rebuilding: 0,
     rebuilt_rows: 0,
 };
@@ -258,7 +258,7 @@ impl Node {
             members: MemberSet {
                 generation: 1,
                 failed,
-                parity_trusted: true,
+                parity: ParityTrust::Everywhere,
                 rebuilding: 0,
                 rebuilt_rows: 0,
             },

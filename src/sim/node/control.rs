@@ -6,7 +6,7 @@ use crate::amf::group::{
     Action, Answer, DriveFacts, Event, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
 };
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid};
-use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::DriveError;
 use crate::sim::drive::Command;
 use crate::sim::random::mix;
@@ -210,7 +210,9 @@ impl Node {
     }
 
     fn announce(&mut self, mut set: MemberSet, out: &mut Vec<Effect>) {
-        set.parity_trusted |= self.mutant == Mutant::TrustedParity;
+        if self.mutant == Mutant::TrustedParity {
+            set.parity = ParityTrust::Everywhere;
+        }
         self.lock.publish(set);
         for to in 0..self.cores.len() {
             out.push(Effect::Mail {

@@ -95,7 +95,7 @@ impl World {
     pub(super) fn waits_for_unreadable(&self) -> bool {
         let helpless = |node: &Node| {
             let members = node.members();
-            members.is_some_and(|members| !members.parity_trusted || members.failed != 0)
+            members.is_some_and(|members| !members.parity.regenerates() || members.failed != 0)
         };
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
         unreadable && self.node.as_ref().is_some_and(helpless)
@@ -319,7 +319,8 @@ impl World {
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
         let legal = match error {
             ReplayError::Row { .. } => unreadable,
-            ReplayError::CheckDataNotTrusted { .. } => !self.scenario.zeroed && self.harmed != 0,
+            // A group with a journal believes the check data of what was written, always.
+            ReplayError::CheckDataNotTrusted { .. } => false,
             ReplayError::Member { .. } | ReplayError::TooManyMembersLost | ReplayError::Journal(_) => false,
         };
         self.replaying = None;
@@ -345,7 +346,7 @@ impl World {
             }
             // Without a journal nobody can say what the rows hold that were being written.
             BootError::Refused(Refusal::DirtyDegraded { .. }) => {
-                self.harmed != 0 && !(self.scenario.is_journaled() && self.scenario.zeroed)
+                self.harmed != 0 && !self.scenario.is_journaled()
             }
             BootError::Refused(_) | BootError::NotFound | BootError::Create(_) => false,
         };
@@ -361,9 +362,7 @@ impl World {
         let legal = match why {
             FailReason::TooManyMembersLost => self.is_too_much_lost(),
             FailReason::CreationFailed => self.harmed != 0,
-            FailReason::ParityUntrusted => {
-                self.harmed != 0 && !(self.scenario.is_journaled() && self.scenario.zeroed)
-            }
+            FailReason::ParityUntrusted => self.harmed != 0 && !self.scenario.is_journaled(),
             FailReason::GenerationsUsedUp | FailReason::JournalTooSmall(_) => false,
         };
         self.stage = Stage::Over(Ending::GroupFailed);

@@ -23,7 +23,7 @@ use crate::amf::journal::replay::Report as ReplayReport;
 use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
-use crate::amf::{MemberIndex, MemberSet};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::DriveError;
 use crate::target::array::{GroupShared, ScratchMemory};
 use crate::target::assemble;
@@ -290,7 +290,7 @@ impl Control {
         let members = MemberSet {
             generation: 0,
             failed: 0,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
             rebuilding: 0,
             rebuilt_rows: 0,
         };

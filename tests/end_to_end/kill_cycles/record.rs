@@ -54,7 +54,7 @@ impl Record {
 
     /// A record of a disk that holds this. No write so far had a number of `offset` or above.
     fn begin_with(initial: Vec<Writer>, offset: u32) -> Self {
-        let mut history = History::new(initial.len() as u64, Durability::Acknowledged);
+        let mut history = History::new(initial.len() as u64, Durability::Acknowledged, Content::Zeroes);
         for (lba, writer) in (0..).zip(&initial) {
             let forced = true;
             let wish = match writer {

@@ -3,7 +3,7 @@
 use super::{Change, Effect, Group, Phase, participants, refuse};
 use crate::amf::group::{Action, Answer, FailReason, Report, RequestError, RequestId};
 use crate::amf::superblock::ParityState;
-use crate::amf::{MemberIndex, MemberSet};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 
 impl Group {
     /// The newest record is durable on every member that it calls active: says so, and answers who waited for it.
@@ -143,7 +143,7 @@ impl Group {
         let members = MemberSet {
             generation: last + 1,
             failed,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
             rebuilding: 0,
             rebuilt_rows: 0,
         };

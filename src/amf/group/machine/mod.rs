@@ -815,7 +815,7 @@ impl Group {
         }
     }
 
-    /// A degraded group lives by its check data: says whether it can, and from then on believes them.
+    /// A degraded group lives by its check data: says whether it can.
     fn settle_parity(&self, next: &mut GroupRecord, out: &mut Vec<Action>) -> Result<(), FailReason> {
         let lost = next.failed_mask().count_ones();
         if !next.survives(next.failed_mask()) {
@@ -825,12 +825,12 @@ impl Group {
             ParityState::Resync { .. } if lost > 0 && !self.accept_dirty_degraded => {
                 return Err(FailReason::ParityUntrusted);
             }
-            ParityState::Resync { .. } if lost > 0 => {
+            ParityState::Resync { next_row } if lost > 0 => {
                 out.push(Action::Report(Report::DirtyDegradedAccepted));
-                next.parity = ParityState::Trusted;
+                // What the rows hold is taken as it is, but their check strips need not fit one another.
+                next.parity = ParityState::Initial { next_row };
             }
-            // Every row that a host has written fits its check data; the others hold nobody's data.
-            ParityState::Initial { .. } if lost > 0 => next.parity = ParityState::Trusted,
+            // Every place that a host has written fits its check data; the others hold nobody's data.
             ParityState::Resync { .. } | ParityState::Initial { .. } | ParityState::Trusted => {}
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Finding groups.
 
 use super::*;
+use crate::amf::ParityTrust;
 
 #[test]
 fn from_the_drives_alone_in_any_order() {
@@ -98,7 +99,10 @@ fn refuses_dirty_and_degraded_unless_accepted() {
     let actions = run(&mut group, &mut disks, START);
     assert!(actions.contains(&Action::Report(Report::DirtyDegradedAccepted)));
     let members = members_of(&actions);
-    assert_eq!((members.failed, members.parity_trusted), (0b100, true));
+    assert_eq!(
+        (members.failed, members.parity),
+        (0b100, ParityTrust::WhereWritten)
+    );
 }
 
 #[test]
@@ -119,16 +123,16 @@ fn dirty_and_complete_starts_with_untrusted_parity() {
     let (mut group, mut disks) = started(3);
     run(&mut group, &mut disks, Event::ResyncDone);
     let (mut group, actions) = restart(&mut disks);
-    assert!(!members_of(&actions).parity_trusted);
+    assert!(!members_of(&actions).parity.regenerates());
     assert!(actions.contains(&Action::Report(Report::ResyncNeeded {
         from_row: 0,
         unclean: true
     })));
     let actions = run(&mut group, &mut disks, Event::ResyncDone);
-    assert!(members_of(&actions).parity_trusted);
+    assert!(members_of(&actions).parity.is_everywhere());
     run(&mut group, &mut disks, Event::Stop);
     let (_, actions) = restart(&mut disks);
-    assert!(members_of(&actions).parity_trusted);
+    assert!(members_of(&actions).parity.is_everywhere());
 }
 
 #[test]

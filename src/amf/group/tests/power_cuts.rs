@@ -438,7 +438,7 @@ impl World {
                 "durable before it is announced"
             );
         }
-        if set.parity_trusted && promises.untrusted {
+        if set.parity.regenerates() && promises.untrusted {
             assert!(
                 promises.resynced || (promises.accepted && set.failed != 0),
                 "parity is believed without a reason: {set:?}"
@@ -446,7 +446,7 @@ impl World {
             promises.untrusted = false;
         }
         assert!(
-            set.failed == 0 || set.parity_trusted,
+            set.failed == 0 || set.parity.regenerates(),
             "a degraded group lives by its parity"
         );
         promises.generation = set.generation;

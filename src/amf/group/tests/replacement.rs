@@ -1,6 +1,7 @@
 //! Lost members' places: spares, drives that an operator gives, drives that come back; and what a rebuild leaves behind.
 
 use super::*;
+use crate::amf::ParityTrust;
 use crate::amf::RowIndex;
 use crate::amf::superblock::MemberState;
 
@@ -562,10 +563,10 @@ fn after_a_replay_an_unclean_stop_leaves_parity_trusted_even_degraded_h25_h27() 
     let (mut group, mut disks) = started(3);
     run(&mut group, &mut disks, Event::ResyncDone);
     let (_, actions) = marking_start(&mut disks.clone());
-    assert!(members_of(&actions).parity_trusted);
+    assert!(members_of(&actions).parity.is_everywhere());
     let (_, actions) = marking_start(&mut disks[..2]);
     let set = members_of(&actions);
-    assert_eq!((set.failed, set.parity_trusted), (0b100, true));
+    assert_eq!((set.failed, set.parity), (0b100, ParityTrust::Everywhere));
 }
 
 fn ram_group() -> (Group, Vec<Disk>) {

@@ -1,6 +1,7 @@
 //! Groups at work.
 
 use super::*;
+use crate::amf::ParityTrust;
 
 #[test]
 fn not_clean_is_durable_everywhere_before_started_and_clean_comes_last() {
@@ -73,7 +74,7 @@ fn a_second_loss_ends_the_group_and_is_not_written() {
     let members = MemberSet {
         generation,
         failed: 0b11,
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         rebuilding: 0,
         rebuilt_rows: 0,
     };
@@ -88,7 +89,7 @@ fn a_second_loss_ends_the_group_and_is_not_written() {
     let members = MemberSet {
         generation: generation + 1,
         failed: 0b111,
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
         rebuilding: 0,
         rebuilt_rows: 0,
     };
@@ -123,7 +124,9 @@ fn a_loss_during_the_first_resynchronisation_does_not() {
         error: DriveError::Media,
     };
     let members = members_of(&run(&mut group, &mut disks, fault));
-    assert_eq!((members.failed, members.parity_trusted), (1, true));
+    assert_eq!((members.failed, members.parity), (1, ParityTrust::WhereWritten));
+    let members = members_of(&run(&mut group, &mut disks, Event::ResyncDone));
+    assert_eq!((members.failed, members.parity), (1, ParityTrust::Everywhere));
 }
 
 #[test]

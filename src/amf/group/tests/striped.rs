@@ -1,6 +1,7 @@
 //! Groups without redundancy, of one member and of several.
 
 use super::*;
+use crate::amf::ParityTrust;
 use crate::amf::superblock::ParityState;
 
 const WIDTHS: std::ops::RangeInclusive<usize> = 1..=4;
@@ -26,7 +27,7 @@ fn one_drive_and_more_make_a_group_with_nothing_to_resynchronise() {
         let actions = run(&mut group, &mut disks, START);
         assert!(actions.contains(&Action::Started) && !actions.iter().any(is_resync));
         let set = members_of(&actions);
-        assert_eq!((set.failed, set.parity_trusted), (0, true));
+        assert_eq!((set.failed, set.parity), (0, ParityTrust::Everywhere));
         let snapshot = group.snapshot();
         assert_eq!((snapshot.state, snapshot.resync), (GroupState::Healthy, None));
         // A sixteenth is kept for the first rows of an expansion.
@@ -64,7 +65,7 @@ fn a_stop_in_order_and_a_crash_are_both_followed_by_a_whole_group() {
             (group, actions) = restart(&mut disks);
             assert!(actions.contains(&Action::Started) && !actions.iter().any(is_resync));
             let set = members_of(&actions);
-            assert_eq!((set.failed, set.parity_trusted), (0, true));
+            assert_eq!((set.failed, set.parity), (0, ParityTrust::Everywhere));
             assert_eq!((group.vdisks().len(), group.snapshot().resync), (1, None));
         }
     }

@@ -629,7 +629,7 @@ impl Replay {
         let update = &self.updates[number];
         let geometry = self.layout.geometry_of_row(update.row);
         let lost = self.lost_at(update.row);
-        let strips = update.reads(geometry, lost, self.members.parity_trusted)?;
+        let strips = update.reads(geometry, lost, self.members.parity)?;
         for strip in strips {
             let transfer = Transfer::Read {
                 lba: geometry.member_lba(update.row, update.offset),

@@ -10,7 +10,7 @@ use super::image::{Blocks, copy};
 use crate::amf::code::{Solution, factor, mul_add_bytes};
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::scan::FoundBatch;
-use crate::amf::{MemberIndex, RowIndex};
+use crate::amf::{MemberIndex, ParityTrust, RowIndex};
 
 /// A strip of a row of a level with check strips.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +71,7 @@ impl Update {
         &self,
         geometry: &Geometry,
         lost: u32,
-        trusted: bool,
+        trust: ParityTrust,
     ) -> Result<Vec<Strip>, ReplayError> {
         let lost = lost | self.avoid;
         let is_live = |strip: &Strip| lost >> strip.member(geometry, self.row).0 & 1 == 0;
@@ -85,7 +85,7 @@ impl Update {
             let old = columns.iter().filter(|column| !self.covers(geometry, **column));
             return Ok(old.map(|column| Strip::Data(*column)).collect());
         }
-        if !trusted {
+        if !trust.regenerates() {
             return Err(ReplayError::CheckDataNotTrusted { row: self.row });
         }
         let solution = self

@@ -3,12 +3,13 @@
 
 use super::super::super::geometry::Role;
 use super::*;
+use crate::amf::ParityTrust;
 
 /// A small generator: the same seed, the same run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, end: u32) -> u32 {
+    pub(super) fn below(&mut self, end: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -19,7 +20,7 @@ impl Random {
         u8::try_from(self.below(256)).expect("a byte")
     }
 
-    fn piece(&mut self, g: &Geometry, row: RowIndex) -> RowPiece {
+    pub(super) fn piece(&mut self, g: &Geometry, row: RowIndex) -> RowPiece {
         let start_blocks = self.below(g.row_blocks());
         let blocks = 1 + self.below(g.row_blocks() - start_blocks);
         RowPiece {
@@ -60,10 +61,10 @@ fn encode(g: &Geometry, row: RowIndex, user: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The members' parts of a row; `None` where nobody may read.
-struct Parts(Vec<Vec<Option<u8>>>);
+pub(super) struct Parts(Vec<Vec<Option<u8>>>);
 
 impl Parts {
-    fn of(held: &[Vec<u8>], lost: u32) -> Self {
+    pub(super) fn of(held: &[Vec<u8>], lost: u32) -> Self {
         let part = |(member, part): (usize, &Vec<u8>)| {
             let lost = lost >> member & 1 == 1;
             part.iter().map(|byte| (!lost).then_some(*byte)).collect()
@@ -71,7 +72,7 @@ impl Parts {
         Self(held.iter().enumerate().map(part).collect())
     }
 
-    fn read(&self, plan: &RowPlan, user: &mut [u8], scratch: &mut [u8]) {
+    pub(super) fn read(&self, plan: &RowPlan, user: &mut [u8], scratch: &mut [u8]) {
         for io in &plan.reads {
             for i in 0..io.blocks {
                 let byte = self.0[usize::from(io.member.0)][(io.offset_blocks + i) as usize];
@@ -82,7 +83,7 @@ impl Parts {
     }
 
     /// Carries a plan out and gives what is in scratch at its end.
-    fn run(&mut self, plan: &RowPlan, user: &mut [u8]) -> Vec<u8> {
+    pub(super) fn run(&mut self, plan: &RowPlan, user: &mut [u8]) -> Vec<u8> {
         let mut scratch = vec![0xEE; plan.scratch_blocks as usize];
         self.read(plan, user, &mut scratch);
         for fill in &plan.filled {
@@ -110,7 +111,7 @@ impl Parts {
     }
 }
 
-fn compute(plan: &RowPlan, user: &mut [u8], scratch: &mut [u8]) {
+pub(super) fn compute(plan: &RowPlan, user: &mut [u8], scratch: &mut [u8]) {
     for step in &plan.steps {
         let (into, from, blocks, keep, factor) = match *step {
             Step::Copy { into, from, blocks } => (into, from, blocks, 0, 1),
@@ -155,7 +156,7 @@ fn every_shape(strip: u32, mut each: impl FnMut(&Geometry, RowIndex, &mut Random
 }
 
 /// Every set of losses that the group survives, or for wide groups of copies a random part of them.
-fn every_survived_loss(g: &Geometry, random: &mut Random, mut each: impl FnMut(u32, &mut Random)) {
+pub(super) fn every_survived_loss(g: &Geometry, random: &mut Random, mut each: impl FnMut(u32, &mut Random)) {
     if g.level().is_mirror() && g.members() > 9 {
         for _ in 0..300 {
             let mask = random.mask(g, u32::from(g.members()));
@@ -187,7 +188,7 @@ fn every_survived_loss(g: &Geometry, random: &mut Random, mut each: impl FnMut(u
     }
 }
 
-fn bytes(random: &mut Random, blocks: u32) -> Vec<u8> {
+pub(super) fn bytes(random: &mut Random, blocks: u32) -> Vec<u8> {
     (0..blocks).map(|_| random.byte()).collect()
 }
 
@@ -205,7 +206,8 @@ fn every_block_is_read_after_every_survivable_loss() {
             let parts = Parts::of(&held, lost);
             for p in [whole, random.piece(g, row)] {
                 let mut read = vec![0; p.blocks as usize];
-                plan.read(g, &p, Target::User, lost, true).expect("survived");
+                plan.read(g, &p, Target::User, lost, ParityTrust::Everywhere)
+                    .expect("survived");
                 let mut scratch = vec![0xEE; plan.scratch_blocks as usize];
                 parts.read(&plan, &mut read, &mut scratch);
                 compute(&plan, &mut read, &mut scratch);
@@ -231,7 +233,8 @@ fn what_is_read_to_scratch_is_the_same() {
                 continue;
             }
             let p = random.piece(g, row);
-            plan.read(g, &p, Target::Scratch, lost, true).expect("survived");
+            plan.read(g, &p, Target::Scratch, lost, ParityTrust::Everywhere)
+                .expect("survived");
             let mut scratch = vec![0xEE; plan.scratch_blocks as usize];
             Parts::of(&held, lost).read(&plan, &mut [], &mut scratch);
             compute(&plan, &mut [], &mut scratch);
@@ -255,7 +258,7 @@ fn reads_beyond_redundancy_are_refused() {
                     let p = piece(row.0, u32::from(column) * 2, 1);
                     let mut copies = (0..g.copies()).map(|copy| g.copy_place(row, column, copy));
                     let readable = copies.any(|place| lost >> place.member.0 & 1 == 0);
-                    let read = plan.read(&g, &p, Target::User, lost, true);
+                    let read = plan.read(&g, &p, Target::User, lost, ParityTrust::Everywhere);
                     let expected = if readable {
                         Ok(())
                     } else {
@@ -266,7 +269,7 @@ fn reads_beyond_redundancy_are_refused() {
                 }
                 let members = Members {
                     failed: lost,
-                    parity_trusted: true,
+                    parity: ParityTrust::Everywhere,
                 };
                 let too_many = Err(PlanError::TooManyMembersLost);
                 assert_eq!(
@@ -298,7 +301,7 @@ fn judge_write(g: &Geometry, p: &RowPiece, plan: &mut RowPlan, random: &mut Rand
     let mut parts = Parts::of(&encode(g, p.row, &old), failed | avoid);
     let members = Members {
         failed,
-        parity_trusted: true,
+        parity: ParityTrust::Everywhere,
     };
     plan.write(g, p, source, members, avoid).expect("survived");
     assert!(plan.scratch_blocks <= scratch_blocks_max(g));
@@ -401,7 +404,7 @@ fn writes_read_as_little_as_possible() {
 fn untrusted_check_data_is_never_read_and_comes_right() {
     let members = Members {
         failed: 0,
-        parity_trusted: false,
+        parity: ParityTrust::Nowhere,
     };
     every_shape(3, |g, row, random| {
         let mut plan = RowPlan::with_capacity(g);
@@ -436,11 +439,11 @@ fn untrusted_check_data_regenerates_nothing() {
         let failed = 1 << g.data_member(row, 1).0;
         let members = Members {
             failed,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
         };
         let refused = Err(PlanError::ParityNotTrusted);
         assert_eq!(
-            plan.read(&g, &piece(3, 1, 2), Target::User, failed, false),
+            plan.read(&g, &piece(3, 1, 2), Target::User, failed, ParityTrust::Nowhere),
             refused
         );
         assert_eq!(plan.write(&g, &piece(3, 0, 2), Source::User, members, 0), refused);
@@ -450,7 +453,7 @@ fn untrusted_check_data_regenerates_nothing() {
         // A lost check strip is in nobody's way.
         let check = Members {
             failed: 1 << g.check_member(row, 0).expect("a check strip").0,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
         };
         assert_eq!(plan.rebuild(&g, row, check.failed, check, 0), Ok(()));
         assert_eq!(plan.write(&g, &piece(3, 0, 2), Source::User, check, 0), Ok(()));
@@ -492,7 +495,7 @@ fn judge_extents(
     }
     let members = Members {
         failed,
-        parity_trusted: true,
+        parity: ParityTrust::Everywhere,
     };
     plan.write_extents(g, row, &extents, members, avoid)
         .expect("survived");
@@ -572,10 +575,14 @@ fn the_most_extents_fit_the_room_laid_out() {
                 let failed = if g.survives(failed) { failed } else { 0 };
                 let members = Members {
                     failed: failed & (u32::MAX >> (32 - u32::from(g.members()))),
-                    parity_trusted: random.below(2) == 0 && failed == 0,
+                    parity: match (random.below(3), failed) {
+                        (0, 0) => ParityTrust::Nowhere,
+                        (1, _) => ParityTrust::WhereWritten,
+                        _ => ParityTrust::Everywhere,
+                    },
                 };
                 let planned = plan.write_extents(g, row, &extents, members, 0);
-                assert!(planned.is_ok() || !members.parity_trusted);
+                assert!(planned.is_ok() || !members.parity.regenerates());
                 assert_eq!(rooms(&plan), room, "no allocation in steady state");
             }
         }
@@ -599,7 +606,7 @@ fn rebuilt_strips_hold_what_was_lost() {
             }
             let members = Members {
                 failed,
-                parity_trusted: true,
+                parity: ParityTrust::Everywhere,
             };
             plan.rebuild(g, row, targets, members, avoid).expect("survived");
             assert!(plan.writes.iter().all(|io| targets >> io.member.0 & 1 == 1));
@@ -635,7 +642,7 @@ fn a_repair_gives_exactly_the_range_back() {
             };
             let members = Members {
                 failed,
-                parity_trusted: true,
+                parity: ParityTrust::Everywhere,
             };
             plan.repair(g, row, target, members, 0).expect("survived");
             assert!(plan.scratch_blocks <= scratch_blocks_max(g));
@@ -675,7 +682,7 @@ fn resync_makes_check_data_and_copies_match() {
         }
         let members = Members {
             failed: 0,
-            parity_trusted: false,
+            parity: ParityTrust::Nowhere,
         };
         plan.resync(g, row, members, 0).expect("healthy");
         let mut parts = Parts::of(&wrong, 0);
@@ -722,19 +729,26 @@ fn copies_share_the_reads_once_they_agree() {
         shaped(Level::Raid10, 4, 64),
         shaped(Level::Raid10, 5, 64),
     ] {
-        let mut readers = [[0; 5]; 2];
+        let mut readers = [[0; 5]; 3];
         for row in (0..60).map(RowIndex) {
             for offset in (0..64).step_by(16) {
-                for trusted in [false, true] {
-                    let place = choose_copy(&g, row, 0, offset, 0, trusted).expect("healthy");
-                    readers[usize::from(trusted)][usize::from(place.member.0)] += 1;
+                for (trust, readers) in [
+                    ParityTrust::Nowhere,
+                    ParityTrust::WhereWritten,
+                    ParityTrust::Everywhere,
+                ]
+                .into_iter()
+                .zip(&mut readers)
+                {
+                    let place = choose_copy(&g, row, 0, offset, 0, trust).expect("healthy");
+                    readers[usize::from(place.member.0)] += 1;
                 }
             }
         }
-        assert_eq!(readers[0], [240, 0, 0, 0, 0]);
+        assert_eq!(readers[..2], [[240, 0, 0, 0, 0]; 2]);
         let copies = usize::from(g.copies());
         assert!(
-            readers[1][..copies].iter().all(|count| *count == 240 / copies),
+            readers[2][..copies].iter().all(|count| *count == 240 / copies),
             "{readers:?}"
         );
     }

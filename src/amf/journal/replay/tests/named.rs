@@ -5,6 +5,7 @@ use super::super::super::scan::Impossible;
 use super::drives::{BLOCK, Question, Write};
 use super::world::{ROWS, block_of};
 use super::*;
+use crate::amf::ParityTrust;
 use crate::amf::expansion::Layout;
 use crate::drive::block::{GroupLba, MemberLba};
 
@@ -351,7 +352,7 @@ fn a_bad_block_in_a_row_is_gone_round() {
 fn check_data_that_is_not_trusted_is_not_built_upon() {
     let mut world = World::new(Level::Raid5, 4, 2, 1);
     world.write(0, &[(ROW, 0, 1, false)]).expect("the power stays");
-    world.members.parity_trusted = false;
+    world.members.parity = ParityTrust::Nowhere;
     replayed(world.clone(), "healthy: all data is there");
     world.lose(world.geometry.data_member(ROW, 1));
     assert_eq!(

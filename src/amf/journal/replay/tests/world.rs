@@ -11,7 +11,7 @@ use crate::amf::code::{Solution, factor, mul_add_bytes};
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::superblock::Uuid;
-use crate::amf::{MemberIndex, MemberSet, RowIndex};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::block::{BlockSize, MemberLba};
 
 pub const ROWS: u64 = 5;
@@ -97,7 +97,7 @@ impl World {
             members: MemberSet {
                 generation: 1,
                 failed: 0,
-                parity_trusted: true,
+                parity: ParityTrust::Everywhere,
                 rebuilding: 0,
                 rebuilt_rows: 0,
             },
