@@ -162,6 +162,15 @@ fn what_was_found_stays_mended() {
         // A flush that a lost member had refused waited for ever, because a spare was rebuilt before the others answered.
         "seed=11 level=raid6 members=4 spares=1 rows=2 cores=4 hosts=1 depth=4 commands=85 span=52 cache=0 zeroed=0 \
          fault=gone@85:2 order=scrub@62:0",
+        // The replay wrote a check strip's data from before its member was lost over the strip that was rebuilt since.
+        "seed=22242 level=raid6 members=5 spares=2 rows=6 cores=4 hosts=3 depth=5 commands=102 span=78 cache=0 journal=1 \
+         zeroed=1 stop=clean@101+0 fault=error@49:1 order=fail@79:4",
+        // What a member's old drive answered late was blamed on the spare that had its place since.
+        "seed=31019 level=raid10 members=4 spares=1 rows=5 cores=3 hosts=4 depth=4 commands=185 span=131 cache=0 \
+         journal=1 zeroed=0 fault=gone@44:3 fault=gone@185:2",
+        // A core that heard of a loss only when the drive was back in its place waited for ever for a flush that it had refused.
+        "seed=35596 level=raid6 members=7 spares=2 rows=11 cores=2 hosts=2 depth=6 commands=189 span=37 cache=1 journal=1 \
+         zeroed=0 stop=power@23+0-1 stop=power@117+0 fault=media@112:6 fault=error@176:5 order=return@185:5",
         // A member lost before the first synchronisation: the other check strips of never written rows fit nothing.
         "seed=26 level=raidtp members=6 rows=7 cores=1 hosts=2 depth=4 commands=37 span=118 cache=0 journal=1 zeroed=0 \
          fault=error@12:4 order=return@37:4",

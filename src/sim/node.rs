@@ -357,14 +357,7 @@ impl Node {
             Mail::Recall(row) => at.recall(row),
             Mail::Lane { from, call } => at.lane(from, call),
             Mail::Members(set) => at.set_members(set),
-            Mail::MemberDrive { member, drive } => {
-                at.drives[usize::from(member.0)] = Some(drive);
-                out.push(Effect::Mail {
-                    from: core,
-                    to: 0,
-                    mail: Mail::MemberDriveSet,
-                });
-            }
+            Mail::MemberDrive { member, drive } => at.move_member(member, drive),
             Mail::MemberDriveSet => self.member_drive_set(out),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
@@ -378,11 +371,18 @@ impl Node {
         loop {
             self.cores[usize::from(core)].work(&mut asked);
             if asked.is_empty() {
-                return;
+                break;
             }
             for ask in asked.drain(..) {
                 self.carry_out(core, ask, out);
             }
+        }
+        for _ in 0..self.cores[usize::from(core)].members_moved() {
+            out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::MemberDriveSet,
+            });
         }
     }
 

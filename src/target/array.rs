@@ -221,7 +221,8 @@ impl Core {
         self.pump(io, group);
     }
 
-    /// Another drive carries a lost member from now on.
+    /// Another drive carries a lost member, as soon as its old one has answered everything or was given up: its answers must not
+    /// count for the new one.
     pub(super) fn set_member_drive(
         &mut self,
         io: &mut Io<Message>,
@@ -229,13 +230,26 @@ impl Core {
         member: MemberIndex,
         drive: u16,
     ) {
-        let binding = &mut self.groups[usize::from(group)];
-        let at = usize::from(member.0);
-        if at >= binding.drives.len() {
-            binding.drives.resize(at + 1, None); // An expansion brings members.
+        self.moving.push((group, member, drive));
+        self.move_members(io);
+    }
+
+    /// Puts drives in their places as far as that may be.
+    pub(super) fn move_members(&mut self, io: &mut Io<Message>) {
+        for (group, member, drive) in std::mem::take(&mut self.moving) {
+            let binding = &mut self.groups[usize::from(group)];
+            let at = usize::from(member.0);
+            if at >= binding.drives.len() {
+                binding.drives.resize(at + 1, None); // An expansion brings members.
+            }
+            let old = binding.drives[at];
+            if old.is_some_and(|old| self.flights.owe_engine(old, group)) {
+                self.moving.push((group, member, drive));
+                continue;
+            }
+            binding.drives[at] = Some(drive);
+            self.tell_control(io, ControlMessage::MemberDriveSet { group });
         }
-        binding.drives[at] = Some(drive);
-        self.tell_control(io, ControlMessage::MemberDriveSet { group });
     }
 
     /// Another core released a row.

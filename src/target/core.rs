@@ -19,6 +19,7 @@ use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
 use super::sums::Sums;
+use crate::amf::MemberIndex;
 use crate::amf::group::SuperblockIo;
 use crate::drive::DriveError;
 
@@ -100,6 +101,8 @@ pub struct Core {
     pub(super) delayed: DelayedIo,
     /// Drive commands that are under way.
     pub(super) flights: Flights,
+    /// Members of groups that get another drive when the old one owes no answer any more.
+    pub(super) moving: Vec<(u16, MemberIndex, u16)>,
     /// Those of them that wait for a drive which hangs on an operator's word.
     pub(super) parked: u32,
     /// By which it is told how long drives have not answered.
@@ -225,6 +228,7 @@ impl Core {
             commands: Commands::default(),
             groups: Vec::new(),
             flights: Flights::new(drives),
+            moving: Vec::new(),
             parked: 0,
             awake: AwakeClock::default(),
             hung: HungDrives::new(drives),
@@ -607,6 +611,7 @@ impl Core {
         self.failures = 0;
         self.awake.tick(io.now());
         self.tend_hung(io);
+        self.move_members(io);
         self.report_counts(io);
         self.report_hosts(io);
         if self.control.is_some() {

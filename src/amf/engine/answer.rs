@@ -142,8 +142,7 @@ impl Engine {
 
     /// A flush need not reach a member that was durably lost after the flush had begun, and goes on needing that no more when another
     /// drive has the member's place: what was written before is rebuilt there from the others.
-    fn excuse(&mut self) {
-        let lost = self.lock.lost();
+    fn excuse(&mut self, lost: u32) {
         for piece in &mut self.pieces {
             if matches!(piece.work, Work::Flush | Work::FlushDrives) && piece.errors & lost != 0 {
                 piece.members.failed |= piece.errors & lost;
@@ -341,9 +340,9 @@ impl Engine {
         }
     }
 
-    /// Lets those go on whose failed members are now durably failed.
-    pub(super) fn members_changed(&mut self, out: &mut Vec<Action>) {
-        self.excuse();
+    /// Lets those go on whose failed members are now durably failed; `lost` have been, and may have another drive already.
+    pub(super) fn members_changed(&mut self, lost: u32, out: &mut Vec<Action>) {
+        self.excuse(lost | self.lock.lost());
         let mut next = self.members_waiters.first();
         while let Some(index) = next {
             next = self.piece_links.next(index);

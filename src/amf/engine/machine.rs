@@ -291,9 +291,11 @@ impl Engine {
         );
         self.lock.publish(members);
         self.rebuild_changed(members);
-        self.members_changed(out);
+        // By now other cores may have heard of a newer set, in which whoever is lost in this one has a drive again.
+        let lost = members.failed & !members.rebuilding;
+        self.members_changed(lost, out);
         if self.write_back.is_some() {
-            self.members_changed_for_write_back(out);
+            self.members_changed_for_write_back(lost, out);
         }
         self.settle(out);
     }

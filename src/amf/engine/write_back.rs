@@ -671,7 +671,7 @@ impl Engine {
     }
 
     /// A new member set is durable: batches and flushes that waited for it go on, or everything ends if the group is lost.
-    pub(super) fn members_changed_for_write_back(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn members_changed_for_write_back(&mut self, lost: u32, out: &mut Vec<Action>) {
         let failed = self.lock.members().failed;
         if !self.layout.survives(failed) {
             self.write_back().stuck = true;
@@ -680,7 +680,8 @@ impl Engine {
         self.mark_unflushed();
         let write_back = self.write_back();
         write_back.stuck = false;
-        let committed = write_back.lane.members_changed(failed);
+        write_back.retire.excuse(lost);
+        let committed = write_back.lane.members_changed(failed | lost);
         let mut actions = std::mem::take(&mut write_back.lane_actions);
         write_back.lane.rewrite(failed, &mut actions);
         self.act_for_lane(&mut actions, out);

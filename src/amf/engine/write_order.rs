@@ -260,3 +260,44 @@ fn a_row_that_is_recalled_is_destaged_at_once() {
     assert_eq!(world.result(1, 0), Some(Ok(())));
     assert_eq!(world.cores[1].buffers[0], [7, 8]);
 }
+
+/// CHECKLIST D5: a stream of half rows becomes whole rows, whose destages read nothing, although the lane is full all the time: rows
+/// that are still being filled are left alone as long as older ones make room.
+#[test]
+fn a_stream_of_half_rows_is_destaged_as_whole_rows() {
+    for depth in 1..=4 {
+        let shape = Shape {
+            members: 4,
+            level: Level::Raid5,
+            rows: 96,
+            ..SHAPE
+        };
+        let mut world = World::new(&shape, 1);
+        let half = world.geometry.row_blocks() / 2;
+        let mut reads = 0;
+        let mut written = 0;
+        while written < 2 * 96 {
+            for command in 0..depth {
+                if written >= depth {
+                    while world.result(0, command).is_none() {
+                        let index = world.find(0, |owed| matches!(owed, Owed::Drive(_)));
+                        let owed = world.cores[0].owed[index];
+                        reads += u32::from(matches!(owed, Owed::Drive(Action::DriveRead { .. })));
+                        world.pay(0, index);
+                    }
+                    world.done.retain(|done| done.command.0 != command);
+                }
+                let lba = u64::from(written) * u64::from(half);
+                let data = vec![u8::try_from(written).expect("below 192") + 1; half as usize];
+                world.write(0, command, lba, &data);
+                written += 1;
+            }
+        }
+        assert_eq!(reads, 0, "{depth} writes at a time");
+        world.settle();
+        world.drain();
+        assert!(world.parity_matches());
+        let expected: Vec<u8> = (1..=192).flat_map(|n| vec![n; half as usize]).collect();
+        assert_eq!(world.contents(0), expected);
+    }
+}

@@ -204,6 +204,17 @@ impl Lane {
         self.head - self.free + self.reserved
     }
 
+    /// Blocks that would be in use or promised if everything before a place came back.
+    pub fn used_from(&self, place: u64) -> u64 {
+        self.head - place.max(self.free) + self.reserved
+    }
+
+    /// Where a batch begins, which must not be committed yet, in blocks since the start of the incarnation.
+    pub fn place(&self, batch: BatchNumber) -> u64 {
+        let index = usize::try_from(batch.0 - self.first).expect("as many as are in memory");
+        self.batches[index].position
+    }
+
     /// Promises room for appends of this many blocks, headers counted, one for each append. False if there is none now.
     pub fn reserve(&mut self, blocks: u64) -> bool {
         let fits = self.used() + blocks <= self.capacity();
@@ -347,12 +358,24 @@ impl Lane {
         self.owed.front().map(|owed| owed.seq)
     }
 
+    /// The oldest batch whose entries count for the tail. The keeper of the tail may be in front of it, without entries of its own or
+    /// with none that count any more.
+    fn oldest_with_entries(&self) -> Option<&Batch> {
+        let counts = |batch: &&Batch| batch.seq_max > 0 && batch.seq_max >= self.tail.0;
+        self.batches.iter().find(counts)
+    }
+
+    /// Whether something in the oldest batch is owed by this lane, so that none of its space comes back before that is retired.
+    pub fn owes_its_oldest(&self) -> bool {
+        self.oldest_with_entries()
+            .is_some_and(|oldest| self.lowest().is_some_and(|lowest| lowest <= oldest.seq_max))
+    }
+
     /// The number that the tail has to reach before any space comes back, if it is not this lane that holds it up.
     pub fn space_waits_for(&self) -> Option<u64> {
-        let front = self.batches.front()?;
-        let own = self.lowest().is_some_and(|lowest| lowest <= front.seq_max);
-        let waits = front.state == State::Committed && front.seq_max > 0 && !own;
-        (waits && front.seq_max >= self.config.shared.tail()).then_some(front.seq_max + 1)
+        let oldest = self.oldest_with_entries()?;
+        let waits = oldest.state == State::Committed && !self.owes_its_oldest();
+        (waits && oldest.seq_max >= self.config.shared.tail()).then_some(oldest.seq_max + 1)
     }
 
     /// Whether nothing is owed to the drives.
@@ -407,13 +430,9 @@ impl Lane {
 
     /// Whether a batch without entries would give space back by the tail that it carries.
     fn tail_would_free(&self) -> bool {
-        // The keeper of the tail may be in front of it, without entries of its own or with none that count any more.
-        let waits = |batch: &&Batch| batch.seq_max > 0 && batch.seq_max >= self.tail.0;
         let newer = self.config.shared.tail();
-        self.batches
-            .iter()
-            .find(waits)
-            .is_some_and(|front| front.state == State::Committed && front.seq_max < newer)
+        self.oldest_with_entries()
+            .is_some_and(|oldest| oldest.state == State::Committed && oldest.seq_max < newer)
     }
 
     /// Writes a batch to members that live. False if there are none.

@@ -75,7 +75,10 @@ pub struct Core {
     clean: Vec<u8>,
     buffers: Vec<Vec<u8>>,
     owners: Vec<Option<(Owner, bool)>>,
-    pub(in crate::sim) outstanding: BTreeMap<u32, Outstanding>,
+    /// Drive commands under way, with the member whose drive has each.
+    pub(in crate::sim) outstanding: BTreeMap<u32, (MemberIndex, Outstanding)>,
+    /// Members that get another drive when the old one has answered everything.
+    moving: Vec<(MemberIndex, u16)>,
     actions: Vec<Action>,
     strip_bytes: usize,
     /// Bytes of a block of the group.
@@ -103,6 +106,7 @@ impl Core {
             buffers: vec![Vec::new(); commands as usize],
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
+            moving: Vec::new(),
             actions: Vec::new(),
             strip_bytes: geometry.strip_bytes() as usize,
             block_bytes: geometry.block().bytes() as usize,
@@ -171,6 +175,25 @@ impl Core {
         self.engine.set_members(members, &mut self.actions);
     }
 
+    /// Another drive carries a member, as soon as the old one has answered: its answers must not count for the new one.
+    pub(super) fn move_member(&mut self, member: MemberIndex, drive: u16) {
+        self.moving.push((member, drive));
+    }
+
+    /// Puts drives in their places as far as that may be, and says how many.
+    pub(super) fn members_moved(&mut self) -> usize {
+        let (outstanding, drives) = (&self.outstanding, &mut self.drives);
+        let before = self.moving.len();
+        self.moving.retain(|&(member, drive)| {
+            let is_busy = outstanding.values().any(|(at, _)| *at == member);
+            if !is_busy {
+                drives[usize::from(member.0)] = Some(drive);
+            }
+            is_busy
+        });
+        before - self.moving.len()
+    }
+
     /// Carries out one read on drives at rest, which `read` reads. Gives back the buffer.
     pub(in crate::sim) fn read_now(
         &mut self,
@@ -208,7 +231,8 @@ impl Core {
     /// A drive has answered.
     pub(in crate::sim) fn drive_done(&mut self, io: IoTag, result: Result<Vec<Block>, DriveError>) {
         let outstanding = self.outstanding.remove(&io.0);
-        let result = match (outstanding.expect("a drive answers once"), result) {
+        let (_, outstanding) = outstanding.expect("a drive answers once");
+        let result = match (outstanding, result) {
             (Outstanding::Read(into), Ok(data)) => {
                 let bytes: Vec<u8> = data.iter().flat_map(|block| *block.bytes()).collect();
                 self.store(into, &bytes);
@@ -365,7 +389,7 @@ impl Core {
         outstanding: Outstanding,
         asked: &mut Vec<Ask>,
     ) {
-        let twice = self.outstanding.insert(io.0, outstanding);
+        let twice = self.outstanding.insert(io.0, (member, outstanding));
         assert!(twice.is_none(), "a tag names one drive command");
         asked.push(Ask::Drive { io, member, command });
     }

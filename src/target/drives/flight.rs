@@ -199,6 +199,20 @@ impl Flights {
         keys
     }
 
+    /// Whether a group's engine still awaits answers of a drive.
+    pub fn owe_engine(&self, drive: u16, group: u16) -> bool {
+        let mut next = self.drives[usize::from(drive)].first;
+        while next != NONE {
+            let entry = &self.entries[next as usize];
+            let flight = entry.flight.as_ref().expect("a listed entry holds a flight");
+            if flight.group == group && flight.held.is_none() {
+                return true;
+            }
+            next = entry.next;
+        }
+        false
+    }
+
     /// When the oldest flight of a drive began, by the clock of the time awake, and how many of its flights were given up.
     ///
     /// Looks no further than the first that was not given up, unless there are some: then at all.
@@ -298,5 +312,9 @@ mod tests {
         flights.insert(flight(0, 2));
         flights.find(first).expect("under way").held = Some(Held::Nothing);
         assert_eq!(flights.oldest(0), (Some(2), 1));
+        assert!(flights.owe_engine(0, 0) && !flights.owe_engine(0, 1));
+        let second = flights.of_drive(0)[1];
+        flights.find(second).expect("under way").held = Some(Held::Nothing);
+        assert!(!flights.owe_engine(0, 0), "its engine was told");
     }
 }

@@ -4,7 +4,7 @@ use super::super::Action;
 use super::super::machine::Engine;
 use super::super::piece::{self, Piece, Work};
 use super::super::rebuild::REBUILDS_MAX;
-use super::{push_copies, ring_place};
+use super::{WriteBack, push_copies, ring_place};
 use crate::amf::cache::EntryIndex;
 use crate::amf::geometry::RowPiece;
 use crate::amf::journal::Entry;
@@ -22,6 +22,35 @@ const AGE_TICKS: u64 = 10;
 
 /// Adjacent dirty rows that go along with the oldest.
 const RUN_ROWS_MAX: u32 = 8;
+
+impl WriteBack {
+    /// Whether a row has to be destaged that is not on its way.
+    fn is_due(&self, entry: EntryIndex) -> bool {
+        self.now >= self.rows.dirty_since(entry) + AGE_TICKS || self.is_pressed(entry)
+    }
+
+    /// Whether this row, and all that became dirty before it, has to be on its way, for want of space or because somebody waits
+    /// for it.
+    ///
+    /// What is on its way counts as gone: younger rows are left alone, because the rest of what makes them whole may be about to
+    /// come, and a whole row costs the drives least.
+    fn is_pressed(&self, entry: EntryIndex) -> bool {
+        let since = self.holds[entry.0 as usize].since;
+        let left = self.lane.used_from(since.place);
+        let starved = !self.room_waiters.is_empty();
+        let idle_rows = self.rows.dirty_count() - self.destages_running;
+        // Each destage that ends lets the tail move on, so that one after the other makes room for whoever waits.
+        let idle = self.destages_running == 0 && self.retire.is_idle() && self.lane.owes_its_oldest();
+        // Once it begins it goes on for a while, so that records of several rows share a batch.
+        let (much, of) = if self.destages_running > 0 { (3, 8) } else { (1, 2) };
+        of * left > much * self.lane.capacity()
+            || starved && (idle || 4 * left > self.lane.capacity())
+            || 2 * idle_rows > super::ROWS_MAX
+            || 2 * self.dirty.extents_total() > super::EXTENTS_MAX
+            || !self.drain_waiters.is_empty()
+            || self.is_hurried_below(since.seq)
+    }
+}
 
 impl Engine {
     /// Starts the destages that are due. True if a piece was let in.
@@ -61,27 +90,27 @@ impl Engine {
         }
     }
 
-    /// Makes the oldest rows' destages due if space is short, they are old, or somebody waits for all of them.
+    /// Makes the oldest rows' destages due if space is short, they are old, or somebody waits for them.
     fn choose_destages(&mut self) {
         let write_back = self.write_back.as_mut().expect("there is a lane");
-        let pressed = 2 * write_back.lane.used() > write_back.lane.capacity()
-            || 2 * write_back.rows.rows_used() > super::ROWS_MAX as usize
-            || !write_back.room_waiters.is_empty()
-            || !write_back.drain_waiters.is_empty()
-            || write_back.is_hurried();
         // Those before it in the list are under way already, at most as many as may run.
         let oldest = write_back
             .rows
             .dirty_rows()
             .find(|entry| write_back.is_idle(*entry));
         let Some(oldest) = oldest else { return };
-        let old = write_back.now >= write_back.rows.dirty_since(oldest) + AGE_TICKS;
-        if !pressed && !old {
+        if !write_back.is_due(oldest) {
             return;
         }
-        let (first, rows) = write_back
-            .rows
-            .dirty_run(oldest, RUN_ROWS_MAX, |entry| write_back.is_idle(entry));
+        // Those that are still being filled stay behind.
+        let layout = &self.layout;
+        let is_whole = |entry| {
+            let row_blocks = layout.geometry_of_row(write_back.rows.row(entry)).row_blocks();
+            write_back.dirty.is_whole_row(entry, row_blocks)
+        };
+        let (first, rows) = write_back.rows.dirty_run(oldest, RUN_ROWS_MAX, |entry| {
+            write_back.is_idle(entry) && (is_whole(entry) || write_back.is_due(entry))
+        });
         for row in first.0..first.0 + u64::from(rows) {
             let entry = write_back
                 .rows

@@ -31,6 +31,15 @@ enum Destaging {
     Running,
 }
 
+/// The first entry that keeps a row dirty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Since {
+    /// See [`Lane::place`].
+    pub(super) place: u64,
+    /// Its number.
+    pub(super) seq: u64,
+}
+
 /// What a core knows of a row that it holds.
 #[derive(Clone, Debug)]
 pub(in crate::amf::engine) struct Hold {
@@ -44,6 +53,8 @@ pub(in crate::amf::engine) struct Hold {
     destaging: Destaging,
     /// What is dirty is owed to the drives.
     pub(super) obligation: Option<Obligation>,
+    /// Where in the lane and with which number that begins.
+    pub(super) since: Since,
     /// Room in the lane for its destage.
     pub(super) reserved: u64,
     /// Batch and number of its newest entry.
@@ -58,6 +69,7 @@ impl Hold {
         recalled: false,
         destaging: Destaging::Idle,
         obligation: None,
+        since: Since { place: 0, seq: 0 },
         reserved: 0,
         newest: None,
     };
@@ -67,6 +79,10 @@ impl Hold {
         self.reserved += destage_room;
         self.newest = Some((appended.batch, appended.seq));
         if self.obligation.is_none() {
+            self.since = Since {
+                place: lane.place(appended.batch),
+                seq: appended.seq,
+            };
             self.obligation = Some(lane.oblige(appended.seq));
         }
     }

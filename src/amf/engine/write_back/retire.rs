@@ -45,6 +45,16 @@ impl Retire {
         self.waiting.push((obligation, row));
     }
 
+    /// The flush under way need not reach these members, which were durably lost after it had begun.
+    pub(super) const fn excuse(&mut self, lost: u32) {
+        self.errors &= !lost;
+    }
+
+    /// Whether nothing waits for a flush.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Rows that were written in place and whose flush has not ended.
     pub(super) fn waiting_rows(&self) -> impl Iterator<Item = RowIndex> + '_ {
         self.waiting.iter().map(|(_, row)| *row)
@@ -71,6 +81,11 @@ pub(super) struct Hurry {
 impl WriteBack {
     pub(super) fn is_hurried(&self) -> bool {
         self.hurry.cores != 0
+    }
+
+    /// Whether another core waits for what this number's row owes.
+    pub(super) fn is_hurried_below(&self, seq: u64) -> bool {
+        self.is_hurried() && seq < self.hurry.below
     }
 }
 
@@ -99,7 +114,7 @@ impl Engine {
         let pressed = !write_back.room_waiters.is_empty()
             || !write_back.drain_waiters.is_empty()
             || write_back.is_hurried()
-            || 2 * write_back.lane.used() > write_back.lane.capacity();
+            || 4 * write_back.lane.used() > 3 * write_back.lane.capacity();
         let retire = &mut write_back.retire;
         let due =
             pressed || retire.waiting.len() >= ROWS_PER_FLUSH || write_back.now >= retire.since + FLUSH_TICKS;

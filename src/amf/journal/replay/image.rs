@@ -153,7 +153,8 @@ impl RowStory {
     /// begun: the data up to the last destage's cut, and the check data of all destages in their order.
     ///
     /// If that is all data of the row, check data follows from it, and nothing is said of it here: a destage of a whole row
-    /// journals none.
+    /// journals none. Any other destage that leaves out a check strip had lost its member: if that has a drive again, the strip was
+    /// rebuilt there since, as a whole and durably, so that what was said of it before does not count any more.
     pub(super) fn redo(&self, geometry: &Geometry) -> Image {
         let mut image = Image::default();
         if self.destages.is_empty() {
@@ -165,8 +166,18 @@ impl RowStory {
         if image.is_whole_row(geometry) {
             return image;
         }
-        for (index, run) in self.destages.values().flat_map(|destage| &destage.checks) {
-            run.lay_over(&mut image.checks[usize::from(*index)]);
+        for destage in self.destages.values() {
+            for (index, blocks) in (0..).zip(&mut image.checks) {
+                let mut runs = destage
+                    .checks
+                    .iter()
+                    .filter(|(check, _)| *check == index)
+                    .peekable();
+                if runs.peek().is_none() {
+                    blocks.clear();
+                }
+                runs.for_each(|(_, run)| run.lay_over(blocks));
+            }
         }
         image
     }
@@ -234,4 +245,69 @@ pub(super) fn bytes(
         copy(blocks[&at], batches, into);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amf::geometry::Level;
+    use crate::drive::block::{BlockSize, MemberLba};
+
+    const ROW: RowIndex = RowIndex(0);
+
+    fn write(seq: u64) -> Entry {
+        Entry::Write {
+            members: 6,
+            row: ROW,
+            start_blocks: 1,
+            blocks: 1,
+            seq,
+            payload_block: 0,
+        }
+    }
+
+    fn destage(cut: u64, checks: u8) -> Entry {
+        Entry::Destage {
+            members: 6,
+            row: ROW,
+            cut,
+            checks,
+            seq: cut + 1,
+        }
+    }
+
+    fn run(start: u32, batch: usize) -> Run {
+        Run {
+            start,
+            blocks: 2,
+            payload: Some((batch, 0)),
+        }
+    }
+
+    /// PROTOCOL H25, I5: what the journal says of a check strip ends where the strip's member was lost.
+    #[test]
+    fn check_data_from_before_a_loss_is_not_written_over_a_rebuilt_strip() {
+        let geometry = Geometry::new(Level::Raid6, 6, 8, MemberLba(0), 4, BlockSize::B512).expect("legal");
+        let mut story = RowStory::default();
+        story.add(&write(1), 0, Vec::new());
+        story.add(&destage(1, 2), 0, vec![(0, run(1, 0)), (1, run(1, 0))]);
+        story.add(&write(3), 1, Vec::new());
+        // The member with the second check strip is lost, and rebuilt afterwards.
+        story.add(&destage(3, 1), 1, vec![(0, run(1, 1))]);
+        let image = story.redo(&geometry);
+        assert!(image.checks[1].is_empty(), "it was rebuilt after all of this");
+        let first = Source::Payload { batch: 1, block: 0 };
+        assert_eq!(image.checks[0].get(&1), Some(&first));
+        // From then on it is written again.
+        story.add(&write(5), 2, Vec::new());
+        story.add(&destage(5, 2), 2, vec![(0, run(2, 2)), (1, run(2, 2))]);
+        let image = story.redo(&geometry);
+        let (newest, older) = (Source::Payload { batch: 2, block: 0 }, first);
+        assert_eq!(image.checks[0].get(&1), Some(&older));
+        assert_eq!(
+            image.checks.each_ref().map(|blocks| blocks.get(&2)),
+            [Some(&newest), Some(&newest), None]
+        );
+        assert_eq!(image.checks[1].len(), 2);
+    }
 }
