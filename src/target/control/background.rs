@@ -16,6 +16,7 @@ use crate::amf::engine::{GroupError, Request, ScrubOutcome};
 use crate::amf::geometry::{Geometry, Level};
 use crate::amf::group::{Event as GroupEvent, GroupState};
 use crate::amf::intent::IntentMap;
+use crate::amf::relayout::Event as RelayoutEvent;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TICK_NS, TokenKind, token};
 use crate::target::manage::{self, BackgroundRequest, GroupSetRate, ManageError, Reply};
@@ -119,7 +120,7 @@ fn needs_of(group: &GroupControl) -> Needs {
             from_row: work.from_row,
         }),
         sync_from: snapshot.resync.map(|left| left.next_row),
-        expansion: group.expansion_need(),
+        expansion: group.relayout.need(&group.machine),
     }
 }
 
@@ -258,7 +259,9 @@ impl Control {
                     }
                 }
             }
-            Action::Wave { from_row, to_row } => self.begin_wave(core, io, group, (from_row, to_row)),
+            Action::Wave { from_row, to_row } => {
+                self.relayout_event(core, io, group, RelayoutEvent::Begin { from_row, to_row });
+            }
             Action::Flush => match core
                 .commands
                 .insert(Owner::Internal(InternalCommand::BackgroundFlush), None)

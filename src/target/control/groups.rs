@@ -8,7 +8,6 @@ use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
 
 use super::background::BackgroundControl;
-use super::expansion::Relayout;
 use super::ram::RamControl;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
@@ -22,6 +21,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report as ReplayReport;
 use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
+use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::DriveError;
@@ -117,14 +117,10 @@ pub(super) struct GroupControl {
     held: VecDeque<Action>,
     awaited: u16,
     phase: Phase,
-    /// The wave of an expansion that is being carried out.
-    pub(super) relayout: Option<Relayout>,
-    /// Every core knows of the members of the expansion that is going on.
-    pub(super) expands: bool,
+    /// Carries out the waves of expansions.
+    pub(super) relayout: Relayout,
     /// A namespace that has grown, until every core serves its new size: number and blocks.
     pub(super) resized: Option<(u32, u64)>,
-    /// Counts the times that cores were asked to hold rows.
-    pub(super) held_wave: u64,
     /// What is to be rebuilt.
     pub(super) rebuild: Option<RebuildWork>,
     pub(super) background: BackgroundControl,
@@ -295,16 +291,14 @@ impl Control {
             rebuilt_rows: 0,
         };
         self.groups.push(GroupControl {
-            expands: machine.expansion().is_some(),
+            relayout: Relayout::new(&machine, self.cores),
             machine,
             shared: Arc::clone(&shared),
             drives: shared.drives.clone(),
             held: VecDeque::new(),
             awaited: 0,
             phase: Phase::Opening,
-            relayout: None,
             resized: None,
-            held_wave: 0,
             rebuild: None,
             background,
             planned_spares: plan.spares,
@@ -415,7 +409,9 @@ impl Control {
             Action::VdiskAdded(_) => self.publish_namespaces(core, io),
             Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
             Action::VdiskResized(record) => self.resize_namespace(core, io, group, &record),
-            Action::Layout { layout, expansion } => self.layout_changed(core, io, group, layout, expansion),
+            Action::Layout { layout, expansion } => {
+                self.relayout_event(core, io, group, RelayoutEvent::Durable { layout, expansion });
+            }
             Action::Restored => unreachable!("rows are restored before the cores start"),
             Action::Reply { request, result } => self.request_done(core, io, group, request, result),
             Action::GroupFailed { why, members } => {
@@ -424,7 +420,7 @@ impl Control {
                 state.failed = Some(why.to_string());
                 tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
                 self.announce_members(core, io, group, members);
-                self.wave_of_failed(core, io, group);
+                self.relayout_event(core, io, group, RelayoutEvent::GroupFailed);
                 self.try_listen(core, io);
                 self.try_finish(io);
             }
@@ -744,8 +740,10 @@ impl Control {
                 let done = result.is_ok();
                 self.background_event(core, io, group, BackgroundEvent::Flushed { done });
             }
-            InternalCommand::Move(_) => self.row_moved(core, io, group, result),
-            InternalCommand::MoveFlush => self.stage_flushed(core, io, group, result),
+            InternalCommand::Move(_) => self.relayout_event(core, io, group, RelayoutEvent::Moved(result)),
+            InternalCommand::MoveFlush => {
+                self.relayout_event(core, io, group, RelayoutEvent::Flushed(result));
+            }
             InternalCommand::Row(process, row) => self.row_done(core, io, group, (process, row), result),
         }
     }

@@ -30,6 +30,7 @@ use super::drives::DriveSpec;
 use super::manage::{ManageError, Reply, Request};
 use super::message::{ControlMessage, Message, Traffic};
 use crate::amf::group::{RequestId, SuperblockIo};
+use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Found, RECORD_BYTES};
 use crate::drive::health::Policy;
 
@@ -378,9 +379,13 @@ impl Control {
             ControlMessage::RamCommitted { group } => self.ram_committed(core, io, group),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
-            ControlMessage::RowsHeld { group, wave } => self.rows_held(core, io, group, wave),
+            ControlMessage::RowsHeld { group, wave } => {
+                self.relayout_event(core, io, group, RelayoutEvent::Held { wave });
+            }
             ControlMessage::NamespacesKnown { group } => self.namespaces_known(core, io, group),
-            ControlMessage::LayoutSet { group } => self.layout_set(core, io, group),
+            ControlMessage::LayoutSet { group } => {
+                self.relayout_event(core, io, group, RelayoutEvent::LayoutSet);
+            }
             ControlMessage::MemberDriveSet { group } => self.member_drive_set(core, io, group),
             ControlMessage::Counts {
                 core: from,
