@@ -131,6 +131,7 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     add(&|smaller| smaller.rows = smaller.rows.div_ceil(2));
     add(&|smaller| smaller.members -= 1);
     add(&|smaller| smaller.spares = smaller.spares.saturating_sub(1));
+    add(&|smaller| smaller.joining = smaller.joining.saturating_sub(1));
     add(&|smaller| smaller.disks = 1);
     add(&|smaller| smaller.block = 512);
     add(&|smaller| smaller.span = smaller.span.div_ceil(2));

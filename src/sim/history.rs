@@ -156,6 +156,15 @@ impl History {
         }
     }
 
+    /// Watches so many blocks from now on; those that are new are zero.
+    ///
+    /// Panics if they are fewer than before.
+    pub fn grow(&mut self, blocks: u64) {
+        assert!(blocks >= self.len(), "disks only grow");
+        let blocks = usize::try_from(blocks).expect("a simulated namespace is small");
+        self.blocks.resize(blocks, Vec::new());
+    }
+
     /// Blocks that it watches.
     pub fn len(&self) -> u64 {
         self.blocks.len() as u64

@@ -9,6 +9,7 @@ mod background;
 mod boot;
 mod control;
 mod core;
+mod expansion;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -23,11 +24,13 @@ use super::scenario::Mutant;
 use super::stamp::Block;
 use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
+use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{Action, DriveFacts, FailReason, Group, SuperblockIo};
 use crate::amf::journal::replay::IoId;
 use crate::amf::journal::{Entry, parse};
 use crate::amf::lock::LockTable;
+use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::vdisk::VirtualDisk;
@@ -68,6 +71,10 @@ pub enum Effect {
     WakeAt(u64),
     /// This member is rebuilt, durably.
     Rebuilt(MemberIndex),
+    /// An expansion has come to its end.
+    Expanded,
+    /// A disk has got larger.
+    Grown,
     /// The group is closed; whether in good order.
     Stopped {
         /// "Clean" is durable.
@@ -140,6 +147,22 @@ pub enum Mail {
     },
     /// To the control core: that is known now.
     MemberDriveSet,
+    /// A wave of an expansion needs these rows for itself.
+    HoldRows {
+        /// The rows.
+        rows: HeldRows,
+        /// Names the wave.
+        wave: u64,
+    },
+    /// To the control core: nothing of this core is left in them.
+    RowsHeld {
+        /// Names the wave.
+        wave: u64,
+    },
+    /// Blocks are looked up like this from now on.
+    SetLayout(Layout),
+    /// To the control core: that is known now.
+    LayoutSet,
     /// To the control core: a member failed a command.
     Fault {
         /// Which.
@@ -166,6 +189,10 @@ pub(in crate::sim) enum Owner {
     Forgotten,
     /// The flush before progress is made durable.
     BackgroundFlush,
+    /// A row of an expansion.
+    Move,
+    /// The flush after rows of an expansion.
+    MoveFlush,
     /// Dirty data of a core is brought to its place, for the draining of this number.
     Drain(u32),
     /// The flush before the group is closed.
@@ -192,13 +219,14 @@ pub enum Phase {
 /// One life of the node.
 #[derive(Debug)]
 pub struct Node {
-    pub(super) geometry: Geometry,
     lock: Arc<LockTable>,
     cores: Vec<Core>,
     group: Group,
     phase: Phase,
     now: u64,
     work: background::Work,
+    /// Carries out the waves of expansions.
+    relayout: Relayout,
     /// What the group machine wants and what is held back until cores have answered; how many answers are awaited.
     held: VecDeque<Action>,
     awaited: u16,
@@ -207,6 +235,8 @@ pub struct Node {
     disks: Vec<VirtualDisk>,
     /// As many disks as there shall be.
     disks_wanted: u8,
+    /// The group may be expanded, so that its last disk may grow.
+    grows: bool,
     /// Drives that become spares once the group is there.
     planned: Vec<DriveFacts>,
     /// Names the next request of an operator.
@@ -235,6 +265,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The shape with all members.
+    pub fn geometry(&self) -> Geometry {
+        self.group.geometry()
+    }
+
     /// How far it has come.
     pub const fn phase(&self) -> Phase {
         self.phase
@@ -358,7 +393,18 @@ impl Node {
             Mail::Lane { from, call } => at.lane(from, call),
             Mail::Members(set) => at.set_members(set),
             Mail::MemberDrive { member, drive } => at.move_member(member, drive),
-            Mail::MemberDriveSet => self.member_drive_set(out),
+            Mail::MemberDriveSet => self.core_answered(out),
+            Mail::HoldRows { rows, wave } => at.hold_rows(rows, wave),
+            Mail::RowsHeld { wave } => self.relayout_event(RelayoutEvent::Held { wave }, out),
+            Mail::SetLayout(layout) => {
+                at.set_layout(layout);
+                out.push(Effect::Mail {
+                    from: core,
+                    to: 0,
+                    mail: Mail::LayoutSet,
+                });
+            }
+            Mail::LayoutSet => self.relayout_event(RelayoutEvent::LayoutSet, out),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
         }
@@ -426,11 +472,21 @@ impl Node {
                 to: 0,
                 mail: Mail::Media(repair),
             }),
+            core::Ask::RowsHeld { wave } => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::RowsHeld { wave },
+            }),
             core::Ask::Scrubbed { row, outcome } => {
                 self.work.outcomes.insert(row.0, outcome);
             }
             core::Ask::Complete { owner, result, data } => self.completed(owner, result, data, out),
         }
+    }
+
+    /// Tells every core.
+    fn tell_all(&self, mail: Mail, out: &mut Vec<Effect>) {
+        out.extend((0..self.core_count()).map(|to| Effect::Mail { from: 0, to, mail }));
     }
 
     fn ask_drive(
@@ -442,7 +498,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let at = &mut self.cores[usize::from(core)];
-        let drive = at.drives[usize::from(member.0)];
+        let drive = at.drives.get(usize::from(member.0)).copied().flatten();
         let Some(drive) = drive else {
             return at.drive_done(io, Err(DriveError::Gone));
         };
@@ -505,6 +561,8 @@ impl Node {
             Owner::Row(process, row) => self.row_done((process, row), result, out),
             Owner::Forgotten => {}
             Owner::BackgroundFlush => self.background_flushed(result.is_ok(), out),
+            Owner::Move => self.relayout_event(RelayoutEvent::Moved(result), out),
+            Owner::MoveFlush => self.relayout_event(RelayoutEvent::Flushed(result), out),
             Owner::Repair(member) => self.repaired(member, result, out),
             Owner::Scrub(row) => {
                 let found = self.work.outcomes.remove(&row);

@@ -24,6 +24,8 @@ pub struct Scenario {
     pub members: u8,
     /// Spare drives, which have the numbers behind the members' drives.
     pub spares: u8,
+    /// Drives with the numbers behind these, which expansions may take.
+    pub joining: u8,
     /// Bytes of a block.
     pub block: u32,
     /// Virtual disks, which hosts see as one range of blocks, one behind the other.
@@ -108,6 +110,8 @@ pub enum OperatorWish {
     Rate(u8),
     /// Background work is to leave hosts a latency of so many microseconds.
     Latency(u8),
+    /// So many of the joining drives are to become members.
+    Expand(u8),
 }
 
 impl OperatorWish {
@@ -121,13 +125,18 @@ impl OperatorWish {
             Self::Resume => "resume",
             Self::Rate(_) => "rate",
             Self::Latency(_) => "latency",
+            Self::Expand(_) => "expand",
         }
     }
 
     /// Of which drive or how much; 0 where there is nothing to say.
     const fn number(self) -> u8 {
         match self {
-            Self::Fail(number) | Self::Return(number) | Self::Rate(number) | Self::Latency(number) => number,
+            Self::Fail(number)
+            | Self::Return(number)
+            | Self::Rate(number)
+            | Self::Latency(number)
+            | Self::Expand(number) => number,
             Self::Scrub | Self::Repair | Self::Pause | Self::Resume => 0,
         }
     }
@@ -142,6 +151,7 @@ impl OperatorWish {
             Self::Resume,
             Self::Rate(number),
             Self::Latency(number),
+            Self::Expand(number),
         ];
         wishes.into_iter().find(|wish| wish.name() == name)
     }
@@ -180,11 +190,15 @@ pub enum Mutant {
     NoPartialParity,
     /// A rebuilt row counts as done when it is asked for, so that the rebuild is published before its data.
     EarlyRebuild,
+    /// Rows of an expansion are not flushed before it is durable that they have moved.
+    MapBeforeData,
+    /// Cores look blocks up where an expansion has put them before that is durable.
+    EarlyFrontier,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -200,6 +214,8 @@ impl Mutant {
         Self::StaleParity,
         Self::NoPartialParity,
         Self::EarlyRebuild,
+        Self::MapBeforeData,
+        Self::EarlyFrontier,
     ];
 
     /// Whether the mistake is one about journals, so that only a group with one can make it.
@@ -216,7 +232,9 @@ impl Mutant {
             | Self::TrustedParity
             | Self::NoResync
             | Self::LostWakes
-            | Self::EarlyRebuild => false,
+            | Self::EarlyRebuild
+            | Self::MapBeforeData
+            | Self::EarlyFrontier => false,
         }
     }
 
@@ -238,6 +256,8 @@ impl Mutant {
             Self::StaleParity => "stale-parity",
             Self::NoPartialParity => "no-partial-parity",
             Self::EarlyRebuild => "early-rebuild",
+            Self::MapBeforeData => "map-before-data",
+            Self::EarlyFrontier => "early-frontier",
         }
     }
 }
@@ -249,6 +269,7 @@ impl Scenario {
         level: Level::Raid5,
         members: 4,
         spares: 0,
+        joining: 0,
         block: 512,
         disks: 1,
         rows: 8,
@@ -317,6 +338,7 @@ impl Scenario {
         }
         scenario.faults.sort_by_key(|fault| fault.at);
         scenario.draw_operators();
+        scenario.draw_expansion();
         scenario
     }
 
@@ -367,15 +389,91 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Draws whether the group is expanded, and what goes wrong meanwhile. From a stream of its own again.
+    fn draw_expansion(&mut self) {
+        let mut random = Random::new(self.seed, 4);
+        let small = |random: &mut Random, least: u32, end: u32| {
+            u8::try_from(random.between(least, end)).expect("below 256")
+        };
+        if self.level == Level::Raid1 || !random.chance(25) {
+            return;
+        }
+        // Pairs of copies keep their place only if their number stays even or odd.
+        self.joining = match self.level {
+            Level::Raid10 => 2,
+            Level::Raid0 | Level::Raid1 | Level::Raid5 | Level::Raid6 | Level::RaidTp => {
+                small(&mut random, 1, 3)
+            }
+        };
+        // A group of few rows cannot be expanded, and hosts shall look at most of it.
+        let least = if self.level == Level::Raid0 { 17 } else { 4 };
+        self.rows = u16::try_from(least + random.between(0, 12)).expect("small");
+        self.span = random.between(8, 500);
+        let mut left = self.joining;
+        while left > 0 {
+            let number = if self.level == Level::Raid10 {
+                left
+            } else {
+                small(&mut random, 1, u32::from(left))
+            };
+            left -= number;
+            let at = random.between(0, self.commands);
+            let wish = OperatorWish::Expand(number);
+            self.orders.push(Order { at, wish });
+            if random.chance(60) {
+                let at = (at + random.between(0, 40)).min(self.commands);
+                self.draw_cut_of_expansion(&mut random, at);
+            }
+        }
+        if random.chance(25) {
+            let drive = self.drives() - 1 - small(&mut random, 0, u32::from(self.joining) - 1);
+            let told: Vec<Trouble> = Trouble::ALL
+                .into_iter()
+                .filter(|trouble| trouble.is_told())
+                .collect();
+            let trouble = told[random.index(told.len())];
+            let at = random.between(0, self.commands);
+            self.faults.push(Fault { at, drive, trouble });
+            if random.chance(60) {
+                let at = random.between(at, self.commands);
+                let wish = OperatorWish::Return(drive);
+                self.orders.push(Order { at, wish });
+            }
+        }
+        self.orders.sort_by_key(|order| order.at);
+        self.faults.sort_by_key(|fault| fault.at);
+        self.stops.sort_by_key(|stop| stop.at);
+    }
+
+    /// Stops the node once more, about when an expansion is under way.
+    fn draw_cut_of_expansion(&mut self, random: &mut Random, at: u32) {
+        let again = if random.chance(40) {
+            random.between(1, 40)
+        } else {
+            0
+        };
+        let drives = u64::from(self.drives());
+        let away = random.chance(20).then(|| random.below(drives));
+        self.stops.push(Stop {
+            at,
+            clean: random.chance(15),
+            again: u16::try_from(again).expect("small"),
+            away: away.map(|drive| u8::try_from(drive).expect("below the drives")),
+        });
+    }
+}
+
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed={} level={} members={} spares={} block={} disks={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
+            "seed={} level={} members={} spares={} joining={} block={} disks={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
             self.seed,
             self.level.name(),
             self.members,
             self.spares,
+            self.joining,
             self.block,
             self.disks,
             self.rows,
@@ -436,6 +534,7 @@ impl Scenario {
             "level" => self.level = Level::from_name(value)?,
             "members" => self.members = value.parse().ok()?,
             "spares" => self.spares = value.parse().ok()?,
+            "joining" => self.joining = value.parse().ok()?,
             "block" => self.block = value.parse().ok()?,
             "disks" => self.disks = value.parse().ok()?,
             "rows" => self.rows = value.parse().ok()?,
@@ -461,9 +560,14 @@ impl Scenario {
         self.journal && self.level.is_redundant()
     }
 
-    /// Drives, spares among them.
+    /// Drives, with spares and those that may join.
     pub const fn drives(&self) -> u8 {
-        self.members + self.spares
+        self.members + self.spares + self.joining
+    }
+
+    /// Members that there may be after all expansions.
+    pub const fn members_max(&self) -> u8 {
+        self.members + self.joining
     }
 
     /// Whether it can be run: shapes are legal, and faults name drives that there are.
@@ -474,10 +578,12 @@ impl Scenario {
             OperatorWish::Fail(member) => Some(member),
             OperatorWish::Return(drive) => Some(drive),
             OperatorWish::Rate(number) | OperatorWish::Latency(number) => (number == 0).then_some(u8::MAX),
+            OperatorWish::Expand(number) => (number == 0 || number > self.joining).then_some(u8::MAX),
             OperatorWish::Scrub | OperatorWish::Repair | OperatorWish::Pause | OperatorWish::Resume => None,
         });
         let members = (drives_min(self.level)..=16).contains(&usize::from(self.members));
         let there = self.spares <= 4
+            && self.joining <= 4
             && members
             && drives
                 .chain(away)

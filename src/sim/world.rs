@@ -7,11 +7,12 @@
 mod audit;
 mod life;
 mod orders;
+mod restore;
 mod sweep;
 
 pub use sweep::{Hole, Step, Swept, Thoroughness, sweep};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::drive::{Command, Drive, Trouble};
@@ -23,6 +24,7 @@ use super::scenario::{OperatorWish, Scenario};
 use super::stamp::{BLOCK_BYTES, Content, fill, recognise};
 use super::trace::{Trace, digest_of};
 use crate::amf::engine::{CommandId, GroupError, Request};
+use crate::amf::group::Group;
 use crate::drive::block::NamespaceLba;
 use crate::vdisk::VirtualDisk;
 
@@ -111,6 +113,8 @@ pub struct Report {
     pub starts: u32,
     /// Sets of lost members with which everything was read again.
     pub audits: u32,
+    /// Expansions that came to their end.
+    pub expansions: u16,
     /// How it ended.
     pub ending: Ending,
     /// Virtual time in nanoseconds.
@@ -187,8 +191,10 @@ pub struct World {
     /// When the last message between two cores arrives: they stay in order.
     mailed: BTreeMap<(u16, u16), u64>,
     node: Option<Node>,
-    /// The replay of the journal, before there is a node.
+    /// The replay of the journal, or what comes before that, before there is a node.
     replaying: Option<life::Replaying>,
+    /// The group whose superblocks say what was restored, before its journal is replayed.
+    restoring: Option<Group>,
     history: Option<History>,
     underway: BTreeMap<u32, Underway>,
     stage: Stage,
@@ -203,6 +209,8 @@ pub struct World {
     harmed: u32,
     /// The drive of each member, as far as is known.
     seats: Vec<Option<u16>>,
+    /// Numbers of members that the group may have.
+    widths: BTreeSet<u8>,
     /// What the node's background work has brought about.
     background_done: u64,
     /// The power fails when so many more drive commands have been carried out.
@@ -210,6 +218,7 @@ pub struct World {
     cuts: u32,
     starts: u32,
     audits: u32,
+    expansions: u16,
     /// When a host was last told something, or the node started.
     heard: u64,
     trace: Trace,
@@ -229,6 +238,7 @@ pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
         cuts: world.cuts,
         starts: world.starts,
         audits: world.audits,
+        expansions: world.expansions,
         ending: match world.stage {
             Stage::Over(ending) => ending,
             Stage::Scripted
@@ -268,7 +278,8 @@ impl World {
         Self {
             random: Random::new(scenario.seed, 2),
             drives: drives.collect(),
-            seats: vec![None; usize::from(scenario.members)],
+            seats: vec![None; usize::from(scenario.members_max())],
+            widths: BTreeSet::from([scenario.members]),
             background_done: 0,
             next_order: 0,
             scenario,
@@ -280,6 +291,7 @@ impl World {
             mailed: BTreeMap::new(),
             node: None,
             replaying: None,
+            restoring: None,
             history: None,
             underway: BTreeMap::new(),
             stage: Stage::Running,
@@ -293,6 +305,7 @@ impl World {
             cuts: 0,
             starts: 0,
             audits: 0,
+            expansions: 0,
             heard: 0,
             trace: Trace::new(readable),
             violation: None,
@@ -386,6 +399,8 @@ impl World {
                 Effect::Started => self.hosts_begin(),
                 Effect::WakeAt(at) => self.later(at.saturating_sub(self.now), Event::Wake),
                 Effect::Rebuilt(member) => self.member_rebuilt(member),
+                Effect::Expanded => self.expansions += 1,
+                Effect::Grown => self.disks_grow(),
                 Effect::Stopped { clean } => self.node_stopped(clean),
             }
         }
@@ -453,6 +468,9 @@ impl World {
             Asker::Engine { core, io } => self.with_node(|node, out| node.drive_done(core, io, result, out)),
             Asker::Superblock(io) => {
                 let result = result.map(|_| ());
+                if self.restoring.is_some() {
+                    return self.restore_written(io, result);
+                }
                 self.with_node(|node, out| node.superblock_done(io, result, out));
             }
             Asker::Replay(io) => self.replay_answered(io, result),
@@ -511,6 +529,7 @@ impl World {
             };
             self.history = Some(History::new(blocks, durability, initial));
         }
+        self.disks_grow();
         for host in 0..self.scenario.hosts {
             for _ in 0..self.scenario.depth {
                 let delay = self.random.below(50_000);
@@ -518,6 +537,20 @@ impl World {
             }
         }
         self.look_around();
+    }
+
+    /// Disks may have got larger: what is new is empty.
+    fn disks_grow(&mut self) {
+        let (Some(node), Some(history)) = (&self.node, &mut self.history) else {
+            return;
+        };
+        let blocks: u64 = node.disks().iter().map(VirtualDisk::blocks).sum();
+        let (before, is_over) = (history.len(), node.layout().is_over());
+        history.grow(blocks.max(before));
+        if blocks < before || blocks > before && !is_over {
+            let what = format!("disks of {before} blocks have {blocks}, and expansion over is {is_over}");
+            self.violate(Violation::Unavailable(what));
+        }
     }
 
     fn host_asks(&mut self, host: u16) {
@@ -541,7 +574,7 @@ impl World {
         let history = self.history.as_mut().expect("hosts begin when there is a disk");
         let node = self.node.as_ref().expect("hosts ask a node that runs");
         let span = history.len().min(u64::from(self.scenario.span));
-        let mut question = host::question(&mut self.random, history, span, node.geometry.row_blocks());
+        let mut question = host::question(&mut self.random, history, span, node.geometry().row_blocks());
         let (_, _, left) = node.locate(question.lba);
         question.blocks = u32::try_from(left).map_or(question.blocks, |left| question.blocks.min(left));
         self.ask(host, question);

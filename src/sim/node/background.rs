@@ -12,6 +12,7 @@ use crate::amf::background::{
 use crate::amf::engine::{GroupError, Request, ScrubOutcome};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{Event as GroupEvent, GroupState, RebuildWork};
+use crate::amf::relayout::Event as RelayoutEvent;
 use crate::sim::scenario::{Mutant, OperatorWish};
 
 /// The background work of the group, and what it needs to be carried out.
@@ -60,6 +61,17 @@ impl Work {
             && self.machine.status().is_none()
             && self.needs.rebuild.is_none()
             && self.needs.sync_from.is_none()
+            && (self.needs.expansion.is_none() || self.needs.is_degraded)
+    }
+
+    /// The group has got members.
+    pub(super) fn set_shape(&mut self, shape: Shape) {
+        self.machine.set_shape(shape);
+    }
+
+    /// A wave of an expansion has ended.
+    pub(super) fn wave_done(&mut self, answer: RowAnswer) {
+        self.done += u64::from(answer == RowAnswer::Done);
     }
 
     /// How the engine got on with a row.
@@ -92,7 +104,7 @@ impl Node {
     /// Nothing is left to do by itself: no background work, no command.
     pub fn is_settled(&self) -> bool {
         let quiet = self.cores.iter().all(|core| core.engine.in_flight() == 0);
-        quiet && self.work.is_settled() && self.draining.is_empty()
+        quiet && self.work.is_settled() && self.draining.is_empty() && self.relayout.is_idle()
     }
 
     /// What is still to come, for people.
@@ -101,8 +113,9 @@ impl Node {
         let drains = self.draining.len();
         let Work { machine, needs, .. } = &self.work;
         format!(
-            "commands of each core: {engines:?}, drainings: {drains}, background: {:?} for {needs:?}",
-            machine.status()
+            "commands of each core: {engines:?}, drainings: {drains}, background: {:?} for {needs:?}, {:?}",
+            machine.status(),
+            self.relayout
         )
     }
 
@@ -128,7 +141,7 @@ impl Node {
     /// Does what an operator wants of the background work.
     pub fn operate(&mut self, wish: OperatorWish, out: &mut Vec<Effect>) {
         let limits = self.work.machine.limits();
-        let is_redundant = self.geometry.level().is_redundant();
+        let is_redundant = self.geometry().level().is_redundant();
         let mut scrub = |mode| {
             // Refused as long as there is nothing to compare with, or while one is going on.
             if is_redundant {
@@ -149,7 +162,7 @@ impl Node {
                 latency_target_ns: Some(u64::from(micros) * 1000),
                 ..limits
             }),
-            OperatorWish::Fail(_) | OperatorWish::Return(_) => {
+            OperatorWish::Fail(_) | OperatorWish::Return(_) | OperatorWish::Expand(_) => {
                 unreachable!("the group machine sees to these")
             }
         };
@@ -188,7 +201,7 @@ impl Node {
                 from_row: work.from_row,
             }),
             sync_from: snapshot.resync.map(|left| left.next_row),
-            expansion: None,
+            expansion: self.relayout.need(&self.group),
         };
         if self.work.needs != needs {
             self.work.needs = needs;
@@ -214,7 +227,7 @@ impl Node {
 
     /// Feeds the machine and carries out what it wants. An event that comes up meanwhile is fed after all that was wanted before it,
     /// so that rows reach the engine in their order.
-    fn background_event(&mut self, event: Event, out: &mut Vec<Effect>) {
+    pub(super) fn background_event(&mut self, event: Event, out: &mut Vec<Effect>) {
         self.work.events.push_back(event);
         if std::mem::replace(&mut self.work.is_feeding, true) {
             return;
@@ -259,7 +272,9 @@ impl Node {
                     });
                 }
             }
-            Action::Wave { .. } => unreachable!("no group of a simulation is expanded"),
+            Action::Wave { from_row, to_row } => {
+                self.relayout_event(RelayoutEvent::Begin { from_row, to_row }, out);
+            }
             Action::Flush => {
                 let core = &mut self.cores[0];
                 let id = core.take_slot(Owner::BackgroundFlush, Vec::new());

@@ -9,7 +9,6 @@ use thiserror::Error;
 use super::background::Work;
 use super::{Core, Effect, Node, Phase};
 use crate::amf::engine::{Durability as EngineDurability, Engine, EngineConfig, WriteBackConfig};
-use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
     AssembleOptions, Candidate, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening,
@@ -18,6 +17,7 @@ use crate::amf::group::{
 use crate::amf::journal::replay::Report;
 use crate::amf::journal::{JournalLayout, JournalShared, lane_blocks_min};
 use crate::amf::lock::LockTable;
+use crate::amf::relayout::Relayout;
 use crate::amf::superblock::{
     Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
     tail_start,
@@ -136,7 +136,8 @@ impl Node {
         scenario: &Scenario,
         out: &mut Vec<Effect>,
     ) -> Result<Self, BootError> {
-        let (drives, spares) = drives.split_at(usize::from(scenario.members));
+        let (drives, others) = drives.split_at(usize::from(scenario.members));
+        let (spares, _) = others.split_at(usize::from(scenario.spares));
         let spec = GroupSpec {
             name: name(),
             level: scenario.level,
@@ -175,7 +176,8 @@ impl Node {
     ) -> Self {
         let geometry = group.geometry();
         let lock = LockTable::new(LOCK_SLOTS);
-        let scratch_bytes = Engine::scratch_bytes_min(&geometry) + SCRATCH_STRIPS * geometry.strip_bytes();
+        let scratch_bytes =
+            Engine::scratch_bytes_min(&widest(scenario)) + SCRATCH_STRIPS * geometry.strip_bytes();
         let write_back = write_back(&group, replayed, scenario);
         let ring_bytes = write_back.as_ref().map_or(0, |journal| {
             (journal.layout.lane_blocks * scenario.block) as usize
@@ -185,7 +187,7 @@ impl Node {
             .collect();
         let core = |core| {
             let engine = Engine::new(EngineConfig {
-                layout: Layout::fixed(geometry),
+                layout: group.layout(),
                 core,
                 lock: Arc::clone(&lock),
                 commands_max: commands(scenario),
@@ -207,10 +209,10 @@ impl Node {
             core
         };
         let mut node = Self {
-            geometry,
             cores: (0..scenario.cores).map(core).collect(),
-            drives: drives.clone(),
+            drives,
             lock,
+            relayout: Relayout::new(&group, scenario.cores),
             group,
             phase: Phase::Opening,
             now: 0,
@@ -219,6 +221,7 @@ impl Node {
             awaited: 0,
             disks: Vec::new(),
             disks_wanted: scenario.disks,
+            grows: scenario.joining > 0,
             planned,
             requests: 0,
             places: BTreeMap::new(),
@@ -246,10 +249,10 @@ impl Node {
     /// A core that reads a group alone, with these members lost, for looking at drives at rest.
     pub fn reader(&self, failed: u32) -> Core {
         let lock = LockTable::new(LOCK_SLOTS);
-        let geometry = self.geometry;
+        let geometry = self.geometry();
         let scratch_bytes = Engine::scratch_bytes_min(&geometry);
         let engine = Engine::new(EngineConfig {
-            layout: Layout::fixed(geometry),
+            layout: self.layout(),
             core: 0,
             lock,
             commands_max: 1,
@@ -269,12 +272,12 @@ impl Node {
 
     /// Whether these members may be lost without losing data.
     pub fn survives(&self, failed: u32) -> bool {
-        self.geometry.survives(failed)
+        self.group.survives(failed)
     }
 
     /// Drive of a member.
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
-        self.drives[usize::from(member.0)]
+        self.drives.get(usize::from(member.0)).copied().flatten()
     }
 }
 
@@ -339,17 +342,22 @@ const fn durability(scenario: &Scenario) -> Durability {
     }
 }
 
-/// A journal with lanes of the shortest kind: one for each core and the one for recovery.
-fn journal_bytes(scenario: &Scenario) -> u64 {
+/// The shape of a row over all members that there may be.
+fn widest(scenario: &Scenario) -> Geometry {
     let geometry = Geometry::new(
         scenario.level,
-        scenario.members,
+        scenario.members_max(),
         strip_bytes(scenario) / scenario.block,
         MemberLba(0),
         1,
         block_size(scenario),
     );
-    let least = lane_blocks_min(&geometry.expect("scenarios have legal shapes"));
+    geometry.expect("scenarios have legal shapes")
+}
+
+/// A journal with lanes of the shortest kind: one for each core and the one for recovery.
+fn journal_bytes(scenario: &Scenario) -> u64 {
+    let least = lane_blocks_min(&widest(scenario));
     let lane_bytes = u64::from(least * scenario.block).next_multiple_of(RECORD_BYTES as u64);
     (u64::from(scenario.cores) + 1) * lane_bytes
 }

@@ -5,6 +5,7 @@ use crate::amf::engine::{GroupError, Request};
 use crate::amf::group::{
     Action, Answer, DriveFacts, Event, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
 };
+use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::DriveError;
@@ -51,19 +52,23 @@ impl Node {
 
     /// Tells every core of a member's new drive. Nothing that relies on it is said before all of them know.
     fn move_member(&mut self, member: MemberIndex, drive: u16, out: &mut Vec<Effect>) {
-        self.drives[usize::from(member.0)] = Some(drive);
-        self.awaited = self.core_count();
-        for to in 0..self.core_count() {
-            out.push(Effect::Mail {
-                from: 0,
-                to,
-                mail: Mail::MemberDrive { member, drive },
-            });
+        let at = usize::from(member.0);
+        if at >= self.drives.len() {
+            self.drives.resize(at + 1, None); // An expansion brings members.
         }
+        self.drives[at] = Some(drive);
+        self.await_cores(self.core_count());
+        self.tell_all(Mail::MemberDrive { member, drive }, out);
     }
 
-    /// A core knows of a member's new drive.
-    pub(super) fn member_drive_set(&mut self, out: &mut Vec<Effect>) {
+    /// Nothing more is done of what the group machine wants before so many answers have come.
+    pub(super) fn await_cores(&mut self, answers: u16) {
+        assert_eq!(self.awaited, 0, "one thing at a time");
+        self.awaited = answers;
+    }
+
+    /// One of these answers has come.
+    pub(super) fn core_answered(&mut self, out: &mut Vec<Effect>) {
         assert!(self.awaited > 0, "each core answers once");
         self.awaited -= 1;
         self.run_actions(out);
@@ -73,7 +78,7 @@ impl Node {
         u16::try_from(self.cores.len()).expect("at most 16 cores")
     }
 
-    fn request(&mut self) -> RequestId {
+    pub(super) fn request(&mut self) -> RequestId {
         self.requests += 1;
         RequestId(self.requests)
     }
@@ -96,11 +101,14 @@ impl Node {
                 self.disks.push(VirtualDisk::new(&record));
                 if self.disks.len() == usize::from(self.disks_wanted) {
                     out.push(Effect::Started);
+                    // An expansion may have ended shortly before the last stop.
+                    self.grow_disk(out);
                 }
             }
             Action::GroupFailed { why, members } => {
                 self.phase = Phase::Failed(why);
                 self.announce(members, out);
+                self.relayout_event(RelayoutEvent::GroupFailed, out);
                 // Hosts that are there go on, and are told that nothing can be done.
                 out.push(Effect::Started);
             }
@@ -110,10 +118,12 @@ impl Node {
                 }
                 out.push(Effect::Stopped { clean });
             }
-            Action::VdiskRemoved { .. } | Action::VdiskResized(_) => {
-                unreachable!("no host of a simulation deletes or resizes its disk")
+            Action::VdiskResized(record) => self.disk_resized(&record, out),
+            Action::VdiskRemoved { .. } => unreachable!("no operator of a simulation deletes a disk"),
+            Action::Layout { layout, expansion } => {
+                self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
             }
-            Action::Layout { .. } | Action::Restored => unreachable!("no group of a simulation is expanded"),
+            Action::Restored => unreachable!("rows are restored before there is a node"),
             Action::RebuildNeeded(work) => self.work.rebuild = Some(work),
             Action::RebuildOver { .. } => self.work.rebuild = None,
             Action::Reply {
@@ -144,8 +154,8 @@ impl Node {
         }
         let is_last = there + 1 == self.disks_wanted;
         // Not a whole number of rows, as hosts like it.
-        let rows = self.geometry.rows() / u64::from(self.disks_wanted);
-        let blocks = rows * u64::from(self.geometry.row_blocks()) - 1;
+        let rows = self.geometry().rows() / u64::from(self.disks_wanted);
+        let blocks = rows * u64::from(self.geometry().row_blocks()) - 1;
         let spec = VdiskSpec {
             name: Name::parse(&format!("v{there}")).expect("letters and digits are a name"),
             size: if is_last {
@@ -202,7 +212,7 @@ impl Node {
     }
 
     /// An identity that no drive has: the time tells requests of different lives apart.
-    fn fresh_identity(&self) -> Uuid {
+    pub(super) fn fresh_identity(&self) -> Uuid {
         let mut bytes = [0xab; 16];
         bytes[..8].copy_from_slice(&mix(self.now).to_le_bytes());
         bytes[8..].copy_from_slice(&mix(self.requests ^ self.now << 20).to_le_bytes());
@@ -214,13 +224,7 @@ impl Node {
             set.parity = ParityTrust::Everywhere;
         }
         self.lock.publish(set);
-        for to in 0..self.cores.len() {
-            out.push(Effect::Mail {
-                from: 0,
-                to: u16::try_from(to).expect("at most 16 cores"),
-                mail: Mail::Members(set),
-            });
-        }
+        self.tell_all(Mail::Members(set), out);
     }
 
     fn write_superblock(
@@ -277,6 +281,7 @@ impl Node {
     /// Time goes by.
     pub fn tick(&mut self, out: &mut Vec<Effect>) {
         self.background_tick(out);
+        self.relayout_event(RelayoutEvent::Tick, out);
         for core in 0..u16::try_from(self.cores.len()).expect("at most 16 cores") {
             self.cores[usize::from(core)].tick();
             self.pump(core, out);
@@ -359,7 +364,7 @@ impl Node {
 
     pub(super) fn scrub_row(&mut self, row: u64, out: &mut Vec<Effect>) {
         let row = RowIndex(row);
-        if row.0 < self.geometry.rows() {
+        if row.0 < self.geometry().rows() {
             let command = self.cores[0].take_slot(Owner::Scrub(row.0), Vec::new());
             self.cores[0].submit(command, Request::Scrub { row, repair: false });
             self.pump(0, out);

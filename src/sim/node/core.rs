@@ -13,6 +13,7 @@ use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{
     Action, CommandId, Engine, GroupError, IoTag, Place, ReadCacheConfig, Request, ScrubOutcome,
 };
+use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -41,6 +42,8 @@ pub(super) enum Ask {
     Wake { mask: u16, row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
     Repair(Request),
+    /// Nothing of this core is left in the rows of this wave.
+    RowsHeld { wave: u64 },
     /// What a scrub found.
     Scrubbed { row: RowIndex, outcome: ScrubOutcome },
     /// Tell the control core about a member.
@@ -86,6 +89,8 @@ pub struct Core {
     mutant: Mutant,
     /// Drive of each member, as this core knows it.
     pub(super) drives: Vec<Option<u16>>,
+    /// The wave for which it holds rows, or did so last.
+    held_wave: u64,
 }
 
 impl Core {
@@ -112,6 +117,7 @@ impl Core {
             block_bytes: geometry.block().bytes() as usize,
             mutant: Mutant::None,
             drives,
+            held_wave: 0,
         }
     }
 
@@ -163,6 +169,17 @@ impl Core {
         }
     }
 
+    /// Lets no operation begin in these rows; [`Ask::RowsHeld`] says when nothing of this core is left in them.
+    pub(super) fn hold_rows(&mut self, rows: HeldRows, wave: u64) {
+        self.held_wave = wave;
+        self.engine.hold_range(rows, &mut self.actions);
+    }
+
+    /// Looks blocks up in this layout from now on, and holds no rows any more.
+    pub(super) fn set_layout(&mut self, layout: Layout) {
+        self.engine.set_layout(layout, &mut self.actions);
+    }
+
     pub(super) fn tick(&mut self) {
         self.engine.tick(&mut self.actions);
     }
@@ -187,7 +204,11 @@ impl Core {
         self.moving.retain(|&(member, drive)| {
             let is_busy = outstanding.values().any(|(at, _)| *at == member);
             if !is_busy {
-                drives[usize::from(member.0)] = Some(drive);
+                let at = usize::from(member.0);
+                if at >= drives.len() {
+                    drives.resize(at + 1, None); // An expansion brings members.
+                }
+                drives[at] = Some(drive);
             }
             is_busy
         });
@@ -220,6 +241,7 @@ impl Core {
                     | Ask::Lane { .. }
                     | Ask::Fault { .. }
                     | Ask::Repair(_)
+                    | Ask::RowsHeld { .. }
                     | Ask::Scrubbed { .. } => {
                         unreachable!("a read alone on sound drives only reads")
                     }
@@ -312,6 +334,7 @@ impl Core {
                 payload_bytes,
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
+            Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
             message @ (Action::RecallCore { .. }
             | Action::HurryCores { .. }
             | Action::CommitCores { .. }
@@ -319,7 +342,6 @@ impl Core {
             | Action::Committed { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
-            | Action::RangeHeld
             | Action::PersistIntent
             | Action::RamWanted
             | Action::RamCommitted

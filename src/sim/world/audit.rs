@@ -27,7 +27,7 @@ impl World {
         }
         self.stage = Stage::Over(Ending::Audited);
         let failed = node.members().map_or(0, |members| members.failed);
-        let sets = (0..1u32 << self.scenario.members).filter(|set| set & failed == failed);
+        let sets = (0..1u32 << node.geometry().members()).filter(|set| set & failed == failed);
         let sets = sets.filter(|set| node.survives(*set)).take(SETS_MAX);
         let mut first: Option<Vec<Content>> = None;
         for set in sets {
@@ -59,7 +59,7 @@ impl World {
         let mut core = node.reader(lost);
         let mut contents = Vec::new();
         let block_bytes = self.scenario.block as usize;
-        let row = u64::from(node.geometry.row_blocks());
+        let row = u64::from(node.geometry().row_blocks());
         let end: u64 = node.disks().iter().map(VirtualDisk::blocks).sum();
         let mut lba = 0;
         while lba < end {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
 use crate::amf::MemberIndex;
+use crate::amf::expansion::Restore;
 use crate::amf::group::{Candidate, DriveFacts, FailReason, Refusal};
 use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
 use crate::drive::DriveError;
@@ -15,11 +16,39 @@ use crate::sim::stamp::{BLOCK_BYTES, Block};
 /// How long the power is away.
 const DARK_NS: u64 = 1_000_000;
 
-/// The replay of the journal, before there is a node.
+/// What reads and writes drives before there is a node.
+#[derive(Debug)]
+pub(super) enum Machine {
+    /// The replay of the journal.
+    Replay(Box<Replay>),
+    /// Puts rows in their place that an expansion had left in the scratch area.
+    Restore(Restore),
+}
+
+impl Machine {
+    fn handle(&mut self, event: replay::Event, out: &mut Vec<replay::Action>) {
+        match self {
+            Self::Replay(replay) => replay.handle(event, out),
+            Self::Restore(restore) => restore.handle(event, out),
+        }
+    }
+}
+
+/// The replay of the journal, or what comes before that, before there is a node.
 pub(super) struct Replaying {
-    machine: Replay,
+    machine: Machine,
     candidate: Candidate,
     asked: BTreeMap<IoId, Asked>,
+}
+
+impl Replaying {
+    pub(super) const fn new(machine: Machine, candidate: Candidate) -> Self {
+        Self {
+            machine,
+            candidate,
+            asked: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a drive was asked by the replay.
@@ -95,7 +124,9 @@ impl World {
     pub(super) fn waits_for_unreadable(&self) -> bool {
         let helpless = |node: &Node| {
             let members = node.members();
-            members.is_some_and(|members| !members.parity.regenerates() || members.failed != 0)
+            let is_redundant = node.geometry().level().is_redundant();
+            members
+                .is_some_and(|members| !members.parity.regenerates() || members.failed != 0 || !is_redundant)
         };
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
         unreadable && self.node.as_ref().is_some_and(helpless)
@@ -131,6 +162,7 @@ impl World {
         self.background_done = 0;
         self.node = None;
         self.replaying = None;
+        self.restoring = None;
         self.queue.clear();
         self.askers.clear();
         self.mailed.clear();
@@ -170,6 +202,11 @@ impl World {
                 drive.recover();
             }
         }
+        self.boot_again();
+    }
+
+    /// Looks for the group on the drives.
+    pub(super) fn boot_again(&mut self) {
         let mut found = Node::find(&self.facts(self.away), &self.scenario);
         if found.is_err() && self.away != 0 {
             // The operator brings the drive back.
@@ -188,7 +225,13 @@ impl World {
                         self.harm(u16::from(drive));
                     }
                 }
-                self.begin_replay(candidate);
+                let record = candidate.record();
+                let old = record.expansion.map(|expansion| expansion.old_members);
+                self.widths = old.into_iter().chain([record.geometry().members()]).collect();
+                match candidate.restore() {
+                    Some(machine) => self.begin_restore(candidate, machine),
+                    None => self.begin_replay(candidate),
+                }
             }
             Err(_) if self.history.is_none() => {
                 let mut effects = Vec::new();
@@ -220,11 +263,7 @@ impl World {
             let node = Node::open(candidate, pretended, &self.scenario, &mut effects);
             return self.node_starts(node, effects);
         };
-        self.replaying = Some(Replaying {
-            machine,
-            candidate,
-            asked: BTreeMap::new(),
-        });
+        self.replaying = Some(Replaying::new(Machine::Replay(Box::new(machine)), candidate));
         self.replay_event(replay::Event::Start);
     }
 
@@ -251,7 +290,7 @@ impl World {
         self.replay_event(event);
     }
 
-    fn replay_event(&mut self, event: replay::Event) {
+    pub(super) fn replay_event(&mut self, event: replay::Event) {
         let mut actions = Vec::new();
         let replaying = self.replaying.as_mut().expect("a replay is under way");
         replaying.machine.handle(event, &mut actions);
@@ -305,7 +344,12 @@ impl World {
     }
 
     fn replayed(&mut self, report: replay::Report) {
-        let Replaying { candidate, .. } = self.replaying.take().expect("it has just ended");
+        let Replaying {
+            candidate, machine, ..
+        } = self.replaying.take().expect("it has just ended");
+        if let Machine::Restore(restore) = machine {
+            return self.restored(candidate, restore.record());
+        }
         let now = self.now;
         self.trace
             .note(&[now, 9, report.rows], || format!("{now} replayed: {report:?}"));
@@ -316,6 +360,12 @@ impl World {
 
     /// A replay may fail only for want of what is lost.
     fn judge_replay(&mut self, error: ReplayError) {
+        let Replaying {
+            candidate, machine, ..
+        } = self.replaying.take().expect("it has just ended");
+        if let Machine::Restore(_) = machine {
+            return self.judge_restore(&candidate, error);
+        }
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
         let legal = match error {
             ReplayError::Row { .. } => unreadable,
@@ -323,7 +373,6 @@ impl World {
             ReplayError::CheckDataNotTrusted { .. } => false,
             ReplayError::Member { .. } | ReplayError::TooManyMembersLost | ReplayError::Journal(_) => false,
         };
-        self.replaying = None;
         self.stage = Stage::Over(Ending::Refused);
         if !legal {
             self.violate(Violation::Refused(format!(
@@ -335,7 +384,9 @@ impl World {
 
     /// Whether more may be out of the group than it survives.
     fn is_too_much_lost(&self) -> bool {
-        !self.scenario.level.survives(self.scenario.members, self.harmed)
+        let level = self.scenario.level;
+        let is_lost = |width: &u8| !level.survives(*width, self.harmed & !(u32::MAX << width));
+        self.widths.iter().any(is_lost)
     }
 
     /// A group may be refused only for a reason that holds.

@@ -34,6 +34,7 @@ impl World {
                 self.with_node(|node, out| node.fail_member(MemberIndex(member), out));
             }
             OperatorWish::Return(drive) => self.bring_back(drive),
+            OperatorWish::Expand(number) => self.expand(number),
             OperatorWish::Scrub
             | OperatorWish::Repair
             | OperatorWish::Pause
@@ -55,10 +56,39 @@ impl World {
         self.with_node(|node, out| node.bring_back(facts, out));
     }
 
+    /// Drives that nobody uses are to be members.
+    fn expand(&mut self, number: u8) {
+        let Some(node) = &self.node else { return };
+        let width = node.geometry().members();
+        let first = self.scenario.members + self.scenario.spares;
+        let used = |drive: &u16| (0..width).any(|member| node.drive_of(MemberIndex(member)) == Some(*drive));
+        let free = (first..self.scenario.drives())
+            .map(u16::from)
+            .filter(|drive| !used(drive));
+        let drives: Vec<u16> = free.take(usize::from(number)).collect();
+        if drives.is_empty() {
+            return;
+        }
+        // If that comes to be, this is who they are.
+        for (member, drive) in (width..).zip(&drives) {
+            self.seats[usize::from(member)] = Some(*drive);
+            if self.drives[usize::from(*drive)].trouble().is_some() {
+                self.harmed |= 1 << member;
+            }
+        }
+        self.widths
+            .insert(width + u8::try_from(drives.len()).expect("few drives"));
+        let facts = drives
+            .iter()
+            .map(|drive| drive_facts(*drive, &self.drives[usize::from(*drive)], self.scenario.block));
+        let facts = facts.collect();
+        self.with_node(|node, out| node.expand(facts, out));
+    }
+
     /// Notes which drive carries which member.
     pub(super) fn note_seats(&mut self) {
         let Some(node) = &self.node else { return };
-        for member in 0..self.scenario.members {
+        for member in 0..self.scenario.members_max() {
             let drive = node.drive_of(MemberIndex(member));
             self.seats[usize::from(member)] = drive.or(self.seats[usize::from(member)]);
         }
