@@ -177,6 +177,9 @@ fn what_was_found_stays_mended() {
         // A rebuild that ended while the next one was about to be announced stood for that, too, so that it never began.
         "seed=645 level=raid6 members=4 spares=2 rows=8 cores=3 hosts=4 depth=6 commands=236 span=17 cache=0 journal=1 \
          zeroed=1 stop=clean@20+0-2 fault=gone@137:0 order=scrub@25:0 order=rate@121:62 order=scrub@205:0",
+        // Hosts waited for rows of an expansion's wave that could not end, because the group was lost in its midst.
+        "seed=279 level=raid0 members=3 joining=1 rows=17 cores=1 hosts=2 depth=2 commands=63 span=278 cache=0 journal=1 \
+         zeroed=1 fault=gone@63:3 order=expand@2:1",
     ];
     for text in found {
         let scenario: Scenario = text.parse().expect("a scenario as it is printed");

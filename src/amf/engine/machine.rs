@@ -297,6 +297,9 @@ impl Engine {
         if self.write_back.is_some() {
             self.members_changed_for_write_back(lost, out);
         }
+        if self.is_lost() {
+            self.end_waits_for_hold();
+        }
         self.settle(out);
     }
 
@@ -520,8 +523,9 @@ impl Engine {
             // It lay inside a row before its blocks moved.
             return self.end_piece(index, Err(GroupError::TooLong), out);
         }
-        if self.write_back.is_some() && !self.layout.survives(self.lock.members().failed) {
-            // Rows with dirty data that has nowhere to go stay held: who came now would wait for them for ever.
+        if self.is_lost() && (self.write_back.is_some() || self.is_held_back(work, row.row)) {
+            // Rows with dirty data that has nowhere to go stay held, and so may those of a wave that cannot end: who came now would wait
+            // for them for ever.
             return self.end_piece(index, Err(GroupError::TooManyMembersLost), out);
         }
         if self.take_room(index) {

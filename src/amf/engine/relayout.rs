@@ -134,12 +134,17 @@ impl Engine {
         }
         self.kept.rows = None;
         self.kept.look = false;
+        self.end_waits_for_hold();
+        self.settle(out);
+    }
+
+    /// Lets all commands that wait for the end of the hold go on.
+    pub(super) fn end_waits_for_hold(&mut self) {
         while let Some(command) = self.kept.waiters.first() {
             self.command_links.remove(&mut self.kept.waiters, command);
             self.commands[command as usize].kept = false;
             self.line_up(command);
         }
-        self.settle(out);
     }
 
     /// Rows whose geometry changes were held, and nobody is in them.
@@ -181,9 +186,20 @@ impl Engine {
         &self.layout
     }
 
-    /// Lets a command wait for the end of the hold if its next piece lies in it. True if it waits.
+    /// Whether the group has lost so much that its rows cannot be put in order.
+    pub(super) fn is_lost(&self) -> bool {
+        !self.layout.survives(self.lock.members().failed)
+    }
+
+    /// Whether an operation has to wait until a hold ends.
+    pub(super) fn is_held_back(&self, work: Work, row: RowIndex) -> bool {
+        work.mode().is_some() && self.kept.contains(row)
+    }
+
+    /// Lets a command wait for the end of the hold if its next piece lies in it. True if it waits. In a lost group the hold may last
+    /// until the next start, so that nobody waits for that.
     pub(super) fn wait_for_hold(&mut self, command: u32, work: Work, row: RowIndex) -> bool {
-        if work.mode().is_none() || !self.kept.contains(row) {
+        if !self.is_held_back(work, row) || self.is_lost() {
             return false;
         }
         self.commands[command as usize].kept = true;
