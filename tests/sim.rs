@@ -180,6 +180,8 @@ fn what_was_found_stays_mended() {
         // Hosts waited for rows of an expansion's wave that could not end, because the group was lost in its midst.
         "seed=279 level=raid0 members=3 joining=1 rows=17 cores=1 hosts=2 depth=2 commands=63 span=278 cache=0 journal=1 \
          zeroed=1 fault=gone@63:3 order=expand@2:1",
+        "seed=11176 level=raid0 members=1 joining=2 rows=19 cores=1 hosts=2 depth=4 commands=88 span=182 cache=0 journal=1 \
+         zeroed=1 stop=power@47+0 fault=error@88:1 order=expand@29:2",
     ];
     for text in found {
         let scenario: Scenario = text.parse().expect("a scenario as it is printed");

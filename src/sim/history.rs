@@ -115,6 +115,8 @@ struct Issued {
 pub struct History {
     durability: Durability,
     initial: Content,
+    /// Blocks that were there from the start.
+    first_blocks: usize,
     clock: u64,
     blocks: Vec<Vec<Entry>>,
     commands: Vec<Issued>,
@@ -149,6 +151,7 @@ impl History {
         Self {
             durability,
             initial,
+            first_blocks: blocks,
             clock: 0,
             blocks: vec![Vec::new(); blocks],
             commands: Vec::new(),
@@ -332,7 +335,9 @@ impl History {
     /// Finds an order that explains every answer, for each block, or the first block that has none.
     pub fn judge(&self) -> Result<(), Contradiction> {
         for (lba, entries) in (0..).zip(&self.blocks) {
-            judge::judge(lba, entries, &self.marks, self.durability, self.initial)?;
+            let is_first = lba < self.first_blocks as u64;
+            let initial = if is_first { self.initial } else { Content::Zeroes };
+            judge::judge(lba, entries, &self.marks, self.durability, initial)?;
         }
         Ok(())
     }

@@ -392,7 +392,7 @@ impl Scenario {
 impl Scenario {
     /// Draws whether the group is expanded, and what goes wrong meanwhile. From a stream of its own again.
     fn draw_expansion(&mut self) {
-        let mut random = Random::new(self.seed, 4);
+        let mut random = Random::new(self.seed, 5);
         let small = |random: &mut Random, least: u32, end: u32| {
             u8::try_from(random.between(least, end)).expect("below 256")
         };

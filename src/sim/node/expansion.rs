@@ -73,20 +73,19 @@ impl Node {
                 }
                 self.tell_all(Mail::SetLayout(layout), out);
             }
-            Action::Published => self.core_answered(out),
+            Action::Published => {
+                self.core_answered(out);
+                // Before the end this has to be refused: hosts must see nothing of the new members yet.
+                self.grow_disk(out);
+            }
             Action::Answer { row, answer } => {
                 self.work.wave_done(answer);
                 self.background_event(BackgroundEvent::RowAnswered { row, answer }, out);
             }
             Action::Report(Report::Begins { layout }) => {
                 self.work.set_shape(Shape::of(layout.widest()));
-                // As hosts must see nothing of the new members yet, this has to be refused.
-                self.grow_disk(out);
             }
-            Action::Report(Report::Over) => {
-                out.push(Effect::Expanded);
-                self.grow_disk(out);
-            }
+            Action::Report(Report::Over) => out.push(Effect::Expanded),
             Action::Report(Report::NotWiped(_) | Report::NotMoved { .. } | Report::NotPlaced { .. }) => {}
         }
     }

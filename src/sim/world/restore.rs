@@ -100,7 +100,13 @@ impl World {
             self.violate(Violation::Refused(what));
         }
         let drive = candidate.members[usize::from(member.0)].drive_index();
-        self.away |= 1 << drive.expect("only members that are there are asked");
+        let drive = drive.expect("only members that are there are asked");
+        self.away |= 1 << drive;
+        // Nobody waits for what is still under way.
+        let asked = |asker: &Asker| matches!(asker, Asker::Replay(_));
+        for (_, asker) in self.askers.values_mut().filter(|(_, asker)| asked(asker)) {
+            *asker = Asker::Nobody;
+        }
         self.boot_again();
     }
 }

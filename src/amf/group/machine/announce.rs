@@ -126,15 +126,23 @@ impl Group {
         }
     }
 
+    /// The members that cores have heard of.
+    fn known_members_mask(&self) -> u32 {
+        u32::MAX >> (u32::BITS - u32::from(self.known_width()))
+    }
+
     /// Tells the engines under which members nothing is written any more.
     pub(super) fn announce_failure(&mut self, why: FailReason, out: &mut Vec<Action>) {
+        let all = self.known_members_mask();
         let failed = match why {
-            FailReason::TooManyMembersLost => self.lost_mask(),
+            FailReason::TooManyMembersLost if self.record.expansion.is_none() => self.lost_mask() & all,
+            // Cores may not yet know that rows depend on new members, and would go on without those that are lost.
+            FailReason::TooManyMembersLost => all,
             // Data of the members that are left must not be mixed with check data that may not fit.
             FailReason::ParityUntrusted
             | FailReason::CreationFailed
             | FailReason::JournalTooSmall(_)
-            | FailReason::GenerationsUsedUp => u32::MAX >> (u32::BITS as usize - self.seats.len()),
+            | FailReason::GenerationsUsedUp => all,
         };
         let last = self
             .announced

@@ -317,6 +317,12 @@ impl Group {
         self.write_update(next, &targets, out);
     }
 
+    /// Members without those that an update which was not announced would add.
+    pub(super) fn known_width(&self) -> u8 {
+        let all = u8::try_from(self.seats.len()).expect("at most 32 members");
+        self.joining.as_ref().map_or(all, |joining| joining.old_members)
+    }
+
     /// Whether this member is in the newest record.
     pub(super) fn is_recorded(&self, member: MemberIndex) -> bool {
         usize::from(member.0) < self.record.members.len()

@@ -332,6 +332,36 @@ fn new_members_may_be_lost_as_long_as_nothing_is_on_them() {
     );
 }
 
+/// Cores are not told of what is in the scratch area, so that by their layout the group may survive what it does not: they get all
+/// members as failed, or they would go on under a set that nobody made durable.
+#[test]
+fn a_group_that_fails_in_a_wave_is_failed_for_every_core() {
+    let (mut group, mut disks) = settled(Level::Raid5, 3, 1);
+    let event = expand(&disks, 3);
+    let actions = run(&mut group, &mut disks, event);
+    let (known, _) = layouts(&actions)[0];
+    let holds = Event::ExpansionScratch(ScratchState::Holds { to: 1 });
+    run(&mut group, &mut disks, holds);
+    let mut actions = Vec::new();
+    for member in [0, 3].map(MemberIndex) {
+        let error = DriveError::Gone;
+        actions = run(&mut group, &mut disks, Event::MemberFault { member, error });
+    }
+    let failed = actions.iter().find_map(|action| {
+        if let Action::GroupFailed { members, .. } = action {
+            Some(members.failed)
+        } else {
+            None
+        }
+    });
+    assert_eq!(failed, Some(0b1111));
+    assert!(
+        known.survives(0b1001),
+        "by what cores know these two might be missing"
+    );
+    assert!(!known.survives(0b1111));
+}
+
 /// Rows that a wave has moved while a member was away are not among those that hosts have marked.
 #[test]
 fn who_is_away_while_rows_move_is_rebuilt_from_the_first_row() {
