@@ -260,6 +260,8 @@ pub struct Node {
     /// Where the journal is on each drive, in blocks of the drive.
     journal: Range<u64>,
     mutant: Mutant,
+    /// What cores know of an expansion that is not yet durable, for the mutant that tells them too early.
+    late_frontier: Option<u64>,
     /// Counts wake-ups, for the mutant that loses some.
     wakes: u32,
 }

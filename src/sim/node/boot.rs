@@ -235,14 +235,10 @@ impl Node {
             journaled: scenario.is_journaled(),
             journal: journal_region(write_back.as_ref(), scenario),
             mutant: scenario.mutant,
+            late_frontier: None,
             wakes: 0,
         };
-        let opening = Opening {
-            lanes: scenario.cores,
-            replay: replayed.map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
-            ..Opening::WRITE_THROUGH
-        };
-        node.group_event(Event::Start(opening), out);
+        node.group_event(Event::Start(opening(replayed, scenario)), out);
         node
     }
 
@@ -278,6 +274,15 @@ impl Node {
     /// Drive of a member.
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
         self.drives.get(usize::from(member.0)).copied().flatten()
+    }
+}
+
+/// How the group is opened.
+fn opening(replayed: Option<Report>, scenario: &Scenario) -> Opening {
+    Opening {
+        lanes: scenario.cores,
+        replay: replayed.map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
+        ..Opening::WRITE_THROUGH
     }
 }
 

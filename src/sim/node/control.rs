@@ -281,7 +281,7 @@ impl Node {
     /// Time goes by.
     pub fn tick(&mut self, out: &mut Vec<Effect>) {
         self.background_tick(out);
-        self.relayout_event(RelayoutEvent::Tick, out);
+        self.relayout_tick(out);
         for core in 0..u16::try_from(self.cores.len()).expect("at most 16 cores") {
             self.cores[usize::from(core)].tick();
             self.pump(core, out);

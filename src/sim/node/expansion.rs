@@ -61,12 +61,10 @@ impl Node {
                 core.submit(command, Request::FlushDrives);
             }
             Action::Scratch(scratch) => self.group_event(GroupEvent::ExpansionScratch(scratch), out),
-            Action::Advance { frontier } => {
-                if self.mutant == Mutant::EarlyFrontier {
-                    self.publish_early(frontier, out);
-                }
-                self.group_event(GroupEvent::ExpansionProgress { frontier }, out);
+            Action::Advance { frontier } if self.mutant == Mutant::EarlyFrontier => {
+                self.publish_early(frontier, out);
             }
+            Action::Advance { frontier } => self.group_event(GroupEvent::ExpansionProgress { frontier }, out),
             Action::SetLayout { layout, news } => {
                 if news {
                     self.await_cores(1);
@@ -90,7 +88,7 @@ impl Node {
         }
     }
 
-    /// Has the cores look blocks up in rows that are not yet durably theirs, for the mutant that does so.
+    /// Has the cores look blocks up in rows that are not yet durably theirs, for the mutant that does so; the next tick makes up for it.
     fn publish_early(&mut self, frontier: u64, out: &mut Vec<Effect>) {
         let mut layout = self.group.layout();
         layout.advance(frontier);
@@ -98,6 +96,15 @@ impl Node {
             self.cores[usize::from(core)].set_layout(layout);
             self.pump(core, out);
         }
+        self.late_frontier = Some(frontier);
+    }
+
+    /// Time goes by.
+    pub(super) fn relayout_tick(&mut self, out: &mut Vec<Effect>) {
+        if let Some(frontier) = self.late_frontier.take() {
+            self.group_event(GroupEvent::ExpansionProgress { frontier }, out);
+        }
+        self.relayout_event(Event::Tick, out);
     }
 
     /// An operator wants the last disk to have all that is free behind it.
