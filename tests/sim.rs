@@ -182,6 +182,9 @@ fn what_was_found_stays_mended() {
          zeroed=1 fault=gone@63:3 order=expand@2:1",
         "seed=11176 level=raid0 members=1 joining=2 rows=19 cores=1 hosts=2 depth=4 commands=88 span=182 cache=0 journal=1 \
          zeroed=1 stop=power@47+0 fault=error@88:1 order=expand@29:2",
+        // A group without redundancy was lost because a drive that was about to join it was.
+        "seed=22827 level=raid0 members=4 joining=2 rows=28 cores=2 hosts=2 depth=4 commands=86 span=393 cache=0 journal=1 \
+         zeroed=1 stop=power@56+0 fault=error@86:5 order=expand@47:2",
     ];
     for text in found {
         let scenario: Scenario = text.parse().expect("a scenario as it is printed");

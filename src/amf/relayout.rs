@@ -517,7 +517,13 @@ impl Relayout {
     ) {
         match self.running.as_ref().map(|running| running.step) {
             Some(Step::Marking) => self.hold(group, out),
-            Some(Step::Keeping) => self.begin_stage(group, Stage::FromScratch, out),
+            Some(Step::Keeping) => match expansion.map(|expansion| expansion.scratch) {
+                Some(ScratchState::Holds { .. }) => self.begin_stage(group, Stage::FromScratch, out),
+                // A member was lost meanwhile.
+                Some(ScratchState::Clean | ScratchState::Dirty) | None => {
+                    self.stage_failed(group, Stage::ToScratch, GroupError::MemberFailed, out);
+                }
+            },
             Some(Step::Advancing) | None => {
                 if expansion.is_none() {
                     out.push(Action::Report(Report::Over));

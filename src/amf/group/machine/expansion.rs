@@ -237,6 +237,20 @@ impl Group {
         }
     }
 
+    /// While a member is lost no row moves, so that nothing comes to depend on new members that are not there: the wave is given up
+    /// instead (PROTOCOL H36).
+    pub(super) fn decline_scratch(&mut self, next: &mut GroupRecord) {
+        let degraded = next.failed_mask() != 0;
+        let (Some(expansion), Some(before)) = (&mut next.expansion, self.record.expansion) else {
+            return;
+        };
+        let holds = matches!(expansion.scratch, ScratchState::Holds { .. });
+        if degraded && holds && expansion.scratch != before.scratch {
+            expansion.scratch = before.scratch;
+            self.declined = true;
+        }
+    }
+
     /// Advances the frontier; with the last row the expansion is over.
     pub(super) fn apply_frontier(&self, next: &mut GroupRecord, frontier: u64) {
         let Some(expansion) = &mut next.expansion else {
@@ -270,7 +284,8 @@ impl Group {
     /// Tells the runtime of an expansion that begins, goes on or is over.
     pub(super) fn announce_layout(&mut self, out: &mut Vec<Action>) {
         self.joining = None;
-        if self.announced_expansion != self.record.expansion {
+        let declined = std::mem::take(&mut self.declined);
+        if declined || self.announced_expansion != self.record.expansion {
             self.announced_expansion = self.record.expansion;
             out.push(Action::Layout {
                 layout: self.layout(),

@@ -144,6 +144,8 @@ pub struct Group {
     joining: Option<Joining>,
     /// What was announced last of an expansion.
     announced_expansion: Option<ExpansionRecord>,
+    /// What was to be said of the scratch area was not, because a member was lost.
+    declined: bool,
     /// The members are to learn what was restored, and nothing else.
     restoring: Option<ExpansionRecord>,
     /// Places that an operator wants filled.
@@ -271,6 +273,7 @@ impl Group {
             moved: 0,
             joining: None,
             announced_expansion: record_expansion,
+            declined: false,
             restoring: None,
             wave: None,
             wave_begins: true,
@@ -721,6 +724,7 @@ impl Group {
         }
         self.take_back_expansion(&mut next, out);
         self.mark_lost(&mut next, self.faults);
+        self.decline_scratch(&mut next);
         next.spares.retain(|spare| self.is_sound_spare(*spare));
         self.fill_places(&mut next, opening, out);
         if next.rebuilding_mask() == 0 {
@@ -735,6 +739,7 @@ impl Group {
                 self.effects.is_empty(),
                 "whatever has an effect changes the record"
             );
+            self.announce_layout(out);
             return; // Every request was refused, and every fact was known.
         }
         if let Err(why) = self.stamp(&mut next, opening) {

@@ -362,6 +362,27 @@ fn a_group_that_fails_in_a_wave_is_failed_for_every_core() {
     assert!(!known.survives(0b1111));
 }
 
+/// H36: rows that are in the scratch area of a new member that is lost stay where they were, and the group goes on without it.
+#[test]
+fn nothing_is_made_to_depend_on_a_new_member_that_is_lost() {
+    let (mut group, mut disks) = settled(Level::Raid0, 3, 2);
+    let event = expand(&disks, 3);
+    run(&mut group, &mut disks, event);
+    let dirty = Event::ExpansionScratch(ScratchState::Dirty);
+    run(&mut group, &mut disks, dirty);
+    let (member, error) = (MemberIndex(4), DriveError::Gone);
+    run(&mut group, &mut disks, Event::MemberFault { member, error });
+    assert_eq!(group.snapshot().state, GroupState::Degraded);
+    let holds = Event::ExpansionScratch(ScratchState::Holds { to: 1 });
+    let actions = run(&mut group, &mut disks, holds);
+    assert_eq!(
+        layouts(&actions)[0].1,
+        scratch(0, ScratchState::Dirty),
+        "who carries the wave out is told"
+    );
+    assert_eq!(group.snapshot().state, GroupState::Degraded);
+}
+
 /// Rows that a wave has moved while a member was away are not among those that hosts have marked.
 #[test]
 fn who_is_away_while_rows_move_is_rebuilt_from_the_first_row() {
