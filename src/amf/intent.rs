@@ -123,7 +123,7 @@ impl IntentMap {
     }
 
     /// Clears every bit: no member misses anything.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.words
             .iter()
             .for_each(|word| word.store(0, Ordering::Relaxed));

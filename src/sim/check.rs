@@ -31,10 +31,10 @@ impl fmt::Display for Failure {
 }
 
 /// Runs a scenario; an assertion that fails counts as a violation, as far as this build can unwind.
-pub fn run_guarded(scenario: &Scenario, readable: bool) -> Result<Report, (Option<Report>, Violation)> {
+pub fn run_guarded(scenario: &Scenario, readable: bool) -> Result<Report, (Option<Box<Report>>, Violation)> {
     match catch_unwind(AssertUnwindSafe(|| run(scenario, readable))) {
         Ok((report, None)) => Ok(report),
-        Ok((report, Some(violation))) => Err((Some(report), violation)),
+        Ok((report, Some(violation))) => Err((Some(Box::new(report)), violation)),
         Err(cause) => {
             let text = cause
                 .downcast_ref::<String>()

@@ -26,7 +26,7 @@ use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, IoTag, Request, ScrubOutcome};
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
-use crate::amf::group::{Action, DriveFacts, FailReason, Group, SuperblockIo};
+use crate::amf::group::{Action, DriveFacts, FailReason, Group, RequestId, SuperblockIo};
 use crate::amf::journal::replay::IoId;
 use crate::amf::journal::{Entry, parse};
 use crate::amf::lock::LockTable;
@@ -71,6 +71,8 @@ pub enum Effect {
     WakeAt(u64),
     /// This member is rebuilt, durably.
     Rebuilt(MemberIndex),
+    /// A member is to be rebuilt in marked rows only.
+    PartialRebuild,
     /// An expansion has come to its end.
     Expanded,
     /// A disk has got larger.
@@ -170,6 +172,13 @@ pub enum Mail {
         /// What it said.
         error: DriveError,
     },
+    /// To the control core: what this core has marked has to be durable.
+    PersistIntent {
+        /// Who says it.
+        from: u16,
+    },
+    /// It is.
+    IntentDurable,
     /// To the control core: blocks of a member have to be written anew.
     Media(Request),
 }
@@ -249,6 +258,8 @@ pub struct Node {
     compared: BTreeMap<u32, Result<(), GroupError>>,
     /// What the last scrub found, row by row.
     scrubbed: Vec<(RowIndex, ScrubOutcome)>,
+    /// Cores that wait until what lost members miss is durable.
+    marking: BTreeMap<RequestId, u16>,
     /// Cores that still bring dirty data to its place, and what comes then.
     draining: BTreeMap<u32, control::Draining>,
     drainings: u32,
@@ -406,6 +417,8 @@ impl Node {
                     mail: Mail::LayoutSet,
                 });
             }
+            Mail::PersistIntent { from } => self.persist_intent(from, out),
+            Mail::IntentDurable => at.intent_durable(),
             Mail::LayoutSet => self.relayout_event(RelayoutEvent::LayoutSet, out),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
@@ -418,6 +431,11 @@ impl Node {
         let mut asked = Vec::new();
         loop {
             self.cores[usize::from(core)].work(&mut asked);
+            if self.mutant == Mutant::NoIntent
+                && let Some(map) = self.group.intent()
+            {
+                map.clear();
+            }
             if asked.is_empty() {
                 break;
             }
@@ -473,6 +491,11 @@ impl Node {
                 from: core,
                 to: 0,
                 mail: Mail::Media(repair),
+            }),
+            core::Ask::PersistIntent => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::PersistIntent { from: core },
             }),
             core::Ask::RowsHeld { wave } => out.push(Effect::Mail {
                 from: core,

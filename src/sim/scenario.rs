@@ -194,11 +194,13 @@ pub enum Mutant {
     MapBeforeData,
     /// Cores look blocks up where an expansion has put them before that is durable.
     EarlyFrontier,
+    /// Rows are written in place without being marked for members that are lost.
+    NoIntent,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -216,12 +218,17 @@ impl Mutant {
         Self::EarlyRebuild,
         Self::MapBeforeData,
         Self::EarlyFrontier,
+        Self::NoIntent,
     ];
 
     /// Whether the mistake is one about journals, so that only a group with one can make it.
     pub const fn needs_journal(self) -> bool {
         match self {
-            Self::NoReplay | Self::EarlyJournal | Self::StaleParity | Self::NoPartialParity => true,
+            Self::NoReplay
+            | Self::EarlyJournal
+            | Self::StaleParity
+            | Self::NoPartialParity
+            | Self::NoIntent => true,
             Self::None
             | Self::EarlyAcknowledge
             | Self::EarlyRelease
@@ -258,6 +265,7 @@ impl Mutant {
             Self::EarlyRebuild => "early-rebuild",
             Self::MapBeforeData => "map-before-data",
             Self::EarlyFrontier => "early-frontier",
+            Self::NoIntent => "no-intent",
         }
     }
 }

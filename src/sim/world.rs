@@ -115,6 +115,8 @@ pub struct Report {
     pub audits: u32,
     /// Expansions that came to their end.
     pub expansions: u16,
+    /// Rebuilds that were limited to marked rows.
+    pub partial_rebuilds: u16,
     /// How it ended.
     pub ending: Ending,
     /// Virtual time in nanoseconds.
@@ -219,6 +221,7 @@ pub struct World {
     starts: u32,
     audits: u32,
     expansions: u16,
+    partial_rebuilds: u16,
     /// When a host was last told something, or the node started.
     heard: u64,
     trace: Trace,
@@ -239,6 +242,7 @@ pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
         starts: world.starts,
         audits: world.audits,
         expansions: world.expansions,
+        partial_rebuilds: world.partial_rebuilds,
         ending: match world.stage {
             Stage::Over(ending) => ending,
             Stage::Scripted
@@ -306,6 +310,7 @@ impl World {
             starts: 0,
             audits: 0,
             expansions: 0,
+            partial_rebuilds: 0,
             heard: 0,
             trace: Trace::new(readable),
             violation: None,
@@ -399,6 +404,7 @@ impl World {
                 Effect::Started => self.hosts_begin(),
                 Effect::WakeAt(at) => self.later(at.saturating_sub(self.now), Event::Wake),
                 Effect::Rebuilt(member) => self.member_rebuilt(member),
+                Effect::PartialRebuild => self.partial_rebuilds += 1,
                 Effect::Expanded => self.expansions += 1,
                 Effect::Grown => self.disks_grow(),
                 Effect::Stopped { clean } => self.node_stopped(clean),

@@ -2,6 +2,7 @@
 //! the group machine as `target::control::background` does it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::{Effect, Node, Owner, Phase};
 use crate::amf::RowIndex;
@@ -12,6 +13,7 @@ use crate::amf::background::{
 use crate::amf::engine::{GroupError, Request, ScrubOutcome};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{Event as GroupEvent, GroupState, RebuildWork};
+use crate::amf::intent::IntentMap;
 use crate::amf::relayout::Event as RelayoutEvent;
 use crate::sim::scenario::{Mutant, OperatorWish};
 
@@ -234,11 +236,11 @@ impl Node {
         }
         let mut actions = Vec::new();
         while let Some(event) = self.work.events.pop_front() {
-            self.work
-                .machine
-                .handle(self.now, event, &|_| false, &mut actions);
+            let marks = self.marks();
+            let is_clean = |row| marks.as_ref().is_some_and(|map| !map.is_marked(row));
+            self.work.machine.handle(self.now, event, &is_clean, &mut actions);
             for action in std::mem::take(&mut actions) {
-                self.background_action(action, out);
+                self.background_action(action, marks.is_some(), out);
             }
         }
         self.work.is_feeding = false;
@@ -253,7 +255,13 @@ impl Node {
         self.close_when_idle(out);
     }
 
-    fn background_action(&mut self, action: Action, out: &mut Vec<Effect>) {
+    /// The bitmap of the rows to which the rebuild is limited; `None` if it goes over all rows.
+    fn marks(&self) -> Option<Arc<IntentMap>> {
+        self.work.rebuild.filter(|work| work.partial)?;
+        self.group.intent().cloned()
+    }
+
+    fn background_action(&mut self, action: Action, only_marked: bool, out: &mut Vec<Effect>) {
         match action {
             Action::Run(command) => {
                 let core = &mut self.cores[0];
@@ -264,7 +272,7 @@ impl Node {
                     Owner::Row(command.process, command.row.0)
                 };
                 let id = core.take_slot(owner, Vec::new());
-                core.submit(id, request_of(command));
+                core.submit(id, request_of(command, only_marked));
                 if early {
                     self.work.events.push_back(Event::RowAnswered {
                         row: command.row,
@@ -320,13 +328,10 @@ impl Node {
 }
 
 /// What the engine is asked for.
-fn request_of(command: RowCommand) -> Request {
+fn request_of(command: RowCommand, only_marked: bool) -> Request {
     let row = command.row;
     match command.process {
-        Process::Rebuild => Request::Rebuild {
-            row,
-            only_marked: false,
-        },
+        Process::Rebuild => Request::Rebuild { row, only_marked },
         Process::Sync => Request::Resync { row },
         Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {

@@ -14,6 +14,7 @@ use crate::amf::group::{
     AssembleOptions, Candidate, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening,
     Refusal, Replay, assemble, plan_create,
 };
+use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report;
 use crate::amf::journal::{JournalLayout, JournalShared, lane_blocks_min};
 use crate::amf::lock::LockTable;
@@ -120,14 +121,20 @@ impl Node {
         group.outcome.map_err(BootError::Refused)
     }
 
-    /// Starts a group that was found, after the replay of its journal.
+    /// Starts a group that was found, after the replay of its journal; `missed` is what lost members miss, as far as that is known.
     pub fn open(
         candidate: Candidate,
         replayed: Option<Report>,
+        missed: Option<IntentMap>,
         scenario: &Scenario,
         out: &mut Vec<Effect>,
     ) -> Self {
-        Self::start(Group::assembled(candidate), replayed, Vec::new(), scenario, out)
+        let group = Group::assembled(candidate);
+        let group = match missed {
+            Some(map) => group.with_intent(map),
+            None => group,
+        };
+        Self::start(group, replayed, Vec::new(), scenario, out)
     }
 
     /// Makes the group anew on these drives.
@@ -228,6 +235,7 @@ impl Node {
             acknowledged: BTreeSet::new(),
             compared: BTreeMap::new(),
             scrubbed: Vec::new(),
+            marking: BTreeMap::new(),
             draining: BTreeMap::new(),
             drainings: 0,
             closing: false,
@@ -282,6 +290,8 @@ fn opening(replayed: Option<Report>, scenario: &Scenario) -> Opening {
     Opening {
         lanes: scenario.cores,
         replay: replayed.map_or(Replay::None, |report| Replay::Done { rows: report.rows }),
+        // Who has a journal marks what lost members miss.
+        marks_intent: scenario.is_journaled(),
         ..Opening::WRITE_THROUGH
     }
 }
@@ -315,7 +325,7 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
         )),
         durability: EngineDurability::Journal,
         write_blocks_max: geometry.row_blocks(),
-        intent: None,
+        intent: group.intent().cloned(),
     })
 }
 

@@ -78,6 +78,13 @@ impl Node {
         u16::try_from(self.cores.len()).expect("at most 16 cores")
     }
 
+    /// A core's journal is about to forget rows that lost members miss: their marks have to be durable before.
+    pub(super) fn persist_intent(&mut self, from: u16, out: &mut Vec<Effect>) {
+        let request = self.request();
+        self.marking.insert(request, from);
+        self.group_event(Event::PersistIntent { request }, out);
+    }
+
     pub(super) fn request(&mut self) -> RequestId {
         self.requests += 1;
         RequestId(self.requests)
@@ -92,8 +99,14 @@ impl Node {
                 record,
             } => self.write_superblock(io, drive, offset_bytes, &record, out),
             Action::MemberDrive { member, drive } => self.move_member(member, drive, out),
-            Action::RamAllowed | Action::RamCleared | Action::IntentDurable { .. } => {
-                unreachable!("nobody acknowledges from memory or marks rows")
+            Action::IntentDurable { request } => {
+                let to = self.marking.remove(&request);
+                let to = to.expect("only what a core asked for is answered");
+                let mail = Mail::IntentDurable;
+                out.push(Effect::Mail { from: 0, to, mail });
+            }
+            Action::RamAllowed | Action::RamCleared => {
+                unreachable!("nobody acknowledges from memory")
             }
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
@@ -124,7 +137,12 @@ impl Node {
                 self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
             }
             Action::Restored => unreachable!("rows are restored before there is a node"),
-            Action::RebuildNeeded(work) => self.work.rebuild = Some(work),
+            Action::RebuildNeeded(work) => {
+                self.work.rebuild = Some(work);
+                if work.partial {
+                    out.push(Effect::PartialRebuild);
+                }
+            }
             Action::RebuildOver { .. } => self.work.rebuild = None,
             Action::Reply {
                 result: Ok(Answer::VdiskCreated(_)),

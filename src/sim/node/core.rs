@@ -42,6 +42,8 @@ pub(super) enum Ask {
     Wake { mask: u16, row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
     Repair(Request),
+    /// Have what this core has marked made durable.
+    PersistIntent,
     /// Nothing of this core is left in the rows of this wave.
     RowsHeld { wave: u64 },
     /// What a scrub found.
@@ -169,6 +171,11 @@ impl Core {
         }
     }
 
+    /// What this core had marked is durable.
+    pub(super) fn intent_durable(&mut self) {
+        self.engine.intent_durable(&mut self.actions);
+    }
+
     /// Lets no operation begin in these rows; [`Ask::RowsHeld`] says when nothing of this core is left in them.
     pub(super) fn hold_rows(&mut self, rows: HeldRows, wave: u64) {
         self.held_wave = wave;
@@ -241,6 +248,7 @@ impl Core {
                     | Ask::Lane { .. }
                     | Ask::Fault { .. }
                     | Ask::Repair(_)
+                    | Ask::PersistIntent
                     | Ask::RowsHeld { .. }
                     | Ask::Scrubbed { .. } => {
                         unreachable!("a read alone on sound drives only reads")
@@ -482,6 +490,7 @@ fn message_to_others(action: Action) -> Ask {
         Action::Scrubbed { row, outcome } => Ask::Scrubbed { row, outcome },
         Action::WakeCores { mask, row } => Ask::Wake { mask, row },
         Action::ReportFault { member, error } => Ask::Fault { member, error },
+        Action::PersistIntent => Ask::PersistIntent,
         Action::DriveRead { .. }
         | Action::DriveWrite { .. }
         | Action::DriveZero { .. }
@@ -492,7 +501,6 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Compare { .. }
         | Action::Seal { .. }
         | Action::RangeHeld
-        | Action::PersistIntent
         | Action::RamWanted
         | Action::RamCommitted
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
-use crate::amf::MemberIndex;
 use crate::amf::expansion::Restore;
 use crate::amf::group::{Candidate, DriveFacts, FailReason, Refusal};
+use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
+use crate::amf::superblock::RECORD_BYTES;
+use crate::amf::{MemberIndex, RowIndex};
 use crate::drive::DriveError;
 use crate::sim::drive::{Command, Drive, Trouble};
 use crate::sim::node::{Asker, BootError, Effect, Node, Phase, drive_facts};
@@ -260,7 +262,8 @@ impl World {
         let Some(machine) = machine else {
             let mut effects = Vec::new();
             let pretended = mutant.then(replay::Report::default);
-            let node = Node::open(candidate, pretended, &self.scenario, &mut effects);
+            let missed = self.missed(&candidate, &[]);
+            let node = Node::open(candidate, pretended, missed, &self.scenario, &mut effects);
             return self.node_starts(node, effects);
         };
         self.replaying = Some(Replaying::new(Machine::Replay(Box::new(machine)), candidate));
@@ -347,15 +350,31 @@ impl World {
         let Replaying {
             candidate, machine, ..
         } = self.replaying.take().expect("it has just ended");
-        if let Machine::Restore(restore) = machine {
-            return self.restored(candidate, restore.record());
-        }
+        let rows = match machine {
+            Machine::Restore(restore) => return self.restored(candidate, restore.record()),
+            Machine::Replay(replay) => replay.rows().to_vec(),
+        };
         let now = self.now;
         self.trace
             .note(&[now, 9, report.rows], || format!("{now} replayed: {report:?}"));
         let mut effects = Vec::new();
-        let node = Node::open(candidate, Some(report), &self.scenario, &mut effects);
+        let missed = self.missed(&candidate, &rows);
+        let node = Node::open(candidate, Some(report), missed, &self.scenario, &mut effects);
         self.node_starts(node, effects);
+    }
+
+    /// What lost members miss, as the drives say and the replay has seen.
+    fn missed(&self, candidate: &Candidate, replayed: &[RowIndex]) -> Option<IntentMap> {
+        let map = candidate.load_intent(|copy| {
+            let blocks = u32::try_from(RECORD_BYTES / BLOCK_BYTES).expect("a page is short");
+            let drive = &self.drives[usize::from(copy.drive)];
+            let data = drive.read(copy.offset_bytes / BLOCK_BYTES as u64, blocks);
+            Some(data.iter().flat_map(|block| *block.bytes()).collect())
+        })?;
+        if candidate.is_degraded() && self.scenario.mutant != Mutant::NoIntent {
+            replayed.iter().for_each(|row| map.mark(*row));
+        }
+        Some(map)
     }
 
     /// A replay may fail only for want of what is lost.

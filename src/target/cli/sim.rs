@@ -55,7 +55,7 @@ fn run_one(scenario: &Scenario, trace: bool) -> Result<(), Failure> {
     RUNNING.set(scenario.to_string());
     let (report, violation) = match run_guarded(scenario, trace) {
         Ok(report) => (Some(report), None),
-        Err((report, violation)) => (report, Some(violation)),
+        Err((report, violation)) => (report.map(|report| *report), Some(violation)),
     };
     if let Some(report) = &report {
         for line in &report.lines {
