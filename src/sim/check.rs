@@ -136,6 +136,7 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     add(&|smaller| smaller.block = 512);
     add(&|smaller| smaller.span = smaller.span.div_ceil(2));
     add(&|smaller| smaller.cache = false);
+    add(&|smaller| smaller.ram = false);
     add(&|smaller| smaller.zeroed = true);
     for at in 0..scenario.stops.len() {
         add(&|smaller| smaller.stops[at].again = 0);

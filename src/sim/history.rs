@@ -19,6 +19,8 @@ pub enum Durability {
     Acknowledged,
     /// It survives if it was forced, or a Flush that came after its end has ended.
     Flushed,
+    /// It survives unless the node says afterwards that writes are lost; then the same.
+    Confessed,
 }
 
 /// What a host asks.
@@ -97,6 +99,9 @@ impl Effect {
 enum Mark {
     FlushStart(u32),
     FlushEnd(u32),
+    /// The power failed, and what was not made durable may be gone.
+    CutLosing,
+    /// The power failed, and everything that was acknowledged is there.
     Cut,
     Stop,
 }
@@ -278,7 +283,11 @@ impl History {
     /// The power fails: whatever is under way has had its effect or never will.
     pub fn cut(&mut self) {
         let end = self.tick();
-        self.marks.push((end, Mark::Cut));
+        let mark = match self.durability {
+            Durability::Flushed => Mark::CutLosing,
+            Durability::Acknowledged | Durability::Confessed => Mark::Cut,
+        };
+        self.marks.push((end, mark));
         for command in 0..self.next_command() {
             let issued = &mut self.commands[command as usize];
             if std::mem::replace(&mut issued.over, true) {
@@ -290,6 +299,21 @@ impl History {
             for at in self.range(command) {
                 find(&mut self.blocks[at], command).end = end;
             }
+        }
+    }
+
+    /// The node has said that writes are lost which it had acknowledged before the last power cut.
+    ///
+    /// Panics unless it may.
+    pub fn lose(&mut self) {
+        assert_eq!(
+            self.durability,
+            Durability::Confessed,
+            "only who acknowledges from memory loses anything"
+        );
+        let cut = self.marks.iter_mut().rfind(|(_, mark)| *mark == Mark::Cut);
+        if let Some((_, mark)) = cut {
+            *mark = Mark::CutLosing;
         }
     }
 

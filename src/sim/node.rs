@@ -28,8 +28,9 @@ use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{Action, DriveFacts, FailReason, Group, RequestId, SuperblockIo};
 use crate::amf::journal::replay::IoId;
-use crate::amf::journal::{Entry, parse};
+use crate::amf::journal::{Entry, JournalShared, parse};
 use crate::amf::lock::LockTable;
+use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -172,6 +173,12 @@ pub enum Mail {
         /// What it said.
         error: DriveError,
     },
+    /// To the control core: a core has a write that it could acknowledge from memory.
+    RamWanted,
+    /// Whether the core may.
+    AllowRam(bool),
+    /// To the control core: a core that may not any more has committed everything.
+    RamCommitted,
     /// To the control core: what this core has marked has to be durable.
     PersistIntent {
         /// Who says it.
@@ -236,6 +243,10 @@ pub struct Node {
     work: background::Work,
     /// Carries out the waves of expansions.
     relayout: Relayout,
+    /// How far it is with acknowledging from memory.
+    ram: Ram,
+    /// Counts what enters the journal.
+    entries: Option<Arc<JournalShared>>,
     /// What the group machine wants and what is held back until cores have answered; how many answers are awaited.
     held: VecDeque<Action>,
     awaited: u16,
@@ -417,6 +428,9 @@ impl Node {
                     mail: Mail::LayoutSet,
                 });
             }
+            Mail::RamWanted => self.ram_event(RamEvent::Wanted, out),
+            Mail::AllowRam(allowed) => at.allow_ram(allowed),
+            Mail::RamCommitted => self.ram_event(RamEvent::Committed, out),
             Mail::PersistIntent { from } => self.persist_intent(from, out),
             Mail::IntentDurable => at.intent_durable(),
             Mail::LayoutSet => self.relayout_event(RelayoutEvent::LayoutSet, out),
@@ -491,6 +505,16 @@ impl Node {
                 from: core,
                 to: 0,
                 mail: Mail::Media(repair),
+            }),
+            core::Ask::RamWanted => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::RamWanted,
+            }),
+            core::Ask::RamCommitted => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::RamCommitted,
             }),
             core::Ask::PersistIntent => out.push(Effect::Mail {
                 from: core,

@@ -46,6 +46,8 @@ pub struct Scenario {
     pub cache: bool,
     /// Writes end in the journal and are written back; else they go straight through. Means nothing without redundancy.
     pub journal: bool,
+    /// Writes with a journal are acknowledged from memory, and a Flush brings them there.
+    pub ram: bool,
     /// The drives are known to be zero, so that a new group needs no synchronisation.
     pub zeroed: bool,
     /// Power cuts and stops.
@@ -196,11 +198,13 @@ pub enum Mutant {
     EarlyFrontier,
     /// Rows are written in place without being marked for members that are lost.
     NoIntent,
+    /// Writes are acknowledged from memory, and the superblocks say that nothing can be lost.
+    SilentRam,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -219,6 +223,7 @@ impl Mutant {
         Self::MapBeforeData,
         Self::EarlyFrontier,
         Self::NoIntent,
+        Self::SilentRam,
     ];
 
     /// Whether the mistake is one about journals, so that only a group with one can make it.
@@ -228,7 +233,8 @@ impl Mutant {
             | Self::EarlyJournal
             | Self::StaleParity
             | Self::NoPartialParity
-            | Self::NoIntent => true,
+            | Self::NoIntent
+            | Self::SilentRam => true,
             Self::None
             | Self::EarlyAcknowledge
             | Self::EarlyRelease
@@ -266,6 +272,7 @@ impl Mutant {
             Self::MapBeforeData => "map-before-data",
             Self::EarlyFrontier => "early-frontier",
             Self::NoIntent => "no-intent",
+            Self::SilentRam => "silent-ram",
         }
     }
 }
@@ -288,6 +295,7 @@ impl Scenario {
         span: 64,
         cache: true,
         journal: false,
+        ram: false,
         zeroed: true,
         stops: Vec::new(),
         faults: Vec::new(),
@@ -347,6 +355,7 @@ impl Scenario {
         scenario.faults.sort_by_key(|fault| fault.at);
         scenario.draw_operators();
         scenario.draw_expansion();
+        scenario.ram = scenario.journal && Random::new(seed, 6).chance(20);
         scenario
     }
 
@@ -476,7 +485,7 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed={} level={} members={} spares={} joining={} block={} disks={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} zeroed={}",
+            "seed={} level={} members={} spares={} joining={} block={} disks={} rows={} cores={} hosts={} depth={} commands={} span={} cache={} journal={} ram={} zeroed={}",
             self.seed,
             self.level.name(),
             self.members,
@@ -492,6 +501,7 @@ impl fmt::Display for Scenario {
             self.span,
             u8::from(self.cache),
             u8::from(self.journal),
+            u8::from(self.ram),
             u8::from(self.zeroed)
         )?;
         for stop in &self.stops {
@@ -553,6 +563,7 @@ impl Scenario {
             "span" => self.span = value.parse().ok()?,
             "cache" => self.cache = value.parse::<u8>().ok()? != 0,
             "journal" => self.journal = value.parse::<u8>().ok()? != 0,
+            "ram" => self.ram = value.parse::<u8>().ok()? != 0,
             "zeroed" => self.zeroed = value.parse::<u8>().ok()? != 0,
             "stop" => self.stops.push(parse_stop(value)?),
             "fault" => self.faults.push(parse_fault(value)?),
@@ -566,6 +577,11 @@ impl Scenario {
     /// Whether the group has a journal at work.
     pub const fn is_journaled(&self) -> bool {
         self.journal && self.level.is_redundant()
+    }
+
+    /// Whether writes may be acknowledged from memory.
+    pub const fn is_in_memory(&self) -> bool {
+        self.ram && self.is_journaled()
     }
 
     /// Drives, with spares and those that may join.

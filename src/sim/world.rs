@@ -117,6 +117,8 @@ pub struct Report {
     pub expansions: u16,
     /// Rebuilds that were limited to marked rows.
     pub partial_rebuilds: u16,
+    /// Starts at which an operator accepted that writes are lost.
+    pub losses: u16,
     /// How it ended.
     pub ending: Ending,
     /// Virtual time in nanoseconds.
@@ -222,6 +224,9 @@ pub struct World {
     audits: u32,
     expansions: u16,
     partial_rebuilds: u16,
+    losses: u16,
+    /// The operator accepts that writes are lost, for this start.
+    accepts_loss: bool,
     /// When a host was last told something, or the node started.
     heard: u64,
     trace: Trace,
@@ -243,6 +248,7 @@ pub fn run(scenario: &Scenario, readable: bool) -> (Report, Option<Violation>) {
         audits: world.audits,
         expansions: world.expansions,
         partial_rebuilds: world.partial_rebuilds,
+        losses: world.losses,
         ending: match world.stage {
             Stage::Over(ending) => ending,
             Stage::Scripted
@@ -311,6 +317,8 @@ impl World {
             audits: 0,
             expansions: 0,
             partial_rebuilds: 0,
+            losses: 0,
+            accepts_loss: false,
             heard: 0,
             trace: Trace::new(readable),
             violation: None,
@@ -523,7 +531,9 @@ impl World {
         }
         if self.history.is_none() {
             let blocks = disks.iter().map(VirtualDisk::blocks).sum();
-            let durability = if self.scenario.is_journaled() {
+            let durability = if self.scenario.is_in_memory() {
+                Durability::Confessed
+            } else if self.scenario.is_journaled() {
                 Durability::Acknowledged
             } else {
                 Durability::Flushed

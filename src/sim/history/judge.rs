@@ -283,10 +283,13 @@ impl Block<'_> {
                 let settled = self.settled.remove(&command).unwrap_or_default();
                 self.settle(&settled);
             }
-            Mark::Cut => {
+            Mark::Cut | Mark::CutLosing => {
                 let reached = self.reach(|_| false).into_iter().map(|(state, _)| state.version);
                 let mut versions: BTreeSet<Version> = reached.collect();
-                versions.append(&mut self.at_risk);
+                let at_risk = std::mem::take(&mut self.at_risk);
+                if mark == Mark::CutLosing {
+                    versions.extend(at_risk);
+                }
                 self.states = versions
                     .into_iter()
                     .map(|version| State { version, done: 0 })

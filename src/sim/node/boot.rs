@@ -18,6 +18,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report;
 use crate::amf::journal::{JournalLayout, JournalShared, lane_blocks_min};
 use crate::amf::lock::LockTable;
+use crate::amf::ram::Ram;
 use crate::amf::relayout::Relayout;
 use crate::amf::superblock::{
     Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
@@ -52,6 +53,10 @@ const SCRATCH_STRIPS: u32 = 8;
 
 /// What a core remembers of its reads: so few pages that they are fought over.
 const READ_CACHE_BYTES: u32 = 24 * 4096;
+
+/// Ticks without a write after which a group that acknowledges from memory has everything committed: as few as there may be, so that
+/// it happens now and then.
+const QUIET_TICKS: u32 = 1;
 
 /// Lock words: the fewest there may be, so that rows meet in a slot.
 const LOCK_SLOTS: usize = 64;
@@ -110,10 +115,15 @@ fn uuid(seed: u64, number: u64) -> Uuid {
 }
 
 impl Node {
-    /// Finds the group on these drives.
-    pub fn find(drives: &[DriveFacts], scenario: &Scenario) -> Result<Candidate, BootError> {
+    /// Finds the group on these drives. `accepts_loss`: the operator accepts that writes are lost that were acknowledged from memory.
+    pub fn find(
+        drives: &[DriveFacts],
+        accepts_loss: bool,
+        scenario: &Scenario,
+    ) -> Result<Candidate, BootError> {
         let options = AssembleOptions {
             replays: scenario.is_journaled(),
+            accept_lost_writes: accepts_loss.then(name).into_iter().collect(),
             ..AssembleOptions::default()
         };
         let assembly = assemble(drives, &options);
@@ -219,6 +229,8 @@ impl Node {
             cores: (0..scenario.cores).map(core).collect(),
             drives,
             lock,
+            ram: Ram::new(scenario.cores, QUIET_TICKS),
+            entries: write_back.as_ref().map(|journal| Arc::clone(&journal.shared)),
             relayout: Relayout::new(&group, scenario.cores),
             group,
             phase: Phase::Opening,
@@ -323,7 +335,11 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
             journal.lanes,
             replayed.map_or(1, |report| report.next_seq.max(1)),
         )),
-        durability: EngineDurability::Journal,
+        durability: if scenario.is_in_memory() {
+            EngineDurability::Ram
+        } else {
+            EngineDurability::Journal
+        },
         write_blocks_max: geometry.row_blocks(),
         intent: group.intent().cloned(),
     })
@@ -350,7 +366,9 @@ fn block_size(scenario: &Scenario) -> BlockSize {
 }
 
 const fn durability(scenario: &Scenario) -> Durability {
-    if scenario.level.is_redundant() {
+    if scenario.is_in_memory() {
+        Durability::Ram
+    } else if scenario.level.is_redundant() {
         Durability::Journal
     } else {
         Durability::None

@@ -5,6 +5,7 @@ use crate::amf::engine::{GroupError, Request};
 use crate::amf::group::{
     Action, Answer, DriveFacts, Event, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
 };
+use crate::amf::ram::{Action as RamAction, Event as RamEvent};
 use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
@@ -78,6 +79,30 @@ impl Node {
         u16::try_from(self.cores.len()).expect("at most 16 cores")
     }
 
+    /// Feeds the machine of acknowledging from memory, and carries out what it wants.
+    pub(super) fn ram_event(&mut self, event: RamEvent, out: &mut Vec<Effect>) {
+        match self.ram.handle(event) {
+            Some(RamAction::Dirty) if self.mutant == Mutant::SilentRam => {
+                self.ram_event(RamEvent::Allowed, out);
+            }
+            Some(RamAction::Dirty) => self.group_event(Event::RamDirty, out),
+            Some(RamAction::Clean) => self.group_event(Event::RamClean, out),
+            Some(RamAction::Tell { allowed }) => self.tell_all(Mail::AllowRam(allowed), out),
+            None => {}
+        }
+    }
+
+    /// Groups that nobody writes to stop to acknowledge from memory.
+    fn tend_ram(&mut self, out: &mut Vec<Effect>) {
+        if let Some(journal) = &self.entries {
+            let event = RamEvent::Tick {
+                entries: journal.entered(),
+                is_open: self.phase == Phase::Open && !self.closing,
+            };
+            self.ram_event(event, out);
+        }
+    }
+
     /// A core's journal is about to forget rows that lost members miss: their marks have to be durable before.
     pub(super) fn persist_intent(&mut self, from: u16, out: &mut Vec<Effect>) {
         let request = self.request();
@@ -105,9 +130,8 @@ impl Node {
                 let mail = Mail::IntentDurable;
                 out.push(Effect::Mail { from: 0, to, mail });
             }
-            Action::RamAllowed | Action::RamCleared => {
-                unreachable!("nobody acknowledges from memory")
-            }
+            Action::RamAllowed => self.ram_event(RamEvent::Allowed, out),
+            Action::RamCleared => self.ram_event(RamEvent::Cleared, out),
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
             Action::VdiskAdded(record) => {
@@ -300,6 +324,7 @@ impl Node {
     pub fn tick(&mut self, out: &mut Vec<Effect>) {
         self.background_tick(out);
         self.relayout_tick(out);
+        self.tend_ram(out);
         for core in 0..u16::try_from(self.cores.len()).expect("at most 16 cores") {
             self.cores[usize::from(core)].tick();
             self.pump(core, out);

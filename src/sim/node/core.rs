@@ -42,6 +42,10 @@ pub(super) enum Ask {
     Wake { mask: u16, row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
     Repair(Request),
+    /// A write could be acknowledged from memory.
+    RamWanted,
+    /// What was acknowledged from memory is committed.
+    RamCommitted,
     /// Have what this core has marked made durable.
     PersistIntent,
     /// Nothing of this core is left in the rows of this wave.
@@ -171,6 +175,11 @@ impl Core {
         }
     }
 
+    /// Whether it may acknowledge writes from memory.
+    pub(super) fn allow_ram(&mut self, allowed: bool) {
+        self.engine.allow_ram(allowed, &mut self.actions);
+    }
+
     /// What this core had marked is durable.
     pub(super) fn intent_durable(&mut self) {
         self.engine.intent_durable(&mut self.actions);
@@ -249,6 +258,8 @@ impl Core {
                     | Ask::Fault { .. }
                     | Ask::Repair(_)
                     | Ask::PersistIntent
+                    | Ask::RamWanted
+                    | Ask::RamCommitted
                     | Ask::RowsHeld { .. }
                     | Ask::Scrubbed { .. } => {
                         unreachable!("a read alone on sound drives only reads")
@@ -491,6 +502,8 @@ fn message_to_others(action: Action) -> Ask {
         Action::WakeCores { mask, row } => Ask::Wake { mask, row },
         Action::ReportFault { member, error } => Ask::Fault { member, error },
         Action::PersistIntent => Ask::PersistIntent,
+        Action::RamWanted => Ask::RamWanted,
+        Action::RamCommitted => Ask::RamCommitted,
         Action::DriveRead { .. }
         | Action::DriveWrite { .. }
         | Action::DriveZero { .. }
@@ -501,8 +514,6 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Compare { .. }
         | Action::Seal { .. }
         | Action::RangeHeld
-        | Action::RamWanted
-        | Action::RamCommitted
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
     }
 }

@@ -204,16 +204,17 @@ impl World {
                 drive.recover();
             }
         }
+        self.accepts_loss = false;
         self.boot_again();
     }
 
     /// Looks for the group on the drives.
     pub(super) fn boot_again(&mut self) {
-        let mut found = Node::find(&self.facts(self.away), &self.scenario);
+        let mut found = self.find();
         if found.is_err() && self.away != 0 {
             // The operator brings the drive back.
             self.away = 0;
-            found = Node::find(&self.facts(0), &self.scenario);
+            found = self.find();
         }
         let now = self.now;
         self.trace.note(&[now, 8, u64::from(found.is_ok())], || {
@@ -244,6 +245,26 @@ impl World {
             }
             Err(error) => self.judge_refusal(&error),
         }
+    }
+
+    /// Looks for the group on the drives that are there. If writes were acknowledged from memory, it is only started because the operator
+    /// accepts that they are lost; and only then they may be.
+    fn find(&mut self) -> Result<Candidate, BootError> {
+        let facts = self.facts(self.away);
+        let found = Node::find(&facts, self.accepts_loss, &self.scenario);
+        if found != Err(BootError::Refused(Refusal::LostWrites)) {
+            return found;
+        }
+        self.accepts_loss = true;
+        self.losses += 1;
+        if !self.scenario.is_in_memory() {
+            let what = "writes count as lost that nobody acknowledged from memory".to_owned();
+            self.violate(Violation::Refused(what));
+        }
+        if let Some(history) = &mut self.history {
+            history.lose();
+        }
+        Node::find(&facts, true, &self.scenario)
     }
 
     fn node_starts(&mut self, node: Node, effects: Vec<Effect>) {

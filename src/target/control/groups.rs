@@ -8,7 +8,7 @@ use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
 
 use super::background::BackgroundControl;
-use super::ram::RamControl;
+use super::ram::QUIET_TICKS;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
 use crate::amf::engine::{Durability, GroupError, Request, WriteBackConfig};
@@ -21,6 +21,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report as ReplayReport;
 use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
+use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
@@ -127,7 +128,7 @@ pub(super) struct GroupControl {
     /// Drives that the configuration wants as spares, until the group is open.
     pub(super) planned_spares: Vec<(u16, Uuid)>,
     /// How far it is with acknowledging from memory.
-    pub(super) ram: RamControl,
+    pub(super) ram: Ram,
     /// Cores that wait until what lost members miss is durable, by the name of the request.
     pub(super) marking: BTreeMap<RequestId, CoreIndex>,
     /// Cores that still bring dirty data to its place, before the group is closed.
@@ -302,7 +303,7 @@ impl Control {
             rebuild: None,
             background,
             planned_spares: plan.spares,
-            ram: RamControl::default(),
+            ram: Ram::new(self.cores, QUIET_TICKS),
             marking: BTreeMap::new(),
             draining: 0,
             failed: None,
@@ -395,8 +396,8 @@ impl Control {
                 record,
             } => self.write_superblock(core, io, (group, name), drive, offset_bytes, &record),
             Action::MemberDrive { member, drive } => self.move_member(core, io, group, member, drive),
-            Action::RamAllowed => self.ram_allowed(core, io, group),
-            Action::RamCleared => self.ram_cleared(core, io, group),
+            Action::RamAllowed => self.ram_event(core, io, group, RamEvent::Allowed),
+            Action::RamCleared => self.ram_event(core, io, group, RamEvent::Cleared),
             Action::IntentDurable { request } => self.intent_durable(core, io, group, request),
             Action::Members(set) => self.announce_members(core, io, group, set),
             Action::Started => {

@@ -30,6 +30,7 @@ use super::drives::DriveSpec;
 use super::manage::{ManageError, Reply, Request};
 use super::message::{ControlMessage, Message, Traffic};
 use crate::amf::group::{RequestId, SuperblockIo};
+use crate::amf::ram::Event as RamEvent;
 use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Found, RECORD_BYTES};
 use crate::drive::health::Policy;
@@ -375,8 +376,8 @@ impl Control {
                 self.member_fault(core, io, group, member, error)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
-            ControlMessage::RamWanted { group } => self.ram_wanted(core, io, group),
-            ControlMessage::RamCommitted { group } => self.ram_committed(core, io, group),
+            ControlMessage::RamWanted { group } => self.ram_event(core, io, group, RamEvent::Wanted),
+            ControlMessage::RamCommitted { group } => self.ram_event(core, io, group, RamEvent::Committed),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
             ControlMessage::RowsHeld { group, wave } => {
