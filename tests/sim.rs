@@ -185,6 +185,9 @@ fn what_was_found_stays_mended() {
         // A group without redundancy was lost because a drive that was about to join it was.
         "seed=22827 level=raid0 members=4 joining=2 rows=28 cores=2 hosts=2 depth=4 commands=86 span=393 cache=0 journal=1 \
          zeroed=1 stop=power@56+0 fault=error@86:5 order=expand@47:2",
+        // A start that put an expansion's rows in their place forgot which rows a drive that had come back still missed.
+        "seed=1927 level=raid5 members=4 joining=2 block=4096 rows=15 cores=3 hosts=1 depth=3 commands=100 span=80 cache=0 \
+         journal=1 ram=1 zeroed=1 stop=power@100+0 fault=hang@52:3 order=expand@32:1 order=return@86:3",
     ];
     for text in found {
         let scenario: Scenario = text.parse().expect("a scenario as it is printed");

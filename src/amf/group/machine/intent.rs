@@ -244,9 +244,12 @@ impl Group {
             (false, _) => 0,
             // Whoever is away now lacks rows for which nobody has made marks durable.
             (true, _) if moved => generation,
-            // Nobody marks rows: no drive that is away now or later has everything but marked ones. And if rows were never made to
+            // Nobody marks rows, unless nothing but the scratch area is written: no drive that is away now or later has everything but marked ones. And if rows were never made to
             // fit their check data, the strips of whoever is lost now have to be made anew for that, marked or not.
-            (true, _) if !self.opening.marks_intent || self.record.parity != ParityState::Trusted => {
+            (true, _)
+                if !self.opening.marks_intent && self.phase != Phase::Restoring
+                    || self.record.parity != ParityState::Trusted =>
+            {
                 generation
             }
             (true, _) if intent.since_generation != 0 => intent.since_generation,

@@ -767,6 +767,11 @@ impl Group {
             member.current_at = next.generation;
         }
         self.settle_intent(next);
+        let since = |record: &GroupRecord| record.intent.map(|intent| intent.since_generation);
+        if since(next) != since(&self.record) && since(next) == Some(next.generation) {
+            // The marks on the drives say nothing any more: after a stop nobody knows which rows are left.
+            next.rebuild_partial = false;
+        }
         Ok(())
     }
 
