@@ -148,6 +148,9 @@ impl Node {
                 self.relayout_event(RelayoutEvent::GroupFailed, out);
                 // Hosts that are there go on, and are told that nothing can be done.
                 out.push(Effect::Started);
+                if self.closing {
+                    out.push(Effect::Stopped { clean: false });
+                }
             }
             Action::Stopped { clean } => {
                 if !matches!(self.phase, Phase::Failed(_)) {
