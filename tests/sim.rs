@@ -2,11 +2,14 @@
 //! Method: the simulator's seeds; a failing one prints its smallest scenario and the command that repeats it.
 #![cfg(feature = "sim")]
 
+use std::collections::BTreeSet;
+
 use braid::amf::geometry::Level;
 use braid::sim::check::seeds_to_catch;
 use braid::sim::drive::Trouble;
-use braid::sim::lives::lives;
-use braid::sim::{self, Ending, Fault, Mutant, Scenario, Stop, Swept, Thoroughness};
+use braid::sim::history::Wish;
+use braid::sim::lives::{Life, lives};
+use braid::sim::{self, Ending, Fault, Manner, Mutant, Outcome, Scenario, Step, Stop, Swept, Thoroughness};
 
 /// Seeds of one run of the tests, over all threads.
 const SEEDS: u64 = 2000;
@@ -231,17 +234,16 @@ fn h33_a_member_that_missed_a_replay_is_not_believed() {
 }
 
 /// Goal: no power cut, at whatever instant and whatever it leaves of what was not durable, followed by the loss of
-/// any members that the group survives, makes a lie of what a host was told (L4; I5 to I8, H24 to H26).
-/// Method: every point of short lives, from the making of the group to its closing, with rebuilds and degraded writes; every
-/// subset of the blocks that were under way or unflushed where there are few, samples where there are many; some starts
-/// are cut off once more. All levels and sizes with thousands of states a point: `braid sim --sweep`.
-fn swept(level: Level, members: u8, states_max: usize) {
+/// any members that the group survives, makes a lie of what a host was told (L4; I5 to I8, I12, H24 to H26, H35).
+/// Method: every point of short lives, from the making of the group to its closing, with rebuilds, degraded writes and expansions; every
+/// state that a start can tell apart; some starts are cut off once more. All lives of all levels and sizes: `braid sim --sweep`.
+fn swept(level: Level, members: u8, names: &[&str]) {
     let mut all = Swept::default();
-    for life in lives(level, members) {
+    let chosen = |life: &Life| names.is_empty() || names.contains(&life.name);
+    for life in lives(level, members).into_iter().filter(chosen) {
         let how = Thoroughness {
-            states_max,
-            lose: true,
-            again: level == Level::Raid5 && life.name == "forced part",
+            again: life.name == "forced part" && members < 4,
+            ..COMPLETE
         };
         match sim::sweep(&life.scenario, &life.steps, how) {
             Ok(swept) => all.add(&swept),
@@ -249,53 +251,141 @@ fn swept(level: Level, members: u8, states_max: usize) {
         }
     }
     println!("{} of {members}: {all:?}", level.name());
-    assert!(all.states > 250 && all.sampled < all.points, "{all:?}");
+    assert_eq!(all.sampled, 0, "every state at every point");
+    assert!(all.states > 80, "{all:?}");
 }
+
+const COMPLETE: Thoroughness = Thoroughness {
+    manner: Manner::Every,
+    lose: true,
+    again: false,
+};
 
 #[test]
 fn l4_every_crash_point_of_short_lives_of_raid0() {
-    swept(Level::Raid0, 2, 6);
+    swept(Level::Raid0, 1, &["expansion"]);
+    swept(Level::Raid0, 2, &["superblock", "full row", "overlapping"]);
 }
 
 #[test]
 fn l4_every_crash_point_of_short_lives_of_raid1() {
-    swept(Level::Raid1, 2, 4);
+    swept(Level::Raid1, 2, &[]);
 }
 
 #[test]
 fn l4_every_crash_point_of_short_lives_of_raid10() {
-    swept(Level::Raid10, 3, 3);
+    swept(Level::Raid10, 3, &["full row", "two rows", "degraded"]);
 }
 
 #[test]
 fn l4_every_crash_point_of_short_lives_of_raid5() {
-    swept(Level::Raid5, 3, 3);
+    let names = [
+        "superblock",
+        "full row",
+        "forced part",
+        "journal wrap",
+        "failing",
+        "write-through",
+    ];
+    swept(Level::Raid5, 3, &names);
 }
 
 #[test]
 fn l4_every_crash_point_of_short_lives_of_raid6() {
-    swept(Level::Raid6, 4, 2);
+    swept(Level::Raid6, 4, &["part of a row", "degraded"]);
 }
 
-/// Goal: the sweep sees the write hole (H25) where nothing closes it.
-/// Method: a partial write of a row is cut off, and the group opened without replay as if nothing were wrong.
+fn life_of(level: Level, members: u8, name: &str) -> Life {
+    let life = lives(level, members).into_iter().find(|life| life.name == name);
+    life.expect("there is such a life")
+}
+
+fn noted(life: &Life, manner: Manner) -> (Swept, BTreeSet<Outcome>) {
+    let how = Thoroughness { manner, ..COMPLETE };
+    let noted = sim::sweep_noting(&life.scenario, &life.steps, how);
+    noted.unwrap_or_else(|hole| panic!("{}: {hole}", life.scenario))
+}
+
+/// Goal: what the sweep takes for one state is one: it finds what a sweep finds that opens the group from each state.
+/// Method: lives so short that all states can be tried; for each block the same contents come of both, and of each set of lost members.
 #[test]
-fn h25_without_replay_the_sweep_finds_the_write_hole() {
-    for level in [Level::Raid5, Level::Raid6] {
-        let how = Thoroughness {
-            states_max: 24,
-            lose: true,
-            again: false,
-        };
-        let life = lives(level, 4)
-            .into_iter()
-            .find(|life| life.name == "forced part");
-        let life = life.expect("there is such a life");
+fn a_sweep_of_classes_finds_what_a_sweep_of_states_finds() {
+    for (level, members, journal) in [
+        (Level::Raid0, 1, false),
+        (Level::Raid1, 2, true),
+        (Level::Raid1, 2, false),
+        (Level::Raid5, 3, true),
+    ] {
+        let mut life = life_of(level, members, "forced part");
+        life.scenario.journal = journal;
+        let forced = Wish::Write { forced: true };
+        life.steps = vec![Step::Ask(forced, 0, 4), Step::Begin, Step::Ask(forced, 2, 1)];
+        let (of_classes, of_states) = (
+            noted(&life, Manner::Every),
+            noted(&life, Manner::Sampled(1 << 12)),
+        );
+        println!(
+            "{} of {members}: {:?} {:?}",
+            level.name(),
+            of_classes.0,
+            of_states.0
+        );
+        assert_eq!(of_states.0.sampled, 0, "every state was tried: {:?}", of_states.0);
+        assert_eq!(of_classes.0.ways, of_states.0.ways);
+        assert_eq!(of_classes.1, of_states.1, "{}", level.name());
+        assert!(of_classes.0.opened < of_states.0.opened, "{:?}", of_classes.0);
+    }
+}
+
+/// Goal and method: as before, but for lives with more states than can be tried: what comes of a sample of them came of the sweep.
+#[test]
+fn a_sweep_of_classes_finds_what_a_sample_of_states_finds() {
+    for (level, members, name) in [
+        (Level::Raid1, 2, "rebuild"),
+        (Level::Raid5, 3, "overlapping"),
+        (Level::Raid6, 4, "degraded"),
+    ] {
+        let life = life_of(level, members, name);
+        let (of_classes, of_states) = (noted(&life, Manner::Every), noted(&life, Manner::Sampled(3)));
+        assert!(of_states.0.sampled > 0, "{:?}", of_states.0);
+        let missing = of_states.1.difference(&of_classes.1).next();
+        assert_eq!(missing, None, "{} {name}", level.name());
+    }
+}
+
+/// Goal: the sweep sees what it is there for: each of these mistakes leaves a state from which a group does not come back.
+/// Method: one mistake in the wiring at a time, in a life that needs what is done wrongly (H24, H25, H27, H31, H34, H35).
+#[test]
+fn the_sweep_finds_a_hole_with_every_mistake() {
+    for (mutant, level, members, name) in [
+        (Mutant::NoReplay, Level::Raid5, 4, "forced part"),
+        (Mutant::NoReplay, Level::Raid6, 4, "forced part"),
+        (Mutant::NoPartialParity, Level::Raid5, 3, "two rows"),
+        (Mutant::StaleParity, Level::Raid5, 3, "two rows"),
+        (Mutant::EarlyJournal, Level::Raid5, 3, "part of a row"),
+        (Mutant::EarlyAcknowledge, Level::Raid1, 2, "full row"),
+        (Mutant::EarlyRelease, Level::Raid5, 3, "part of a row"),
+        (Mutant::NoFlush, Level::Raid5, 3, "part of a row"),
+        (Mutant::NoForce, Level::Raid5, 3, "forced part"),
+        (Mutant::NoSuperblocks, Level::Raid5, 3, "failing"),
+        (Mutant::TrustedParity, Level::Raid6, 4, "write-through"),
+        (Mutant::NoResync, Level::Raid5, 3, "write-through"),
+        (Mutant::EarlyRebuild, Level::Raid5, 3, "spare"),
+        (Mutant::NoIntent, Level::Raid5, 3, "rebuild"),
+        (Mutant::MapBeforeData, Level::Raid0, 2, "expansion"),
+    ] {
+        let mut life = life_of(level, members, name);
+        if name == "spare" {
+            // The rebuild alone: that takes long enough.
+            let begin = life.steps.len() - 2;
+            life.steps.retain(|step| *step != Step::Begin);
+            life.steps.insert(begin, Step::Begin);
+        }
         let scenario = Scenario {
-            mutant: Mutant::NoReplay,
+            mutant,
             ..life.scenario
         };
-        let found = sim::sweep(&scenario, &life.steps, how);
-        assert!(found.is_err(), "{}: {found:?}", level.name());
+        let found = sim::sweep(&scenario, &life.steps, COMPLETE);
+        assert!(found.is_err(), "{}: {found:?}", mutant.name());
     }
 }

@@ -4,6 +4,7 @@
 //! write of it that was not forced or flushed, block by block, also inside one command. Knows no time: whoever
 //! drives it says when a command is carried out.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::random::Random;
@@ -125,6 +126,7 @@ pub struct Drive {
     bad: BTreeSet<u64>,
     /// What the last write of each block replaced, for stale reads; kept only while one is to come.
     replaced: BTreeMap<u64, Block>,
+    watch: Watch,
 }
 
 /// What a drive writes as a whole, and of which a power cut may leave one thing or another.
@@ -134,6 +136,15 @@ pub struct Undecided {
     pub lba: u64,
     /// What may be found there afterwards, each once: first what the medium has, then each write in order.
     pub versions: Vec<Vec<Block>>,
+}
+
+/// Blocks that somebody wants to hear of if what the medium has there is read.
+#[derive(Clone, Debug, Default)]
+struct Watch {
+    /// Those that were not written since.
+    blocks: BTreeSet<u64>,
+    /// Those of them that were read.
+    met: RefCell<BTreeSet<u64>>,
 }
 
 impl Drive {
@@ -151,6 +162,7 @@ impl Drive {
             trouble: None,
             bad: BTreeSet::new(),
             replaced: BTreeMap::new(),
+            watch: Watch::default(),
         }
     }
 
@@ -168,6 +180,22 @@ impl Drive {
         for block in &mut self.medium {
             *block = few[random.index(few.len())].clone();
         }
+    }
+
+    /// Puts these blocks on the medium, for whoever decides what a power cut has left there.
+    pub fn set(&mut self, lba: u64, blocks: &[Block]) {
+        self.medium[place(lba)..][..blocks.len()].clone_from_slice(blocks);
+    }
+
+    /// From now on [`Self::met`] says which of these blocks are read before anything else is written there.
+    pub fn watch(&mut self, blocks: impl Iterator<Item = u64>) {
+        self.watch.blocks = blocks.collect();
+        self.watch.met.take();
+    }
+
+    /// The watched blocks that were read before they were written.
+    pub fn met(&self) -> BTreeSet<u64> {
+        self.watch.met.borrow().clone()
     }
 
     /// Its size.
@@ -319,7 +347,10 @@ impl Drive {
 
     /// What the drive would answer now, without a command: for starts, which read before anything else runs.
     pub fn read(&self, lba: u64, blocks: u32) -> Vec<Block> {
-        (lba..lba + u64::from(blocks)).map(|at| self.now(at)).collect()
+        let range = lba..lba + u64::from(blocks);
+        let met = self.watch.blocks.range(range.clone());
+        self.watch.met.borrow_mut().extend(met);
+        range.map(|at| self.now(at)).collect()
     }
 
     fn now(&self, lba: u64) -> Block {
@@ -331,6 +362,7 @@ impl Drive {
         self.writes += 1;
         for (block, at) in data.iter().zip(lba..) {
             self.bad.remove(&at);
+            self.watch.blocks.remove(&at);
             if self.trouble == Some(Trouble::StaleRead) {
                 self.replaced.insert(at, self.now(at));
             }
@@ -528,6 +560,20 @@ mod tests {
             drive.submit(2, Command::Read { lba: 1, blocks: 1 });
             assert_eq!(drive.carry_out(2), Ok(vec![block(5)]));
         }
+    }
+
+    #[test]
+    fn a_watched_block_is_met_if_it_is_read_before_it_is_written() {
+        let mut drive = Drive::new(8 * 512, true, 1);
+        drive.set(1, &[block(1), block(2)]);
+        drive.watch(1..4);
+        assert_eq!(drive.read(0, 2), [block(0), block(1)]);
+        write(&mut drive, 2, 3, false);
+        write(&mut drive, 3, 3, true);
+        assert_eq!(drive.read(1, 3), [block(1), block(3), block(3)]);
+        assert_eq!(drive.met(), BTreeSet::from([1]));
+        drive.watch(2..3);
+        assert!(drive.met().is_empty());
     }
 
     #[test]

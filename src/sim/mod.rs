@@ -19,4 +19,6 @@ pub mod world;
 
 pub use check::{Failure, check, try_seed};
 pub use scenario::{Fault, Mutant, OperatorWish, Order, Scenario, Stop};
-pub use world::{Ending, Hole, Report, Step, Swept, Thoroughness, Violation, run, sweep};
+pub use world::{
+    Ending, Hole, Manner, Outcome, Report, Step, Swept, Thoroughness, Violation, run, sweep, sweep_noting,
+};

@@ -1,15 +1,24 @@
 //! What simulated hosts write: blocks that say which command wrote them, and where.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::random::mix;
+use super::trace::digest_of;
 
 /// Bytes of a block: the smallest there is, so that even tiny strips have several.
 pub const BLOCK_BYTES: usize = 512;
 
 /// One block of a drive or buffer. Copies share their bytes, so that a whole array is cheap to copy.
 #[derive(Clone, Debug, Default)]
-pub struct Block(Option<Rc<[u8; BLOCK_BYTES]>>);
+pub struct Block(Option<Rc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    bytes: [u8; BLOCK_BYTES],
+    /// What stands for the bytes, once somebody has asked.
+    digest: Cell<Option<u64>>,
+}
 
 static ZEROES: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
@@ -23,18 +32,32 @@ impl Block {
             return Self::ZERO;
         }
         let bytes: [u8; BLOCK_BYTES] = bytes.try_into().expect("a block has 512 bytes");
-        Self(Some(Rc::new(bytes)))
+        let digest = Cell::new(None);
+        Self(Some(Rc::new(Shared { bytes, digest })))
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &[u8; BLOCK_BYTES] {
-        self.0.as_deref().unwrap_or(&ZEROES)
+        self.0.as_deref().map_or(&ZEROES, |shared| &shared.bytes)
+    }
+
+    /// A number that stands for its bytes; 0 for zeroes.
+    pub fn digest(&self) -> u64 {
+        let Some(shared) = &self.0 else { return 0 };
+        let digest = shared.digest.get().unwrap_or_else(|| digest_of(&shared.bytes));
+        shared.digest.set(Some(digest));
+        digest
     }
 }
 
 impl PartialEq for Block {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
+        match (&self.0, &other.0) {
+            (Some(own), Some(other)) => Rc::ptr_eq(own, other) || own.bytes == other.bytes,
+            (None, None) => true,
+            // What is all zero is never kept.
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 }
 

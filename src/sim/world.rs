@@ -10,7 +10,7 @@ mod orders;
 mod restore;
 mod sweep;
 
-pub use sweep::{Hole, Step, Swept, Thoroughness, sweep};
+pub use sweep::{Hole, Manner, Outcome, Step, Swept, Thoroughness, sweep, sweep_noting};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -192,6 +192,8 @@ pub struct World {
     /// Who waits for a drive's command.
     askers: BTreeMap<u64, (u16, Asker)>,
     drive_commands: u64,
+    /// Stands for everything that drives were asked, but for the data.
+    control: u64,
     /// When the last message between two cores arrives: they stay in order.
     mailed: BTreeMap<(u16, u16), u64>,
     node: Option<Node>,
@@ -217,6 +219,8 @@ pub struct World {
     widths: BTreeSet<u8>,
     /// What the node's background work has brought about.
     background_done: u64,
+    /// What is still to happen after this start, the last thing first.
+    afterwards: Vec<Step>,
     /// The power fails when so many more drive commands have been carried out.
     fuse: Option<u16>,
     cuts: u32,
@@ -298,6 +302,7 @@ impl World {
             queued: 0,
             askers: BTreeMap::new(),
             drive_commands: 0,
+            control: 0,
             mailed: BTreeMap::new(),
             node: None,
             replaying: None,
@@ -311,6 +316,7 @@ impl World {
             next_fault: 0,
             away: 0,
             harmed: 0,
+            afterwards: Vec::new(),
             fuse: None,
             cuts: 0,
             starts: 0,
@@ -334,6 +340,9 @@ impl World {
             };
             self.now = at;
             self.step(event);
+            if self.stage == Stage::Scripted {
+                self.follow_script();
+            }
             let silent = self.now > self.heard + SILENCE_NS;
             if silent && self.waits_for_unreadable() {
                 self.stage = Stage::Over(Ending::NotSynchronised);
@@ -447,6 +456,14 @@ impl World {
         };
         let delay = 2_000 + self.random.below(delay);
         let at = usize::from(drive);
+        let (kind, lba, blocks) = match &command {
+            Command::Read { lba, blocks } => (0, *lba, u64::from(*blocks)),
+            Command::Write { lba, data, fua } => (1 + u64::from(*fua), *lba, data.len() as u64),
+            Command::Flush => (3, 0, 0),
+        };
+        for word in [u64::from(drive) << 2 | kind, lba, blocks, self.now] {
+            self.control = mix(self.control ^ word);
+        }
         self.drives[at].submit(number, command);
         self.askers.insert(number, (drive, asker));
         if self.drives[at].trouble() == Some(Trouble::Hang) {

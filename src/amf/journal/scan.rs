@@ -81,7 +81,7 @@ pub enum Impossible {
 }
 
 /// Collects what is found, lane by lane and member by member.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     journal: JournalLayout,
     layout: Layout,
@@ -107,6 +107,28 @@ impl Scan {
         }
     }
 
+    /// Names everything that was found so far. Scans of the same journal with the same names know the same, as far as checksums tell payloads
+    /// apart.
+    pub fn summary(&self) -> String {
+        let found = self.found.iter();
+        let found: Vec<_> = found
+            .map(|(key, found)| (key, found.batch.payload_crc, found.members))
+            .collect();
+        let Self {
+            torn,
+            tail,
+            next_seq,
+            round,
+            ..
+        } = self;
+        format!("{tail} {next_seq} {round} {torn:?} {found:?}")
+    }
+
+    /// Where lanes are.
+    pub const fn journal(&self) -> &JournalLayout {
+        &self.journal
+    }
+
     /// Takes all bytes of one lane of one member. A block that could not be read is given as zeroes.
     ///
     /// Errs at a record with fitting checksums that no sound writer of this version writes. Panics if
@@ -118,26 +140,32 @@ impl Scan {
         let mut position = 0;
         while position < blocks {
             let rest = &bytes[position as usize * block..];
-            position += self.at(member, lane, position, rest)?;
+            position += self.step(member, lane, position, rest)?;
         }
         self.forget_dead();
         Ok(())
     }
 
-    /// Looks at the block at the start of `rest`; returns how many blocks are done with.
-    fn at(&mut self, member: MemberIndex, lane: u16, position: u32, rest: &[u8]) -> Result<u32, ScanError> {
+    /// The batch whose header this block is, if it is one that the lane can have there. Errs at a header with fitting
+    /// checksums that no sound writer of this version writes.
+    pub fn header(
+        &self,
+        member: MemberIndex,
+        lane: u16,
+        position: u32,
+        block: &[u8],
+    ) -> Result<Option<Batch>, ScanError> {
         let impossible = |what| ScanError {
             member,
             lane,
             position,
             what,
         };
-        let block = self.block_bytes();
-        let batch = match codec::parse(&rest[..block]) {
+        let batch = match codec::parse(block) {
             Ok(batch) => batch,
             Err(ParseError::Version(_)) => return Err(impossible(Impossible::Version)),
             Err(ParseError::Length(_) | ParseError::Magic | ParseError::Checksum | ParseError::Field(_)) => {
-                return Ok(1);
+                return Ok(None);
             }
         };
         let header = &batch.header;
@@ -145,7 +173,7 @@ impl Scan {
         let room = self.journal.lane_blocks - position - 1;
         let placed = header.lane == lane && header.position == position && header.payload_blocks <= room;
         if !ours || !placed {
-            return Ok(1);
+            return Ok(None);
         }
         let fits = |entry: &codec::Entry| {
             // One of a layout that the group does not have any more names places that nobody goes to.
@@ -155,6 +183,23 @@ impl Scan {
         if !batch.entries.iter().all(fits) {
             return Err(impossible(Impossible::Outside));
         }
+        Ok(Some(batch))
+    }
+
+    /// Looks at the block at the start of `rest`, which is what the lane has from this position on; returns how many blocks are done with.
+    /// Errs as [`Self::lane`] does. Panics if `rest` is shorter than the payload of a batch that begins it.
+    pub fn step(
+        &mut self,
+        member: MemberIndex,
+        lane: u16,
+        position: u32,
+        rest: &[u8],
+    ) -> Result<u32, ScanError> {
+        let block = self.block_bytes();
+        let Some(batch) = self.header(member, lane, position, &rest[..block])? else {
+            return Ok(1);
+        };
+        let header = &batch.header;
         self.tail = self.tail.max(header.tail);
         let last = batch.entries.iter().map(codec::Entry::seq).max();
         self.next_seq = self.next_seq.max(last.map_or(0, |seq| seq + 1));
@@ -178,7 +223,12 @@ impl Scan {
             members: 0,
         });
         if found.batch != batch {
-            return Err(impossible(Impossible::Contradiction));
+            return Err(ScanError {
+                member,
+                lane,
+                position,
+                what: Impossible::Contradiction,
+            });
         }
         found.members |= 1 << member.0;
         Ok(length)
@@ -210,8 +260,9 @@ impl Scan {
     }
 
     /// Drops batches of which nothing counts any more, so that memory holds no more than is needed.
-    fn forget_dead(&mut self) {
+    pub fn forget_dead(&mut self) {
         let tail = self.tail;
+        self.torn.retain(|_, last| *last >= tail);
         self.found
             .retain(|_, found| found.batch.entries.iter().any(|entry| entry.seq() >= tail));
     }

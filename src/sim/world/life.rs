@@ -186,7 +186,7 @@ impl World {
         self.later(DARK_NS, Event::Boot);
     }
 
-    fn facts(&self, without: u32) -> Vec<DriveFacts> {
+    pub(super) fn facts(&self, without: u32) -> Vec<DriveFacts> {
         let drives = (0u16..).zip(&self.drives);
         drives
             .filter(|(index, _)| without >> index & 1 == 0)

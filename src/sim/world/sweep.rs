@@ -1,20 +1,27 @@
 //! The crash-point sweep (PROTOCOL 4.1, L4): after every step of a short life, every state that a power cut could leave.
 //!
-//! A life is written down as [`Step`]s. After each answer of a drive the drives' undecided blocks are put together in
-//! every way, or in as many as are asked for, and with each of them the group is opened again, whole and without each set of members
-//! that it survives, read as a whole and judged. From some of them the start itself is cut off once more, after each of its own
-//! answers. A state that was looked at before, with the same story of the hosts, is not looked at twice.
+//! A life is written down as [`Step`]s. After each answer of a drive the group is opened again from everything that a power cut
+//! at that moment could leave, whole and without each set of members that it survives, read as a whole and judged. [`Manner::Every`] does so
+//! for classes of states that no start can tell apart, and proves that as it goes (`cut`); [`Manner::Sampled`] puts the undecided blocks
+//! together one way after the other, as far as a number of states goes, and is there to check that, and for a quick look.
+//! From some states the start itself is cut off once more, after each of its own answers. What was looked at before, with the
+//! same story of the hosts, is not looked at twice.
+
+mod cut;
+mod heads;
+mod lanes;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Event, Random, Stage, Violation, World};
+use super::{Ending, Event, Random, Stage, Violation, World};
 use crate::sim::drive::{Drive, Trouble, Undecided};
 use crate::sim::history::Wish;
 use crate::sim::host::Question;
 use crate::sim::node::{Node, Phase};
 use crate::sim::random::mix;
 use crate::sim::scenario::{OperatorWish, Scenario};
+use crate::sim::stamp::{Block, Content};
 use crate::sim::trace::{Trace, digest_of};
 
 /// Events of a life; the longest has a few thousand.
@@ -39,13 +46,24 @@ pub enum Step {
     Operator(OperatorWish),
     /// Whatever the node does on its own comes to its end.
     Settle,
+    /// The life itself is over: what comes behind this happens after each start that follows a cut.
+    Afterwards,
+}
+
+/// Which of the states that a cut may leave are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// All of them, those that no start can tell apart as one.
+    Every,
+    /// One by one, so many at each point: where there are more, the telling ones and a sample.
+    Sampled(usize),
 }
 
 /// How thoroughly a life is swept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thoroughness {
-    /// States that are looked at, at each point: where there are more, the telling ones and a sample.
-    pub states_max: usize,
+    /// Which states are looked at.
+    pub manner: Manner,
     /// Each is opened without each set of members that the group survives, too.
     pub lose: bool,
     /// Some starts are cut off once more.
@@ -53,28 +71,34 @@ pub struct Thoroughness {
 }
 
 /// What a sweep has looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Swept {
     /// Steps after which the power failed.
     pub points: u64,
     /// Of these, points at which not every state was looked at, because there are too many.
     pub sampled: u64,
-    /// Different states of the drives, each with the story of the hosts up to it.
+    /// States that the cuts could leave, over all points: products of the versions of blocks.
+    pub ways: f64,
+    /// States of the whole group that were opened; in [`Manner::Every`] each stands for all that no start can tell from it.
     pub states: u64,
     /// How often a group was opened from one of them.
     pub opened: u64,
     /// Of these, after a second cut.
     pub again: u64,
+    /// Torn batches of journals that have the sum of the whole one, and so cannot be told from it; these are not looked at.
+    pub ties: f64,
 }
 
 impl Swept {
     /// Adds what another sweep has looked at.
-    pub const fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.points += other.points;
         self.sampled += other.sampled;
+        self.ways += other.ways;
         self.states += other.states;
         self.opened += other.opened;
         self.again += other.again;
+        self.ties += other.ties;
     }
 }
 
@@ -101,15 +125,54 @@ impl fmt::Display for Hole {
     }
 }
 
+/// What came of opening a group, or a part of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outcome {
+    /// How far the hosts' story had come.
+    pub story: u64,
+    /// Drives that were away.
+    pub away: u32,
+    /// What a block held; `None` if the group was not there any more.
+    pub block: Option<(u64, Content)>,
+}
+
 /// One sweep under way.
 struct Sweep {
     how: Thoroughness,
     swept: Swept,
     seen: BTreeSet<u64>,
+    memory: cut::Memory,
+    /// Starts are being cut off once more.
+    is_again: bool,
+    /// How many more starts are cut off once more at this point.
+    again_left: usize,
+    outcomes: Option<BTreeSet<Outcome>>,
+    /// What happens after each start.
+    afterwards: Vec<Step>,
 }
 
 /// Sweeps a life.
 pub fn sweep(scenario: &Scenario, life: &[Step], how: Thoroughness) -> Result<Swept, Box<Hole>> {
+    run(scenario, life, how, None).map(|sweep| sweep.swept)
+}
+
+/// Sweeps a life, and says everything that came of it.
+pub fn sweep_noting(
+    scenario: &Scenario,
+    life: &[Step],
+    how: Thoroughness,
+) -> Result<(Swept, BTreeSet<Outcome>), Box<Hole>> {
+    let sweep = run(scenario, life, how, Some(BTreeSet::new()))?;
+    Ok((sweep.swept, sweep.outcomes.unwrap_or_default()))
+}
+
+fn run(
+    scenario: &Scenario,
+    life: &[Step],
+    how: Thoroughness,
+    outcomes: Option<BTreeSet<Outcome>>,
+) -> Result<Sweep, Box<Hole>> {
+    assert_eq!(scenario.block, 512, "a block of a life is one of its drives");
     let mut world = World::new(scenario.clone(), false);
     world.stage = Stage::Scripted;
     world.later(0, Event::Boot);
@@ -117,7 +180,15 @@ pub fn sweep(scenario: &Scenario, life: &[Step], how: Thoroughness) -> Result<Sw
         how,
         swept: Swept::default(),
         seen: BTreeSet::new(),
+        memory: cut::Memory::default(),
+        is_again: false,
+        again_left: 0,
+        outcomes,
+        afterwards: Vec::new(),
     };
+    let mut parts = life.splitn(2, |step| *step == Step::Afterwards);
+    let life = parts.next().unwrap_or_default();
+    sweep.afterwards = parts.next().unwrap_or_default().to_vec();
     let mut left = life.iter().peekable();
     let mut looks = !life.contains(&Step::Begin);
     let mut closing = false;
@@ -133,7 +204,12 @@ pub fn sweep(scenario: &Scenario, life: &[Step], how: Thoroughness) -> Result<Sw
         }
         if is_answer && looks {
             sweep.swept.points += 1;
-            sweep.cut_in_every_way(&world)?;
+            sweep.again_left = if how.again { AGAIN_FROM } else { 0 };
+            let sets = if how.lose { world.losses() } else { vec![0] };
+            match how.manner {
+                Manner::Every => sweep.cut(&world, &sets)?,
+                Manner::Sampled(most) => sweep.cut_one_by_one(&world, &sets, most)?,
+            }
         }
         while world.is_ready_for(left.peek().copied().copied()) {
             match left.next() {
@@ -144,7 +220,7 @@ pub fn sweep(scenario: &Scenario, life: &[Step], how: Thoroughness) -> Result<Sw
             }
         }
         if let Some(Phase::Stopped | Phase::Failed(_)) = world.node.as_ref().map(Node::phase) {
-            return Ok(sweep.swept);
+            return Ok(sweep);
         }
     }
     Err(sweep.stuck("the life does not end"))
@@ -162,9 +238,8 @@ impl World {
             Some(Step::Settle) => {
                 self.underway.is_empty() && node.is_settled() && self.askers.is_empty() && !self.has_mail()
             }
-            Some(Step::Ask(..) | Step::Begin | Step::Lose(_) | Step::Operator(_)) | None => {
-                self.underway.is_empty()
-            }
+            Some(Step::Ask(..) | Step::Begin | Step::Lose(_) | Step::Operator(_) | Step::Afterwards)
+            | None => self.underway.is_empty(),
         }
     }
 
@@ -178,7 +253,46 @@ impl World {
                 self.harm(u16::from(drive));
             }
             Step::Operator(wish) => self.operate(wish),
-            Step::Begin | Step::Settle => {}
+            Step::Begin | Step::Settle | Step::Afterwards => {}
+        }
+    }
+
+    /// Sets of drives that may be away at a start: those with which the group survives, as far as is known which drive carries which
+    /// member. Others, such as spares, count as if they carried one.
+    fn losses(&self) -> Vec<u32> {
+        let level = self.scenario.level;
+        let seat = |member: u16| self.seats[usize::from(member)].unwrap_or(member);
+        let survives_of = |width: u8, set: u32| {
+            let members = 0..u16::from(width);
+            let lost = members.clone().filter(|member| set >> seat(*member) & 1 == 1);
+            let lost = lost.fold(0, |mask, member| mask | 1 << member);
+            let seated = members.fold(0, |mask, member| mask | 1 << seat(member));
+            let is_few = set.count_ones() <= level.losses_max(width);
+            level.survives(width, lost) && (set & !seated == 0 || is_few)
+        };
+        let survives = |set: &u32| self.widths.iter().all(|width| survives_of(*width, *set));
+        (0..1 << self.scenario.drives()).filter(survives).collect()
+    }
+
+    /// Starts the node, lets this happen, and goes on to the end.
+    fn go_on_after_cut(&mut self, steps: &[Step]) {
+        self.afterwards = steps.iter().rev().copied().collect();
+        if !steps.is_empty() {
+            self.stage = Stage::Scripted;
+        }
+        self.go_on();
+    }
+
+    /// Lets happen after a start what is to happen then.
+    pub(super) fn follow_script(&mut self) {
+        while self.is_ready_for(self.afterwards.last().copied()) {
+            match self.afterwards.pop() {
+                Some(step) => self.carry_out_step(step),
+                None => return self.settle(),
+            }
+        }
+        if let Some(Phase::Failed(_)) = self.node.as_ref().map(Node::phase) {
+            self.settle();
         }
     }
 
@@ -221,22 +335,22 @@ impl Sweep {
         self.hole(Violation::Stuck(what.to_owned()), 0, &[])
     }
 
-    /// Opens the group from what a power cut at this moment could leave.
-    fn cut_in_every_way(&mut self, world: &World) -> Result<(), Box<Hole>> {
+    /// Opens the group from one state after the other that a power cut at this moment could leave.
+    fn cut_one_by_one(&mut self, world: &World, sets: &[u32], most: usize) -> Result<(), Box<Hole>> {
         let choices = choices_of(&world.drives);
         let versions: Vec<usize> = choices.iter().map(|choice| choice.versions).collect();
-        let all = count(&versions).filter(|all| *all <= self.how.states_max);
+        self.swept.ways += product(&versions);
+        let all = count(&versions).filter(|all| *all <= most);
         let mut random = Random::new(world.scenario.seed, self.swept.points);
         let ways: Vec<Vec<usize>> = match all {
             Some(all) => (0..all).map(|number| nth(number, &versions)).collect(),
             None => {
                 self.swept.sampled += 1;
-                sample(&versions, self.how.states_max, &mut random)
+                sample(&versions, most, &mut random)
             }
         };
         let story = world.history.as_ref().map_or(0, super::History::now);
         let medium = digest_of_media(&world.drives) ^ mix(story);
-        let mut from = 0;
         for way in &ways {
             let digest = choices.iter().zip(way).fold(medium, |sum, (choice, version)| {
                 sum.wrapping_add(choice.digests[*version])
@@ -246,30 +360,29 @@ impl Sweep {
             }
             self.swept.states += 1;
             let drives = left_of(&world.drives, way);
-            let sets = (0..1u32 << world.scenario.members).filter(|set| {
-                *set == 0 || self.how.lose && world.scenario.level.survives(world.scenario.members, *set)
-            });
-            for away in sets {
+            for &away in sets {
                 self.swept.opened += 1;
                 let mut again = world.after_cut(drives.clone(), away);
-                again.go_on();
+                again.go_on_after_cut(&self.afterwards);
+                self.note_outcome(world, &again);
                 if let Some(violation) = again.violation {
                     return Err(self.hole(violation, away, way));
                 }
             }
-            if self.how.again && from < AGAIN_FROM {
-                from += 1;
-                self.cut_again(world, &drives, way)?;
+            if self.again_left > 0 {
+                self.again_left -= 1;
+                self.cut_again(world, &drives)?;
             }
         }
         Ok(())
     }
 
     /// Cuts a start off after each of its answers, until hosts could come.
-    fn cut_again(&mut self, before: &World, drives: &[Drive], way: &[usize]) -> Result<(), Box<Hole>> {
+    fn cut_again(&mut self, before: &World, drives: &[Drive]) -> Result<(), Box<Hole>> {
         let mut start = before.after_cut(drives.to_vec(), 0);
         start.later(0, Event::Boot);
         let mut random = Random::new(before.scenario.seed, self.swept.points);
+        let (swept, is_again) = (self.swept, std::mem::replace(&mut self.is_again, true));
         while let Some(((at, _), event)) = start.queue.pop_first() {
             let is_open = start
                 .node
@@ -284,32 +397,39 @@ impl Sweep {
             if !is_answer {
                 continue;
             }
-            let versions: Vec<usize> = choices_of(&start.drives)
-                .iter()
-                .map(|choice| choice.versions)
-                .collect();
-            let members = u64::from(before.scenario.members);
-            for left in sample(&versions, AGAIN_STATES, &mut random)
-                .into_iter()
-                .take(AGAIN_STATES)
-            {
-                let drives = left_of(&start.drives, &left);
-                for away in [0, 1 << random.below(members)] {
-                    if away != 0 && !self.how.lose {
-                        continue;
-                    }
-                    self.swept.opened += 1;
-                    self.swept.again += 1;
-                    let mut again = start.after_cut(drives.clone(), away);
-                    again.go_on();
-                    if let Some(violation) = again.violation {
-                        let left: Vec<usize> = way.iter().copied().chain(left).collect();
-                        return Err(self.hole(violation, away, &left));
-                    }
-                }
+            let other = 1 << random.below(u64::from(before.scenario.members));
+            let sets = if self.how.lose { &[0, other][..] } else { &[0] };
+            match self.how.manner {
+                Manner::Every => self.cut(&start, sets)?,
+                Manner::Sampled(_) => self.cut_one_by_one(&start, sets, AGAIN_STATES)?,
             }
         }
+        // How often groups were opened counts, and what they were opened from counts at the points of the life only.
+        let opened = self.swept.opened;
+        self.swept = swept;
+        self.swept.opened = opened;
+        self.swept.again += opened - swept.opened;
+        self.is_again = is_again;
         Ok(())
+    }
+
+    /// Notes what came of a start, if somebody wants to know.
+    fn note_outcome(&mut self, before: &World, after: &World) {
+        let Some(outcomes) = &mut self.outcomes else {
+            return;
+        };
+        let story = before.history.as_ref().map_or(0, super::History::now);
+        let away = after.away;
+        match &after.history {
+            Some(history) if after.stage == Stage::Over(Ending::Audited) => {
+                let blocks = (0..history.len()).map(|lba| Some((lba, history.last_written(lba))));
+                outcomes.extend(blocks.map(|block| Outcome { story, away, block }));
+            }
+            Some(_) | None => {
+                let block = None;
+                outcomes.insert(Outcome { story, away, block });
+            }
+        }
     }
 }
 
@@ -323,7 +443,12 @@ fn choices_of(drives: &[Drive]) -> Vec<Choice> {
                 digests: block
                     .versions
                     .iter()
-                    .map(|version| digest_at(drive, block.lba, version.iter().flat_map(|part| *part.bytes())))
+                    .map(|version| {
+                        let parts = (block.lba..).zip(version);
+                        parts.fold(0, |sum: u64, (lba, part)| {
+                            sum.wrapping_add(digest_at(drive, lba, part))
+                        })
+                    })
                     .collect(),
             }
         }));
@@ -332,9 +457,8 @@ fn choices_of(drives: &[Drive]) -> Vec<Choice> {
 }
 
 /// Sums of these tell states apart: the place and what is there.
-fn digest_at(drive: u64, lba: u64, bytes: impl Iterator<Item = u8>) -> u64 {
-    let bytes: Vec<u8> = bytes.collect();
-    mix(digest_of(&bytes) ^ mix(drive << 40 | lba))
+fn digest_at(drive: u64, lba: u64, block: &Block) -> u64 {
+    mix(block.digest() ^ mix(drive << 40 | lba))
 }
 
 /// What is decided: everything but the undecided blocks.
@@ -345,7 +469,7 @@ fn digest_of_media(drives: &[Drive]) -> u64 {
         for (lba, block) in drive.written() {
             let first = lba - lba % drive.atom();
             if !undecided.contains(&first) {
-                sum = sum.wrapping_add(digest_at(number, lba, block.bytes().iter().copied()));
+                sum = sum.wrapping_add(digest_at(number, lba, block));
             }
         }
     }
@@ -360,6 +484,14 @@ fn left_of(drives: &[Drive], way: &[usize]) -> Vec<Drive> {
         drive.cut_with(|_| *next.next().expect("one for each undecided block"));
     }
     drives
+}
+
+/// How many ways there are of choosing one version of each; exact below 2^53.
+fn product(versions: &[usize]) -> f64 {
+    let versions = versions
+        .iter()
+        .map(|count| u32::try_from(*count).expect("a block has few versions"));
+    versions.map(f64::from).product()
 }
 
 fn count(versions: &[usize]) -> Option<usize> {

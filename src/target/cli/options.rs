@@ -560,12 +560,19 @@ pub struct SimOptions {
     /// Print every event of the scenario
     #[arg(long, requires = "scenario")]
     pub trace: bool,
-    /// Cut short lives of groups off after every answer of a drive, in every way, and print a table
+    /// Cut short lives of groups off after every answer of a drive, open them from every state that a start can tell
+    /// apart, and print a table
     #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "scenario", "trace"])]
     pub sweep: bool,
-    /// With --sweep: where more states than these are possible, look at the telling ones and a sample
-    #[arg(long, requires = "sweep", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
-    pub states: u32,
+    /// With --sweep: only groups of so many drives
+    #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u8).range(1..=6))]
+    pub drives: Option<u8>,
+    /// With --sweep: cut some of the starts off once more
+    #[arg(long, requires = "sweep")]
+    pub twice: bool,
+    /// With --sweep: go through so many states at each point one by one, a sample where there are more
+    #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    pub states: Option<u32>,
     /// Print the summary as JSON
     #[arg(long, conflicts_with = "scenario")]
     pub json: bool,

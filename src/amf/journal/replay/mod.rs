@@ -322,6 +322,11 @@ impl Replay {
         &self.named
     }
 
+    /// What it begins to scan with, and which lanes of which members it scans, in this order.
+    pub fn scans(&self) -> (&Scan, impl Iterator<Item = (MemberIndex, u16)>) {
+        (&self.scan, (0..).map_while(|at| self.lane_at(at)))
+    }
+
     /// Takes an event; what is to be done next goes to `out`.
     ///
     /// Panics at an answer to what was not asked, or to something else.

@@ -255,3 +255,29 @@ fn any_bytes_are_scanned() {
         assert!([0, 5, 7, 9].contains(&found.tail), "{}", found.tail);
     }
 }
+
+#[test]
+fn scans_that_know_the_same_have_the_same_names() {
+    let summary = |lanes: &[&[u8]]| {
+        let mut scan = scan();
+        for (member, bytes) in (0..).zip(lanes) {
+            scan.lane(MemberIndex(member), 0, bytes).expect("sound records");
+        }
+        scan.summary()
+    };
+    let (mut old, mut torn, mut whole) = (empty(), empty(), empty());
+    put(&mut old, &header(0, 1, 0, 1, 1), 1, 7);
+    put(&mut whole, &header(0, 2, 4, 2, 2), 2, 8);
+    torn.copy_from_slice(&whole);
+    torn[5 * BLOCK] ^= 1;
+    let states = [&empty(), &old, &torn, &whole].map(|bytes| summary(&[bytes]));
+    for (at, state) in states.iter().enumerate() {
+        assert!(!states[at + 1..].contains(state), "{state}");
+    }
+    // What the new tail has retired does not count, and neither does what is left of it.
+    assert_eq!(summary(&[&whole, &old]), summary(&[&whole, &empty()]));
+    let mut broken = old.clone();
+    broken[BLOCK] ^= 1;
+    assert_eq!(summary(&[&whole, &broken]), summary(&[&whole, &empty()]));
+    assert_ne!(summary(&[&whole, &whole]), summary(&[&whole, &empty()]));
+}

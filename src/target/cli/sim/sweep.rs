@@ -10,7 +10,7 @@ use super::super::options::SimOptions;
 use super::super::{Failure, print, print_json};
 use crate::amf::geometry::Level;
 use crate::sim::lives::{Life, lives, sizes};
-use crate::sim::{Swept, Thoroughness, sweep};
+use crate::sim::{Manner, Swept, Thoroughness, sweep};
 
 /// What all lives of groups of one level and size came to.
 #[derive(Debug, Default)]
@@ -29,14 +29,18 @@ pub(super) fn run(options: &SimOptions) -> Result<(), Failure> {
     for (place, level) in options.levels.iter().enumerate() {
         all.extend(
             sizes(*level)
+                .filter(|members| options.drives.is_none_or(|drives| drives == *members))
                 .flat_map(|members| lives(*level, members))
                 .map(|life| (place, life)),
         );
     }
+    let sampled = options
+        .states
+        .map(|most| usize::try_from(most).expect("32 bits fit"));
     let how = Thoroughness {
-        states_max: usize::try_from(options.states).expect("32 bits fit"),
+        manner: sampled.map_or(Manner::Every, Manner::Sampled),
         lose: true,
-        again: true,
+        again: options.twice,
     };
     let next = AtomicUsize::new(0);
     let lines = Mutex::new(Lines::new());
@@ -89,9 +93,11 @@ fn report(levels: &[Level], lines: &Lines, json: bool) -> Result<(), Failure> {
                 "lives": line.lives,
                 "points": line.swept.points,
                 "exhaustive_points": line.swept.points - line.swept.sampled,
+                "states_possible": line.swept.ways,
                 "states": line.swept.states,
                 "opened": line.swept.opened,
                 "opened_after_two_cuts": line.swept.again,
+                "checksum_ties": line.swept.ties,
                 "violations": line.violations,
                 "seconds": line.took.as_secs_f64(),
             })
@@ -99,18 +105,20 @@ fn report(levels: &[Level], lines: &Lines, json: bool) -> Result<(), Failure> {
         print_json(&serde_json::Value::Array(rows.collect()))?;
     } else {
         print(
-            "level   drives  lives  points  exhaustive   states   opened  after two cuts  violations  seconds\n",
+            "level   drives  lives  points  exhaustive  possible  classes   opened  after two cuts  ties  violations  seconds\n",
         )?;
         for ((place, members), line) in lines {
             print(&format!(
-                "{:<7} {members:>6} {:>6} {:>7} {:>11} {:>8} {:>8} {:>15} {:>11} {:>8.1}\n",
+                "{:<7} {members:>6} {:>6} {:>7} {:>11} {:>9} {:>8} {:>8} {:>15} {:>5} {:>11} {:>8.1}\n",
                 levels[*place].name(),
                 line.lives,
                 line.swept.points,
                 line.swept.points - line.swept.sampled,
+                format!("2^{:.0}", line.swept.ways.max(1.0).log2()),
                 line.swept.states,
                 line.swept.opened,
                 line.swept.again,
+                line.swept.ties,
                 line.violations.len(),
                 line.took.as_secs_f64()
             ))?;
