@@ -8,6 +8,7 @@ use nvme::host::{self, Association, QueueFault};
 use nvme::identify::Transport;
 use nvme::io::{IoLimits, IoRequest, NamespaceFormat, parse_dsm_ranges};
 use nvme::nqn::Nqn;
+use nvme::reservation::wire::is_reservation;
 use nvme::status::Status;
 use nvme::subsystem::{self, HostAccess, Namespace, Port, PortId, QueueId, Subsystem};
 
@@ -147,6 +148,7 @@ fn new_subsystem() -> Subsystem {
             strip_blocks: Some(16),
             stripe_blocks: None,
             volatile: false,
+            reservations_persist: true,
         };
         let mut out = Vec::new();
         subsystem.handle(0, subsystem::Event::NamespaceAdded(namespace), &mut out);
@@ -218,7 +220,10 @@ impl Runtime {
                 subsystem::Action::Close { queue, .. } => {
                     assert!(self.open.contains(&queue.0), "closed twice")
                 }
-                subsystem::Action::Abort { .. } | subsystem::Action::Report(_) => {}
+                subsystem::Action::Abort { .. }
+                | subsystem::Action::EnforceReservation { .. }
+                | subsystem::Action::PersistReservation { .. }
+                | subsystem::Action::Report(_) => {}
             }
         }
         out
@@ -254,8 +259,9 @@ impl Runtime {
         data: &[u8],
     ) -> Option<(u16, Vec<subsystem::Action>)> {
         let slot = (0..SLOTS).find(|slot| !self.in_flight.contains_key(&(queue, *slot)))?;
-        let only_fabrics = self.io.contains(&queue) && entry.opcode() != admin_opcode::FABRICS;
-        if !self.open.contains(&queue) || only_fabrics || entry.direction() == Direction::Bidirectional {
+        let is_for_control = entry.opcode() == admin_opcode::FABRICS || is_reservation(entry.opcode());
+        let is_for_queue = self.io.contains(&queue) && !is_for_control;
+        if !self.open.contains(&queue) || is_for_queue || entry.direction() == Direction::Bidirectional {
             return None;
         }
         entry.set_sgl(Sgl::Transport { length_bytes });
@@ -297,6 +303,15 @@ impl Runtime {
                     todo.extend(self.handle(subsystem::Event::Aborted {
                         token,
                         aborted: caught,
+                    }));
+                }
+                subsystem::Action::EnforceReservation { number, .. } => {
+                    todo.extend(self.handle(subsystem::Event::ReservationEnforced { number }));
+                }
+                subsystem::Action::PersistReservation { number, .. } => {
+                    todo.extend(self.handle(subsystem::Event::ReservationPersisted {
+                        number,
+                        succeeded: caught,
                     }));
                 }
                 subsystem::Action::Accept { .. }
@@ -597,6 +612,17 @@ impl Joined<'_> {
                     aborted: false,
                 });
                 self.to_controller.extend(actions);
+            }
+            subsystem::Action::EnforceReservation { number, .. } => {
+                let event = subsystem::Event::ReservationEnforced { number };
+                self.to_controller.extend(self.runtime.handle(event));
+            }
+            subsystem::Action::PersistReservation { number, .. } => {
+                let event = subsystem::Event::ReservationPersisted {
+                    number,
+                    succeeded: true,
+                };
+                self.to_controller.extend(self.runtime.handle(event));
             }
             subsystem::Action::Accept { .. } | subsystem::Action::Report(_) => {}
         }

@@ -1,7 +1,7 @@
 //! Features of one controller: what Set Features changes and Get Features tells.
 //!
-//! Nothing is saved across resets, no feature belongs to one namespace except error recovery, and the
-//! interrupt features do not exist over Fabrics.
+//! Nothing is saved across resets, no feature belongs to one namespace except error recovery and those of reservations, which the
+//! subsystem keeps beside them, and the interrupt features do not exist over Fabrics.
 
 use crate::command::SubmissionEntry;
 use crate::identify::{KEEP_ALIVE_GRANULARITY, WARNING_TEMPERATURE_K};
@@ -24,10 +24,12 @@ pub mod fid {
     pub const KEEP_ALIVE_TIMER: u8 = 0x0f;
     pub const HOST_BEHAVIOR: u8 = 0x16;
     pub const HOST_IDENTIFIER: u8 = 0x81;
+    pub const RESERVATION_NOTIFICATION_MASK: u8 = 0x82;
+    pub const RESERVATION_PERSISTENCE: u8 = 0x83;
 }
 
 /// Every feature of an I/O controller without a volatile write cache.
-const IO_FEATURES: [u8; 11] = [
+const IO_FEATURES: [u8; 13] = [
     fid::ARBITRATION,
     fid::POWER_MANAGEMENT,
     fid::TEMPERATURE_THRESHOLD,
@@ -39,6 +41,8 @@ const IO_FEATURES: [u8; 11] = [
     fid::KEEP_ALIVE_TIMER,
     fid::HOST_BEHAVIOR,
     fid::HOST_IDENTIFIER,
+    fid::RESERVATION_NOTIFICATION_MASK,
+    fid::RESERVATION_PERSISTENCE,
 ];
 
 /// Every feature of a discovery controller.
@@ -408,7 +412,7 @@ fn grant_queues(dword11: u32, io_queues_max: u16) -> Result<u16, Status> {
 /// What Get Features tells when asked for a feature's capabilities: bit 1 by namespace, bit 2 changeable.
 fn capabilities(identifier: u8) -> u32 {
     match identifier {
-        fid::ERROR_RECOVERY => 0b110,
+        fid::ERROR_RECOVERY | fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE => 0b110,
         fid::HOST_IDENTIFIER | fid::VOLATILE_WRITE_CACHE => 0,
         _ => 0b100,
     }

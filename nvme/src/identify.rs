@@ -9,6 +9,7 @@
 use crate::fabrics::VERSION;
 use crate::io::NamespaceFormat;
 use crate::nqn::Nqn;
+use crate::reservation::wire::{CAPABILITIES, CAPABILITY_PERSISTS};
 
 /// Bytes of every Identify data structure.
 pub const IDENTIFY_BYTES: usize = 4096;
@@ -218,8 +219,9 @@ fn io_controller(page: &mut Page, facts: &ControllerFacts<'_>) {
     let dataset_management = 1 << 2;
     let write_zeroes = 1 << 3;
     let select = 1 << 4;
+    let reservations = 1 << 5;
     let timestamp = 1 << 6;
-    let oncs: u16 = compare | dataset_management | write_zeroes | select | timestamp;
+    let oncs: u16 = compare | dataset_management | write_zeroes | select | reservations | timestamp;
     page.put(520, &oncs.to_le_bytes());
     page.put(522, &1_u16.to_le_bytes()); // FUSES: Compare and Write.
     let flush_all = 0b110; // Flush takes NSID FFFFFFFFh.
@@ -259,6 +261,13 @@ pub struct NamespaceFacts {
     pub atomic_write_blocks_power_fail: u16,
     /// Blocks of a fused Compare and Write, at least 1.
     pub compare_write_blocks_max: u16,
+    /// Whether reservations outlive a loss of power, where a host wants them to.
+    pub reservations_persist: bool,
+}
+
+/// RESCAP: what reservations a namespace has.
+const fn reservation_capabilities(persist: bool) -> u8 {
+    CAPABILITIES | if persist { CAPABILITY_PERSISTS } else { 0 }
 }
 
 /// A count of `1..=65_536` as 0's based word; what is outside is moved to the nearest end.
@@ -281,6 +290,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let optimal = facts.strip_blocks.is_some() || facts.stripe_blocks.is_some();
     page.put(24, &[own_atomics | u8::from(optimal) << 4]); // NSFEAT
     page.put(30, &[1]); // NMIC: shared.
+    page.put(31, &[reservation_capabilities(facts.reservations_persist)]); // RESCAP
     page.put(33, &[0b1001]); // DLFEAT: deallocated blocks read as zeroes, Write Zeroes may deallocate.
     page.put(34, &(facts.atomic_write_blocks - 1).to_le_bytes());
     page.put(36, &(facts.atomic_write_blocks_power_fail - 1).to_le_bytes());
@@ -301,9 +311,10 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
 /// I/O command set independent Identify Namespace (CNS 08h).
 ///
 /// Source: NVM Express Base Specification 2.0, I/O Command Set Independent Identify Namespace data structure.
-pub fn independent_namespace() -> Vec<u8> {
+pub fn independent_namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     page.put(1, &[1]); // NMIC: shared.
+    page.put(2, &[reservation_capabilities(facts.reservations_persist)]); // RESCAP
     page.put(14, &[1]); // NSTAT: ready.
     page.0
 }
@@ -465,7 +476,7 @@ mod tests {
             ..facts(&nqn)
         });
         assert_eq!(word(&page, 256), 0, "OACS");
-        assert_eq!(word(&page, 520), 0b101_1101, "ONCS");
+        assert_eq!(word(&page, 520), 0b111_1101, "ONCS");
         assert_eq!(word(&page, 522), 1, "FUSES");
         assert_eq!(page[525], 0b111, "VWC");
         let page = controller(&facts(&nqn));
@@ -506,8 +517,19 @@ mod tests {
             atomic_write_blocks: 1,
             atomic_write_blocks_power_fail: 1,
             compare_write_blocks_max: 1,
+            reservations_persist: false,
         };
         let page = namespace(&facts);
+        assert_eq!(
+            (page[31], independent_namespace(&facts)[2]),
+            (0xfe, 0xfe),
+            "RESCAP"
+        );
+        let persistent = NamespaceFacts {
+            reservations_persist: true,
+            ..facts.clone()
+        };
+        assert_eq!(namespace(&persistent)[31], 0xff, "RESCAP");
         for at in [0, 8, 16] {
             assert_eq!(dword(&page, at), 1 << 20);
         }

@@ -12,6 +12,7 @@ pub mod identify;
 pub mod io;
 pub mod log;
 pub mod nqn;
+pub mod reservation;
 pub mod status;
 pub mod subsystem;
 pub mod tcp;

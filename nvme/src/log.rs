@@ -25,6 +25,7 @@ pub mod lid {
     pub const FEATURE_EFFECTS: u8 = 0x12;
     pub const MI_EFFECTS: u8 = 0x13;
     pub const DISCOVERY: u8 = 0x70;
+    pub const RESERVATION: u8 = 0x80;
 }
 
 /// The fields of a Get Log Page command.
@@ -286,7 +287,15 @@ pub fn command_effects() -> Vec<u8> {
     ] {
         page[usize::from(opcode) * 4] = SUPPORTED;
     }
-    for opcode in [io_opcode::FLUSH, io_opcode::READ, io_opcode::COMPARE] {
+    for opcode in [
+        io_opcode::FLUSH,
+        io_opcode::READ,
+        io_opcode::COMPARE,
+        io_opcode::RESERVATION_REGISTER,
+        io_opcode::RESERVATION_REPORT,
+        io_opcode::RESERVATION_ACQUIRE,
+        io_opcode::RESERVATION_RELEASE,
+    ] {
         page[1024 + usize::from(opcode) * 4] = SUPPORTED;
     }
     for opcode in [

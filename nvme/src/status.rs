@@ -52,6 +52,7 @@ statuses! {
     HOST_ID_INCONSISTENT = 0, 0x18, "host identifier inconsistent format";
     KEEP_ALIVE_EXPIRED = 0, 0x19, "keep alive timer expired";
     KEEP_ALIVE_TIMEOUT_INVALID = 0, 0x1a, "keep alive timeout invalid";
+    ABORTED_BY_PREEMPTION = 0, 0x1b, "command aborted due to preempt and abort";
     NAMESPACE_WRITE_PROTECTED = 0, 0x20, "namespace is write protected";
     COMMAND_INTERRUPTED = 0, 0x21, "command interrupted";
     TRANSIENT_TRANSPORT_ERROR = 0, 0x22, "transient transport error";

@@ -2,6 +2,7 @@
 
 use nvme::command::{Direction, Sgl, SubmissionEntry};
 use nvme::io::{FuseKind, IoLimits, IoRequest, fuse_kind};
+use nvme::reservation::wire::is_reservation;
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{Event, Slot};
@@ -11,6 +12,7 @@ use super::array::status_of;
 use super::connection::{Command, CommandState, Life, Next, Role};
 use super::core::{Core, queue_index};
 use super::message::{ControlMessage, Message};
+use super::reservation::CONFLICT;
 use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, Request};
 use crate::drive::block::{GroupLba, NamespaceLba};
@@ -115,6 +117,11 @@ impl Commands {
     }
 }
 
+/// Whether a command of an I/O queue is the control core's: Fabrics and reservation commands.
+const fn is_for_control(opcode: u8) -> bool {
+    opcode == nvme::command::io_opcode::FABRICS || is_reservation(opcode)
+}
+
 /// A host's read. Forced unit access is to see what the medium has.
 fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk: Option<VirtualDisk>) -> Request {
     match disk {
@@ -209,7 +216,7 @@ impl Core {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
-        let is_io = connection.role == Role::Io && entry.opcode() != nvme::command::io_opcode::FABRICS;
+        let is_io = connection.role == Role::Io && !is_for_control(entry.opcode());
         *connection.command(slot) = Command {
             entry,
             transfer_bytes,
@@ -222,6 +229,9 @@ impl Core {
                 .and_then(|()| self.parse_io(queue, slot, &entry, transfer_bytes))
                 .and_then(|()| self.check_pair(queue, slot));
             if let Err(status) = checked {
+                // What is not even known is forbidden like a write (PROTOCOL H08).
+                let refused = self.is_refused(queue, slot);
+                let status = if refused { CONFLICT } else { status };
                 return self.end_pair(io, queue, slot, status);
             }
         } else if direction == Direction::FromHost && transfer_bytes > ADMIN_DATA_BYTES_MAX {
@@ -405,6 +415,14 @@ impl Core {
         if fuse_kind(&command.entry) != FuseKind::None {
             return self.run_fused(io, queue, slot);
         }
+        if self.is_refused(queue, slot) {
+            return self.end_pair(io, queue, slot, CONFLICT);
+        }
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
         command.state = CommandState::Running;
         self.submit(io, queue, slot, request);
     }
@@ -558,6 +576,7 @@ impl Core {
         slot: Slot,
         result: Result<(), GroupError>,
     ) {
+        let refused = self.is_refused(queue, slot);
         let connection = self
             .connections
             .find(queue)
@@ -572,7 +591,12 @@ impl Core {
         let request = command.request.expect("engines get I/O commands only");
         let next = command.next;
         let id = command.id.expect("an engine has it");
-        if result.is_ok() && !draining {
+        let goes_on = matches!(next, Next::Range(_) | Next::Read) && result.is_ok() && !draining;
+        if goes_on && refused {
+            // Its host lost the right to it while it was under way: what is left of it does not begin.
+            return self.finish_one(io, queue, slot, CONFLICT);
+        }
+        if goes_on {
             match (next, request) {
                 (Next::Range(_), IoRequest::DatasetManagement { ranges, deallocate }) => {
                     return self.next_range(io, queue, slot, ranges, deallocate);
@@ -648,6 +672,7 @@ impl Core {
         if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
         }
+        self.tend_preemptions(io);
     }
 
     /// Notes for how long a group has had a read or write, for background work that makes way for hosts.
@@ -689,6 +714,8 @@ impl Core {
             Status::COMMAND_ABORT_REQUESTED,
             Status::COMPARE_FAILURE,
             Status::ABORTED_FAILED_FUSED,
+            Status::ABORTED_BY_PREEMPTION,
+            Status::RESERVATION_CONFLICT,
         ];
         if ordinary.iter().any(|known| status.same_code(*known)) || self.failures >= FAILURES_PER_TICK_MAX {
             return;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use nvme::command::SubmissionEntry;
 use nvme::io::IoRequest;
+use nvme::reservation::HostId;
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Outbox, Part, Slot};
@@ -129,6 +130,8 @@ pub struct Connection {
     pub role: Role,
     /// Its host was told that there is no volatile write cache.
     pub write_through: bool,
+    /// Its host, once its Connect was accepted.
+    pub host: HostId,
     /// How far its end has come.
     pub life: Life,
     /// Command slots, indexed by `Slot`.
@@ -173,6 +176,7 @@ impl Connection {
             machine,
             role: Role::Fresh,
             write_through: true,
+            host: HostId([0; 16]),
             life: Life::Open,
             commands: vec![Command::free(); usize::from(slots)],
             backlog: Vec::new(),

@@ -18,6 +18,7 @@ use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec,
 use super::message::{Accept, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
+use super::reservation::Reservations;
 use super::sums::Sums;
 use crate::amf::MemberIndex;
 use crate::amf::group::SuperblockIo;
@@ -139,6 +140,8 @@ pub struct Core {
     pub(super) sums: Sums,
     /// Failed commands that were reported to the error log since the last tick.
     pub(super) failures: u32,
+    /// Who may do what with namespaces that are reserved.
+    pub(super) reservations: Reservations,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -253,6 +256,7 @@ impl Core {
             draining: Vec::new(),
             sums: Sums::default(),
             failures: 0,
+            reservations: Reservations::default(),
         }
     }
 
@@ -411,6 +415,7 @@ impl Core {
                 self.draining.push((group, nsid));
                 self.report_drained(io);
             }
+            Message::EnforceReservation(enforcement) => self.enforce_reservation(io, &enforcement),
             Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
@@ -455,6 +460,7 @@ impl Core {
             return;
         };
         connection.write_through = accept.write_through;
+        connection.host = accept.host;
         connection.role = if accept.qid == 0 { Role::Admin } else { Role::Io };
         connection.machine.set_queue(target::Queue {
             entries: accept.entries,

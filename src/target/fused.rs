@@ -13,6 +13,7 @@ use reactor::Io;
 use super::connection::CommandState;
 use super::core::Core;
 use super::message::Message;
+use super::reservation::CONFLICT;
 
 impl Core {
     /// Pairs a command that has just arrived with the one before it. Errs with the status of a command that fits no
@@ -89,6 +90,12 @@ impl Core {
             (slot, partner)
         } else {
             (partner, slot)
+        };
+        if self.is_refused(queue, second) {
+            return self.end_pair(io, queue, second, CONFLICT);
+        }
+        let Some(connection) = self.connections.find(queue) else {
+            return;
         };
         connection.command(first).state = CommandState::Running;
         connection.command(second).state = CommandState::Running;

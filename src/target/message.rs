@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme::command::SubmissionEntry;
+use nvme::reservation::{HostId, Rules};
 use nvme::status::Status;
 use nvme::subsystem::{PortId, QueueId};
 use reactor::CoreIndex;
@@ -210,6 +211,9 @@ pub enum Message {
     },
     /// What the cores do without, as sentences, for `node.show`.
     Notes(Vec<String>),
+    /// Commands of a namespace are held to other rules from now on, and those of some hosts are to end; to be answered by
+    /// [`ControlMessage::ReservationEnforced`].
+    EnforceReservation(Enforcement),
     /// From the outside: stop the node cleanly.
     Stop,
 }
@@ -227,6 +231,21 @@ pub struct Accept {
     pub flow_control: bool,
     /// Whether its host was told that there is no volatile write cache, and so relies on every write that completes.
     pub write_through: bool,
+    /// Its host, as reservations know it.
+    pub host: HostId,
+}
+
+/// What a reservation means for the commands of a namespace.
+#[derive(Clone, Debug)]
+pub struct Enforcement {
+    /// Names it in the answer.
+    pub number: u64,
+    /// Which namespace.
+    pub nsid: u32,
+    /// Who may do what.
+    pub rules: Arc<Rules>,
+    /// Hosts whose commands are to end before the answer.
+    pub abort: Arc<Vec<HostId>>,
 }
 
 /// What a queue's core tells the control core.
@@ -359,6 +378,11 @@ pub enum ControlMessage {
     Counted {
         /// As in the question.
         request: u64,
+    },
+    /// A core holds commands to the rules of a reservation, and has nothing under way that they were to end.
+    ReservationEnforced {
+        /// Which of them.
+        number: u64,
     },
     /// Nothing of a removed namespace is in flight on one core any more.
     Drained {

@@ -23,6 +23,7 @@ mod observe;
 pub mod preflight;
 mod relayout;
 pub mod replay;
+mod reservation;
 mod restore;
 pub mod rpc;
 mod sockets;

@@ -20,6 +20,7 @@ mod queue;
 mod ram;
 mod raw;
 mod read_cache;
+mod reservations;
 mod spares;
 mod stage;
 mod zeroes;

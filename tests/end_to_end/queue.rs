@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use nvme::command::{CompletionEntry, SubmissionEntry, admin_opcode, io_opcode};
 use nvme::crc32c::portable;
@@ -127,6 +128,27 @@ impl Queue {
     /// Waits for the answer to a command.
     pub fn wait(&mut self, cid: u16) -> Answer {
         self.try_wait(cid).unwrap()
+    }
+
+    /// Whether a command is answered within this time.
+    pub fn answers_within(&mut self, cid: u16, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        while !self.answers.contains_key(&cid) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            let got = self.receive();
+            self.stream.set_read_timeout(Some(WAIT)).unwrap();
+            match got {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        true
     }
 
     fn try_wait(&mut self, cid: u16) -> io::Result<Answer> {

@@ -8,6 +8,7 @@ use crate::nqn::Nqn;
 use crate::status::Status;
 
 use super::controller::{AbortWait, Change};
+use super::reservation;
 use super::{
     Action, CloseReason, Command, NAMESPACES_MAX, Namespace, QueueId, QueueState, Reply, Report, Subsystem,
     tell,
@@ -20,7 +21,7 @@ const ABORTS_MAX: usize = ABORT_LIMIT as usize + 1;
 const INVALID: Status = Status::INVALID_FIELD.do_not_retry();
 
 /// Log pages of an I/O controller.
-const IO_LOG_PAGES: [u8; 8] = [
+const IO_LOG_PAGES: [u8; 9] = [
     lid::SUPPORTED_PAGES,
     lid::ERROR,
     lid::SMART,
@@ -29,6 +30,7 @@ const IO_LOG_PAGES: [u8; 8] = [
     lid::EFFECTS,
     lid::FEATURE_EFFECTS,
     lid::MI_EFFECTS,
+    lid::RESERVATION,
 ];
 
 /// What a command leads to: its end, or nothing yet.
@@ -96,6 +98,12 @@ impl Subsystem {
             admin_opcode::GET_LOG_PAGE => self.log_page(cntlid, entry).map(Some),
             admin_opcode::IDENTIFY => self.identify(cntlid, entry).map(Reply::data).map(Some),
             admin_opcode::ABORT if is_io => self.abort(cntlid, command, out),
+            admin_opcode::SET_FEATURES if is_io && reservation::is_feature(entry) => {
+                self.set_reservation_feature(cntlid, command, out)
+            }
+            admin_opcode::GET_FEATURES if is_io && reservation::is_feature(entry) => {
+                self.reservation_feature(cntlid, entry).map(Some)
+            }
             admin_opcode::SET_FEATURES => {
                 let open = !controller.io.is_empty();
                 let result = controller.features.write(entry, data, open, now_ns)?;
@@ -272,6 +280,9 @@ impl Subsystem {
             if request.lid == lid::CHANGED_NAMESPACES {
                 controller.forget_changed_namespaces();
             }
+            if request.lid == lid::RESERVATION {
+                controller.reservation_read();
+            }
         }
         Ok(Reply::data(data))
     }
@@ -289,6 +300,7 @@ impl Subsystem {
             lid::EFFECTS => log::command_effects(),
             lid::FEATURE_EFFECTS => log::supported(&controller.features.identifiers()),
             lid::MI_EFFECTS => log::supported(&[]),
+            lid::RESERVATION => controller.reservations.page(),
             _ => return Err(Status::INVALID_LOG_PAGE.do_not_retry()),
         })
     }
@@ -319,9 +331,9 @@ impl Subsystem {
                 .namespace(nsid)?
                 .map_or_else(identify::empty, |it| identify::namespace(&self.facts(it)))),
             cns::COMMAND_SET_NAMESPACE => self.namespace(nsid).map(|_| identify::empty()),
-            cns::INDEPENDENT_NAMESPACE => Ok(self
-                .namespace(nsid)?
-                .map_or_else(identify::empty, |_| identify::independent_namespace())),
+            cns::INDEPENDENT_NAMESPACE => Ok(self.namespace(nsid)?.map_or_else(identify::empty, |it| {
+                identify::independent_namespace(&self.facts(it))
+            })),
             cns::NAMESPACE_DESCRIPTORS => {
                 let namespace = self.namespace(nsid)?.ok_or(NO_NAMESPACE)?;
                 Ok(identify::namespace_descriptors(&self.facts(namespace)))
@@ -379,6 +391,7 @@ impl Subsystem {
             atomic_write_blocks: self.config.atomic_write_blocks,
             atomic_write_blocks_power_fail: self.config.atomic_write_blocks_power_fail,
             compare_write_blocks_max: self.compare_write_blocks_max(),
+            reservations_persist: namespace.reservations_persist,
         }
     }
 

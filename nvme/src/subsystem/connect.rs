@@ -4,6 +4,7 @@ use crate::fabrics::{CNTLID_DYNAMIC, Connect, ConnectData};
 use crate::feature::{FeatureDefaults, Features};
 use crate::identify::{ControllerKind, NOTICE_DISCOVERY_CHANGED, NOTICE_NAMESPACE_CHANGED};
 use crate::nqn::Nqn;
+use crate::reservation::HostId;
 
 use super::controller::{Birth, Controller};
 use super::{ADMIN_ENTRIES_MAX, Action, Command, Queue, QueueState, Refusal, Reply, Report, Subsystem};
@@ -272,6 +273,7 @@ impl Subsystem {
             volatile_write_cache,
             cntlid,
             host: held.data.hostnqn,
+            hostid: HostId(held.data.hostid),
         });
         held.command.complete(Reply::success(u64::from(cntlid)), out);
     }

@@ -9,6 +9,7 @@ use crate::identify::{
 };
 use crate::log::{CHANGED_NAMESPACES_MAX, ErrorLog, lid};
 use crate::nqn::Nqn;
+use crate::reservation;
 use crate::status::Status;
 
 use super::interface::QueueId;
@@ -72,6 +73,8 @@ pub(super) enum Notice {
     Namespaces,
     /// The discovery log changed.
     Discovery,
+    /// There is something in the reservation notification log.
+    Reservations,
 }
 
 impl Notice {
@@ -85,18 +88,20 @@ impl Notice {
             Self::Spare => (1, 0x02, lid::SMART),
             Self::Namespaces => (2, 0x00, lid::CHANGED_NAMESPACES),
             Self::Discovery => (2, 0xf0, lid::DISCOVERY),
+            Self::Reservations => (6, 0x00, lid::RESERVATION),
         };
         kind | information << 8 | (page as u64) << 16
     }
 
-    /// Bits of Asynchronous Event Configuration that ask for it.
-    const fn enabling(self) -> u32 {
+    /// Bits of Asynchronous Event Configuration that ask for it; `None`: it has a mask of its own.
+    const fn enabling(self) -> Option<u32> {
         match self {
-            Self::Spare => 1,
-            Self::Temperature => 1 << 1,
-            Self::Reliability => 1 << 2 | 1 << 3 | 1 << 4,
-            Self::Namespaces => NOTICE_NAMESPACE_CHANGED,
-            Self::Discovery => NOTICE_DISCOVERY_CHANGED,
+            Self::Spare => Some(1),
+            Self::Temperature => Some(1 << 1),
+            Self::Reliability => Some(1 << 2 | 1 << 3 | 1 << 4),
+            Self::Namespaces => Some(NOTICE_NAMESPACE_CHANGED),
+            Self::Discovery => Some(NOTICE_DISCOVERY_CHANGED),
+            Self::Reservations => None,
         }
     }
 }
@@ -149,6 +154,28 @@ pub(super) struct Controller {
     masked: BTreeSet<Notice>,
     /// `None`: more than the list can hold.
     changed: Option<BTreeSet<u32>>,
+    pub(super) reservations: ReservationLog,
+}
+
+/// The reservation notification log, and what its host does not want to find there.
+#[derive(Debug, Default)]
+pub(super) struct ReservationLog {
+    /// Reservation Notification Mask by namespace; without an entry nothing is masked.
+    pub(super) masks: BTreeMap<u32, u32>,
+    /// Oldest first: number, what was lost, namespace.
+    entries: VecDeque<(u64, reservation::Notice, u32)>,
+    count: u64,
+}
+
+/// Entries that the reservation notification log keeps: as many as its field can say; then the oldest goes.
+const RESERVATION_NOTICES_MAX: usize = 255;
+
+impl ReservationLog {
+    /// The page as it is read now.
+    pub(super) fn page(&self) -> Vec<u8> {
+        let left = self.entries.len().saturating_sub(1);
+        reservation::wire::notice(self.entries.front().copied(), left)
+    }
 }
 
 /// What a new controller starts from.
@@ -192,6 +219,7 @@ impl Controller {
             pending: BTreeSet::new(),
             masked: BTreeSet::new(),
             changed: Some(BTreeSet::new()),
+            reservations: ReservationLog::default(),
         }
     }
 
@@ -307,6 +335,7 @@ impl Controller {
         self.pending.clear();
         self.masked.clear();
         self.changed = Some(BTreeSet::new());
+        self.reservations = ReservationLog::default();
         self.snapshot = None;
         Change::Reset
     }
@@ -355,7 +384,8 @@ impl Controller {
 
     /// Notes an event, if the host wants to know and does not know already.
     pub(super) fn raise(&mut self, notice: Notice) {
-        let wanted = self.features.events() & notice.enabling() != 0;
+        let events = self.features.events();
+        let wanted = notice.enabling().is_none_or(|bits| events & bits != 0);
         if self.is_ready() && wanted && !self.masked.contains(&notice) {
             self.pending.insert(notice);
         }
@@ -402,5 +432,29 @@ impl Controller {
     /// The changed list was read.
     pub(super) fn forget_changed_namespaces(&mut self) {
         self.changed = Some(BTreeSet::new());
+    }
+
+    /// The host lost something in a namespace.
+    pub(super) fn reservation_lost(&mut self, nsid: u32, notice: reservation::Notice) {
+        let log = &mut self.reservations;
+        let mask = log.masks.get(&nsid).copied().unwrap_or(0);
+        if self.kind != ControllerKind::Io || self.phase != Phase::Ready || mask & notice.mask() != 0 {
+            return;
+        }
+        // Numbers start at 1: a page of number 0 has nothing to tell.
+        log.count = log.count.checked_add(1).unwrap_or(1);
+        log.entries.push_back((log.count, notice, nsid));
+        if log.entries.len() > RESERVATION_NOTICES_MAX {
+            log.entries.pop_front();
+        }
+        self.raise(Notice::Reservations);
+    }
+
+    /// The oldest reservation notice was read; the next one is told like a new one.
+    pub(super) fn reservation_read(&mut self) {
+        self.reservations.entries.pop_front();
+        if !self.reservations.entries.is_empty() {
+            self.raise(Notice::Reservations);
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::identify::{ControllerKind, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
+use crate::reservation::{HostId, Rules, State};
 use crate::status::Status;
 
 /// The runtime's name for one transport connection. It may be used again only after [`Event::Closed`].
@@ -231,6 +232,8 @@ pub struct Namespace {
     pub stripe_blocks: Option<u32>,
     /// Whether a write to it may complete before it is on stable media, for hosts that were told of a volatile write cache.
     pub volatile: bool,
+    /// Whether its reservations can outlive a loss of power: [`Action::PersistReservation`] has a place to write to.
+    pub reservations_persist: bool,
 }
 
 /// What happened.
@@ -284,6 +287,25 @@ pub enum Event<'a> {
     },
     /// A namespace appeared.
     NamespaceAdded(Namespace),
+    /// What was kept of the reservations of a namespace that was just added.
+    ReservationRestored {
+        /// Which one.
+        nsid: u32,
+        /// Registrants and reservation.
+        state: State,
+    },
+    /// The answer to [`Action::EnforceReservation`]: all cores hold commands to the rules, and nothing that was to be aborted runs any more.
+    ReservationEnforced {
+        /// As in the action.
+        number: u64,
+    },
+    /// The answer to [`Action::PersistReservation`].
+    ReservationPersisted {
+        /// As in the action.
+        number: u64,
+        /// Whether the state is on stable media.
+        succeeded: bool,
+    },
     /// A namespace disappeared.
     NamespaceRemoved {
         /// Which one.
@@ -328,6 +350,8 @@ pub enum Action {
         cntlid: u16,
         /// Host at the other end.
         host: Nqn,
+        /// Its identifier, by which reservations know it.
+        hostid: HostId,
     },
     /// Complete a command.
     Complete {
@@ -350,6 +374,27 @@ pub enum Action {
         cid: u16,
         /// To be given back.
         token: u32,
+    },
+    /// Hold the commands of a namespace to these rules on all cores from the moment that they begin; end what these hosts have under way in it;
+    /// and answer with [`Event::ReservationEnforced`] when nothing of them runs there any more.
+    EnforceReservation {
+        /// To be given back.
+        number: u64,
+        /// Which namespace.
+        nsid: u32,
+        /// Who may do what.
+        rules: Rules,
+        /// Hosts whose commands are to be aborted.
+        abort: Vec<HostId>,
+    },
+    /// Make what is to be kept of a namespace's reservations durable and answer with [`Event::ReservationPersisted`].
+    PersistReservation {
+        /// To be given back.
+        number: u64,
+        /// Which namespace.
+        nsid: u32,
+        /// What is to be kept.
+        state: State,
     },
     /// Stop executing the connection's commands, drain them, flush what was completed, close, and answer
     /// with [`Event::Closed`]. Commands of it that are not completed yet never will be.

@@ -13,6 +13,7 @@ mod connect;
 mod controller;
 mod discovery;
 mod interface;
+mod reservation;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::command::{Direction, Sgl, SubmissionEntry, admin_opcode};
 use crate::fabrics::fctype;
 use crate::identify::{ControllerKind, Transport};
 use crate::log::{ErrorEntry, Health};
+use crate::reservation::wire::is_reservation;
 use crate::status::Status;
 
 use connect::HeldConnect;
@@ -120,6 +122,8 @@ impl Random {
 pub struct Subsystem {
     config: Config,
     namespaces: BTreeMap<u32, Namespace>,
+    /// Registrants and reservations of each namespace.
+    reservations: reservation::Reservations,
     queues: BTreeMap<QueueId, Queue>,
     /// Connections without an accepted Connect, oldest first.
     unconnected: BTreeSet<(u64, QueueId)>,
@@ -143,6 +147,7 @@ impl Subsystem {
             random: Random(config.seed),
             config,
             namespaces: BTreeMap::new(),
+            reservations: reservation::Reservations::default(),
             queues: BTreeMap::new(),
             unconnected: BTreeSet::new(),
             controllers: BTreeMap::new(),
@@ -151,6 +156,11 @@ impl Subsystem {
             abort_token: 0,
             shutting_down: false,
         })
+    }
+
+    /// Registrants and reservation of a namespace, if there is one.
+    pub fn reservation(&self, nsid: u32) -> Option<&crate::reservation::State> {
+        self.reservations.state(nsid)
     }
 
     /// Every association, in the order of their controller identifiers.
@@ -207,17 +217,15 @@ impl Subsystem {
                     },
                 );
             }
-            Event::NamespaceAdded(namespace) => {
-                assert!(
-                    (1..=NAMESPACES_MAX).contains(&namespace.nsid),
-                    "an NSID within NN"
-                );
-                let before = self.namespaces.insert(namespace.nsid, namespace);
-                assert!(before.is_none(), "a namespace is added once");
-                self.namespace_changed(namespace.nsid, out);
+            Event::NamespaceAdded(namespace) => self.namespace_added(namespace, out),
+            Event::ReservationRestored { nsid, state } => self.restore_reservations(nsid, state, out),
+            Event::ReservationEnforced { number } => self.reservation_enforced(number, out),
+            Event::ReservationPersisted { number, succeeded } => {
+                self.reservation_kept(number, succeeded, out);
             }
             Event::NamespaceRemoved { nsid } => {
                 if self.namespaces.remove(&nsid).is_some() {
+                    self.end_reservations(nsid, out);
                     self.namespace_changed(nsid, out);
                 }
             }
@@ -296,6 +304,9 @@ impl Subsystem {
                 command.complete(Reply::failure(Status::COMMAND_SEQUENCE_ERROR.do_not_retry()), out);
             }
             QueueState::Admin { cntlid } => self.admin_command(now_ns, cntlid, command, data, out),
+            QueueState::Io { cntlid, .. } if is_reservation(command.entry.opcode()) => {
+                self.reservation_command(cntlid, command, data, out);
+            }
             // Properties and everything else with the Fabrics opcode belong to the admin queue.
             QueueState::Io { .. } => {
                 command.complete(Reply::failure(Status::INVALID_OPCODE.do_not_retry()), out);
@@ -314,11 +325,13 @@ impl Subsystem {
                 assert!(waited, "a connection without a Connect is listed as such");
             }
             QueueState::Admin { cntlid } | QueueState::Closing { cntlid, qid: 0 } => {
+                self.reservations.withdraw(id);
                 self.controller_mut(cntlid).admin = None;
                 self.terminate(cntlid, CloseReason::AdminQueueGone, out);
                 self.forget_if_gone(cntlid, out);
             }
             QueueState::Io { cntlid, qid } | QueueState::Closing { cntlid, qid } => {
+                self.reservations.withdraw(id);
                 self.controller_mut(cntlid).queue_closed(qid);
                 self.finish_aborts(cntlid, id, out);
                 self.forget_if_gone(cntlid, out);
@@ -393,6 +406,17 @@ impl Subsystem {
             let cntlid = *cntlid;
             self.controller_mut(cntlid).errors.push(entry);
         }
+    }
+
+    fn namespace_added(&mut self, namespace: Namespace, out: &mut Vec<Action>) {
+        assert!(
+            (1..=NAMESPACES_MAX).contains(&namespace.nsid),
+            "an NSID within NN"
+        );
+        let before = self.namespaces.insert(namespace.nsid, namespace);
+        assert!(before.is_none(), "a namespace is added once");
+        self.reservations.add(&namespace);
+        self.namespace_changed(namespace.nsid, out);
     }
 
     fn namespace_changed(&mut self, nsid: u32, out: &mut Vec<Action>) {

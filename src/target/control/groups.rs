@@ -851,6 +851,7 @@ fn namespace_of(
         strip_blocks: Some(geometry.strip_blocks()),
         stripe_blocks: Some(geometry.row_blocks()),
         volatile: shared.volatile,
+        reservations_persist: false,
     };
     let disk = VirtualDisk::new(record);
     let namespace = Namespace {

@@ -13,6 +13,7 @@ mod places;
 mod queues;
 mod ram;
 mod repair;
+mod reservations;
 mod resize;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -216,6 +217,8 @@ pub struct Control {
     leaving: BTreeSet<u32>,
     /// Requests for the health log that wait until every core has told what it counted: cores left, and the capsule.
     health_waiting: BTreeMap<u64, queues::HealthRequest>,
+    /// Rules of reservations that cores have been told: how many have not confirmed them.
+    enforcing: BTreeMap<u64, u16>,
     /// Blocks that are to be written anew, and those that an engine is at.
     repairs: repair::Repairs,
     /// The health of each drive.
@@ -294,6 +297,7 @@ impl Control {
             superblock_spans: Vec::new(),
             leaving: BTreeSet::new(),
             health_waiting: BTreeMap::new(),
+            enforcing: BTreeMap::new(),
             repairs: repair::Repairs::default(),
             health,
             policy,
@@ -401,6 +405,7 @@ impl Control {
                 self.connection_ended(of);
                 self.try_close(core, io);
             }
+            ControlMessage::ReservationEnforced { number } => self.core_enforced(core, io, number),
             ControlMessage::Drained { group, nsid } => self.vdisk_drained(core, io, group, nsid),
         }
     }

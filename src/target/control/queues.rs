@@ -150,6 +150,7 @@ impl Control {
                     entries,
                     flow_control,
                     volatile_write_cache,
+                    hostid,
                     ..
                 } => {
                     core.tell(
@@ -161,6 +162,7 @@ impl Control {
                             entries,
                             flow_control,
                             write_through: !volatile_write_cache,
+                            host: hostid,
                         }),
                     );
                 }
@@ -185,6 +187,15 @@ impl Control {
                 }
                 Action::Abort { queue, cid, token } => {
                     core.tell(io, queue_core(queue), Message::Abort { queue, cid, token });
+                }
+                Action::EnforceReservation {
+                    number,
+                    nsid,
+                    rules,
+                    abort,
+                } => self.enforce_reservation(core, io, number, nsid, rules, abort),
+                Action::PersistReservation { .. } => {
+                    unreachable!("no namespace of a node says that its reservations persist")
                 }
                 Action::Close { queue, reason } => {
                     tracing::debug!(queue = queue.0, ?reason, "closing connection");

@@ -335,9 +335,12 @@ fn aborts_ask_the_runtime_and_tell_the_truth() {
         assert_eq!(rig.completion(queue, slot), None, "the runtime decides");
         let asked = rig.actions.iter().find_map(|action| match action {
             Action::Abort { queue, cid, token } => Some((*queue, *cid, *token)),
-            Action::Accept { .. } | Action::Complete { .. } | Action::Close { .. } | Action::Report(_) => {
-                None
-            }
+            Action::Accept { .. }
+            | Action::Complete { .. }
+            | Action::Close { .. }
+            | Action::EnforceReservation { .. }
+            | Action::PersistReservation { .. }
+            | Action::Report(_) => None,
         });
         let (asked_queue, cid, token) = asked.expect("the runtime is asked");
         assert_eq!((asked_queue, cid), (io_queue, 77));

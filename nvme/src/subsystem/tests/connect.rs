@@ -42,7 +42,8 @@ fn an_accepted_queue_is_announced_before_its_connect_completes() {
             flow_control: false,
             volatile_write_cache: false,
             cntlid,
-            host
+            host,
+            hostid: crate::reservation::HostId([1; 16]),
         }
     );
     let Action::Complete { slot: completed, .. } = rig.actions[1] else {
@@ -629,6 +630,8 @@ fn a_controller_has_a_write_cache_if_a_namespace_had_one_when_it_was_made() {
             | Action::Complete { .. }
             | Action::Abort { .. }
             | Action::Close { .. }
+            | Action::EnforceReservation { .. }
+            | Action::PersistReservation { .. }
             | Action::Report(_) => None,
         });
         accepted.expect("its admin queue was accepted")

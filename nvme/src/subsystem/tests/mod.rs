@@ -5,6 +5,7 @@ mod connect;
 mod discovery;
 mod lifecycle;
 mod random;
+mod reservation;
 
 use super::*;
 use crate::command::SubmissionEntry;
@@ -77,6 +78,7 @@ fn namespace(nsid: u32) -> Namespace {
         strip_blocks: Some(16),
         stripe_blocks: Some(32),
         volatile: false,
+        reservations_persist: false,
     }
 }
 

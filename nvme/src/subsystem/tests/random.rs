@@ -13,6 +13,11 @@ struct World {
     /// Connections that are to be closed, but are not yet.
     closing: BTreeSet<QueueId>,
     aborts: Vec<u32>,
+    /// Rules of reservations that the cores have not confirmed.
+    enforcements: Vec<u64>,
+    enforced: u32,
+    /// Reservations that are not durable yet.
+    persists: Vec<u64>,
     cntlids: Vec<u16>,
 }
 
@@ -89,7 +94,12 @@ impl World {
 
     fn step(&mut self) {
         self.rig.now_ns += self.below(20 * MS);
-        match self.below(16) {
+        match self.below(20) {
+            16..=18 => {
+                let (entry, keys) = self.reservation();
+                self.send(entry, &keys);
+            }
+            19 => self.answer(),
             0 => {
                 let port = if self.below(4) == 0 { DISCOVERY_PORT } else { MAIN };
                 let queue = self.rig.open(port);
@@ -119,13 +129,41 @@ impl World {
         self.look();
     }
 
+    /// A reservation command of any kind, with few keys, so that some succeed.
+    fn reservation(&mut self) -> (SubmissionEntry, [u8; 16]) {
+        let opcodes = [0x0d, 0x0d, 0x0e, 0x11, 0x11, 0x15];
+        let mut entry = SubmissionEntry::new(opcodes[usize::try_from(self.below(6)).unwrap()], 1);
+        entry.set_nsid(self.number(3) + 1);
+        entry.set_sgl(Sgl::Transport { length_bytes: 512 });
+        entry.set_dword(10, self.number(4) | self.number(8) << 8 | self.number(4) << 30);
+        entry.set_dword(11, 1);
+        let mut keys = [0; 16];
+        keys[0] = u8::try_from(self.below(3)).unwrap();
+        keys[8] = u8::try_from(self.below(3)).unwrap();
+        (entry, keys)
+    }
+
+    /// Answers what the machine waits for.
+    fn answer(&mut self) {
+        if let Some(number) = self.enforcements.pop() {
+            self.enforced += 1;
+            self.rig.step(Event::ReservationEnforced { number });
+        } else if let Some(number) = self.persists.pop() {
+            let succeeded = self.below(4) > 0;
+            self.rig.step(Event::ReservationPersisted { number, succeeded });
+        }
+    }
+
     fn change(&mut self) {
         let nsid = self.number(3) + 1;
         match self.below(6) {
             0 if self.rig.subsystem.namespaces.contains_key(&nsid) => {
                 self.rig.step(Event::NamespaceRemoved { nsid });
             }
-            0 => self.rig.step(Event::NamespaceAdded(namespace(nsid))),
+            0 => self.rig.step(Event::NamespaceAdded(Namespace {
+                reservations_persist: nsid == 1,
+                ..namespace(nsid)
+            })),
             1 => self.rig.step(Event::PortsChanged(config().ports)),
             2 => {
                 let hosts = (0..self.number(4)).map(host_nqn).collect();
@@ -175,6 +213,8 @@ impl World {
                     assert!(!self.closing.contains(&queue), "nothing is completed after Close");
                 }
                 Action::Abort { token, .. } => self.aborts.push(token),
+                Action::EnforceReservation { number, .. } => self.enforcements.push(number),
+                Action::PersistReservation { number, .. } => self.persists.push(number),
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");
                 }
@@ -187,6 +227,7 @@ impl World {
 
 #[test]
 fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
+    let mut enforced = 0;
     for seed in 0..24 {
         let mut world = World {
             rig: Rig::new(config()),
@@ -194,12 +235,16 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
             open: BTreeMap::new(),
             closing: BTreeSet::new(),
             aborts: Vec::new(),
+            enforcements: Vec::new(),
+            enforced: 0,
+            persists: Vec::new(),
             cntlids: Vec::new(),
         };
         for _ in 0..4000 {
             world.step();
         }
         assert!(world.cntlids.len() > 10, "the run made associations");
+        enforced += world.enforced;
         world.rig.step(Event::Shutdown);
         world.look();
         let open: Vec<QueueId> = world.open.keys().copied().collect();
@@ -215,4 +260,5 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
         assert!(subsystem.queues.is_empty() && subsystem.controllers.is_empty());
         assert!(subsystem.unconnected.is_empty());
     }
+    assert!(enforced > 100, "hosts made reservations: {enforced}");
 }

@@ -1,0 +1,285 @@
+//! Reservations within the subsystem: commands of hosts to the machine of their namespace, and what that wants to the runtime.
+
+use std::collections::BTreeMap;
+
+use crate::command::SubmissionEntry;
+use crate::feature::fid;
+use crate::reservation::machine::{self, Ask, Machine};
+use crate::reservation::{self, HostId, State};
+use crate::status::Status;
+
+use super::{Action, Command, Namespace, QueueId, QueueState, Reply, Subsystem};
+
+/// Invalid Field in Command, for good.
+const INVALID: Status = Status::INVALID_FIELD.do_not_retry();
+/// Invalid Namespace or Format, for good.
+const NO_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry();
+/// NSID that stands for every namespace.
+const NSID_ALL: u32 = u32::MAX;
+/// Reservation Notification Mask: REGPRE, RESREL and RESPRE.
+const MASK_BITS: u32 = 0b1110;
+
+/// The reservation machines of all namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Reservations {
+    machines: BTreeMap<u32, Machine<Command>>,
+    /// What the runtime has been asked for and has not answered, by number: its namespace.
+    awaited: BTreeMap<u64, u32>,
+    number: u64,
+}
+
+/// Whether a Get or Set Features command is about a feature of reservations.
+pub(super) fn is_feature(entry: &SubmissionEntry) -> bool {
+    let [identifier, ..] = entry.dword(10).to_le_bytes();
+    matches!(
+        identifier,
+        fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE
+    )
+}
+
+impl Reservations {
+    /// A namespace appeared.
+    pub(super) fn add(&mut self, namespace: &Namespace) {
+        let machine = Machine::new(namespace.reservations_persist, None);
+        self.machines.insert(namespace.nsid, machine);
+    }
+
+    /// Registrants and reservation of a namespace.
+    pub(super) fn state(&self, nsid: u32) -> Option<&State> {
+        self.machines.get(&nsid).map(Machine::state)
+    }
+
+    /// A connection is gone: its commands that have not begun are forgotten.
+    pub(super) fn withdraw(&mut self, queue: QueueId) {
+        for machine in self.machines.values_mut() {
+            machine.withdraw(|command| command.queue == queue);
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// The namespace that an answer is for; `None` if it has gone since.
+    fn answered(&mut self, number: u64) -> Option<(u32, &mut Machine<Command>)> {
+        let nsid = self.awaited.remove(&number)?;
+        Some((nsid, self.machines.get_mut(&nsid)?))
+    }
+}
+
+impl Subsystem {
+    /// Executes a reservation command of an I/O queue.
+    pub(super) fn reservation_command(
+        &mut self,
+        cntlid: u16,
+        command: Command,
+        data: &[u8],
+        out: &mut Vec<Action>,
+    ) {
+        match self.parse_reservation(&command, data) {
+            Ok(asked) => self.ask(cntlid, command, asked, out),
+            Err(status) => command.complete(Reply::failure(status), out),
+        }
+    }
+
+    fn parse_reservation(&self, command: &Command, data: &[u8]) -> Result<reservation::Command, Status> {
+        let entry = &command.entry;
+        if !self.reservations.machines.contains_key(&entry.nsid()) {
+            return Err(NO_NAMESPACE);
+        }
+        if entry.fuse() != 0 || command.data_bytes() > self.config.max_transfer_bytes {
+            return Err(INVALID);
+        }
+        let asked = reservation::Command::parse(entry, data)?;
+        if let reservation::Command::Report {
+            extended,
+            length_bytes,
+        } = asked
+        {
+            if length_bytes > u64::from(command.data_bytes()) {
+                return Err(Status::DATA_SGL_LENGTH_INVALID.do_not_retry());
+            }
+            // Host identifiers have 128 bits over Fabrics, and would not fit the shorter form.
+            if !extended {
+                return Err(Status::HOST_ID_INCONSISTENT.do_not_retry());
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Hands a command to the machine of its namespace, which is there.
+    fn ask(&mut self, cntlid: u16, name: Command, command: reservation::Command, out: &mut Vec<Action>) {
+        let host = HostId(self.controller(cntlid).hostid);
+        let nsid = name.entry.nsid();
+        let mut actions = Vec::new();
+        let machine = self.reservations.machines.get_mut(&nsid);
+        let machine = machine.expect("the caller has found the namespace");
+        machine.ask(Ask { name, host, command }, &mut actions);
+        self.run_machine(nsid, actions, out);
+    }
+
+    /// What was kept of a namespace's reservations holds from now on.
+    ///
+    /// Panics if there is no such namespace, or if a host was there before.
+    pub(super) fn restore_reservations(&mut self, nsid: u32, state: State, out: &mut Vec<Action>) {
+        let machine = self.reservations.machines.get_mut(&nsid);
+        let machine = machine.expect("a namespace is added before its reservations");
+        assert!(
+            machine.state() == &State::default() && !machine.is_busy(),
+            "reservations are restored before hosts come"
+        );
+        *machine = Machine::new(machine.can_persist(), Some(state));
+        self.enforce_unasked(nsid, out);
+    }
+
+    /// Tells the cores the rules as they are; nobody waits for that.
+    fn enforce_unasked(&mut self, nsid: u32, out: &mut Vec<Action>) {
+        let number = self.reservations.next_number();
+        let rules = self.reservations.state(nsid).map(State::rules);
+        out.push(Action::EnforceReservation {
+            number,
+            nsid,
+            rules: rules.unwrap_or_default(),
+            abort: Vec::new(),
+        });
+    }
+
+    /// A namespace disappeared.
+    pub(super) fn end_reservations(&mut self, nsid: u32, out: &mut Vec<Action>) {
+        let Some(mut machine) = self.reservations.machines.remove(&nsid) else {
+            return;
+        };
+        self.reservations.awaited.retain(|_, of| *of != nsid);
+        let mut actions = Vec::new();
+        machine.end(&mut actions);
+        self.run_machine(nsid, actions, out);
+        self.enforce_unasked(nsid, out);
+    }
+
+    /// The cores hold commands to rules that they were told.
+    pub(super) fn reservation_enforced(&mut self, number: u64, out: &mut Vec<Action>) {
+        let mut actions = Vec::new();
+        if let Some((nsid, machine)) = self.reservations.answered(number) {
+            machine.enforced(&mut actions);
+            self.run_machine(nsid, actions, out);
+        }
+    }
+
+    /// What was to be made durable is, or is not.
+    pub(super) fn reservation_kept(&mut self, number: u64, succeeded: bool, out: &mut Vec<Action>) {
+        let mut actions = Vec::new();
+        if let Some((nsid, machine)) = self.reservations.answered(number) {
+            machine.persisted(succeeded, &mut actions);
+            self.run_machine(nsid, actions, out);
+        }
+    }
+
+    fn run_machine(&mut self, nsid: u32, actions: Vec<machine::Action<Command>>, out: &mut Vec<Action>) {
+        for action in actions {
+            match action {
+                machine::Action::Persist(state) => {
+                    let number = self.await_answer(nsid);
+                    out.push(Action::PersistReservation { number, nsid, state });
+                }
+                machine::Action::Enforce { rules, abort } => {
+                    let number = self.await_answer(nsid);
+                    out.push(Action::EnforceReservation {
+                        number,
+                        nsid,
+                        rules,
+                        abort,
+                    });
+                }
+                machine::Action::Notify { host, notice } => {
+                    let controllers = self.controllers.values_mut();
+                    for controller in controllers.filter(|it| it.hostid == host.0) {
+                        controller.reservation_lost(nsid, notice);
+                    }
+                    self.tell_notices(out);
+                }
+                machine::Action::Complete { name, status, data } => {
+                    self.end_reservation(&name, status, data, out)
+                }
+            }
+        }
+    }
+
+    fn await_answer(&mut self, nsid: u32) -> u64 {
+        let number = self.reservations.next_number();
+        self.reservations.awaited.insert(number, nsid);
+        number
+    }
+
+    /// Completes a command whose connection may be closing by now.
+    fn end_reservation(&self, command: &Command, status: Status, data: Vec<u8>, out: &mut Vec<Action>) {
+        let queue = self.queues.get(&command.queue).map(|queue| &queue.state);
+        if matches!(queue, Some(QueueState::Io { .. } | QueueState::Admin { .. })) {
+            let reply = Reply {
+                result: 0,
+                status,
+                data,
+            };
+            command.complete(reply, out);
+        }
+    }
+
+    /// Executes Get Features of a reservation feature.
+    ///
+    /// Source: NVM Express Base Specification 2.0, Reservation Notification Mask and Reservation Persistence.
+    pub(super) fn reservation_feature(&self, cntlid: u16, entry: &SubmissionEntry) -> Result<Reply, Status> {
+        let [identifier, select, ..] = entry.dword(10).to_le_bytes();
+        let nsid = entry.nsid();
+        if nsid == NSID_ALL {
+            return Err(INVALID);
+        }
+        let state = self.reservations.state(nsid).ok_or(NO_NAMESPACE)?;
+        let value = match select & 7 {
+            0 if identifier == fid::RESERVATION_PERSISTENCE => u32::from(state.persists),
+            0 => {
+                let masks = &self.controller(cntlid).reservations.masks;
+                masks.get(&nsid).copied().unwrap_or(0)
+            }
+            1 | 2 => 0,
+            3 => 0b110,
+            _ => return Err(INVALID),
+        };
+        Ok(Reply::success(u64::from(value)))
+    }
+
+    /// Executes Set Features of a reservation feature. Persistence changes what has to be durable, and so takes its turn among the
+    /// reservation commands.
+    pub(super) fn set_reservation_feature(
+        &mut self,
+        cntlid: u16,
+        command: &Command,
+        out: &mut Vec<Action>,
+    ) -> Result<Option<Reply>, Status> {
+        let entry = &command.entry;
+        let [identifier, _, _, save] = entry.dword(10).to_le_bytes();
+        let nsid = entry.nsid();
+        if save & 0x80 != 0 {
+            return Err(Status::FEATURE_NOT_SAVEABLE.do_not_retry());
+        }
+        let known = self.reservations.machines.contains_key(&nsid);
+        if identifier == fid::RESERVATION_PERSISTENCE {
+            if !known {
+                return Err(if nsid == NSID_ALL { INVALID } else { NO_NAMESPACE });
+            }
+            let asked = reservation::Command::SetPersistence(entry.dword(11) & 1 == 1);
+            self.ask(cntlid, *command, asked, out);
+            return Ok(None);
+        }
+        if !known && nsid != NSID_ALL {
+            return Err(NO_NAMESPACE);
+        }
+        let mask = entry.dword(11) & MASK_BITS;
+        let meant: Vec<u32> = match nsid {
+            NSID_ALL => self.reservations.machines.keys().copied().collect(),
+            nsid => vec![nsid],
+        };
+        let masks = &mut self.controller_mut(cntlid).reservations.masks;
+        masks.extend(meant.into_iter().map(|nsid| (nsid, mask)));
+        Ok(Some(Reply::success(0)))
+    }
+}
