@@ -128,6 +128,7 @@ impl Manage for FakeNode {
             | Request::DriveAddSpare(_)
             | Request::DriveRemoveSpare(_)
             | Request::DriveInject(_)
+            | Request::ShelfShow
             | Request::HostList
             | Request::Latency
             | Request::Counters

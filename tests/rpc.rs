@@ -56,6 +56,7 @@ impl Manage for FakeNode {
             }
             Request::Shutdown => Ok(Reply::Stopping(Stopping { stopping: true })),
             Request::NodeShow
+            | Request::ShelfShow
             | Request::GroupCreate(_)
             | Request::Background(_)
             | Request::VdiskList

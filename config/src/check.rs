@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    Backing, Config, Drive, Durability, GROUP_VDISKS_MAX, Group, Level, Listen, Node, Reactor, Subsystem,
-    Vdisk, VdiskSize,
+    Background, Backing, Config, Drive, Durability, GROUP_VDISKS_MAX, GROUPS_MAX, Group, Health, Level,
+    Listen, Node, Reactor, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, Subsystem, Vdisk, VdiskSize,
 };
 
 /// Metadata at both ends of a member in MiB.
@@ -21,6 +21,7 @@ const TRANSFERS_MIN: u32 = 32;
 pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let Draft {
         node,
+        shelf,
         reactor,
         subsystem,
         listeners,
@@ -40,21 +41,46 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let group_names = unique("group", groups.iter().map(|g| (g.value.name, &g.at)), problems);
     unique("vdisk", vdisks.iter().map(|v| (v.value.name, &v.at)), problems);
     check_paths(&node, &drives, problems);
-    let groups = resolve_groups(groups, &drives, &drive_names, problems);
-    check_unused(&drives, &groups, problems);
+    let groups = match shelf {
+        Some(shelf) => shelf_groups(shelf, &drives, problems),
+        None => {
+            let groups = resolve_groups(groups, &drives, &drive_names, problems);
+            check_unused(&drives, &groups, problems);
+            groups
+        }
+    };
     check_vdisks(&vdisks, &group_names, problems);
     check_capacity(&drives, &groups, &vdisks, &group_names, problems);
-    let vdisks = vdisks
-        .into_iter()
-        .filter_map(|vdisk| resolve_vdisk(vdisk.value, &group_names))
-        .collect();
+    let vdisks = match shelf {
+        Some(shelf) => shelf_vdisks(shelf, &groups),
+        None => vdisks
+            .into_iter()
+            .filter_map(|vdisk| resolve_vdisk(vdisk.value, &group_names))
+            .collect(),
+    };
     Config {
         node,
-        reactor: reactor.value,
+        reactor: match shelf {
+            // What a shelf returns is what its drives hold.
+            Some(_) => Reactor {
+                read_cache_mib: 0,
+                ..reactor.value
+            },
+            None => reactor.value,
+        },
+        health: match shelf {
+            // A write that was given up could still land, after its host was fenced (PROTOCOL H02).
+            Some(_) => Health {
+                hang_ms: u32::MAX,
+                hang_last_ms: u32::MAX,
+                ..health
+            },
+            None => health,
+        },
+        shelf,
         subsystem,
         listeners: listeners.into_iter().map(|listen| listen.value).collect(),
         drives: drives.into_iter().map(|drive| drive.value).collect(),
-        health,
         groups,
         vdisks,
         notes: Vec::new(),
@@ -294,6 +320,58 @@ fn check_unused(drives: &[Placed<Drive>], groups: &[Group], problems: &mut Probl
             problems.note(&drive.at, format!("drive {:?} is in no group", drive.value.name));
         }
     }
+}
+
+/// Each drive of a shelf, as a group of its own.
+fn shelf_groups(shelf: Shelf, drives: &[Placed<Drive>], problems: &mut Problems<'_>) -> Vec<Group> {
+    for Placed { value: drive, at } in drives {
+        if drive.name.len() > SHELF_DRIVE_NAME_BYTES_MAX {
+            let what = format!("[[drive]] {:?}: the name is too long for a shelf", drive.name);
+            let remedy = format!(
+                "write at most {SHELF_DRIVE_NAME_BYTES_MAX} bytes: its namespaces are named after it"
+            );
+            problems.push(at, what, remedy);
+        }
+    }
+    if drives.len() > GROUPS_MAX {
+        let what = format!("the shelf has {} drives", drives.len());
+        problems.push(&(0..0), what, format!("a shelf takes at most {GROUPS_MAX}"));
+    }
+    let group = |(index, drive): (usize, &Placed<Drive>)| Group {
+        name: drive.value.name.clone(),
+        level: Level::Raid0,
+        strip_kib: 64,
+        block_bytes: shelf.block_bytes,
+        drives: vec![index],
+        create: shelf.create,
+        durability: None,
+        journal_mib: None,
+        spares: Vec::new(),
+        accept_dirty_degraded: false,
+        accept_lost_writes: false,
+        background: Background::default(),
+    };
+    drives.iter().take(GROUPS_MAX).enumerate().map(group).collect()
+}
+
+/// The namespaces of a shelf: of each drive its quorum area and what is left.
+fn shelf_vdisks(shelf: Shelf, groups: &[Group]) -> Vec<Vdisk> {
+    let both = |(group, of): (usize, &Group)| {
+        let vdisk = |name, size| Vdisk {
+            name,
+            group,
+            size,
+            nsid: None,
+        };
+        [
+            vdisk(
+                Shelf::quorum_name(&of.name),
+                VdiskSize::Mib(u64::from(shelf.quorum_mib)),
+            ),
+            vdisk(Shelf::data_name(&of.name), VdiskSize::Rest),
+        ]
+    };
+    groups.iter().enumerate().flat_map(both).collect()
 }
 
 fn check_vdisks(

@@ -1,4 +1,4 @@
-//! The configuration file of one node as checked, typed values.
+//! The configuration file of one node or shelf as checked, typed values.
 //!
 //! Owns what a valid file is. [`parse`] looks at the file as a whole and reports everything that is
 //! wrong with it at once, each with its place and its remedy, so that a node refuses a bad file
@@ -14,6 +14,8 @@ mod check;
 mod problem;
 mod read;
 mod section;
+#[cfg(test)]
+mod shelf_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -53,8 +55,10 @@ pub const HOSTS_MAX: usize = 4096;
 /// One checked file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `[node]`
+    /// `[node]`, or what `[shelf]` says of the process.
     pub node: Node,
+    /// What else `[shelf]` says; `None` in the file of a node.
+    pub shelf: Option<Shelf>,
     /// `[reactor]`
     pub reactor: Reactor,
     /// `[subsystem]`
@@ -83,6 +87,33 @@ pub struct Node {
     /// Log filter: levels, also by module, separated by commas. Default: `info`.
     pub log: String,
 }
+
+/// `[shelf]`: the process exports each of its drives as it is. Each drive is a group of its own name over that drive alone, with two
+/// virtual disks, see [`Shelf::quorum_name`] and [`Shelf::data_name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shelf {
+    /// MiB of a drive that are exported beside its data and are never reserved, `1..=1024`. Default: 8.
+    pub quorum_mib: u32,
+    /// Bytes of a block, 512 or 4096. Default: 4096.
+    pub block_bytes: u32,
+    /// Whether a blank drive is made one of this shelf. Default: false.
+    pub create: bool,
+}
+
+impl Shelf {
+    /// Name of the virtual disk that is a drive's quorum area.
+    pub fn quorum_name(drive: &str) -> String {
+        format!("{drive}.quorum")
+    }
+
+    /// Name of the virtual disk that is a drive's data.
+    pub fn data_name(drive: &str) -> String {
+        format!("{drive}.data")
+    }
+}
+
+/// Longest name of a shelf's drive: its virtual disks are named after it.
+pub const SHELF_DRIVE_NAME_BYTES_MAX: usize = NAME_BYTES_MAX - ".quorum".len();
 
 /// `[reactor]`: cores and their memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,6 +392,11 @@ impl Config {
     /// A complete file with every key and its explanation, which [`parse`] accepts.
     pub fn example() -> &'static str {
         include_str!("../examples/node.toml")
+    }
+
+    /// The same for a shelf.
+    pub fn shelf_example() -> &'static str {
+        include_str!("../examples/shelf.toml")
     }
 }
 

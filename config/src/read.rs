@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
     Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen,
-    Node, Reactor, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
+    Node, Reactor, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
 };
 
 /// A section's value with the places that later checks point at.
@@ -54,6 +54,7 @@ pub(crate) struct VdiskDraft<'a> {
 /// Everything that the file says, each section on its own found good or given its default.
 pub(crate) struct Draft<'a> {
     pub(crate) node: Node,
+    pub(crate) shelf: Option<Shelf>,
     /// Placed where `memory_mib` stands.
     pub(crate) reactor: Placed<Reactor>,
     pub(crate) subsystem: Subsystem,
@@ -98,7 +99,13 @@ pub(crate) fn config(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
 
 fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a> {
     let mut root = Section::new("the file", document, 0..0);
-    let node = serving::node(one(&mut root, "node", problems), problems);
+    let is_shelf = root.peek("shelf").is_some();
+    let (node, shelf) = if is_shelf {
+        let (node, shelf) = serving::shelf(one(&mut root, "shelf", problems), problems);
+        (node, Some(shelf))
+    } else {
+        (serving::node(one(&mut root, "node", problems), problems), None)
+    };
     let reactor = serving::reactor(one(&mut root, "reactor", problems), problems);
     let subsystem = serving::subsystem(one(&mut root, "subsystem", problems), &node, problems);
     let sections = many(&mut root, "listen", LISTENERS_MAX, problems);
@@ -116,19 +123,26 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         .filter_map(|section| storage::drive(section, problems))
         .collect();
     let health = health::health(one(&mut root, "health", problems), problems);
-    let groups = many(&mut root, "group", GROUPS_MAX, problems);
-    let groups = groups
-        .into_iter()
-        .filter_map(|section| storage::group(section, problems))
-        .collect();
-    let vdisks = many(&mut root, "vdisk", VDISKS_MAX, problems);
-    let vdisks = vdisks
-        .into_iter()
-        .filter_map(|section| storage::vdisk(section, problems))
-        .collect();
+    // A shelf has no groups of its own: whoever writes some learns that these sections are not known there.
+    let (mut groups, mut vdisks) = (Vec::new(), Vec::new());
+    if !is_shelf {
+        let sections = many(&mut root, "group", GROUPS_MAX, problems);
+        groups.extend(
+            sections
+                .into_iter()
+                .filter_map(|section| storage::group(section, problems)),
+        );
+        let sections = many(&mut root, "vdisk", VDISKS_MAX, problems);
+        vdisks.extend(
+            sections
+                .into_iter()
+                .filter_map(|section| storage::vdisk(section, problems)),
+        );
+    }
     root.finish(problems);
     Draft {
         node,
+        shelf,
         reactor,
         subsystem,
         listeners,

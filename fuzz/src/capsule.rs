@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use nvme::command::{CompletionEntry, Direction, SQE_BYTES, Sgl, SubmissionEntry, admin_opcode};
 use nvme::fabrics::{CNTLID_DYNAMIC, Connect, ConnectData};
 use nvme::host::{self, Association, QueueFault};
-use nvme::identify::Transport;
+use nvme::identify::{Reservable, Transport};
 use nvme::io::{IoLimits, IoRequest, NamespaceFormat, parse_dsm_ranges};
 use nvme::nqn::Nqn;
 use nvme::reservation::wire::is_reservation;
@@ -135,6 +135,7 @@ fn new_subsystem() -> Subsystem {
         command_quiesce_ms: 0,
         allow: HostAccess::List(vec![nqn(HOST)]),
         ports: vec![port(1, false), port(2, true)],
+        instance: [1; 16],
         seed: 1,
     })
     .expect("a configuration of ours");
@@ -148,7 +149,7 @@ fn new_subsystem() -> Subsystem {
             strip_blocks: Some(16),
             stripe_blocks: None,
             volatile: false,
-            reservations_persist: true,
+            reservable: Reservable::Persistently,
         };
         let mut out = Vec::new();
         subsystem.handle(0, subsystem::Event::NamespaceAdded(namespace), &mut out);

@@ -261,13 +261,30 @@ pub struct NamespaceFacts {
     pub atomic_write_blocks_power_fail: u16,
     /// Blocks of a fused Compare and Write, at least 1.
     pub compare_write_blocks_max: u16,
-    /// Whether reservations outlive a loss of power, where a host wants them to.
-    pub reservations_persist: bool,
+    /// Whether hosts can reserve it.
+    pub reservable: Reservable,
 }
 
-/// RESCAP: what reservations a namespace has.
-const fn reservation_capabilities(persist: bool) -> u8 {
-    CAPABILITIES | if persist { CAPABILITY_PERSISTS } else { 0 }
+/// Whether hosts can reserve a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservable {
+    /// No.
+    Never,
+    /// Until the process ends.
+    UntilStop,
+    /// Also beyond a loss of power, if a host wants that.
+    Persistently,
+}
+
+impl Reservable {
+    /// RESCAP.
+    const fn capabilities(self) -> u8 {
+        match self {
+            Self::Never => 0,
+            Self::UntilStop => CAPABILITIES,
+            Self::Persistently => CAPABILITIES | CAPABILITY_PERSISTS,
+        }
+    }
 }
 
 /// A count of `1..=65_536` as 0's based word; what is outside is moved to the nearest end.
@@ -290,7 +307,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let optimal = facts.strip_blocks.is_some() || facts.stripe_blocks.is_some();
     page.put(24, &[own_atomics | u8::from(optimal) << 4]); // NSFEAT
     page.put(30, &[1]); // NMIC: shared.
-    page.put(31, &[reservation_capabilities(facts.reservations_persist)]); // RESCAP
+    page.put(31, &[facts.reservable.capabilities()]); // RESCAP
     page.put(33, &[0b1001]); // DLFEAT: deallocated blocks read as zeroes, Write Zeroes may deallocate.
     page.put(34, &(facts.atomic_write_blocks - 1).to_le_bytes());
     page.put(36, &(facts.atomic_write_blocks_power_fail - 1).to_le_bytes());
@@ -314,7 +331,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
 pub fn independent_namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     page.put(1, &[1]); // NMIC: shared.
-    page.put(2, &[reservation_capabilities(facts.reservations_persist)]); // RESCAP
+    page.put(2, &[facts.reservable.capabilities()]); // RESCAP
     page.put(14, &[1]); // NSTAT: ready.
     page.0
 }
@@ -517,7 +534,7 @@ mod tests {
             atomic_write_blocks: 1,
             atomic_write_blocks_power_fail: 1,
             compare_write_blocks_max: 1,
-            reservations_persist: false,
+            reservable: Reservable::UntilStop,
         };
         let page = namespace(&facts);
         assert_eq!(
@@ -526,10 +543,15 @@ mod tests {
             "RESCAP"
         );
         let persistent = NamespaceFacts {
-            reservations_persist: true,
+            reservable: Reservable::Persistently,
             ..facts.clone()
         };
         assert_eq!(namespace(&persistent)[31], 0xff, "RESCAP");
+        let never = NamespaceFacts {
+            reservable: Reservable::Never,
+            ..facts.clone()
+        };
+        assert_eq!(namespace(&never)[31], 0, "RESCAP");
         for at in [0, 8, 16] {
             assert_eq!(dword(&page, at), 1 << 20);
         }

@@ -26,6 +26,8 @@ pub mod lid {
     pub const MI_EFFECTS: u8 = 0x13;
     pub const DISCOVERY: u8 = 0x70;
     pub const RESERVATION: u8 = 0x80;
+    /// Vendor specific: see [`super::instance`].
+    pub const INSTANCE: u8 = 0xc0;
 }
 
 /// The fields of a Get Log Page command.
@@ -318,6 +320,18 @@ pub fn supported(identifiers: &[u8]) -> Vec<u8> {
     for &identifier in identifiers {
         page[usize::from(identifier) * 4] = 1;
     }
+    page
+}
+
+/// Bytes of the page that names the start of a target.
+pub const INSTANCE_BYTES: usize = 64;
+
+/// Names the start of the target's process (LID C0h, vendor specific): bytes 15:0 are random numbers that were drawn at the start, the
+/// same for all controllers; the others are 0. Who finds another instance knows that writes which were not flushed may be gone, and has
+/// to look at the reservations again (PROTOCOL H04, H31).
+pub fn instance(instance: [u8; 16]) -> Vec<u8> {
+    let mut page = vec![0; INSTANCE_BYTES];
+    put(&mut page, 0, &instance);
     page
 }
 

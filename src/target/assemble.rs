@@ -10,6 +10,7 @@ use super::drives::DriveSpec;
 use super::node::NodeError;
 use super::replay;
 use super::restore::{self, Outcome};
+use super::shelf;
 use super::storage::{self, Opened};
 use crate::amf::RowIndex;
 use crate::amf::background::Limits;
@@ -45,6 +46,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         .zip(opened)
         .map(|(index, drive)| examine(index, drive))
         .collect::<Vec<DriveFacts>>();
+    shelf::check_drives(config.shelf.is_some(), opened, &facts)?;
     let options = options_of(config)?;
     let mut notes = present.notes.clone();
     notes.extend(opened.iter().flat_map(|drive| drive.notes.clone()));
@@ -59,6 +61,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
                     spares: planned_spares(config, &name)?,
                     intent: storage::load_intent(&candidate, &rows.unwrap_or_default(), opened),
                     source: GroupSource::Found(Box::new(candidate)),
+                    header: None,
                     replayed,
                 });
             }
@@ -76,20 +79,11 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
             }
         }
     }
-    for group in &config.groups {
-        let is_there = |plan: &GroupPlan| plan.name().as_str() == group.name;
-        if !groups.iter().any(is_there) {
-            // Never made of fewer drives than it is to have: the others may hold it.
-            if let Some(lacks) = present.lacks(&group.name) {
-                return Err(NodeError::Groups(format!(
-                    "group {} is not on the drives that are there, and {lacks}. Bring that one back, or give `size_mib` to have a file made",
-                    group.name
-                )));
-            }
-            groups.push(plan_group(group, &facts, opened, &mut notes)?);
-        }
+    plan_missing(&present, &facts, &mut groups, &mut notes)?;
+    if config.shelf.is_some() {
+        shelf::read_headers(&mut groups, opened)?;
     }
-    check_scratch(&groups, config.reactor.memory_mib)?;
+    check_scratch(&groups, config.reactor.memory_mib, engines_mib(config))?;
     let findings = assembly.drives;
     let found = facts
         .into_iter()
@@ -103,6 +97,33 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
         groups,
         notes,
     })
+}
+
+/// Plans the groups of the configuration that are not on the drives.
+fn plan_missing(
+    present: &absent::Present,
+    facts: &[DriveFacts],
+    groups: &mut Vec<GroupPlan>,
+    notes: &mut Vec<String>,
+) -> Result<(), NodeError> {
+    for group in &present.config.groups {
+        let is_there = |plan: &GroupPlan| plan.name().as_str() == group.name;
+        if !groups.iter().any(is_there) {
+            // Never made of fewer drives than it is to have: the others may hold it.
+            if let Some(lacks) = present.lacks(&group.name) {
+                if present.config.shelf.is_some() {
+                    notes.push(format!("{lacks}: the shelf exports the others"));
+                    continue;
+                }
+                return Err(NodeError::Groups(format!(
+                    "group {} is not on the drives that are there, and {lacks}. Bring that one back, or give `size_mib` to have a file made",
+                    group.name
+                )));
+            }
+            groups.push(plan_group(group, facts, &present.drives, notes)?);
+        }
+    }
+    Ok(())
 }
 
 /// What the configuration lets a start take for granted.
@@ -322,6 +343,7 @@ fn plan_group(
     Ok(GroupPlan {
         spares: fresh_identities(&group.spares)?,
         source: GroupSource::New(Box::new(creation)),
+        header: None,
         limits: limits_from(group),
         replayed: None,
         intent: None,
@@ -417,11 +439,20 @@ pub fn spare_ring_bytes(memory_mib: u32) -> u32 {
     spare_scratch_bytes(memory_mib).max(8 << 20)
 }
 
+/// Memory by which what engines get is measured: the groups of a shelf are many, and compute nothing.
+pub fn engines_mib(config: &Config) -> u32 {
+    let memory_mib = config.reactor.memory_mib;
+    match config.shelf {
+        Some(_) => (memory_mib / 8).max(1),
+        None => memory_mib,
+    }
+}
+
 /// Refuses groups that would leave hosts without buffers: their engines take at most half of a core's memory.
-fn check_scratch(groups: &[GroupPlan], memory_mib: u32) -> Result<(), NodeError> {
+fn check_scratch(groups: &[GroupPlan], memory_mib: u32, engines_mib: u32) -> Result<(), NodeError> {
     let engines = groups.iter().map(|plan| {
         let geometry = plan.geometry();
-        u64::from(scratch_bytes(&geometry, memory_mib)) + u64::from(ring_bytes(&geometry, memory_mib))
+        u64::from(scratch_bytes(&geometry, engines_mib)) + u64::from(ring_bytes(&geometry, engines_mib))
     });
     let spare = u64::from(spare_scratch_bytes(memory_mib)) + u64::from(spare_ring_bytes(memory_mib));
     let wanted_mib = (engines.sum::<u64>() + spare).div_ceil(1 << 20);

@@ -56,6 +56,8 @@ pub enum TokenKind {
     Zero = 6,
     /// The next row of a group's background work is due; the payload is the group.
     Background = 7,
+    /// Reservations on their way to a drive of a shelf; the payload names the write.
+    Reservation = 8,
 }
 
 /// Composes a token.
@@ -74,6 +76,7 @@ pub fn untoken(token: Token) -> Option<(TokenKind, u64)> {
         5 => TokenKind::Tick,
         6 => TokenKind::Zero,
         7 => TokenKind::Background,
+        8 => TokenKind::Reservation,
         _ => return None,
     };
     Some((kind, token.0 & 0x00ff_ffff_ffff_ffff))
@@ -776,6 +779,10 @@ impl reactor::Program for Core {
                 self.with_control(io, |control, core, io| {
                     control.superblock_done(core, io, payload, result.map(|_| ()))
                 });
+            }
+            Some((TokenKind::Reservation, number)) => {
+                let succeeded = result.is_ok();
+                self.tell_control(io, ControlMessage::ReservationWritten { number, succeeded });
             }
             Some((
                 TokenKind::Accept | TokenKind::Connection | TokenKind::Tick | TokenKind::Background,

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 mod background;
+mod fault;
 mod growth;
+mod shelf;
 
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,7 +18,9 @@ pub use background::{
     BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, RebuildStatus, ScrubState,
     ScrubStatus,
 };
+pub use fault::{DriveInject, FaultKind};
 pub use growth::{GroupExpand, VdiskResize};
+pub use shelf::{RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
 
 /// A node as its management plane sees it.
 ///
@@ -66,6 +70,8 @@ pub enum Request {
     DriveRemoveSpare(DriveRemoveSpare),
     /// `drive.inject`: has a drive show a fault, for tests; only where the configuration allows it.
     DriveInject(DriveInject),
+    /// `shelf.show`: what a shelf exports, and who has reserved it.
+    ShelfShow,
     /// `host.list`: the controllers that hosts have open.
     HostList,
     /// `latency.show`: latency by stage and core.
@@ -98,6 +104,7 @@ impl Request {
             Self::DriveAddSpare(_) => "drive.add_spare",
             Self::DriveRemoveSpare(_) => "drive.remove_spare",
             Self::DriveInject(_) => "drive.inject",
+            Self::ShelfShow => "shelf.show",
             Self::HostList => "host.list",
             Self::Latency => "latency.show",
             Self::Counters => "counters.show",
@@ -127,6 +134,7 @@ impl Request {
             | Self::VdiskShow(_)
             | Self::DriveList
             | Self::DriveShow(_)
+            | Self::ShelfShow
             | Self::HostList
             | Self::Latency
             | Self::Counters => false,
@@ -309,57 +317,6 @@ pub struct DriveRemoveSpare {
     pub drive: String,
 }
 
-/// Parameters of `drive.inject`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DriveInject {
-    /// Name of the drive.
-    pub drive: String,
-    /// What it is to show.
-    pub fault: FaultKind,
-    /// For `media`: first byte that cannot be read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at_bytes: Option<u64>,
-    /// For `media`: how many of the drive's logical blocks; 1 if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blocks: Option<u64>,
-    /// For `slow`: by how many microseconds every command takes longer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slow_us: Option<u64>,
-}
-
-/// A fault that a drive shows on an operator's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FaultKind {
-    /// Blocks cannot be read until they are written anew.
-    Media,
-    /// Every command takes longer.
-    Slow,
-    /// No command is answered.
-    Hang,
-    /// Every command fails.
-    Error,
-    /// The drive is well again.
-    Clear,
-}
-
-impl FaultKind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Media, Self::Slow, Self::Hang, Self::Error, Self::Clear];
-
-    /// The fault as it stands in JSON and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Media => "media",
-            Self::Slow => "slow",
-            Self::Hang => "hang",
-            Self::Error => "error",
-            Self::Clear => "clear",
-        }
-    }
-}
-
 /// Size of a new virtual disk. In JSON a number of bytes, or `"all"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -432,6 +389,8 @@ pub enum Reply {
     Drives(Vec<DriveStatus>),
     /// To `drive.show` and `drive.inject`.
     Drive(DriveStatus),
+    /// To `shelf.show`.
+    Shelf(ShelfStatus),
     /// To `host.list`.
     Hosts(Vec<HostStatus>),
     /// To `latency.show`.
@@ -450,6 +409,7 @@ impl Reply {
         }
         Ok(match request {
             Request::NodeShow => Self::Node(read(result)?),
+            Request::ShelfShow => Self::Shelf(read(result)?),
             Request::GroupList => Self::Groups(read(result)?),
             Request::GroupShow(_)
             | Request::GroupCreate(_)

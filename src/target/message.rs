@@ -379,6 +379,13 @@ pub enum ControlMessage {
         /// As in the question.
         request: u64,
     },
+    /// To itself: reservations were made durable, or could not be.
+    ReservationWritten {
+        /// Names the write.
+        number: u64,
+        /// Whether they are on stable media.
+        succeeded: bool,
+    },
     /// A core holds commands to the rules of a reservation, and has nothing under way that they were to end.
     ReservationEnforced {
         /// Which of them.

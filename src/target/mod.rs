@@ -26,6 +26,7 @@ pub mod replay;
 mod reservation;
 mod restore;
 pub mod rpc;
+mod shelf;
 mod sockets;
 mod storage;
 mod sums;

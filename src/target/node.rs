@@ -96,8 +96,7 @@ struct NodeManage {
 
 /// Starts a node and waits until hosts may connect.
 pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let cores = config.reactor.core_count(cpus);
+    let cores = core_count(config);
     let Found {
         drives,
         found,
@@ -125,7 +124,8 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         health: config.health,
         cores,
         ready,
-        memory_mib: config.reactor.memory_mib,
+        memory_mib: assemble::engines_mib(config),
+        is_shelf: config.shelf.is_some(),
         read_cache_mib: config.reactor.read_cache_mib,
         stop: stop.clone(),
     };
@@ -168,6 +168,11 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
     }
 }
 
+fn core_count(config: &Config) -> u16 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    config.reactor.core_count(cpus)
+}
+
 fn node_facts(config: &Config, addresses: &[SocketAddr], notes: Vec<String>) -> NodeFacts {
     let listeners = addresses.iter().zip(&config.listeners);
     NodeFacts {
@@ -197,7 +202,8 @@ pub fn run(config: Config, stop_at_eof: bool) -> Result<(), NodeError> {
     for address in &node.addresses {
         tracing::info!(%address, nqn = %config.subsystem.nqn, "listening for NVMe/TCP");
     }
-    println!("braid node {} is ready", config.node.name);
+    let role = if config.shelf.is_some() { "shelf" } else { "node" };
+    println!("braid {role} {} is ready", config.node.name);
     let asked = node.stop.clone();
     let waiter = std::thread::Builder::new()
         .name("signals".to_owned())
@@ -401,10 +407,12 @@ fn listen(config: &Config) -> Result<Listening, NodeError> {
 
 fn subsystem_config(config: &Config, ports: Vec<Port>) -> Result<subsystem::Config, NodeError> {
     let subsystem = &config.subsystem;
-    let seed = storage::random_bytes().map_err(|error| NodeError::System {
+    let drawn: [u8; 24] = storage::random_bytes().map_err(|error| NodeError::System {
         what: "no random bytes from the system",
         error,
     })?;
+    let (instance, seed) = drawn.split_first_chunk().expect("24 are more than 16");
+    let seed = seed.first_chunk().expect("8 are left");
     Ok(subsystem::Config {
         nqn: subsystem.nqn.clone(),
         serial: subsystem.serial.clone(),
@@ -426,7 +434,8 @@ fn subsystem_config(config: &Config, ports: Vec<Port>) -> Result<subsystem::Conf
             config::Hosts::List(hosts) => HostAccess::List(hosts.clone()),
         },
         ports,
-        seed: u64::from_le_bytes(seed),
+        instance: *instance,
+        seed: u64::from_le_bytes(*seed),
     })
 }
 

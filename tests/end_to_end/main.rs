@@ -21,6 +21,7 @@ mod ram;
 mod raw;
 mod read_cache;
 mod reservations;
+mod shelf;
 mod spares;
 mod stage;
 mod zeroes;

@@ -243,7 +243,13 @@ impl Stage {
 
 /// Starts a node whose files are in `folder`.
 pub fn start(text: &str, folder: &Path) -> Result<RunningNode, NodeError> {
-    let text = format!("[node]\nname = \"end-to-end\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{text}");
+    // The file of a shelf has a section of its own in place of the node's.
+    let node = if text.contains("[shelf]") {
+        ""
+    } else {
+        "[node]\nname = \"end-to-end\"\n"
+    };
+    let text = format!("{node}[[listen]]\naddress = \"127.0.0.1:0\"\n{text}");
     let config = config::parse(&text, &folder.join("node.toml")).unwrap_or_else(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         panic!("{}", problems.join("\n"))

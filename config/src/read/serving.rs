@@ -10,7 +10,7 @@ use super::Placed;
 use super::field::{check_name, parse_nqn, path, power_of_two};
 use crate::problem::{Problems, quoted};
 use crate::section::{Found, Section};
-use crate::{C2hSuccess, CORES_MAX, HOSTS_MAX, Hosts, Listen, Node, Poll, Reactor, Subsystem};
+use crate::{C2hSuccess, CORES_MAX, HOSTS_MAX, Hosts, Listen, Node, Poll, Reactor, Shelf, Subsystem};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes with its terminating zero.
 ///
@@ -20,6 +20,35 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const CPU_MAX: usize = 8191;
 
 pub(crate) fn node(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -> Node {
+    let node = process(&mut section, problems);
+    section.finish(problems);
+    node
+}
+
+/// `[shelf]`: the process, and how it exports its drives.
+pub(crate) fn shelf(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -> (Node, Shelf) {
+    let node = process(&mut section, problems);
+    let quorum_mib = section.number("quorum_mib", 1..=1024, problems).or(8);
+    let mut block_bytes = 4096;
+    if let Found::Value(bytes, at) = section.number("block_bytes", 512..=4096, problems) {
+        block_bytes = bytes;
+        if !matches!(bytes, 512 | 4096) {
+            let what = format!("{}: block_bytes = {bytes} is no block size", section.title());
+            problems.push(&at, what, "write 512 or 4096");
+        }
+    }
+    let create = section.flag("create", problems).or(false);
+    section.finish(problems);
+    let shelf = Shelf {
+        quorum_mib,
+        block_bytes,
+        create,
+    };
+    (node, shelf)
+}
+
+/// What the sections of a node and of a shelf have in common.
+fn process(section: &mut Section<'_, '_>, problems: &mut Problems<'_>) -> Node {
     let mut node = Node::named("braid");
     if let Found::Value(name, at) = section.text("name", problems)
         && check_name(name, &at, section.title(), problems)
@@ -27,7 +56,7 @@ pub(crate) fn node(mut section: Section<'_, '_>, problems: &mut Problems<'_>) ->
         node.name = name.to_owned();
     }
     if let Found::Value(socket, at) = section.text("rpc_socket", problems) {
-        node.rpc_socket = path(socket, &at, &section, "rpc_socket", problems);
+        node.rpc_socket = path(socket, &at, section, "rpc_socket", problems);
         let bytes = node.rpc_socket.as_ref().map_or(0, |path| path.as_os_str().len());
         if bytes > SOCKET_PATH_BYTES_MAX {
             let what = format!("{}: rpc_socket has {bytes} bytes", section.title());
@@ -48,7 +77,6 @@ pub(crate) fn node(mut section: Section<'_, '_>, problems: &mut Problems<'_>) ->
             problems.push(&at, what, remedy);
         }
     }
-    section.finish(problems);
     node
 }
 

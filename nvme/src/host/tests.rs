@@ -134,7 +134,7 @@ fn namespace_facts(nsid: u32, blocks: u64) -> crate::identify::NamespaceFacts {
         atomic_write_blocks: 1,
         atomic_write_blocks_power_fail: 1,
         compare_write_blocks_max: 1,
-        reservations_persist: false,
+        reservable: crate::identify::Reservable::UntilStop,
     }
 }
 

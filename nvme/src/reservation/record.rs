@@ -77,6 +77,11 @@ impl Record {
         bytes
     }
 
+    /// Whether a record was written here, be it complete or not.
+    pub fn is_marked(bytes: &[u8; RECORD_BYTES]) -> bool {
+        bytes[..MAGIC.len()] == MAGIC
+    }
+
     /// Reads a record; `None` if the bytes are not a complete one.
     fn parse(bytes: &[u8; RECORD_BYTES]) -> Result<Option<Self>, RecordError> {
         let crc = portable(0, &bytes[..RECORD_BYTES - 4]).to_le_bytes();
@@ -203,6 +208,9 @@ mod tests {
     fn blank_places_are_nothing_and_garbage_is_refused() {
         assert_eq!(newest([&BLANK, &BLANK], [7; 16]), Ok(None));
         assert_eq!(newest([&record(4).encode(), &BLANK], [8; 16]), Ok(None));
+        let mut torn = record(4).encode();
+        torn[200] ^= 1;
+        assert!(Record::is_marked(&torn) && !Record::is_marked(&BLANK));
         let mut garbage = BLANK;
         garbage[100] = 1;
         assert_eq!(newest([&garbage, &BLANK], [7; 16]), Ok(None));

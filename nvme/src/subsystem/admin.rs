@@ -21,7 +21,7 @@ const ABORTS_MAX: usize = ABORT_LIMIT as usize + 1;
 const INVALID: Status = Status::INVALID_FIELD.do_not_retry();
 
 /// Log pages of an I/O controller.
-const IO_LOG_PAGES: [u8; 9] = [
+const IO_LOG_PAGES: [u8; 10] = [
     lid::SUPPORTED_PAGES,
     lid::ERROR,
     lid::SMART,
@@ -31,6 +31,7 @@ const IO_LOG_PAGES: [u8; 9] = [
     lid::FEATURE_EFFECTS,
     lid::MI_EFFECTS,
     lid::RESERVATION,
+    lid::INSTANCE,
 ];
 
 /// What a command leads to: its end, or nothing yet.
@@ -301,6 +302,7 @@ impl Subsystem {
             lid::FEATURE_EFFECTS => log::supported(&controller.features.identifiers()),
             lid::MI_EFFECTS => log::supported(&[]),
             lid::RESERVATION => controller.reservations.page(),
+            lid::INSTANCE => log::instance(self.config.instance),
             _ => return Err(Status::INVALID_LOG_PAGE.do_not_retry()),
         })
     }
@@ -391,7 +393,7 @@ impl Subsystem {
             atomic_write_blocks: self.config.atomic_write_blocks,
             atomic_write_blocks_power_fail: self.config.atomic_write_blocks_power_fail,
             compare_write_blocks_max: self.compare_write_blocks_max(),
-            reservations_persist: namespace.reservations_persist,
+            reservable: namespace.reservable,
         }
     }
 

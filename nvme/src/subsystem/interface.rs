@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::command::SubmissionEntry;
 use crate::fabrics::{CNTLID_MAX, Connect, ConnectData, ConnectDataError, InvalidParameter};
-use crate::identify::{ControllerKind, Transport};
+use crate::identify::{ControllerKind, Reservable, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
@@ -101,6 +101,8 @@ pub struct Config {
     pub allow: HostAccess,
     /// Listeners, up to [`PORTS_MAX`].
     pub ports: Vec<Port>,
+    /// Names this start of the process; draw it anew at each.
+    pub instance: [u8; 16],
     /// Source of the controllers' instance random numbers (CIRN); draw it anew at each start.
     pub seed: u64,
 }
@@ -232,8 +234,8 @@ pub struct Namespace {
     pub stripe_blocks: Option<u32>,
     /// Whether a write to it may complete before it is on stable media, for hosts that were told of a volatile write cache.
     pub volatile: bool,
-    /// Whether its reservations can outlive a loss of power: [`Action::PersistReservation`] has a place to write to.
-    pub reservations_persist: bool,
+    /// Whether hosts can reserve it.
+    pub reservable: Reservable,
 }
 
 /// What happened.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::command::SubmissionEntry;
 use crate::feature::fid;
+use crate::identify::Reservable;
 use crate::reservation::machine::{self, Ask, Machine};
 use crate::reservation::{self, HostId, State};
 use crate::status::Status;
@@ -40,7 +41,12 @@ pub(super) fn is_feature(entry: &SubmissionEntry) -> bool {
 impl Reservations {
     /// A namespace appeared.
     pub(super) fn add(&mut self, namespace: &Namespace) {
-        let machine = Machine::new(namespace.reservations_persist, None);
+        let can_persist = match namespace.reservable {
+            Reservable::Never => return,
+            Reservable::UntilStop => false,
+            Reservable::Persistently => true,
+        };
+        let machine = Machine::new(can_persist, None);
         self.machines.insert(namespace.nsid, machine);
     }
 
@@ -77,7 +83,14 @@ impl Subsystem {
         data: &[u8],
         out: &mut Vec<Action>,
     ) {
-        match self.parse_reservation(&command, data) {
+        // Hosts that say nothing of who they are would all be one.
+        let is_nobody = self.controller(cntlid).hostid == [0; 16];
+        let asked = if is_nobody {
+            Err(Status::COMMAND_SEQUENCE_ERROR.do_not_retry())
+        } else {
+            self.parse_reservation(&command, data)
+        };
+        match asked {
             Ok(asked) => self.ask(cntlid, command, asked, out),
             Err(status) => command.complete(Reply::failure(status), out),
         }
@@ -86,7 +99,12 @@ impl Subsystem {
     fn parse_reservation(&self, command: &Command, data: &[u8]) -> Result<reservation::Command, Status> {
         let entry = &command.entry;
         if !self.reservations.machines.contains_key(&entry.nsid()) {
-            return Err(NO_NAMESPACE);
+            let is_there = self.namespaces.contains_key(&entry.nsid());
+            return Err(if is_there {
+                Status::INVALID_OPCODE.do_not_retry()
+            } else {
+                NO_NAMESPACE
+            });
         }
         if entry.fuse() != 0 || command.data_bytes() > self.config.max_transfer_bytes {
             return Err(INVALID);

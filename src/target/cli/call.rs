@@ -29,6 +29,10 @@ pub(super) fn status(options: &Options) -> Result<(), Failure> {
     print(&text)
 }
 
+pub(super) fn shelf(options: &Options) -> Result<(), Failure> {
+    ask(options, &Request::ShelfShow)
+}
+
 pub(super) fn group(command: GroupCommand) -> Result<(), Failure> {
     match command {
         GroupCommand::List(client) => ask(&client, &Request::GroupList),

@@ -75,8 +75,9 @@ pub(super) fn check(file: &Path, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(&json!({"file": file, "problems": [], "would_run": plan_json(&config)}));
     }
+    let role = if config.shelf.is_some() { "shelf" } else { "node" };
     print(&format!(
-        "{} is good. A node would run:\n\n{}",
+        "{} is good. A {role} would run:\n\n{}",
         file.display(),
         plan_text(&config)
     ))

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use options::{Cli, Command, ConfigCommand, DemoOptions, NodeOptions, PerfOptions};
+use options::{Cli, Command, ConfigCommand, DemoOptions, NodeOptions, PerfOptions, ShelfCommand};
 
 pub(super) use config_file::block_device_bytes;
 pub use table::{Align, Table};
@@ -136,7 +136,17 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         .log
         .or_else(|| std::env::var("BRAID_LOG").ok().filter(|log| !log.is_empty()));
     if let Command::Node(options) = cli.command {
-        return node(&options, log, programs);
+        return node(&options, log, programs, false);
+    }
+    if let Command::Shelf(options) = &cli.command
+        && let Some(config) = &options.config
+    {
+        let options = NodeOptions {
+            config: config.clone(),
+            stop_at_eof: options.stop_at_eof,
+            accept_loss: Vec::new(),
+        };
+        return node(&options, log, programs, true);
     }
     start_logging(log.as_deref().unwrap_or(LOG_DEFAULT))?;
     match cli.command {
@@ -147,10 +157,21 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         Command::Sim(options) => sim::run(&options),
         Command::CheckConfig(options) => config_file::check(&options.file, options.json),
         Command::Config {
-            command: ConfigCommand::Example,
-        } => print(config::Config::example()),
+            command: ConfigCommand::Example { shelf },
+        } => print(if shelf {
+            config::Config::shelf_example()
+        } else {
+            config::Config::example()
+        }),
         Command::Preflight(options) => preflight(options.config.as_deref(), options.json),
         Command::Status(client) => call::status(&client),
+        Command::Shelf(options) => match options.command {
+            Some(ShelfCommand::Show(client)) => call::shelf(&client),
+            None => Err(Failure::usage(
+                "a shelf needs a configuration file",
+                "braid shelf --config shelf.toml; `braid config example --shelf` prints one",
+            )),
+        },
         Command::Group { command } => call::group(command),
         Command::Vdisk { command } => call::vdisk(command),
         Command::Drive { command } => call::drive(command),
@@ -161,7 +182,12 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
     }
 }
 
-fn node(options: &NodeOptions, log: Option<String>, programs: Programs) -> Result<(), Failure> {
+fn node(
+    options: &NodeOptions,
+    log: Option<String>,
+    programs: Programs,
+    is_shelf: bool,
+) -> Result<(), Failure> {
     let file = options.config.as_path();
     let config = match config_file::read(file)? {
         Ok(config) => accept_losses(config, &options.accept_loss)?,
@@ -175,6 +201,17 @@ fn node(options: &NodeOptions, log: Option<String>, programs: Programs) -> Resul
             return Err(Failure::new(what, "correct the file; nothing was started"));
         }
     };
+    if config.shelf.is_some() != is_shelf {
+        let (is, run) = if is_shelf {
+            ("a node", "node")
+        } else {
+            ("a shelf", "shelf")
+        };
+        return Err(Failure::new(
+            format!("{} is the file of {is}", file.display()),
+            format!("braid {run} --config {}; nothing was started", file.display()),
+        ));
+    }
     start_logging(log.as_deref().unwrap_or(&config.node.log))?;
     (programs.node)(config, options)
 }

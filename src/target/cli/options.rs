@@ -39,6 +39,9 @@ pub enum Command {
     /// Run a node: serve the drives of a configuration file to hosts
     #[command(after_help = help::NODE)]
     Node(NodeOptions),
+    /// Run a shelf, which exports its drives raw to the nodes that share them; or show one that runs
+    #[command(after_help = help::SHELF, args_conflicts_with_subcommands = true)]
+    Shelf(ShelfOptions),
     /// Show everything on this machine in a minute: no configuration, no privileges
     #[command(after_help = help::DEMO)]
     Demo(DemoOptions),
@@ -118,6 +121,28 @@ pub struct NodeOptions {
     pub accept_loss: Vec<String>,
 }
 
+/// Options of `braid shelf`.
+#[derive(Clone, Debug, Args)]
+pub struct ShelfOptions {
+    /// What to do instead of running one
+    #[command(subcommand)]
+    pub command: Option<ShelfCommand>,
+    /// Configuration file (TOML); see `braid config example --shelf`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stop when standard input ends, so that the shelf does not outlive the program that started it
+    #[arg(long)]
+    pub stop_at_eof: bool,
+}
+
+/// What to do with a shelf that runs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ShelfCommand {
+    /// Show what a running shelf exports and who has reserved it
+    #[command(after_help = help::SHELF)]
+    Show(Client),
+}
+
 /// Options of `braid check-config`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckConfig {
@@ -134,7 +159,11 @@ pub struct CheckConfig {
 pub enum ConfigCommand {
     /// Print a complete example with comments
     #[command(after_help = help::CONFIG)]
-    Example,
+    Example {
+        /// The file of a shelf, not of a node
+        #[arg(long)]
+        shelf: bool,
+    },
 }
 
 /// Options of `braid preflight`.
@@ -763,6 +792,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node cannot be reached.";
 Examples:
   braid node --config node.toml
   braid --log debug node --config /etc/braid/node.toml";
+    pub const SHELF: &str = "\
+Examples:
+  braid config example --shelf > shelf.toml
+  braid shelf --config shelf.toml
+  braid shelf show";
     pub const DEMO: &str = "\
 Examples:
   braid demo
@@ -786,7 +820,8 @@ Examples:
   braid check-config node.toml --json";
     pub const CONFIG: &str = "\
 Example:
-  braid config example > node.toml";
+  braid config example > node.toml
+  braid config example --shelf > shelf.toml";
     pub const PREFLIGHT: &str = "\
 Examples:
   braid preflight

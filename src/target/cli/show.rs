@@ -8,13 +8,14 @@ use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
     CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, MemberState,
-    NodeStatus, Reply, StageLatency, VdiskStatus,
+    NodeStatus, Reply, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
 pub(super) fn text(reply: &Reply) -> String {
     match reply {
         Reply::Node(node) => node_text(node),
+        Reply::Shelf(shelf) => shelf_text(shelf),
         Reply::Groups(groups) if groups.is_empty() => {
             "No groups. Create one: braid group create --help\n".to_owned()
         }
@@ -50,6 +51,58 @@ fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
         table.row([name.to_owned(), value]);
     }
     table.text()
+}
+
+fn shelf_text(shelf: &ShelfStatus) -> String {
+    let mut text = facts([
+        ("shelf", shelf.name.clone()),
+        ("subsystem", shelf.nqn.clone()),
+        ("instance", shelf.instance.clone()),
+    ]);
+    let mut table = Table::new(&[
+        ("drive", Align::Left),
+        ("data", Align::Right),
+        ("size", Align::Right),
+        ("quorum", Align::Right),
+        ("reservation", Align::Left),
+        ("persists", Align::Left),
+        ("registrants", Align::Right),
+    ]);
+    let nsid = |namespace: &Option<ShelfNamespace>| {
+        namespace
+            .as_ref()
+            .map_or_else(|| or_dash(None), |it| it.nsid.to_string())
+    };
+    for drive in &shelf.drives {
+        table.row([
+            drive.drive.clone(),
+            nsid(&drive.data),
+            drive
+                .data
+                .as_ref()
+                .map_or_else(|| or_dash(None), |it| bytes_text(it.bytes)),
+            nsid(&drive.quorum),
+            or_dash(drive.failed.as_deref().or(drive.reservation.as_deref())),
+            if drive.persists { "yes" } else { "no" }.to_owned(),
+            drive.registrants.len().to_string(),
+        ]);
+    }
+    let _ = write!(text, "\n{}", table.text());
+    for drive in &shelf.drives {
+        for registrant in &drive.registrants {
+            let holder = if registrant.holder {
+                ", holds the reservation"
+            } else {
+                ""
+            };
+            let _ = writeln!(
+                text,
+                "{}: host {}, key {}{holder}",
+                drive.drive, registrant.host, registrant.key
+            );
+        }
+    }
+    text
 }
 
 fn or_dash(value: Option<&str>) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use nvme::identify::Reservable;
 use nvme::io::NamespaceFormat;
 use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
@@ -33,6 +34,7 @@ use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
 use crate::target::message::Message;
 use crate::target::namespaces::{Namespace, Namespaces};
+use crate::target::shelf::{Header, is_data};
 use crate::vdisk::VirtualDisk;
 
 /// Lock words of a group: four for each row operation that the cores may have under way.
@@ -44,6 +46,8 @@ pub const COMPARE_WRITE_BLOCKS: u32 = 1;
 pub struct GroupPlan {
     /// Where it comes from.
     pub source: GroupSource,
+    /// The header of its drive, if that is one of a shelf.
+    pub header: Option<Header>,
     /// How fast its background work may go.
     pub limits: Limits,
     /// Drives that are to be its spares, with fresh identities.
@@ -127,6 +131,8 @@ pub(super) struct GroupControl {
     pub(super) background: BackgroundControl,
     /// Drives that the configuration wants as spares, until the group is open.
     pub(super) planned_spares: Vec<(u16, Uuid)>,
+    /// The header of its drive, if that is one of a shelf.
+    pub(super) header: Option<Header>,
     /// How far it is with acknowledging from memory.
     pub(super) ram: Ram,
     /// Cores that wait until what lost members miss is durable, by the name of the request.
@@ -242,6 +248,17 @@ fn replay_of(report: Option<&ReplayReport>) -> Replay {
     report.map_or(Replay::None, |report| Replay::Done { rows: report.rows })
 }
 
+/// Nothing is served under this set: the machine announces the first one when it is durable.
+const fn unserved() -> MemberSet {
+    MemberSet {
+        generation: 0,
+        failed: 0,
+        parity: ParityTrust::Nowhere,
+        rebuilding: 0,
+        rebuilt_rows: 0,
+    }
+}
+
 impl Control {
     /// Opens one group: binds every core to it, then starts its machine.
     pub(super) fn open_group(
@@ -283,14 +300,7 @@ impl Control {
             volatile: self.is_volatile(&machine, &drives),
             drives,
         });
-        // Nothing is served under this set: the machine announces the first one when it is durable.
-        let members = MemberSet {
-            generation: 0,
-            failed: 0,
-            parity: ParityTrust::Nowhere,
-            rebuilding: 0,
-            rebuilt_rows: 0,
-        };
+        let members = unserved();
         self.groups.push(GroupControl {
             relayout: Relayout::new(&machine, self.cores),
             machine,
@@ -303,6 +313,7 @@ impl Control {
             rebuild: None,
             background,
             planned_spares: plan.spares,
+            header: plan.header,
             ram: Ram::new(self.cores, QUIET_TICKS),
             marking: BTreeMap::new(),
             draining: 0,
@@ -605,7 +616,7 @@ impl Control {
                 if self.leaving.contains(&record.nsid) {
                     continue;
                 }
-                let (namespace, facts) = namespace_of(&group.machine, &group.shared, record);
+                let (namespace, facts) = namespace_of(group, record);
                 if table.insert(record.nsid, namespace) && !self.announced.contains(&record.nsid) {
                     added.push(facts);
                 }
@@ -618,6 +629,7 @@ impl Control {
         for facts in added {
             self.announced.insert(facts.nsid);
             self.subsystem_event(core, io, SubsystemEvent::NamespaceAdded(facts));
+            self.restore_reservations(core, io, &facts);
         }
     }
 
@@ -685,7 +697,10 @@ impl Control {
             size: plan.bytes.map_or(VdiskSize::LargestFree, |bytes| {
                 VdiskSize::Blocks(bytes.div_ceil(block))
             }),
-            nsid: plan.nsid.or_else(|| self.free_nsid()),
+            nsid: match &self.groups[group].header {
+                Some(_) => self.shelf_nsid(group, plan.bytes.is_some()),
+                None => plan.nsid.or_else(|| self.free_nsid()),
+            },
             uuid: Uuid(random_uuid(&plan.entropy[..16])),
             nguid: self.make_nguid(&plan.entropy[16..]),
         };
@@ -695,15 +710,29 @@ impl Control {
         self.group_event(core, io, group, Event::CreateVdisk { request, spec });
     }
 
+    fn is_used(&self, nsid: u32) -> bool {
+        self.groups
+            .iter()
+            .flat_map(|group| group.machine.vdisks())
+            .any(|record| record.nsid == nsid)
+    }
+
     /// The lowest namespace number that no group uses.
     pub(super) fn free_nsid(&self) -> Option<u32> {
-        let used = |nsid: u32| {
-            self.groups
-                .iter()
-                .flat_map(|group| group.machine.vdisks())
-                .any(|record| record.nsid == nsid)
-        };
-        (1..=crate::target::namespaces::NSID_MAX).find(|nsid| !used(*nsid))
+        (1..=crate::target::namespaces::NSID_MAX).find(|nsid| !self.is_used(*nsid))
+    }
+
+    /// The number of a namespace of a shelf's drive: that of its quorum area, which is made first, is the even one of a pair, and that of
+    /// its data the odd one before.
+    fn shelf_nsid(&self, group: usize, is_quorum: bool) -> Option<u32> {
+        let pair_is_free = |data: &u32| !self.is_used(*data) && !self.is_used(*data + 1);
+        if is_quorum {
+            let mut pairs = (1..crate::target::namespaces::NSID_MAX).step_by(2);
+            return pairs.find(pair_is_free).map(|data| data + 1);
+        }
+        let mut made = self.groups[group].machine.vdisks().iter();
+        made.find(|record| !is_data(record.nsid))
+            .map(|record| record.nsid - 1)
     }
 
     /// A globally unique identifier with the vendor's OUI.
@@ -833,12 +862,9 @@ impl Control {
 }
 
 /// A virtual disk as cores and hosts see it.
-fn namespace_of(
-    machine: &Group,
-    shared: &GroupShared,
-    record: &VdiskRecord,
-) -> (Namespace, SubsystemNamespace) {
-    let geometry = &machine.geometry();
+fn namespace_of(group: &GroupControl, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
+    let shared = &group.shared;
+    let geometry = &group.machine.geometry();
     let format = NamespaceFormat {
         blocks: record.blocks,
         block_shift: geometry.block().shift(),
@@ -851,7 +877,11 @@ fn namespace_of(
         strip_blocks: Some(geometry.strip_blocks()),
         stripe_blocks: Some(geometry.row_blocks()),
         volatile: shared.volatile,
-        reservations_persist: false,
+        reservable: match group.header {
+            Some(_) if is_data(record.nsid) => Reservable::Persistently,
+            Some(_) => Reservable::Never,
+            None => Reservable::UntilStop,
+        },
     };
     let disk = VirtualDisk::new(record);
     let namespace = Namespace {

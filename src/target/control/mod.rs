@@ -15,6 +15,7 @@ mod ram;
 mod repair;
 mod reservations;
 mod resize;
+mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -81,6 +82,22 @@ pub(super) struct DriveUse {
     finding: Option<String>,
 }
 
+impl DriveUse {
+    /// A drive that nobody has used yet.
+    fn unused(found: DriveFound) -> Self {
+        Self {
+            member: None,
+            reads: 0,
+            writes: 0,
+            read_bytes: 0,
+            written_bytes: 0,
+            errors: 0,
+            existing: found.existing,
+            finding: found.finding,
+        }
+    }
+}
+
 /// What was found on a drive at the start.
 pub struct DriveFound {
     /// As the examination says.
@@ -126,6 +143,8 @@ pub struct ControlSetup {
     pub read_cache_mib: u32,
     /// Called when an operator wants the node to stop.
     pub stop: SyncSender<()>,
+    /// The process is a shelf.
+    pub is_shelf: bool,
 }
 
 /// What the node is, for `node.show`.
@@ -219,6 +238,11 @@ pub struct Control {
     health_waiting: BTreeMap<u64, queues::HealthRequest>,
     /// Rules of reservations that cores have been told: how many have not confirmed them.
     enforcing: BTreeMap<u64, u16>,
+    /// Reservations on their way to the drives of a shelf.
+    reservation_writes: reservations::ReservationWrites,
+    is_shelf: bool,
+    /// Names this start of the process.
+    instance: [u8; 16],
     /// Blocks that are to be written anew, and those that an engine is at.
     repairs: repair::Repairs,
     /// The health of each drive.
@@ -235,18 +259,8 @@ pub struct Control {
 impl Control {
     /// Makes the machines; nothing happens before [`Control::started`].
     pub fn new(setup: ControlSetup) -> Result<Self, subsystem::ConfigError> {
-        let unused = |found: DriveFound| DriveUse {
-            member: None,
-            reads: 0,
-            writes: 0,
-            read_bytes: 0,
-            written_bytes: 0,
-            errors: 0,
-            existing: found.existing,
-            finding: found.finding,
-        };
-        let drive_uses = setup.found.into_iter().map(unused).collect();
-        let oui = setup.subsystem.oui;
+        let drive_uses = setup.found.into_iter().map(DriveUse::unused).collect();
+        let (oui, instance) = (setup.subsystem.oui, setup.subsystem.instance);
         let policy = health::policy(&setup.health);
         let health = setup.drives.iter();
         let health = health
@@ -298,6 +312,9 @@ impl Control {
             leaving: BTreeSet::new(),
             health_waiting: BTreeMap::new(),
             enforcing: BTreeMap::new(),
+            reservation_writes: reservations::ReservationWrites::default(),
+            is_shelf: setup.is_shelf,
+            instance,
             repairs: repair::Repairs::default(),
             health,
             policy,
@@ -313,6 +330,10 @@ impl Control {
         for _ in 0..SUPERBLOCK_SPANS {
             let bytes = u32::try_from(RECORD_BYTES).expect("4096");
             self.superblock_spans.extend(io.arena_mut().alloc(bytes));
+        }
+        if self.is_shelf {
+            let bytes = u32::try_from(RECORD_BYTES).expect("4096");
+            self.reservation_writes.keep(io.arena_mut().alloc(bytes));
         }
         for plan in std::mem::take(&mut self.plans) {
             self.open_group(core, io, plan, ScratchMemory::Own);
@@ -330,6 +351,7 @@ impl Control {
         self.background_tick(core, io);
         self.expansion_tick(core, io);
         self.tend_ram(core, io);
+        self.write_reservations(core, io);
     }
 
     /// Notes what the cores do without.
@@ -404,6 +426,9 @@ impl Control {
             ControlMessage::NotAdopted { core: of } => {
                 self.connection_ended(of);
                 self.try_close(core, io);
+            }
+            ControlMessage::ReservationWritten { number, succeeded } => {
+                self.reservation_written(core, io, number, succeeded);
             }
             ControlMessage::ReservationEnforced { number } => self.core_enforced(core, io, number),
             ControlMessage::Drained { group, nsid } => self.vdisk_drained(core, io, group, nsid),

@@ -48,7 +48,7 @@ impl Control {
             entropy,
             reply,
         } = call;
-        if let Err(error) = self.refuse_while_stopping(&request) {
+        if let Err(error) = self.refuse(&request) {
             return drop(reply.try_send(Err(error)));
         }
         let answer = match request {
@@ -135,6 +135,7 @@ impl Control {
                 Err(error) => Err(error),
             },
             Request::DriveInject(wanted) => self.inject(&wanted),
+            Request::ShelfShow => self.shelf_status().map(Reply::Shelf),
             Request::HostList => Ok(Reply::Hosts(self.host_list(io.now()))),
             // The node's own thread asks every core and answers these.
             Request::Latency | Request::Counters => Err(ManageError::new(
@@ -152,13 +153,21 @@ impl Control {
         drop(reply.try_send(answer));
     }
 
-    /// Refuses what changes anything once the node is stopping.
-    fn refuse_while_stopping(&self, request: &Request) -> Result<(), ManageError> {
+    /// Refuses what changes anything once the node is stopping, and what would change what a shelf exports.
+    fn refuse(&self, request: &Request) -> Result<(), ManageError> {
         if self.stopping && request.changes_state() {
             return Err(ManageError::new(
                 ManageError::BUSY,
                 "the node is stopping",
                 "start it again",
+            ));
+        }
+        let is_for_shelf = matches!(request, Request::Shutdown | Request::DriveInject(_));
+        if self.is_shelf && request.changes_state() && !is_for_shelf {
+            return Err(ManageError::new(
+                ManageError::INVALID,
+                "this is a shelf: its drives are exported as they are",
+                "groups and virtual disks are made by the nodes that use it",
             ));
         }
         Ok(())
@@ -309,6 +318,7 @@ impl Control {
             tracing::warn!(group = %create.name, %warning, "creating group");
         }
         let plan = GroupPlan {
+            header: None,
             source: GroupSource::New(Box::new(creation)),
             limits: Limits::default(),
             spares: Vec::new(),

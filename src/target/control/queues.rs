@@ -194,8 +194,8 @@ impl Control {
                     rules,
                     abort,
                 } => self.enforce_reservation(core, io, number, nsid, rules, abort),
-                Action::PersistReservation { .. } => {
-                    unreachable!("no namespace of a node says that its reservations persist")
+                Action::PersistReservation { number, nsid, state } => {
+                    self.persist_reservation(core, io, number, nsid, state);
                 }
                 Action::Close { queue, reason } => {
                     tracing::debug!(queue = queue.0, ?reason, "closing connection");

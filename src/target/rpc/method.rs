@@ -72,6 +72,11 @@ const METHODS: &[Method] = &[
         build: |_| Ok(Request::Shutdown),
     },
     Method {
+        name: "shelf.show",
+        parameters: &[],
+        build: |_| Ok(Request::ShelfShow),
+    },
+    Method {
         name: "group.list",
         parameters: &[],
         build: |_| Ok(Request::GroupList),
@@ -285,6 +290,7 @@ pub fn params(request: &Request) -> Option<Value> {
         | Request::GroupList
         | Request::VdiskList
         | Request::DriveList
+        | Request::ShelfShow
         | Request::HostList
         | Request::Latency
         | Request::Counters

@@ -10,6 +10,7 @@ mod reservation;
 use super::*;
 use crate::command::SubmissionEntry;
 use crate::fabrics::{CNTLID_DYNAMIC, Configuration, Connect, ConnectData, PropertyAccess, property};
+use crate::identify::Reservable;
 use crate::io::NamespaceFormat;
 use crate::nqn::Nqn;
 
@@ -62,6 +63,7 @@ fn config() -> Config {
             port(MAIN, "0.0.0.0", "4420", false),
             port(DISCOVERY_PORT, "192.0.2.1", "8009", true),
         ],
+        instance: [0x5a; 16],
         seed: 7,
     }
 }
@@ -78,7 +80,7 @@ fn namespace(nsid: u32) -> Namespace {
         strip_blocks: Some(16),
         stripe_blocks: Some(32),
         volatile: false,
-        reservations_persist: false,
+        reservable: Reservable::UntilStop,
     }
 }
 

@@ -161,7 +161,11 @@ impl World {
                 self.rig.step(Event::NamespaceRemoved { nsid });
             }
             0 => self.rig.step(Event::NamespaceAdded(Namespace {
-                reservations_persist: nsid == 1,
+                reservable: if nsid == 1 {
+                    Reservable::Persistently
+                } else {
+                    Reservable::UntilStop
+                },
                 ..namespace(nsid)
             })),
             1 => self.rig.step(Event::PortsChanged(config().ports)),

@@ -20,7 +20,11 @@ fn two(persist: bool) -> Two {
     let mut rig = Rig::new(config());
     for nsid in [1, 2] {
         rig.step(Event::NamespaceAdded(Namespace {
-            reservations_persist: persist,
+            reservable: if persist {
+                Reservable::Persistently
+            } else {
+                Reservable::UntilStop
+            },
             ..namespace(nsid)
         }));
     }
@@ -345,6 +349,42 @@ fn a_removed_namespace_ends_its_commands_and_its_rules() {
     assert!(gone.same_code(Status::INVALID_NAMESPACE_OR_FORMAT));
     two.rig.step(Event::NamespaceAdded(namespace(1)));
     assert_eq!(two.rig.subsystem.reservation(1), Some(&State::default()));
+}
+
+#[test]
+fn a_namespace_may_be_reservable_never() {
+    let mut two = two(false);
+    two.rig.step(Event::NamespaceAdded(Namespace {
+        reservable: Reservable::Never,
+        ..namespace(3)
+    }));
+    assert_eq!(two.rig.command(two.admin[0], identify(0, 3), &[]).data[31], 0);
+    let (mut entry, data) = register(1).encode(1, 3);
+    entry.set_sgl(Sgl::Transport { length_bytes: 16 });
+    let done = two.rig.command(two.io[0], entry, &data);
+    assert!(done.status.same_code(Status::INVALID_OPCODE));
+    assert_eq!(two.rig.subsystem.reservation(3), None);
+}
+
+#[test]
+fn a_host_without_an_identifier_reserves_nothing() {
+    let mut rig = Rig::new(config());
+    rig.step(Event::NamespaceAdded(namespace(1)));
+    let (_, cntlid) = rig.controller(0);
+    let io = rig.io_queue(0, cntlid, 1);
+    let (mut entry, data) = register(1).encode(1, 1);
+    entry.set_sgl(Sgl::Transport { length_bytes: 16 });
+    let done = rig.command(io, entry, &data);
+    assert!(done.status.same_code(Status::COMMAND_SEQUENCE_ERROR));
+}
+
+#[test]
+fn all_controllers_tell_which_start_of_the_process_this_is() {
+    let mut two = two(false);
+    for admin in two.admin {
+        let page = two.rig.command(admin, log_page(lid::INSTANCE, 0, 64), &[]);
+        assert_eq!((&page.data[..16], page.data[16]), (&[0x5a; 16][..], 0));
+    }
 }
 
 #[test]
