@@ -4,6 +4,7 @@
 # Started by `run` on the host, with this folder at /files. Usage, in the guest: in-guest.sh PHASE
 #   main       everything that one host can see, with drives failed and the target restarted meanwhile
 #   survivor   a later guest: the data that `main` left, and I/O while the host troubles the victim
+#   reservations  two hosts, one after the other, that keep one another out
 #   victim     a guest that is stalled and then killed
 #   reference  no check at all: makes this guest the reference target, the kernel's nvmet
 # Reads ADDR, PORT, DISCOVERY_PORT, DISCOVERY_SHOWS, ADVERTISED, NQN, GUARDED_PORT, GUARDED_NQN, ALLOWED_HOST,
@@ -24,6 +25,8 @@ if [ "$PHASE" = reference ]; then exec ./reference.sh; fi
 . ./failover.sh
 # shellcheck source=raid6.sh
 . ./raid6.sh
+# shellcheck source=reservations.sh
+. ./reservations.sh
 
 prepare() {
   modprobe nvme-tcp
@@ -140,6 +143,7 @@ check prepare
 case $PHASE in
 main) main ;;
 survivor) survivor ;;
+reservations) reservations ;;
 victim) victim ;;
 *) echo "FAIL suite: no phase '$PHASE'"; exit 2 ;;
 esac
