@@ -12,6 +12,7 @@ mod answer;
 mod clean;
 mod hang;
 mod machine;
+mod mend;
 mod piece;
 mod rebuild;
 pub mod relayout;
@@ -374,6 +375,9 @@ pub enum Action {
     /// What is marked in the write-intent bitmap at this moment has to be durable before this core's journal forgets rows;
     /// answer with [`Engine::intent_durable`]. One at a time.
     PersistIntent,
+    /// The list of lost blocks ([`WriteBackConfig::lost`]) as it is at this moment has to be durable on all live members, and so do
+    /// the marks of the write-intent bitmap; answer with [`Engine::lost_durable`]. One at a time.
+    PersistLost,
     /// A member did not do what it was asked. The group answers with a member set that calls it
     /// failed, sooner or later: writes wait for that.
     ReportFault {
@@ -413,8 +417,9 @@ pub enum GroupError {
     /// The member that was to be written anew did not take or give back what was written.
     #[error("the member could not be written anew")]
     MemberFailed,
-    /// Blocks that were to move cannot be read. [`Action::ReportMedia`] has said which; they are to be repaired first.
-    #[error("blocks that were to move cannot be read")]
+    /// Blocks are lost, or cannot be read: no drive gives them back. [`Action::ReportMedia`] has said which cannot be read; a repair makes
+    /// them readable or calls them lost.
+    #[error("blocks cannot be read")]
     Unreadable,
     /// Longer than a command may be, or a fused pair that leaves its stripe row.
     #[error("too long")]

@@ -14,6 +14,7 @@ pub mod intent;
 pub mod journal;
 mod list;
 pub mod lock;
+pub mod lost;
 pub mod ram;
 pub mod relayout;
 pub mod row;

@@ -8,6 +8,7 @@
 //! offsets in the operation's own data and in a scratch area whose size the plan says.
 
 mod interval;
+mod mend;
 mod read;
 mod whole;
 mod write;
@@ -19,6 +20,8 @@ use super::geometry::{Geometry, RowPiece, StripPlace};
 use super::lock::Members;
 use super::{MEMBERS_MAX, MemberIndex, RowIndex};
 use interval::{Interval, Shape};
+
+pub use mend::{MemberBlock, MendPlan};
 
 /// Where blocks of an operation are in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,6 +78,8 @@ pub enum Effect {
     Expanded,
     /// A disk has got larger.
     Grown,
+    /// A member is put out of the group because its blocks could not be written anew.
+    Evicted(MemberIndex),
     /// The group is closed; whether in good order.
     Stopped {
         /// "Clean" is durable.
@@ -188,6 +190,13 @@ pub enum Mail {
     IntentDurable,
     /// To the control core: blocks of a member have to be written anew.
     Media(Request),
+    /// To the control core: the list of lost blocks is to be durable.
+    PersistLost {
+        /// Who wants that.
+        from: u16,
+    },
+    /// It is, as it was when the core asked.
+    LostDurable,
 }
 
 /// Who a command of an engine belongs to.
@@ -261,6 +270,8 @@ pub struct Node {
     planned: Vec<DriveFacts>,
     /// Names the next request of an operator.
     requests: u64,
+    /// Cores that wait for the list of lost blocks to be durable, by their requests.
+    listing: BTreeMap<RequestId, u16>,
     /// Where a host's command runs.
     places: BTreeMap<u32, (u16, CommandId)>,
     /// Commands that were answered before they had ended, by the mutant that does so.
@@ -436,6 +447,8 @@ impl Node {
             Mail::LayoutSet => self.relayout_event(RelayoutEvent::LayoutSet, out),
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Media(repair) => self.repair(repair),
+            Mail::PersistLost { from } => self.persist_lost(from, out),
+            Mail::LostDurable => at.lost_durable(),
         }
         self.pump(core, out);
     }
@@ -525,6 +538,11 @@ impl Node {
                 from: core,
                 to: 0,
                 mail: Mail::RowsHeld { wave },
+            }),
+            core::Ask::PersistLost => out.push(Effect::Mail {
+                from: core,
+                to: 0,
+                mail: Mail::PersistLost { from: core },
             }),
             core::Ask::Scrubbed { row, outcome } => {
                 self.work.outcomes.insert(row.0, outcome);

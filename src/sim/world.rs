@@ -213,6 +213,10 @@ pub struct World {
     away: u32,
     /// Members that are out of the group, or may be.
     harmed: u32,
+    /// Members that could not give back some blocks. They are not out for that, but a row may miss what they cannot give.
+    doubtful: u32,
+    /// Of more members than the group survives something was missing at a time.
+    was_too_much: bool,
     /// The drive of each member, as far as is known.
     seats: Vec<Option<u16>>,
     /// Numbers of members that the group may have.
@@ -317,6 +321,8 @@ impl World {
             away: 0,
             harmed: 0,
             afterwards: Vec::new(),
+            doubtful: 0,
+            was_too_much: false,
             fuse: None,
             cuts: 0,
             starts: 0,
@@ -424,6 +430,7 @@ impl World {
                 Effect::PartialRebuild => self.partial_rebuilds += 1,
                 Effect::Expanded => self.expansions += 1,
                 Effect::Grown => self.disks_grow(),
+                Effect::Evicted(member) => self.harm_members(1 << member.0),
                 Effect::Stopped { clean } => self.node_stopped(clean),
             }
         }
@@ -756,19 +763,22 @@ impl World {
         match error {
             GroupError::CompareFailed | GroupError::FusedCompareFailed | GroupError::Aborted => return,
             // Check data are not believed after an unclean stop: a block of a member that is lost then is lost, too.
-            GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::MemberFailed => {}
-            GroupError::TooLong | GroupError::OutOfRange | GroupError::Unreadable => {
+            GroupError::TooManyMembersLost
+            | GroupError::ParityNotTrusted
+            | GroupError::MemberFailed
+            | GroupError::Unreadable => {}
+            GroupError::TooLong | GroupError::OutOfRange => {
                 let what = format!("command {command} is refused: {error}");
                 return self.violate(Violation::Unavailable(what));
             }
         }
         self.failed += 1;
         let node = self.node.as_ref().expect("the node has answered");
-        if node.survives(self.harmed) && !untrusted {
-            let what = format!(
-                "command {command} failed: {error}; harmed members: {:b}",
-                self.harmed
-            );
+        let missing = self.harmed | self.doubtful;
+        // What was lost once stays so until it is written.
+        let may_be_lost = error == GroupError::Unreadable && self.was_too_much;
+        if node.survives(missing) && !untrusted && !may_be_lost {
+            let what = format!("command {command} failed: {error}; harmed members: {missing:b}");
             self.violate(Violation::Unavailable(what));
         }
     }

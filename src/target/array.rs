@@ -450,6 +450,10 @@ impl Core {
             Action::RangeHeld => self.rows_held(io, group),
             Action::RamWanted => self.tell_control(io, ControlMessage::RamWanted { group }),
             Action::RamCommitted => self.tell_control(io, ControlMessage::RamCommitted { group }),
+            Action::PersistLost => {
+                let from = self.index;
+                self.tell_control(io, ControlMessage::PersistLost { group, from });
+            }
             Action::PersistIntent => {
                 let from = self.index;
                 self.tell_control(io, ControlMessage::PersistIntent { group, from });
@@ -560,6 +564,13 @@ impl Core {
     pub(super) fn intent_durable(&mut self, io: &mut Io<Message>, group: u16) {
         let binding = &mut self.groups[usize::from(group)];
         binding.engine.intent_durable(&mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// A group's list of lost blocks is durable as this core had it.
+    pub(super) fn lost_durable(&mut self, io: &mut Io<Message>, group: u16) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.lost_durable(&mut binding.actions);
         self.pump(io, group);
     }
 

@@ -22,6 +22,7 @@ use crate::amf::group::{
 };
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
+use crate::amf::lost::LostList;
 use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 
@@ -51,15 +52,24 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
     let mut notes = present.notes.clone();
     notes.extend(opened.iter().flat_map(|drive| drive.notes.clone()));
     let (assembly, mut replays) = assemble_and_replay(&mut facts, &options, opened, &mut notes)?;
-    let mut groups = Vec::new();
+    let (mut groups, mut unusable) = (Vec::new(), Vec::new());
     for GroupFinding { name, uuid, outcome } in assembly.groups {
         match outcome {
+            Ok(_) if replays.refused.contains_key(&uuid) => {
+                tracing::error!("{}", replays.refused[&uuid]);
+                notes.push(replays.refused[&uuid].clone());
+                unusable.push(name);
+            }
             Ok(candidate) => {
-                let (replayed, rows) = replays.remove(&uuid).unzip();
+                let (replayed, rows, lost) = match replays.done.remove(&uuid) {
+                    Some(Replayed { report, rows, lost }) => (Some(report), rows, lost),
+                    None => (None, Vec::new(), storage::load_lost(&candidate, opened)),
+                };
                 groups.push(GroupPlan {
                     limits: limits_of(config, candidate.record().name.as_str()),
                     spares: planned_spares(config, &name)?,
-                    intent: storage::load_intent(&candidate, &rows.unwrap_or_default(), opened),
+                    intent: storage::load_intent(&candidate, &rows, opened),
+                    lost,
                     source: GroupSource::Found(Box::new(candidate)),
                     header: None,
                     replayed,
@@ -79,7 +89,7 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
             }
         }
     }
-    plan_missing(&present, &facts, &mut groups, &mut notes)?;
+    plan_missing(&present, &facts, &unusable, &mut groups, &mut notes)?;
     if config.shelf.is_some() {
         shelf::read_headers(&mut groups, opened)?;
     }
@@ -103,12 +113,15 @@ pub fn find(config: &Config) -> Result<Found, NodeError> {
 fn plan_missing(
     present: &absent::Present,
     facts: &[DriveFacts],
+    unusable: &[Name],
     groups: &mut Vec<GroupPlan>,
     notes: &mut Vec<String>,
 ) -> Result<(), NodeError> {
     for group in &present.config.groups {
         let is_there = |plan: &GroupPlan| plan.name().as_str() == group.name;
-        if !groups.iter().any(is_there) {
+        // It is there, although it cannot be used.
+        let is_kept = unusable.iter().any(|name| name.as_str() == group.name);
+        if !is_kept && !groups.iter().any(is_there) {
             // Never made of fewer drives than it is to have: the others may hold it.
             if let Some(lacks) = present.lacks(&group.name) {
                 if present.config.shelf.is_some() {
@@ -154,7 +167,18 @@ fn refused(name: &Name, uuid: Uuid, refusal: &Refusal) -> String {
 }
 
 /// What became of a journal, and the rows that it named.
-type Replayed = (ReplayReport, Vec<RowIndex>);
+struct Replayed {
+    report: ReplayReport,
+    rows: Vec<RowIndex>,
+    lost: LostList,
+}
+
+/// What became of the journals, and of groups whose journals cannot be used why not: they stay as they are, and the others start.
+#[derive(Default)]
+struct Replays {
+    done: BTreeMap<Uuid, Replayed>,
+    refused: BTreeMap<Uuid, String>,
+}
 
 /// Assembles the groups and replays their journals. A drive that fails meanwhile counts as unreadable, and everything is looked at
 /// again without it: replay may be run as often as it takes.
@@ -163,18 +187,19 @@ fn assemble_and_replay(
     options: &AssembleOptions,
     opened: &[Opened],
     notes: &mut Vec<String>,
-) -> Result<(Assembly, BTreeMap<Uuid, Replayed>), NodeError> {
+) -> Result<(Assembly, Replays), NodeError> {
     'again: loop {
         let assembly = assemble(facts, options);
-        let mut replays = BTreeMap::new();
+        let mut replays = Replays::default();
         for finding in &assembly.groups {
             let Ok(candidate) = &finding.outcome else { continue };
             if restore_scratch(candidate, facts, opened, notes)? {
                 continue 'again;
             }
-            let Some(mut machine) = candidate.replay() else {
+            let Some(machine) = candidate.replay() else {
                 continue;
             };
+            let mut machine = machine.with_lost(storage::load_lost(candidate, opened));
             let record = candidate.record();
             let drives: Vec<Option<u16>> = candidate
                 .members
@@ -193,7 +218,9 @@ fn assemble_and_replay(
                             record.name, report.rows
                         ));
                     }
-                    replays.insert(finding.uuid, (report, machine.rows().to_vec()));
+                    let rows = machine.rows().to_vec();
+                    let lost = machine.into_lost();
+                    replays.done.insert(finding.uuid, Replayed { report, rows, lost });
                 }
                 Err(ReplayError::Member { member, error }) => {
                     let drive = drives[usize::from(member.0)].map(usize::from);
@@ -206,10 +233,11 @@ fn assemble_and_replay(
                     continue 'again;
                 }
                 Err(error) => {
-                    return Err(NodeError::Groups(format!(
-                        "the journal of group {} cannot be replayed: {error}",
+                    let sentence = format!(
+                        "group {} is not started: its journal cannot be replayed: {error}",
                         record.name
-                    )));
+                    );
+                    replays.refused.insert(finding.uuid, sentence);
                 }
             }
         }
@@ -347,6 +375,7 @@ fn plan_group(
         limits: limits_from(group),
         replayed: None,
         intent: None,
+        lost: LostList::default(),
     })
 }
 

@@ -399,6 +399,7 @@ impl Core {
             Message::TailMoved { group } => self.tail_moved(io, group),
             Message::AllowRam { group, allowed } => self.allow_ram(io, group, allowed),
             Message::IntentDurable { group } => self.intent_durable(io, group),
+            Message::LostDurable { group } => self.lost_durable(io, group),
             Message::DrainGroup { group } => self.drain_group(io, group),
             Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
             Message::Committed { group, flush } => self.lane_committed(io, group, flush),

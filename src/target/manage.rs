@@ -9,6 +9,7 @@ use std::fmt;
 mod background;
 mod fault;
 mod growth;
+mod lost;
 mod shelf;
 
 use serde::de::{self, DeserializeOwned, Visitor};
@@ -20,6 +21,7 @@ pub use background::{
 };
 pub use fault::{DriveInject, FaultKind};
 pub use growth::{GroupExpand, VdiskResize};
+pub use lost::LostBlocks;
 pub use shelf::{RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
 
 /// A node as its management plane sees it.
@@ -537,6 +539,9 @@ pub struct GroupStatus {
     /// Writes may have been acknowledged that are in memory alone.
     #[serde(default)]
     pub dirty_ram: bool,
+    /// Blocks that no drive gives back.
+    #[serde(default)]
+    pub lost_blocks: Vec<LostBlocks>,
     /// Bytes of the journal on each member.
     pub journal_bytes: u64,
     /// Its members, by index.

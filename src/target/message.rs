@@ -147,6 +147,11 @@ pub enum Message {
         /// Which group.
         group: u16,
     },
+    /// A group's list of lost blocks, as it was when this core asked, is durable.
+    LostDurable {
+        /// Which group.
+        group: u16,
+    },
     /// The group is about to be closed: dirty data of this core goes to its place; to be answered by
     /// [`ControlMessage::GroupDrained`].
     DrainGroup {
@@ -321,6 +326,13 @@ pub enum ControlMessage {
     /// A core's journal is about to forget rows that lost members miss: to be answered by [`Message::IntentDurable`] once what is
     /// marked is durable.
     PersistIntent {
+        /// Which group.
+        group: u16,
+        /// Which core.
+        from: CoreIndex,
+    },
+    /// A core has changed a group's list of lost blocks: to be answered by [`Message::LostDurable`] once that is durable.
+    PersistLost {
         /// Which group.
         group: u16,
         /// Which core.

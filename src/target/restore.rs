@@ -86,6 +86,7 @@ fn make_durable(candidate: &Candidate, event: GroupEvent, drives: &[&DriveSpec])
                 | GroupAction::MemberDrive { .. }
                 | GroupAction::Layout { .. }
                 | GroupAction::Members(_)
+                | GroupAction::LostDurable { .. }
                 | GroupAction::RamAllowed
                 | GroupAction::RamCleared
                 | GroupAction::IntentDurable { .. }

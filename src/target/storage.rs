@@ -11,8 +11,9 @@ use thiserror::Error;
 
 use super::drives::{DriveSpec, Faults, Medium, MemoryDrive};
 use crate::amf::RowIndex;
-use crate::amf::group::{Candidate, IntentPage};
+use crate::amf::group::{Candidate, IntentPage, ListPage};
 use crate::amf::intent::IntentMap;
+use crate::amf::lost::LostList;
 use crate::amf::superblock::RECORD_BYTES;
 
 const MIB: u64 = 1 << 20;
@@ -309,6 +310,14 @@ pub fn load_intent(candidate: &Candidate, replayed: &[RowIndex], drives: &[Opene
         replayed.iter().for_each(|row| map.mark(*row));
     }
     Some(map)
+}
+
+/// What no drive of a group gives back, as its current members say.
+pub fn load_lost(candidate: &Candidate, drives: &[Opened]) -> LostList {
+    candidate.load_lost(|copy: ListPage| {
+        let spec = &drives[usize::from(copy.drive)].spec;
+        read_region(spec, copy.offset_bytes, RECORD_BYTES).ok()
+    })
 }
 
 /// 16 random bytes from the operating system, for identities.

@@ -106,6 +106,7 @@ impl Sums {
             | Action::ReportFault { .. }
             | Action::RangeHeld
             | Action::PersistIntent
+            | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
             | Action::Complete { .. } => return None,
@@ -178,6 +179,7 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::ReportFault { .. }
         | Action::RangeHeld
         | Action::PersistIntent
+        | Action::PersistLost
         | Action::RamWanted
         | Action::RamCommitted
         | Action::Complete { .. } => return None,

@@ -15,6 +15,7 @@ mod health;
 mod initiator;
 mod kill_cycles;
 mod levels;
+mod lost;
 mod programs;
 mod queue;
 mod ram;

@@ -18,6 +18,9 @@ impl Engine {
             return self.write_back_io_done(io, result, out);
         }
         let piece = &mut self.pieces[index as usize];
+        if piece.mending {
+            return self.mend_io_done(index, io, result, out);
+        }
         assert!(piece.pending > 0, "a drive answers what it was asked, once");
         piece.pending -= 1;
         if let Err(error) = result {
@@ -61,6 +64,8 @@ impl Engine {
                 | State::AwaitingDrain
                 | State::AwaitingMembersToPlan
                 | State::AwaitingMembersToEnd
+                | State::AwaitingMend
+                | State::AwaitingLost
                 | State::AwaitingTurn,
                 _,
             ) => unreachable!("a piece with a drive's answer to come reads or writes"),
@@ -261,6 +266,7 @@ impl Engine {
         self.drop_scratch(index);
         let piece = &mut self.pieces[index as usize];
         piece.direct = false;
+        piece.media |= piece.unreadable;
         piece.avoid |= std::mem::take(&mut piece.unreadable);
         match piece.work {
             // Nobody needs it.

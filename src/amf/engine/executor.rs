@@ -9,6 +9,7 @@ use crate::amf::expansion::{Layout, ScratchArea};
 use crate::amf::geometry::{Geometry, Level, StripPlace};
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::{JournalLayout, JournalShared, parse};
+use crate::amf::lost::LostMap;
 use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::block::BlockSize;
@@ -70,6 +71,7 @@ pub enum Owed {
     Members(MemberSet),
     /// What was marked when it was asked for.
     IntentDurable,
+    LostDurable,
 }
 
 pub struct Core {
@@ -106,6 +108,7 @@ pub struct World {
     pub members: MemberSet,
     /// Where cores mark rows that lost members miss, and what of it is durable.
     pub intent: Arc<IntentMap>,
+    pub lost: Arc<LostMap>,
     pub durable_marks: BTreeSet<u64>,
     /// Cores that have committed all that they had acknowledged from memory.
     pub ram_committed: Vec<usize>,
@@ -201,6 +204,7 @@ impl World {
         let data_blocks = 3 + shape.rows * u64::from(geometry.member_row_blocks());
         let shared = Arc::new(JournalShared::new(shape.cores, 1));
         let intent = Arc::new(IntentMap::new(shape.rows, 1));
+        let lost = Arc::new(LostMap::default());
         let journal = |durability| WriteBackConfig {
             layout: JournalLayout {
                 start: MemberLba(data_blocks),
@@ -214,6 +218,7 @@ impl World {
             durability,
             write_blocks_max: WRITE_BLOCKS_MAX,
             intent: Some(Arc::clone(&intent)),
+            lost: Some(Arc::clone(&lost)),
         };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
@@ -243,6 +248,7 @@ impl World {
             stable: vec![vec![0; blocks]; usize::from(shape.members)],
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
             intent,
+            lost,
             durable_marks: BTreeSet::new(),
             ram_committed: Vec::new(),
             asked_marks: vec![BTreeSet::new(); usize::from(shape.cores)],
@@ -399,6 +405,7 @@ impl World {
             | Owed::Commit { .. }
             | Owed::Committed { .. }
             | Owed::IntentDurable
+            | Owed::LostDurable
             | Owed::Members(_) => Ok(()),
         };
         self.answer(core, owed, result);
@@ -439,6 +446,7 @@ impl World {
                 self.durable_marks.append(&mut self.asked_marks[core]);
                 engine.intent_durable(&mut out);
             }
+            Owed::LostDurable => engine.lost_durable(&mut out),
         }
         self.act(core, out);
     }
@@ -513,6 +521,7 @@ impl World {
             | Owed::Commit { .. }
             | Owed::Committed { .. }
             | Owed::IntentDurable
+            | Owed::LostDurable
             | Owed::Members(_) => None,
         };
         self.cores[core].owed.iter().filter_map(drive).collect()
@@ -696,6 +705,7 @@ impl World {
                         self.cores[other].owed.push(Owed::Wake(row));
                     }
                 }
+                Action::PersistLost => self.cores[core].owed.push(Owed::LostDurable),
                 Action::PersistIntent => {
                     let marked = |row: &u64| self.intent.is_marked(RowIndex(*row));
                     self.asked_marks[core] = (0..self.geometry.rows()).filter(marked).collect();
@@ -797,6 +807,7 @@ impl World {
             | Action::Scrubbed { .. }
             | Action::RangeHeld
             | Action::PersistIntent
+            | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
             | Action::ReportFault { .. }
@@ -891,6 +902,7 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::Scrubbed { .. }
         | Action::RangeHeld
         | Action::PersistIntent
+        | Action::PersistLost
         | Action::RamWanted
         | Action::RamCommitted
         | Action::ReportFault { .. }

@@ -6,7 +6,7 @@ use crate::amf::ParityTrust;
 use crate::amf::geometry::{Level, Role};
 
 const OK: Option<Result<(), GroupError>> = Some(Ok(()));
-const LOST: Option<Result<(), GroupError>> = Some(Err(GroupError::TooManyMembersLost));
+const UNREADABLE: Option<Result<(), GroupError>> = Some(Err(GroupError::Unreadable));
 
 fn shape(level: Level, members: u8) -> Shape {
     Shape {
@@ -326,16 +326,16 @@ fn an_unreadable_block_too_many_is_an_error_and_fails_nobody() {
     world.bad_blocks.insert((usize::from(members[0].0), at));
     world.read(0, 0, 0, 9);
     world.settle();
-    assert_eq!(world.result(0, 0), LOST);
+    assert_eq!(world.result(0, 0), UNREADABLE);
     repair(&mut world, RowIndex(0), members[0], 1, 1);
-    assert_eq!(world.result(0, 0), LOST);
+    assert_eq!(world.result(0, 0), Some(Err(GroupError::TooManyMembersLost)));
     world.read(0, 0, 0, 1);
     world.settle();
     assert_eq!((world.result(0, 0), world.cores[0].buffers[0][0]), (OK, data[0]));
     // The strips that are lost depend on what it held, so only a write of them all heals it.
     world.write(0, 0, 0, &[1; 3]);
     world.settle();
-    assert_eq!(world.result(0, 0), LOST);
+    assert_eq!(world.result(0, 0), UNREADABLE);
     world.write(0, 0, 0, &[1; 9]);
     world.settle();
     assert_eq!(world.result(0, 0), OK);
@@ -478,6 +478,7 @@ fn rows_count_as_rebuilt_in_order() {
         | Owed::Commit { .. }
         | Owed::Committed { .. }
         | Owed::IntentDurable
+        | Owed::LostDurable
         | Owed::Members(_) => false,
     };
     while let Some(index) = world.cores[0].owed.iter().position(|owed| of_row(owed, true)) {
@@ -529,7 +530,7 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
         );
     }
     world.settle();
-    assert_eq!([0, 1].map(|command| world.result(0, command)), [OK, LOST]);
+    assert_eq!([0, 1].map(|command| world.result(0, command)), [OK, UNREADABLE]);
     for command in [2, 3] {
         assert_eq!(world.result(0, command), Some(Err(GroupError::Aborted)));
     }
@@ -643,7 +644,8 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             | Owed::TailMoved
             | Owed::Commit { .. }
             | Owed::Committed { .. }
-            | Owed::IntentDurable => None,
+            | Owed::IntentDurable
+            | Owed::LostDurable => None,
         });
         let lowest = generations.min().expect("both are owed");
         let index = world.find(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::clean::{PREFETCHES_MAX, ReadCache, Reading};
 use super::hang::Held;
+use super::mend::Mends;
 use super::piece::{Piece, State, Work};
 use super::rebuild::{REBUILDS_MAX, RowTurn};
 use super::relayout::Kept;
@@ -79,6 +80,7 @@ pub struct Engine {
     pub(super) write_back: Option<WriteBack>,
     /// What was read, if the core keeps any of it.
     pub(super) read_cache: Option<ReadCache>,
+    pub(super) mends: Mends,
 }
 
 /// A command's slot.
@@ -199,6 +201,7 @@ impl Engine {
             rebuilding: members.rebuilding,
             in_flight: 0,
             read_cache: None,
+            mends: Mends::NONE,
         }
     }
 
@@ -690,6 +693,10 @@ impl Engine {
                 self.piece_links.remove(&mut self.members_waiters, index);
                 self.finish(index, Err(GroupError::Aborted), out);
             }
+            State::AwaitingMend => {
+                self.leave_mend_queue(index);
+                self.finish(index, Err(GroupError::Aborted), out);
+            }
             // Their last answer ends these, and the others have begun to write.
             State::Reading
             | State::Comparing
@@ -698,6 +705,7 @@ impl Engine {
             | State::Writing
             | State::Verifying
             | State::AwaitingMembersToEnd
+            | State::AwaitingLost
             | State::AwaitingTurn => {}
         }
     }
@@ -739,6 +747,8 @@ impl Engine {
             | State::Writing
             | State::Verifying
             | State::AwaitingMembersToEnd
+            | State::AwaitingMend
+            | State::AwaitingLost
             | State::AwaitingTurn => unreachable!("it is in none of these queues"),
         }
         self.give_room_back(index);

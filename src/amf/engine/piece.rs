@@ -133,6 +133,10 @@ pub(super) enum State {
     Verifying,
     /// All that could be written is; it ends once it is durable that the rest is not to be trusted.
     AwaitingMembersToEnd,
+    /// Its row is to be mended: for another one of this core.
+    AwaitingMend,
+    /// Its row is being mended: for what is lost of it to be durably known.
+    AwaitingLost,
     /// A row is rebuilt; its lock is kept until those before it are, too.
     AwaitingTurn,
 }
@@ -159,6 +163,8 @@ pub(super) struct Piece {
     pub(super) errors: u32,
     /// Members of which blocks could not be read in this phase, though they answer.
     pub(super) unreadable: u32,
+    /// Members of which blocks could not be read in any phase; they are among `avoid`.
+    pub(super) media: u32,
     /// Members that a rebuild writes.
     pub(super) targets: u32,
     /// How far a scrub has looked.
@@ -174,6 +180,12 @@ pub(super) struct Piece {
     pub(super) batch: BatchNumber,
     /// Of a destage: its record is in the lane.
     pub(super) journaled: bool,
+    /// It mends its row, before anything else.
+    pub(super) mending: bool,
+    /// How often it has done so.
+    pub(super) mends: u8,
+    /// Of a read that goes on block by block: all of it.
+    pub(super) whole: Option<RowPiece>,
 }
 
 impl Piece {
@@ -197,6 +209,7 @@ impl Piece {
         avoid: 0,
         errors: 0,
         unreadable: 0,
+        media: 0,
         targets: 0,
         scan: Scan::START,
         scratch: None,
@@ -205,6 +218,9 @@ impl Piece {
         room: Room::NONE,
         batch: BatchNumber(0),
         journaled: false,
+        mending: false,
+        mends: 0,
+        whole: None,
     };
 
     /// So many answers are to come.
@@ -274,7 +290,14 @@ impl Engine {
         if self.write_back.is_some() && self.begin_write_back(index, out) {
             return true;
         }
+        if self.pieces[index as usize].mending {
+            return self.begin_mend(index, scratch_turn, out);
+        }
         let goes_its_way = match self.pieces[index as usize].work {
+            Work::Read | Work::Compare | Work::CompareThenWrite { .. } if self.reads_lost(index) => {
+                self.finish(index, Err(GroupError::Unreadable), out);
+                true
+            }
             Work::Read => {
                 let cached = self.read_cache.is_some() && self.read_from_memory(index, out);
                 cached || self.read_one_strip(index, out)
@@ -322,8 +345,14 @@ impl Engine {
     fn begin_planned(&mut self, index: u32, scratch_turn: bool, out: &mut Vec<Action>) -> bool {
         let mut plan = std::mem::take(&mut self.plan);
         let begun = match self.make_plan(index, &mut plan) {
+            Err(_) if self.split_read(index) => {
+                self.granted.push_back(index);
+                true
+            }
+            Err(_) if self.may_mend(index) => self.begin_mend(index, scratch_turn, out),
             Err(error) => {
-                self.finish(index, Err(error.into()), out);
+                let error = self.unreadable_or(index, error.into());
+                self.finish(index, Err(error), out);
                 true
             }
             Ok(()) if self.take_scratch(index, plan.scratch_blocks, scratch_turn) => {
@@ -533,7 +562,18 @@ impl Engine {
         }
     }
 
-    fn take_scratch(&mut self, index: u32, blocks: u32, turn: bool) -> bool {
+    /// Why a piece cannot be planned: members are lost, or blocks of members that are live cannot be read.
+    fn unreadable_or(&self, index: u32, error: GroupError) -> GroupError {
+        let piece = &self.pieces[index as usize];
+        let lost = self.lock.members().failed | (piece.avoid & !piece.media);
+        if piece.media & !lost != 0 && self.layout.survives(lost) {
+            GroupError::Unreadable
+        } else {
+            error
+        }
+    }
+
+    pub(super) fn take_scratch(&mut self, index: u32, blocks: u32, turn: bool) -> bool {
         let piece = &mut self.pieces[index as usize];
         assert!(piece.scratch.is_none(), "a piece that begins holds no scratch");
         if blocks == 0 {
@@ -604,7 +644,11 @@ impl Engine {
             self.pieces[index as usize].pending == 0,
             "no lock is released with I/O outstanding"
         );
+        self.leave_mend(index);
         self.drop_scratch(index);
+        if result.is_ok() && self.read_on(index) {
+            return self.granted.push_back(index);
+        }
         self.give_room_back(index);
         let work = self.pieces[index as usize].work;
         if work == Work::Destage {

@@ -197,6 +197,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::PersistIntent
+                | Action::PersistLost
                 | Action::RamWanted
                 | Action::RamCommitted
                 | Action::ReportFault { .. }
@@ -378,7 +379,7 @@ fn a_loss_too_many_while_reading_for_a_write_ends_it() {
     let index = world.find_member(0, member);
     world.pay_with_error(0, index, DriveError::Media);
     while world.pay_any() {}
-    assert_eq!(world.result(0, 0), Some(Err(LOST)));
+    assert_eq!(world.result(0, 0), Some(Err(GroupError::Unreadable)));
     world.assert_idle();
 }
 

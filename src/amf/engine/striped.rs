@@ -49,7 +49,7 @@ fn a_read_error_is_not_gone_round() {
     let (mut world, data) = filled();
     world.read(0, 0, 5, 2);
     world.pay_with_error(0, 0, DriveError::Media);
-    assert_eq!(world.result(0, 0), LOST);
+    assert_eq!(world.result(0, 0), Some(Err(GroupError::Unreadable)));
     assert_eq!(world.media, [(member_at(&world, 5), RowIndex(0), 1, 2)]);
     assert!(world.faults.is_empty(), "the member has not failed");
     world.settle();

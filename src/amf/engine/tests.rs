@@ -1,6 +1,7 @@
 //! Whole engines on drives in memory: random runs against a model, and exhaustive small ones.
 
 mod away;
+mod mended;
 mod ram;
 
 use super::executor::{Random, Shape, World};

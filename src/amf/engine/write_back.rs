@@ -28,6 +28,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane::{BatchNumber, Lane, LaneAction, LaneConfig};
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
 use crate::amf::list::{Links, List};
+use crate::amf::lost::LostMap;
 use crate::amf::row::{Area, Source, Target};
 use crate::drive::DriveError;
 
@@ -65,6 +66,8 @@ pub struct WriteBackConfig {
     pub write_blocks_max: u32,
     /// Where rows are marked that lost members miss; all cores have the same. Without it a drive that comes back has to be rebuilt whole.
     pub intent: Option<Arc<IntentMap>>,
+    /// The list of lost blocks; all cores have the same. Without it rows that cannot be read stay as they are.
+    pub lost: Option<Arc<LostMap>>,
 }
 
 /// The write-back half of an engine.
@@ -74,6 +77,7 @@ pub(super) struct WriteBack {
     durability: Durability,
     write_blocks_max: u32,
     intent: Option<Arc<IntentMap>>,
+    pub(super) lost: Option<Arc<LostMap>>,
     ram: ram::Ram,
     /// Rows that this core holds.
     pub(super) rows: RowTable,
@@ -120,6 +124,7 @@ impl WriteBack {
             durability,
             write_blocks_max,
             intent,
+            lost,
         } = config;
         let block = geometry.block();
         let checks = u32::from(geometry.level().check_strips());
@@ -143,6 +148,7 @@ impl WriteBack {
             durability,
             write_blocks_max,
             intent,
+            lost,
             ram: ram::Ram::default(),
             rows: RowTable::new(ROWS_MAX),
             slots: KeyIndex::new(ROWS_MAX),
@@ -704,6 +710,7 @@ impl Engine {
             self.piece_links.remove(&mut write_back.commit_waiters, index);
             self.finish(index, lost, out);
         }
+        self.fail_mends(out);
         self.answer_flushes(true, out);
         while let Some(index) = self.write_back().drain_waiters.first() {
             let write_back = self.write_back.as_mut().expect("there is a lane");

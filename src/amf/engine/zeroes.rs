@@ -73,6 +73,7 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::ReportFault { .. }
                 | Action::RangeHeld
                 | Action::PersistIntent
+                | Action::PersistLost
                 | Action::RamWanted
                 | Action::RamCommitted
                 | Action::Complete { .. } => unreachable!("not a drive command"),

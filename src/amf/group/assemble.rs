@@ -24,6 +24,7 @@ use crate::amf::geometry::Level;
 use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::journal::JournalLayout;
 use crate::amf::journal::replay::Replay;
+use crate::amf::lost::{LostList, PAGE_OFFSETS};
 use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
     Superblock, Uuid,
@@ -284,6 +285,15 @@ pub struct IntentPage {
     pub offset_bytes: u64,
 }
 
+/// Where a copy of the list of lost blocks is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListPage {
+    /// The drive that has the copy, by its place in the configuration.
+    pub drive: u16,
+    /// Where it is, in bytes from the start of the drive; 4096 bytes long.
+    pub offset_bytes: u64,
+}
+
 impl Candidate {
     /// The newest record.
     pub const fn record(&self) -> &GroupRecord {
@@ -307,6 +317,33 @@ impl Candidate {
     /// Whether any member is lost or has to be rebuilt.
     pub fn is_degraded(&self) -> bool {
         self.lost_mask() != 0
+    }
+
+    /// The copies of the list of lost blocks that [`Self::load_lost`] wants to see: both of every current member.
+    pub fn lost_pages(&self) -> Vec<ListPage> {
+        let copies = |drive: u16| PAGE_OFFSETS.map(|offset_bytes| ListPage { drive, offset_bytes });
+        self.current_drives().into_iter().flat_map(copies).collect()
+    }
+
+    /// The list of lost blocks, as the newest copy has it. `read` gives the bytes of a copy, or `None` if it cannot be read.
+    pub fn load_lost(&self, mut read: impl FnMut(ListPage) -> Option<Vec<u8>>) -> LostList {
+        let mut found = LostList::default();
+        for bytes in self.lost_pages().into_iter().filter_map(&mut read) {
+            found.take(self.record.group, &bytes);
+        }
+        found
+    }
+
+    /// Drives of members that have all data, by their places in the configuration.
+    fn current_drives(&self) -> Vec<u16> {
+        let lines = self.members.iter().zip(&self.record.members);
+        let current = lines.filter(|(finding, line)| {
+            line.state == MemberState::Active
+                && matches!(finding.role, MemberRole::Current | MemberRole::Behind)
+        });
+        current
+            .filter_map(|(finding, _)| finding.drive.as_ref().map(|(index, _, _)| *index))
+            .collect()
     }
 
     /// Members that are lost or not usable, wholly or in part.
@@ -346,14 +383,7 @@ impl Candidate {
             return Vec::new();
         };
         let pages = usize::try_from(intent.pages(self.record.rows)).expect("a region has few pages");
-        let lines = self.members.iter().zip(&self.record.members);
-        let current = lines.filter(|(finding, line)| {
-            line.state == MemberState::Active
-                && matches!(finding.role, MemberRole::Current | MemberRole::Behind)
-        });
-        let drives: Vec<u16> = current
-            .filter_map(|(finding, _)| finding.drive.as_ref().map(|(index, _, _)| *index))
-            .collect();
+        let drives = self.current_drives();
         let start = intent.start.0 << self.record.block.shift();
         let copy = |page: usize, drive: u16| IntentPage {
             page,

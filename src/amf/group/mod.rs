@@ -30,8 +30,8 @@ use crate::drive::DriveError;
 use crate::drive::health::Reason;
 
 pub use assemble::{
-    AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, IntentPage, MemberFinding,
-    MemberRole, Refusal, SpareFinding, assemble,
+    AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, IntentPage, ListPage,
+    MemberFinding, MemberRole, Refusal, SpareFinding, assemble,
 };
 pub use create::{
     CreateError, CreateIds, Creation, DRIVE_BYTES_MIN, GroupSpec, Warning, drives_min, plan_create,
@@ -277,6 +277,11 @@ pub enum Event {
         /// Names the request.
         request: RequestId,
     },
+    /// The list of lost blocks ([`Group::lost_blocks`]) as it is at this moment shall be durable.
+    PersistLost {
+        /// Names the request.
+        request: RequestId,
+    },
     /// Close the group: host commands have drained and the members were flushed afterwards.
     Stop,
 }
@@ -284,7 +289,7 @@ pub enum Event {
 /// What the runtime has to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write a record, or a page of the write-intent bitmap, with Force Unit Access and answer [`Event::SuperblockWritten`].
+    /// Write a record, a page of the write-intent bitmap or the list of lost blocks, with Force Unit Access and answer [`Event::SuperblockWritten`].
     WriteSuperblock {
         /// Names the write.
         io: SuperblockIo,
@@ -321,6 +326,11 @@ pub enum Action {
     RamCleared,
     /// Everything that was marked in [`Group::intent`] when this was asked for is durable.
     IntentDurable {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The list of lost blocks is durable as it was when this was asked for.
+    LostDurable {
         /// Which request.
         request: RequestId,
     },

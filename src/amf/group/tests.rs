@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::amf::geometry::Level;
+use crate::amf::lost::PAGE_OFFSETS;
 use crate::amf::superblock::{
     COPIES, Durability, HEAD_BYTES, HEAD_READ_BYTES, TAIL_READ_BYTES, copy_offsets, examine, parse,
     tail_start,
@@ -36,6 +37,8 @@ struct Disk {
     logical_block: u32,
     head: Vec<u8>,
     intent: Vec<u8>,
+    /// Both copies of the list of lost blocks.
+    lists: Vec<u8>,
     tail: Vec<u8>,
 }
 
@@ -46,6 +49,7 @@ impl Disk {
             logical_block: 4096,
             head: vec![0; HEAD_READ_BYTES],
             intent: vec![0; usize::try_from(INTENT_BYTES).unwrap()],
+            lists: vec![0; 2 * RECORD_BYTES],
             tail: vec![0; TAIL_READ_BYTES],
         }
     }
@@ -55,6 +59,9 @@ impl Disk {
         if (HEAD_BYTES..HEAD_BYTES + INTENT_BYTES).contains(&offset) {
             let at = usize::try_from(offset - HEAD_BYTES).unwrap();
             return &mut self.intent[at..][..RECORD_BYTES];
+        }
+        if let Some(copy) = PAGE_OFFSETS.iter().position(|own| *own == offset) {
+            return &mut self.lists[copy * RECORD_BYTES..][..RECORD_BYTES];
         }
         let tail = tail_start(self.bytes).unwrap();
         let (region, start) = if offset >= tail {

@@ -18,6 +18,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report;
 use crate::amf::journal::{JournalLayout, JournalShared, lane_blocks_min};
 use crate::amf::lock::LockTable;
+use crate::amf::lost::{LostList, LostMap};
 use crate::amf::ram::Ram;
 use crate::amf::relayout::Relayout;
 use crate::amf::superblock::{
@@ -131,15 +132,17 @@ impl Node {
         group.outcome.map_err(BootError::Refused)
     }
 
-    /// Starts a group that was found, after the replay of its journal; `missed` is what lost members miss, as far as that is known.
+    /// Starts a group that was found, with the blocks that it has lost, after the replay of its journal; `missed` is what lost members miss, as
+    /// far as that is known.
     pub fn open(
         candidate: Candidate,
+        lost: LostList,
         replayed: Option<Report>,
         missed: Option<IntentMap>,
         scenario: &Scenario,
         out: &mut Vec<Effect>,
     ) -> Self {
-        let group = Group::assembled(candidate);
+        let group = Group::assembled(candidate).with_lost(lost);
         let group = match missed {
             Some(map) => group.with_intent(map),
             None => group,
@@ -243,6 +246,7 @@ impl Node {
             grows: scenario.joining > 0,
             planned,
             requests: 0,
+            listing: BTreeMap::new(),
             places: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             compared: BTreeMap::new(),
@@ -284,6 +288,11 @@ impl Node {
             write_back: None,
         });
         Core::new(engine, 1, scratch_bytes, &geometry, 0, Vec::new())
+    }
+
+    /// The blocks that the group has lost.
+    pub fn lost_blocks(&self) -> &LostMap {
+        self.group.lost_blocks()
     }
 
     /// Whether these members may be lost without losing data.
@@ -342,6 +351,7 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
         },
         write_blocks_max: geometry.row_blocks(),
         intent: group.intent().cloned(),
+        lost: Some(Arc::clone(group.lost_blocks())),
     })
 }
 

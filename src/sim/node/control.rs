@@ -3,7 +3,7 @@
 use super::{Asker, Effect, Mail, Node, Owner, Phase};
 use crate::amf::engine::{GroupError, Request};
 use crate::amf::group::{
-    Action, Answer, DriveFacts, Event, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
+    Action, Answer, DriveFacts, Event, MemberStatus, Report, RequestId, SuperblockIo, VdiskSize, VdiskSpec,
 };
 use crate::amf::ram::{Action as RamAction, Event as RamEvent};
 use crate::amf::relayout::Event as RelayoutEvent;
@@ -132,6 +132,14 @@ impl Node {
             }
             Action::RamAllowed => self.ram_event(RamEvent::Allowed, out),
             Action::RamCleared => self.ram_event(RamEvent::Cleared, out),
+            Action::LostDurable { request } => {
+                let to = self.listing.remove(&request);
+                out.push(Effect::Mail {
+                    from: 0,
+                    to: to.expect("only what a core asked for is answered"),
+                    mail: Mail::LostDurable,
+                });
+            }
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
             Action::VdiskAdded(record) => {
@@ -303,6 +311,13 @@ impl Node {
         self.group_event(Event::SuperblockWritten { io, result }, out);
     }
 
+    /// A core has changed the list of lost blocks.
+    pub(super) fn persist_lost(&mut self, from: u16, out: &mut Vec<Effect>) {
+        let request = self.request();
+        self.listing.insert(request, from);
+        self.group_event(Event::PersistLost { request }, out);
+    }
+
     /// A core reports that a member failed a command.
     pub(super) fn member_fault(&mut self, member: MemberIndex, error: DriveError, out: &mut Vec<Effect>) {
         if self.mutant == Mutant::EarlyMembers
@@ -352,8 +367,20 @@ impl Node {
     ) {
         match result {
             // Too much is lost to regenerate these blocks, and what can be read of the member may still be needed.
-            Ok(()) | Err(GroupError::TooManyMembersLost | GroupError::ParityNotTrusted) => {}
-            Err(_) => self.member_fault(member, DriveError::Media, out),
+            Ok(())
+            | Err(GroupError::TooManyMembersLost | GroupError::ParityNotTrusted | GroupError::Unreadable) => {
+            }
+            Err(_) => {
+                let snapshot = self.group.snapshot();
+                let lines = (0u8..).zip(&snapshot.members);
+                let out_of_use = lines.filter(|(_, line)| line.status != MemberStatus::Active);
+                let failed = out_of_use.fold(0, |mask, (index, _)| mask | 1 << index);
+                // As long as the group can do without it.
+                if self.survives(failed | 1 << member.0) {
+                    out.push(Effect::Evicted(member));
+                    self.member_fault(member, DriveError::Media, out);
+                }
+            }
         }
     }
 

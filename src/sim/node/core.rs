@@ -52,6 +52,8 @@ pub(super) enum Ask {
     RowsHeld { wave: u64 },
     /// What a scrub found.
     Scrubbed { row: RowIndex, outcome: ScrubOutcome },
+    /// Have the control core make the list of lost blocks durable.
+    PersistLost,
     /// Tell the control core about a member.
     Fault { member: MemberIndex, error: DriveError },
     /// A command is over; `data` is its buffer if it was a read.
@@ -196,6 +198,10 @@ impl Core {
         self.engine.set_layout(layout, &mut self.actions);
     }
 
+    pub(super) fn lost_durable(&mut self) {
+        self.engine.lost_durable(&mut self.actions);
+    }
+
     pub(super) fn tick(&mut self) {
         self.engine.tick(&mut self.actions);
     }
@@ -256,6 +262,7 @@ impl Core {
                     | Ask::Recall { .. }
                     | Ask::Lane { .. }
                     | Ask::Fault { .. }
+                    | Ask::PersistLost
                     | Ask::Repair(_)
                     | Ask::PersistIntent
                     | Ask::RamWanted
@@ -362,6 +369,7 @@ impl Core {
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::PersistIntent
+            | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
             | Action::WakeCores { .. }
@@ -500,6 +508,7 @@ fn message_to_others(action: Action) -> Ask {
         }),
         Action::Scrubbed { row, outcome } => Ask::Scrubbed { row, outcome },
         Action::WakeCores { mask, row } => Ask::Wake { mask, row },
+        Action::PersistLost => Ask::PersistLost,
         Action::ReportFault { member, error } => Ask::Fault { member, error },
         Action::PersistIntent => Ask::PersistIntent,
         Action::RamWanted => Ask::RamWanted,

@@ -37,10 +37,9 @@ impl World {
                 Err(what) => return self.violate(Violation::Redundancy(what)),
             };
             let Some(first) = &first else {
-                let history = self.history.as_mut().expect("a node that runs has a history");
-                let blocks = u32::try_from(contents.len()).expect("small");
-                let command = history.begin(Wish::Read, 0, blocks);
-                history.end(command, Ended::Done, &contents);
+                if let Err(what) = self.note_contents(&node, &contents) {
+                    return self.violate(Violation::Redundancy(what));
+                }
                 first = Some(contents);
                 continue;
             };
@@ -52,6 +51,28 @@ impl World {
                 return self.violate(Violation::Redundancy(what));
             }
         }
+    }
+
+    /// Notes what the disks hold. A lost block tells nothing, and there may be some only if more members could not give back what
+    /// they had than the group survives.
+    fn note_contents(&mut self, node: &Node, contents: &[Content]) -> Result<(), String> {
+        let lost = node.lost_blocks();
+        if !lost.is_empty() && !self.was_too_much {
+            let (extents, harmed) = (lost.extents(), self.harmed | self.doubtful);
+            return Err(format!(
+                "blocks are called lost although redundancy is there: {extents:?}; harmed members: {harmed:b}"
+            ));
+        }
+        let history = self.history.as_mut().expect("a node that runs has a history");
+        for (lba, content) in (0..).zip(contents) {
+            let (disk, there, _) = node.locate(lba);
+            let at = disk.group_range(NamespaceLba(there), 1).expect("inside the disk");
+            if !lost.contains_any(at, 1) {
+                let command = history.begin(Wish::Read, lba, 1);
+                history.end(command, Ended::Done, &[*content]);
+            }
+        }
+        Ok(())
     }
 
     /// Reads the whole disk with these members lost.

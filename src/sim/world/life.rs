@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
 use crate::amf::expansion::Restore;
-use crate::amf::group::{Candidate, DriveFacts, FailReason, Refusal};
+use crate::amf::group::{Candidate, DriveFacts, FailReason, ListPage, Refusal};
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
 use crate::amf::superblock::RECORD_BYTES;
@@ -53,6 +53,13 @@ impl Replaying {
     }
 }
 
+/// Reads a copy of the list of lost blocks.
+fn read_page(drives: &[Drive], page: ListPage) -> Option<Vec<u8>> {
+    let blocks = u32::try_from(RECORD_BYTES / BLOCK_BYTES).expect("a page is short");
+    let read = drives[usize::from(page.drive)].read(page.offset_bytes / BLOCK_BYTES as u64, blocks);
+    Some(read.iter().flat_map(|block| *block.bytes()).collect())
+}
+
 /// What a drive was asked by the replay.
 #[derive(Clone, Copy)]
 enum Asked {
@@ -69,8 +76,10 @@ impl World {
         {
             self.next_fault += 1;
             self.drives[usize::from(drive)].begin(trouble);
-            if trouble.is_told() {
-                self.harm(u16::from(drive));
+            match trouble {
+                Trouble::Media => self.doubt(u16::from(drive)),
+                Trouble::Gone | Trouble::Error | Trouble::Hang => self.harm(u16::from(drive)),
+                Trouble::LostWrite | Trouble::Misdirected | Trouble::StaleRead => {}
             }
             let now = self.now;
             self.trace.note(&[now, 6, u64::from(drive)], || {
@@ -131,7 +140,8 @@ impl World {
                 .is_some_and(|members| !members.parity.regenerates() || members.failed != 0 || !is_redundant)
         };
         let unreadable = self.drives.iter().any(Drive::has_unreadable);
-        unreadable && self.node.as_ref().is_some_and(helpless)
+        // Where there is a journal such rows are mended.
+        unreadable && !self.scenario.is_journaled() && self.node.as_ref().is_some_and(helpless)
     }
 
     pub(super) fn has_mail(&self) -> bool {
@@ -277,6 +287,7 @@ impl World {
     /// Begins the replay of the journal, or the group at once if it has none.
     fn begin_replay(&mut self, candidate: Candidate) {
         let mutant = self.scenario.mutant == Mutant::NoReplay;
+        let lost = candidate.load_lost(|page| read_page(&self.drives, page));
         let machine = candidate
             .replay()
             .filter(|_| self.scenario.is_journaled() && !mutant);
@@ -284,10 +295,13 @@ impl World {
             let mut effects = Vec::new();
             let pretended = mutant.then(replay::Report::default);
             let missed = self.missed(&candidate, &[]);
-            let node = Node::open(candidate, pretended, missed, &self.scenario, &mut effects);
+            let node = Node::open(candidate, lost, pretended, missed, &self.scenario, &mut effects);
             return self.node_starts(node, effects);
         };
-        self.replaying = Some(Replaying::new(Machine::Replay(Box::new(machine)), candidate));
+        self.replaying = Some(Replaying::new(
+            Machine::Replay(Box::new(machine.with_lost(lost))),
+            candidate,
+        ));
         self.replay_event(replay::Event::Start);
     }
 
@@ -371,16 +385,24 @@ impl World {
         let Replaying {
             candidate, machine, ..
         } = self.replaying.take().expect("it has just ended");
-        let rows = match machine {
+        let replay = match machine {
             Machine::Restore(restore) => return self.restored(candidate, restore.record()),
-            Machine::Replay(replay) => replay.rows().to_vec(),
+            Machine::Replay(replay) => *replay,
         };
         let now = self.now;
         self.trace
             .note(&[now, 9, report.rows], || format!("{now} replayed: {report:?}"));
         let mut effects = Vec::new();
-        let missed = self.missed(&candidate, &rows);
-        let node = Node::open(candidate, Some(report), missed, &self.scenario, &mut effects);
+        let missed = self.missed(&candidate, replay.rows());
+        let lost = replay.into_lost();
+        let node = Node::open(
+            candidate,
+            lost,
+            Some(report),
+            missed,
+            &self.scenario,
+            &mut effects,
+        );
         self.node_starts(node, effects);
     }
 
@@ -406,12 +428,13 @@ impl World {
         if let Machine::Restore(_) = machine {
             return self.judge_restore(&candidate, error);
         }
-        let unreadable = self.drives.iter().any(Drive::has_unreadable);
         let legal = match error {
-            ReplayError::Row { .. } => unreadable,
             // A group with a journal believes the check data of what was written, always.
             ReplayError::CheckDataNotTrusted { .. } => false,
-            ReplayError::Member { .. } | ReplayError::TooManyMembersLost | ReplayError::Journal(_) => false,
+            ReplayError::Member { .. }
+            | ReplayError::TooManyMembersLost
+            | ReplayError::TooManyLostBlocks
+            | ReplayError::Journal(_) => false,
         };
         self.stage = Stage::Over(Ending::Refused);
         if !legal {
@@ -437,7 +460,7 @@ impl World {
             }
             // Without a journal nobody can say what the rows hold that were being written.
             BootError::Refused(Refusal::DirtyDegraded { .. }) => {
-                self.harmed != 0 && !self.scenario.is_journaled()
+                (self.harmed | self.doubtful) != 0 && !self.scenario.is_journaled()
             }
             BootError::Refused(_) | BootError::NotFound | BootError::Create(_) => false,
         };

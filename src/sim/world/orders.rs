@@ -30,7 +30,7 @@ impl World {
         }
         match wish {
             OperatorWish::Fail(member) => {
-                self.harmed |= 1 << member;
+                self.harm_members(1 << member);
                 self.with_node(|node, out| node.fail_member(MemberIndex(member), out));
             }
             OperatorWish::Return(drive) => self.bring_back(drive),
@@ -96,11 +96,32 @@ impl World {
 
     /// The member of this drive may be out of the group from now on.
     pub(super) fn harm(&mut self, drive: u16) {
+        let members = self.members_on(drive);
+        self.harm_members(members);
+    }
+
+    /// These members may be out of the group from now on.
+    pub(super) fn harm_members(&mut self, members: u32) {
+        self.harmed |= members;
+        self.note_missing();
+    }
+
+    /// The member of this drive cannot give back some blocks.
+    pub(super) fn doubt(&mut self, drive: u16) {
+        self.doubtful |= self.members_on(drive);
+        self.note_missing();
+    }
+
+    fn members_on(&mut self, drive: u16) -> u32 {
         self.note_seats();
         let seats = self.seats.iter().enumerate();
-        for (member, _) in seats.filter(|(_, seat)| **seat == Some(drive)) {
-            self.harmed |= 1 << member;
-        }
+        let here = seats.filter(|(_, seat)| **seat == Some(drive));
+        here.fold(0, |mask, (member, _)| mask | 1 << member)
+    }
+
+    fn note_missing(&mut self) {
+        let missing = self.harmed | self.doubtful;
+        self.was_too_much |= !self.scenario.level.survives(self.scenario.members, missing);
     }
 
     /// A member is rebuilt: it is out of the group no more, unless something is about to happen to its new drive.
@@ -113,6 +134,7 @@ impl World {
         let drive = self.seats[usize::from(member.0)].expect("a member that is rebuilt has a drive");
         if self.drives[usize::from(drive)].trouble().is_none() {
             self.harmed &= !(1 << member.0);
+            self.doubtful &= !(1 << member.0);
         }
     }
 

@@ -63,6 +63,7 @@ impl World {
                 | Action::RamAllowed
                 | Action::RamCleared
                 | Action::IntentDurable { .. }
+                | Action::LostDurable { .. }
                 | Action::Started
                 | Action::VdiskAdded(_)
                 | Action::VdiskResized(_)

@@ -307,6 +307,8 @@ impl World {
         world.note_seats();
         world.seats.clone_from(&self.seats);
         world.harmed = self.harmed;
+        world.doubtful = self.doubtful;
+        world.was_too_much = self.was_too_much;
         world.stage = Stage::Settling;
         world.away = away;
         world.trace = Trace::new(false);

@@ -7,8 +7,8 @@ use super::background;
 use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
-    CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, MemberState,
-    NodeStatus, Reply, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
+    CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
+    MemberState, NodeStatus, Reply, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -224,7 +224,14 @@ fn group_text(group: &GroupStatus) -> String {
         ("spares", spares_text(group)),
         ("virtual disks", vdisks),
     ];
-    let mut text = facts(rows.into_iter().chain(background).chain(rebuild).chain(scrub));
+    let lost = lost_text(&group.lost_blocks).map(|text| ("lost blocks", text));
+    let mut text = facts(
+        rows.into_iter()
+            .chain(lost)
+            .chain(background)
+            .chain(rebuild)
+            .chain(scrub),
+    );
     let mut members = Table::new(&[
         ("MEMBER", Align::Right),
         ("DRIVE", Align::Left),
@@ -242,6 +249,32 @@ fn group_text(group: &GroupStatus) -> String {
     text.push('\n');
     text.push_str(&members.text());
     text
+}
+
+/// Extents of lost blocks that are named; `--json` has all of them.
+const LOST_SHOWN_MAX: usize = 8;
+
+/// How many blocks are lost, and which; `None` if none is.
+fn lost_text(lost: &[LostBlocks]) -> Option<String> {
+    if lost.is_empty() {
+        return None;
+    }
+    let blocks: u64 = lost.iter().map(|extent| extent.blocks).sum();
+    let one = |extent: &LostBlocks| {
+        let place = extent.vdisk.as_deref().unwrap_or("no virtual disk");
+        match extent.blocks {
+            1 => format!("{place} {}", extent.block),
+            blocks => format!("{place} {}-{}", extent.block, extent.block + blocks - 1),
+        }
+    };
+    let mut shown: Vec<String> = lost.iter().take(LOST_SHOWN_MAX).map(one).collect();
+    if lost.len() > LOST_SHOWN_MAX {
+        shown.push("...".to_owned());
+    }
+    Some(format!(
+        "{blocks}, which read as errors until they are written: {}",
+        shown.join(", ")
+    ))
 }
 
 fn durability_text(group: &GroupStatus) -> String {
@@ -546,6 +579,7 @@ mod tests {
             background: crate::target::manage::BackgroundStatus::default(),
             durability: Durability::Journal,
             dirty_ram: false,
+            lost_blocks: Vec::new(),
             journal_bytes: 32 << 20,
             spares: Vec::new(),
             members: vec![

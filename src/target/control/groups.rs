@@ -22,6 +22,7 @@ use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report as ReplayReport;
 use crate::amf::journal::{JournalLayout, JournalShared, WRITE_BYTES_MAX};
 use crate::amf::lock::LockTable;
+use crate::amf::lost::LostList;
 use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
@@ -56,6 +57,8 @@ pub struct GroupPlan {
     pub replayed: Option<ReplayReport>,
     /// What lost members have missed, as the drives say; `None` for a group that keeps no count of that.
     pub intent: Option<IntentMap>,
+    /// Blocks that no drive gives back.
+    pub lost: LostList,
 }
 
 impl GroupPlan {
@@ -135,8 +138,10 @@ pub(super) struct GroupControl {
     pub(super) header: Option<Header>,
     /// How far it is with acknowledging from memory.
     pub(super) ram: Ram,
-    /// Cores that wait until what lost members miss is durable, by the name of the request.
+    /// Cores that wait until what lost members miss, or which blocks are lost, is durable, by the name of the request.
     pub(super) marking: BTreeMap<RequestId, CoreIndex>,
+    /// Lost blocks, as was said last.
+    pub(super) lost_blocks: u64,
     /// Cores that still bring dirty data to its place, before the group is closed.
     draining: u16,
     /// Why it failed, as a sentence.
@@ -207,12 +212,13 @@ impl GroupControl {
 }
 
 /// The machine of a group that is to be opened, with what its lost members have missed as far as that is known.
-fn machine_of(source: GroupSource, intent: Option<IntentMap>) -> Group {
-    match (source, intent) {
+fn machine_of(source: GroupSource, intent: Option<IntentMap>, lost: LostList) -> Group {
+    let group = match (source, intent) {
         (GroupSource::Found(candidate), Some(map)) => Group::assembled(*candidate).with_intent(map),
         (GroupSource::Found(candidate), None) => Group::assembled(*candidate),
-        (GroupSource::New(creation), _) => Group::form(*creation),
-    }
+        (GroupSource::New(creation), _) => return Group::form(*creation),
+    };
+    group.with_lost(lost)
 }
 
 /// What every core needs to write to a group's journal in the incarnation that begins now.
@@ -240,6 +246,7 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
         // No piece of a write is longer than a row, and lanes are made for that.
         write_blocks_max: (WRITE_BYTES_MAX / block.bytes()).min(machine.geometry().row_blocks()),
         intent: machine.intent().cloned(),
+        lost: Some(Arc::clone(machine.lost_blocks())),
     }
 }
 
@@ -269,7 +276,8 @@ impl Control {
         memory: ScratchMemory,
     ) -> u16 {
         let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
-        let machine = machine_of(plan.source, plan.intent);
+        let machine = machine_of(plan.source, plan.intent, plan.lost);
+        let lost_blocks = machine.lost_blocks().blocks();
         let geometry = machine.geometry();
         let background = BackgroundControl::new(&geometry, plan.limits);
         let lane_blocks_max = assemble::ring_bytes(&geometry, self.memory_mib) >> geometry.block().shift();
@@ -316,6 +324,7 @@ impl Control {
             header: plan.header,
             ram: Ram::new(self.cores, QUIET_TICKS),
             marking: BTreeMap::new(),
+            lost_blocks,
             draining: 0,
             failed: None,
             is_closing: false,
@@ -410,6 +419,7 @@ impl Control {
             Action::RamAllowed => self.ram_event(core, io, group, RamEvent::Allowed),
             Action::RamCleared => self.ram_event(core, io, group, RamEvent::Cleared),
             Action::IntentDurable { request } => self.intent_durable(core, io, group, request),
+            Action::LostDurable { request } => self.lost_durable(core, io, group, request),
             Action::Members(set) => self.announce_members(core, io, group, set),
             Action::Started => {
                 self.groups[usize::from(group)].phase = Phase::Open;

@@ -1,4 +1,5 @@
-//! The write-intent bitmaps of the node's groups: cores mark rows, and wait here until marks are durable.
+//! The write-intent bitmaps and lists of lost blocks of the node's groups: cores mark rows and note blocks, and wait here until that is
+//! durable.
 
 use reactor::{CoreIndex, Io};
 
@@ -32,5 +33,41 @@ impl Control {
         let waiting = self.groups[usize::from(group)].marking.remove(&request);
         let to = waiting.expect("only what a core asked for is answered");
         core.tell(io, to, Message::IntentDurable { group });
+    }
+
+    /// A core has changed the list of lost blocks.
+    pub(super) fn persist_lost(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        from: CoreIndex,
+    ) {
+        let request = self.next_request();
+        self.groups[usize::from(group)].marking.insert(request, from);
+        self.group_event(core, io, group, Event::PersistLost { request });
+    }
+
+    /// The list is durable as it was when a core asked.
+    pub(super) fn lost_durable(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        request: RequestId,
+    ) {
+        let of_group = &mut self.groups[usize::from(group)];
+        let waiting = of_group.marking.remove(&request);
+        let to = waiting.expect("only what a core asked for is answered");
+        let blocks = of_group.machine.lost_blocks().blocks();
+        if std::mem::replace(&mut of_group.lost_blocks, blocks) != blocks {
+            let name = &of_group.shared.name;
+            if blocks == 0 {
+                tracing::info!(group = %name, "no block is lost any more");
+            } else {
+                tracing::error!(group = %name, blocks, "blocks cannot be given back by any drive: they read as errors until they are written");
+            }
+        }
+        core.tell(io, to, Message::LostDurable { group });
     }
 }

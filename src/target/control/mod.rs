@@ -405,6 +405,7 @@ impl Control {
             ControlMessage::RamWanted { group } => self.ram_event(core, io, group, RamEvent::Wanted),
             ControlMessage::RamCommitted { group } => self.ram_event(core, io, group, RamEvent::Committed),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
+            ControlMessage::PersistLost { group, from } => self.persist_lost(core, io, group, from),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
             ControlMessage::RowsHeld { group, wave } => {
                 self.relayout_event(core, io, group, RelayoutEvent::Held { wave });

@@ -11,9 +11,10 @@ use crate::amf::background::Limits;
 use crate::amf::engine::Engine;
 use crate::amf::geometry::Level;
 use crate::amf::group::{
-    Answer, CreateIds, DriveFacts, Event, GroupSpec, GroupState, MemberStatus, RequestError, RequestId,
-    VdiskSize, VdiskSpec, plan_create,
+    Answer, CreateIds, DriveFacts, Event, Group, GroupSnapshot, GroupSpec, GroupState, MemberStatus,
+    RequestError, RequestId, VdiskSize, VdiskSpec, plan_create,
 };
+use crate::amf::lost::LostList;
 use crate::amf::superblock::{Durability, Found, Name, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
 use crate::target::array::ScratchMemory;
@@ -38,6 +39,29 @@ enum WaitingFor {
 
 /// Bytes of one identity in a call's entropy.
 const ID_BYTES: usize = 16;
+
+/// The lost blocks of a group, as its hosts know them where they belong to a virtual disk.
+fn lost_blocks(machine: &Group, snapshot: &GroupSnapshot) -> Vec<manage::LostBlocks> {
+    let mut all = Vec::new();
+    for extent in machine.lost_blocks().extents() {
+        let mut block = extent.lba.0;
+        let end = block + extent.blocks;
+        while block < end {
+            let mut disks = snapshot.vdisks.iter();
+            let disk = disks.find(|disk| (disk.start.0..disk.start.0 + disk.blocks).contains(&block));
+            let starts = snapshot.vdisks.iter().map(|disk| disk.start.0);
+            let next = starts.filter(|start| *start > block).fold(end, u64::min);
+            let until = disk.map_or(next, |disk| end.min(disk.start.0 + disk.blocks));
+            all.push(manage::LostBlocks {
+                vdisk: disk.map(|disk| disk.name.to_string()),
+                block: block - disk.map_or(0, |disk| disk.start.0),
+                blocks: until - block,
+            });
+            block = until;
+        }
+    }
+    all
+}
 
 impl Control {
     /// Answers a call, at once or when the group has done what it asks for.
@@ -324,6 +348,7 @@ impl Control {
             spares: Vec::new(),
             replayed: None,
             intent: None,
+            lost: LostList::default(),
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
         let ring = crate::target::assemble::spare_ring_bytes(self.memory_mib);
@@ -521,6 +546,7 @@ impl Control {
                 Durability::Ram => manage::Durability::Ram,
             },
             dirty_ram: snapshot.dirty_ram,
+            lost_blocks: lost_blocks(&group.machine, &snapshot),
             journal_bytes: snapshot.journal.map_or(0, |journal| journal.blocks * block),
             spares: spares.collect(),
             members: members.collect(),

@@ -248,6 +248,9 @@ impl Engine {
 
     /// A destage has ended, well or not; it is still inside its hold.
     pub(in crate::amf::engine) fn destage_ended(&mut self, index: u32, ok: bool) {
+        if ok {
+            self.heal_destaged(index);
+        }
         let entry = self.pieces[index as usize]
             .hold
             .expect("a destage is inside a hold");

@@ -331,6 +331,12 @@ impl WriteBack {
         }
     }
 
+    /// Whether everything that was appended for a row is committed.
+    pub(in crate::amf::engine) fn is_hold_committed(&self, entry: EntryIndex) -> bool {
+        let newest = self.holds[entry.0 as usize].newest;
+        newest.is_none_or(|(batch, _)| self.lane.is_committed(batch))
+    }
+
     /// Whether a row's destage is neither due nor under way.
     pub(super) fn is_idle(&self, entry: EntryIndex) -> bool {
         self.holds[entry.0 as usize].destaging == Destaging::Idle

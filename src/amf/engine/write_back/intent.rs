@@ -22,7 +22,7 @@ use crate::amf::RowIndex;
 
 impl Engine {
     /// A row is about to be planned for a change in place, under its lock.
-    pub(super) fn mark_row(&self, row: RowIndex) {
+    pub(in crate::amf::engine) fn mark_row(&self, row: RowIndex) {
         let map = self
             .write_back
             .as_ref()

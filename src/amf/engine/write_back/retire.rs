@@ -197,6 +197,15 @@ impl Engine {
         if !retire.running || retire.marking || retire.pending > 0 || retire.errors != 0 {
             return;
         }
+        if self.persist_healed(out) {
+            self.write_back().retire.marking = true;
+        } else {
+            self.retire_marked(out);
+        }
+    }
+
+    /// It is durable which blocks are lost no more. What lost members miss may still have to be.
+    pub(in crate::amf::engine) fn retire_marked(&mut self, out: &mut Vec<Action>) {
         if self.mark_covered(out) {
             self.write_back().retire.marking = true;
         } else {

@@ -217,8 +217,10 @@ impl Group {
 
     fn answer_intent(&mut self, out: &mut Vec<Action>) {
         let keeper = self.intent.as_mut().expect("somebody asked for it");
-        for request in keeper.answering.drain(..) {
-            out.push(Action::IntentDurable { request });
+        for request in std::mem::take(&mut keeper.answering) {
+            if !self.marked_lost(request) {
+                out.push(Action::IntentDurable { request });
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 mod announce;
 mod expansion;
 mod intent;
+mod lost;
 mod places;
 mod seat;
 mod snapshot;
@@ -26,6 +27,7 @@ use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Geometry;
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane_blocks_min;
+use crate::amf::lost::{LostList, LostMap};
 use crate::amf::superblock::{
     Durability, GENERATION_MAX, GroupRecord, JournalRecord, MemberState, Name, ParityState, STEP,
     STEP_WITHOUT_MEMBER, Uuid, VdiskRecord,
@@ -34,6 +36,7 @@ use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use expansion::Joining;
 use intent::IntentKeeper;
+use lost::LostKeeper;
 use places::{NewDrive, Wanted};
 use seat::{Comeback, Seat, SeatDrive, SpareSeat};
 use update::{Target, Update};
@@ -160,6 +163,7 @@ pub struct Group {
     rebuilt_rows: u64,
     opening: Opening,
     intent: Option<IntentKeeper>,
+    lost_blocks: LostKeeper,
     /// Members that failed and that `record` still calls active.
     faults: u32,
     update: Option<Update>,
@@ -207,6 +211,7 @@ impl Group {
                 rewrite: finding.rewrite,
                 wipe: false,
                 lost,
+                list: returning.is_none().then_some(0),
                 returning,
             }
         };
@@ -220,6 +225,7 @@ impl Group {
                 rewrite: true,
                 wipe: false,
                 lost: None,
+                list: None,
                 returning: None,
             },
         };
@@ -247,6 +253,19 @@ impl Group {
         );
         assert!(self.intent.is_some(), "only a group with redundancy has a bitmap");
         self.intent = Some(IntentKeeper::new(map));
+        self
+    }
+
+    /// Says what is lost, as [`Candidate::load_lost`] or the replay of the journal has it.
+    ///
+    /// Panics after `Event::Start`.
+    pub fn with_lost(mut self, found: LostList) -> Self {
+        assert_eq!(
+            self.phase,
+            Phase::AwaitingStart,
+            "the list is read before the start"
+        );
+        self.lost_blocks = LostKeeper::new(found);
         self
     }
 
@@ -279,6 +298,7 @@ impl Group {
             wave_begins: true,
             opening: Opening::WRITE_THROUGH,
             intent: map.map(IntentKeeper::new),
+            lost_blocks: LostKeeper::default(),
             faults: 0,
             update: None,
             changes: VecDeque::new(),
@@ -324,6 +344,11 @@ impl Group {
     /// Which rows lost members have missed; `None` without redundancy. Cores mark rows in it, see [`Opening::marks_intent`].
     pub fn intent(&self) -> Option<&Arc<IntentMap>> {
         self.intent.as_ref().map(|keeper| &keeper.map)
+    }
+
+    /// The list of lost blocks; cores add to it and take off, and then ask for [`Event::PersistLost`].
+    pub const fn lost_blocks(&self) -> &Arc<LostMap> {
+        &self.lost_blocks.map
     }
 
     /// What was announced last; `None` before the first time.
@@ -408,6 +433,7 @@ impl Group {
                 });
             }
             Event::PersistIntent { request } => self.persist_intent(request),
+            Event::PersistLost { request } => self.persist_lost(request),
             Event::Stop => self.stop(out),
         }
         self.advance(out);
@@ -424,6 +450,7 @@ impl Group {
         assert_eq!(self.phase, Phase::AwaitingStart, "a group is started once");
         self.opening = opening;
         self.changes.push_back(Change::Open);
+        self.renew_lost();
         if let Replay::Done { rows } = opening.replay {
             out.push(Action::Report(Report::Replayed { rows }));
         }
@@ -698,6 +725,7 @@ impl Group {
             Phase::Opening | Phase::Open => {
                 self.propose(out);
                 self.advance_intent(out);
+                self.advance_lost(out);
             }
         }
     }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use crate::amf::group::status::LossReason;
 use crate::amf::superblock::{Uuid, copy_offsets};
 
-/// Writes to one member for one update: four copies, and two blocks of another program's signatures.
-const WRITES_MAX: usize = 6;
+/// Writes to one member for one update: four copies, two blocks of another program's signatures and two of the list of lost blocks.
+const WRITES_MAX: usize = 8;
 
 /// Blocks of the first 16 KiB that hold no copy of a record, but maybe other programs' signatures.
 const WIPE_OFFSETS: [u64; 2] = [0, 12288];
@@ -29,6 +29,8 @@ pub(super) struct Seat {
     pub(super) wipe: bool,
     /// Why it is, or is about to be, out.
     pub(super) lost: Option<LossReason>,
+    /// The version of the list of lost blocks that is durable on it; `None` if that of another time may be.
+    pub(super) list: Option<u64>,
     /// Its drive has old data and may be rebuilt: wholly, or only the rows that are marked.
     pub(super) returning: Option<Comeback>,
 }
@@ -56,6 +58,8 @@ pub(super) enum Content {
     Record,
     /// Nothing.
     Zeroes,
+    /// The list of lost blocks.
+    LostBlocks,
 }
 
 impl Seat {
@@ -68,6 +72,7 @@ impl Seat {
             rewrite: true,
             wipe,
             lost: None,
+            list: None,
             returning: None,
         }
     }

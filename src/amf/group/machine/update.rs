@@ -63,7 +63,14 @@ impl Group {
                     if seat.rewrite && !record.forming {
                         out.push(Action::Report(Report::CopiesRewritten { member }));
                     }
-                    seat.writes(record.generation)
+                    let mut left = seat.writes(record.generation);
+                    // A group that is being made has an identity that no old list has.
+                    if !record.forming {
+                        for write in self.lost_writes(seat).into_iter().rev() {
+                            left.push_front(write);
+                        }
+                    }
+                    left
                 }
                 Target::Spare(_) => seat.writes(record.generation),
             };
@@ -103,6 +110,7 @@ impl Group {
         let record = match content {
             Content::Zeroes => Box::new([0; RECORD_BYTES]),
             Content::Record => self.encode_for(target, *drive_bytes),
+            Content::LostBlocks => self.lost_page(),
         };
         out.push(Action::WriteSuperblock {
             io,
@@ -136,7 +144,7 @@ impl Group {
         result: Result<(), DriveError>,
         out: &mut Vec<Action>,
     ) {
-        if self.intent_written(io, result, out) {
+        if self.intent_written(io, result, out) || self.lost_written(io, result, out) {
             return;
         }
         let update = self.update.as_mut().expect("a write belongs to an update");
@@ -154,7 +162,13 @@ impl Group {
         let generation = update.record.generation;
         match (target, result) {
             (_, Ok(())) if !ended => self.write_next(at, out),
-            (_, Ok(())) => self.seat_of_mut(target).took(generation),
+            (Target::Member(_), Ok(())) => {
+                let list = Some(self.lost_version());
+                let seat = self.seat_of_mut(target);
+                seat.took(generation);
+                seat.list = list;
+            }
+            (Target::Spare(_), Ok(())) => self.seat_of_mut(target).took(generation),
             (Target::Member(member), Err(error)) => {
                 update.refused |= 1 << member.0;
                 self.lose(member, LossReason::Superblock(error), out);

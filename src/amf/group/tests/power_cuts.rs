@@ -403,6 +403,7 @@ impl World {
                 | Action::RamAllowed
                 | Action::RamCleared
                 | Action::IntentDurable { .. }
+                | Action::LostDurable { .. }
                 | Action::Report(_) => {}
                 Action::RebuildNeeded(work) => {
                     (life.work, life.filled) = (Some(work), 0);

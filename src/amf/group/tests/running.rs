@@ -168,6 +168,7 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 | Action::RamAllowed
                 | Action::RamCleared
                 | Action::IntentDurable { .. }
+                | Action::LostDurable { .. }
                 | Action::RebuildNeeded(_)
                 | Action::RebuildOver { .. }
                 | Action::Stopped { .. }) => panic!("{other:?}"),

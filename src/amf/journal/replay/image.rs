@@ -1,6 +1,6 @@
 //! What the journal says of one row: which blocks get which data, and which check data belongs to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::codec::Entry;
 use super::super::scan::FoundBatch;
@@ -53,6 +53,8 @@ struct Destage {
 pub(super) struct RowStory {
     writes: BTreeMap<u64, Run>,
     destages: BTreeMap<u64, Destage>,
+    /// Blocks that were lost before and are not written here: zeroes, as the check data has to know them.
+    lost: BTreeSet<u32>,
 }
 
 /// The content of a row as far as it is known.
@@ -140,6 +142,21 @@ impl RowStory {
         }
     }
 
+    /// Whether the journal has data of a block.
+    pub(super) fn has(&self, at: u32) -> bool {
+        let mut runs = self.writes.values();
+        runs.any(|run| (run.start..run.start + run.blocks).contains(&at))
+    }
+
+    /// A block is lost that the journal has no data of. Whatever destages before that say of the row's check data, it is made anew.
+    pub(super) fn lose(&mut self, at: u32) {
+        self.lost.insert(at);
+    }
+
+    fn zero_lost(&self, image: &mut Blocks) {
+        image.extend(self.lost.iter().map(|at| (*at, Source::Zeroes)));
+    }
+
     /// Last sequence number that a destage covers, 0 without destages.
     fn cut(&self) -> u64 {
         self.destages
@@ -182,7 +199,7 @@ impl RowStory {
         image
     }
 
-    /// The data that no destage covers yet, and the last sequence number in it. `None` if there is none.
+    /// The data that no destage covers yet, with lost blocks as zeroes, and the last sequence number in it. `None` if there is none.
     pub(super) fn remaining(&self) -> Option<(Blocks, u64)> {
         let from = if self.destages.is_empty() {
             0
@@ -190,7 +207,8 @@ impl RowStory {
             self.cut() + 1
         };
         let mut blocks = Blocks::new();
-        let mut last = None;
+        self.zero_lost(&mut blocks);
+        let mut last = (!blocks.is_empty()).then(|| self.cut());
         for (seq, run) in self.writes.range(from..) {
             run.lay_over(&mut blocks);
             last = Some(*seq);
@@ -201,6 +219,7 @@ impl RowStory {
     /// The data of all entries, for levels whose rows have no check data.
     pub(super) fn whole(&self) -> Image {
         let mut image = Image::default();
+        self.zero_lost(&mut image.data);
         for run in self.writes.values() {
             run.lay_over(&mut image.data);
         }

@@ -33,9 +33,10 @@ use super::scan::{Found, Scan, ScanError};
 use crate::amf::code;
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
+use crate::amf::lost::{self, LostList, LostMap};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::drive::block::MemberLba;
+use crate::drive::block::{GroupLba, MemberLba};
 use image::{Blocks, Image, RowStory};
 use record::Record;
 use update::{Strip, Update};
@@ -162,12 +163,11 @@ pub enum ReplayError {
     /// More is lost than the level survives.
     #[error("too many members are missing: bring one of them back")]
     TooManyMembersLost,
-    /// A row has too few strips that can be read.
-    #[error("row {} cannot be read: members are missing and another one has a medium error there; bring a missing member back", row.0)]
-    Row {
-        /// Which row.
-        row: RowIndex,
-    },
+    /// More blocks can be given back by no member than the list of lost blocks has room for.
+    #[error(
+        "so many blocks cannot be read that the list of lost blocks is full: bring a missing member back"
+    )]
+    TooManyLostBlocks,
     /// A member is lost before the check data of this row was ever computed.
     #[error("row {}: a member is missing and check data is not initialised there; bring the missing member back", row.0)]
     CheckDataNotTrusted {
@@ -202,12 +202,12 @@ enum Transfer {
 #[derive(Clone, Copy, Debug)]
 enum Into {
     /// The image of the lane that is being scanned.
-    Lane {
-        position: u32,
-    },
+    Lane { position: u32 },
     Strip {
         update: usize,
         strip: Strip,
+        /// First block, from the start of the strip.
+        offset: u32,
     },
 }
 
@@ -243,6 +243,7 @@ enum Step {
     Redoing,
     FlushingRedone,
     Reading,
+    Listing,
     Recording,
     Placing,
     FlushingPlaced,
@@ -271,6 +272,9 @@ pub struct Replay {
     /// Those of them that have to be read again, going round a member.
     again: BTreeSet<usize>,
     record: Record,
+    /// Blocks that are lost, and what of that the members have.
+    lost: LostMap,
+    list: LostList,
     done_rows: u64,
     /// All rows that the journal names.
     named: Vec<RowIndex>,
@@ -311,9 +315,27 @@ impl Replay {
             updates: Vec::new(),
             again: BTreeSet::new(),
             record: Record::new(&journal),
+            lost: LostMap::default(),
+            list: LostList::default(),
             done_rows: 0,
             named: Vec::new(),
             report: Report::default(),
+        }
+    }
+
+    /// Says what is lost already. To be called before the start.
+    pub fn with_lost(mut self, found: LostList) -> Self {
+        assert_eq!(self.step, Step::Idle, "the list is read before the start");
+        self.lost = LostMap::of(&found.windows);
+        self.list = found;
+        self
+    }
+
+    /// What is lost now. The group gets it, and makes it durable before the journal is void.
+    pub fn into_lost(self) -> LostList {
+        LostList {
+            windows: self.lost.windows(),
+            ..self.list
         }
     }
 
@@ -429,9 +451,11 @@ impl Replay {
                     Into::Lane { position } => {
                         self.lane[position as usize * block..][..data.len()].copy_from_slice(&data);
                     }
-                    Into::Strip { update, strip } => {
-                        self.updates[update].strips.insert(strip, data);
-                    }
+                    Into::Strip {
+                        update,
+                        strip,
+                        offset,
+                    } => self.updates[update].take(strip, offset, &data, block),
                 }
                 Ok(())
             }
@@ -446,9 +470,24 @@ impl Replay {
                 }
                 Ok(())
             }
-            (Err(DriveError::Media), Into::Strip { update, .. }) => {
-                self.updates[update].avoid |= 1 << member.0;
-                self.again.insert(update);
+            (
+                Err(DriveError::Media),
+                Into::Strip {
+                    update,
+                    strip,
+                    offset,
+                },
+            ) => {
+                if !self.updates[update].thorough {
+                    self.updates[update].avoid |= 1 << member.0;
+                    self.again.insert(update);
+                } else if blocks == 1 {
+                    self.updates[update].bad.insert((strip, offset));
+                } else {
+                    let half = blocks / 2;
+                    self.read_strip(update, strip, offset, half);
+                    self.read_strip(update, strip, offset + half, blocks - half);
+                }
                 Ok(())
             }
             (
@@ -483,7 +522,8 @@ impl Replay {
                 self.say_progress(out);
             }
             Step::FlushingRedone => self.begin_round(out)?,
-            Step::Reading if self.again.is_empty() => self.record(),
+            Step::Reading if self.again.is_empty() => self.compute()?,
+            Step::Listing => self.record(),
             Step::Reading => {
                 for update in std::mem::take(&mut self.again) {
                     self.updates[update].strips.clear();
@@ -544,11 +584,28 @@ impl Replay {
         self.rows = image::stories(&self.found.batches, self.found.tail, &self.layout)
             .into_iter()
             .collect();
+        self.look_at_lost();
         self.report.batches = self.found.batches.len() as u64;
         self.report.torn_batches = self.found.torn_batches;
         self.report.rows = self.rows.len() as u64;
         self.named = self.rows.iter().map(|(row, _)| *row).collect();
         self.step = Step::Spreading { next: 0 };
+    }
+
+    /// Lost blocks that the journal has data of are lost no more; the others stay zeroes, whatever it says of their rows.
+    fn look_at_lost(&mut self) {
+        for (row, story) in &mut self.rows {
+            let blocks = self.layout.geometry_of_row(*row).row_blocks();
+            let first = row.0 * u64::from(blocks);
+            self.lost.for_each_in(GroupLba(first), blocks, |lba| {
+                let at = u32::try_from(lba.0 - first).expect("it lies in the row");
+                if story.has(at) {
+                    self.lost.remove(lba, 1);
+                } else {
+                    story.lose(at);
+                }
+            });
+        }
     }
 
     /// Writes batches that too few members have to more of them.
@@ -631,33 +688,67 @@ impl Replay {
     }
 
     fn read_row(&mut self, number: usize) -> Result<(), ReplayError> {
-        let update = &self.updates[number];
+        let lost = self.lost_at(self.updates[number].row);
+        let update = &mut self.updates[number];
         let geometry = self.layout.geometry_of_row(update.row);
-        let lost = self.lost_at(update.row);
         let strips = update.reads(geometry, lost, self.members.parity)?;
+        let (offset, blocks) = (update.offset, update.blocks);
         for strip in strips {
-            let transfer = Transfer::Read {
-                lba: geometry.member_lba(update.row, update.offset),
-                blocks: update.blocks,
-                into: Into::Strip {
-                    update: number,
-                    strip,
-                },
-            };
-            let member = strip.member(geometry, update.row);
-            self.queue.push_back(Job { member, transfer });
+            self.read_strip(number, strip, offset, blocks);
         }
         Ok(())
     }
 
-    /// Computes the new check data of the round's rows and records it.
-    fn record(&mut self) {
+    fn read_strip(&mut self, number: usize, strip: Strip, offset: u32, blocks: u32) {
+        let row = self.updates[number].row;
+        let geometry = self.layout.geometry_of_row(row);
+        let transfer = Transfer::Read {
+            lba: geometry.member_lba(row, offset),
+            blocks,
+            into: Into::Strip {
+                update: number,
+                strip,
+                offset,
+            },
+        };
+        let member = strip.member(geometry, row);
+        self.queue.push_back(Job { member, transfer });
+    }
+
+    /// Computes the new check data of the round's rows. What nothing gives back of them is on the list of lost blocks, durably, before
+    /// anything says that it is zero.
+    fn compute(&mut self) -> Result<(), ReplayError> {
+        let mut any = false;
         for number in 0..self.updates.len() {
             let row = self.updates[number].row;
             let lost = self.lost_at(row);
             let geometry = self.layout.geometry_of_row(row);
+            if self.updates[number].thorough {
+                let first = row.0 * u64::from(geometry.row_blocks());
+                for at in self.updates[number].regenerate_closely(geometry, lost) {
+                    any = true;
+                    if !self.lost.add(GroupLba(first + u64::from(at)), 1) {
+                        return Err(ReplayError::TooManyLostBlocks);
+                    }
+                }
+            }
             self.updates[number].compute(geometry, lost, &self.found.batches);
         }
+        if any {
+            self.list.version += 1;
+            let page = lost::encode_page(self.journal.group, self.list.version, &self.lost.windows());
+            let offset = lost::PAGE_OFFSETS[usize::from(!self.list.version.is_multiple_of(2))];
+            let lba = MemberLba(offset >> self.journal.block.shift());
+            for member in self.live().collect::<Vec<_>>() {
+                self.write(member, lba, &page[..], true);
+            }
+        }
+        self.step = Step::Listing;
+        Ok(())
+    }
+
+    /// Records the new check data of the round's rows.
+    fn record(&mut self) {
         self.found.round += 1;
         let mark = (self.found.tail, self.found.round);
         let seq = &mut self.found.next_seq;

@@ -3,10 +3,10 @@
 //! Always from the data of all columns over the touched offsets, never from old check data alone, which
 //! keeps an error from spreading (PROTOCOL H27). Old check data is used where a column is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ReplayError;
-use super::image::{Blocks, copy};
+use super::image::{Blocks, Source, copy};
 use crate::amf::code::{Solution, factor, mul_add_bytes};
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::scan::FoundBatch;
@@ -43,6 +43,10 @@ pub(super) struct Update {
     pub blocks: u32,
     /// Members whose strips cannot be read in this row, besides those that are lost.
     pub avoid: u32,
+    /// All that is live is read, block by block where it has to be, because going round members leaves too little.
+    pub thorough: bool,
+    /// Blocks of strips that cannot be read, by their offsets in the strip.
+    pub bad: BTreeSet<(Strip, u32)>,
     /// What was read, over the touched offsets.
     pub strips: BTreeMap<Strip, Vec<u8>>,
     /// New content of each check strip over the touched offsets, once computed.
@@ -61,14 +65,17 @@ impl Update {
             offset: first,
             blocks: last - first + 1,
             avoid: 0,
+            thorough: false,
+            bad: BTreeSet::new(),
             strips: BTreeMap::new(),
             checks: Vec::new(),
         }
     }
 
-    /// The strips to read when the members in `lost` cannot be. Errs when those do not suffice.
+    /// The strips to read when the members in `lost` cannot be: all of them, if those without the members that are gone round do not
+    /// suffice.
     pub(super) fn reads(
-        &self,
+        &mut self,
         geometry: &Geometry,
         lost: u32,
         trust: ParityTrust,
@@ -88,12 +95,96 @@ impl Update {
         if !trust.regenerates() {
             return Err(ReplayError::CheckDataNotTrusted { row: self.row });
         }
-        let solution = self
-            .solution(geometry, lost)
-            .ok_or(ReplayError::Row { row: self.row })?;
+        let Some(solution) = self.solution(geometry, lost) else {
+            return Ok(self.look_closely(geometry, lost & !self.avoid));
+        };
         let data = columns.into_iter().map(Strip::Data).filter(is_live);
         let checks = solution.checks().iter().copied().map(Strip::Check);
         Ok(data.chain(checks).collect())
+    }
+
+    /// Takes what was read of a strip.
+    pub(super) fn take(&mut self, strip: Strip, offset: u32, data: &[u8], block: usize) {
+        let length = self.blocks as usize * block;
+        let bytes = self.strips.entry(strip).or_insert_with(|| vec![0; length]);
+        let place = (offset - self.offset) as usize * block;
+        bytes[place..place + data.len()].copy_from_slice(data);
+    }
+
+    /// From now on only single blocks are gone round.
+    fn look_closely(&mut self, geometry: &Geometry, lost: u32) -> Vec<Strip> {
+        self.thorough = true;
+        self.avoid = 0;
+        let data = (0..geometry.data_members()).map(Strip::Data);
+        let checks = (0..geometry.check_strips()).map(Strip::Check);
+        data.chain(checks)
+            .filter(|strip| lost >> strip.member(geometry, self.row).0 & 1 == 0)
+            .collect()
+    }
+
+    /// After a close look: regenerates what is missing at each offset. What cannot be had becomes zeroes among the new data, and is
+    /// given back, counted through the row's user data.
+    pub(super) fn regenerate_closely(&mut self, geometry: &Geometry, lost: u32) -> Vec<u32> {
+        let block = geometry.block().bytes() as usize;
+        let strip_blocks = geometry.strip_blocks();
+        let mut nowhere = Vec::new();
+        for column in 0..geometry.data_members() {
+            let length = self.blocks as usize * block;
+            self.strips
+                .entry(Strip::Data(column))
+                .or_insert_with(|| vec![0; length]);
+        }
+        for offset in self.offset..self.offset + self.blocks {
+            let bad = self.bad.iter().filter(|(_, at)| *at == offset);
+            let missing = bad.fold(lost, |mask, (strip, _)| {
+                mask | 1 << strip.member(geometry, self.row).0
+            });
+            let is_missing = |column: &u8| missing >> geometry.data_member(self.row, *column).0 & 1 == 1;
+            let position = |column: u8| u32::from(column) * strip_blocks + offset;
+            let needed: Vec<u8> = (0..geometry.data_members())
+                .filter(is_missing)
+                .filter(|column| !self.data.contains_key(&position(*column)))
+                .collect();
+            if needed.is_empty() {
+                continue;
+            }
+            let Some(solution) = self.solution(geometry, missing) else {
+                for column in needed {
+                    self.data.insert(position(column), Source::Zeroes);
+                    nowhere.push(position(column));
+                }
+                continue;
+            };
+            let place = (offset - self.offset) as usize * block;
+            for (at, column) in solution.columns().iter().enumerate() {
+                let sum = self.sum_block(geometry, &solution, at, place..place + block);
+                let into = self.strips.get_mut(&Strip::Data(*column));
+                into.expect("every column has a place")[place..place + block].copy_from_slice(&sum);
+            }
+        }
+        self.strips.retain(|strip, _| matches!(strip, Strip::Data(_)));
+        nowhere
+    }
+
+    /// One block of a missing column, from what is not missing.
+    fn sum_block(
+        &self,
+        geometry: &Geometry,
+        solution: &Solution,
+        at: usize,
+        place: std::ops::Range<usize>,
+    ) -> Vec<u8> {
+        let mut sum = vec![0; place.len()];
+        let live = (0..geometry.data_members()).filter(|column| !solution.columns().contains(column));
+        for column in live {
+            let bytes = &self.strips[&Strip::Data(column)][place.clone()];
+            mul_add_bytes(&mut sum, bytes, solution.column_factor(at, column));
+        }
+        for (source, check) in solution.checks().iter().enumerate() {
+            let bytes = &self.strips[&Strip::Check(*check)][place.clone()];
+            mul_add_bytes(&mut sum, bytes, solution.check_factor(at, source));
+        }
+        sum
     }
 
     /// Computes the new check data from what was read.

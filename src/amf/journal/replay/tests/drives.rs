@@ -1,7 +1,11 @@
 //! Drives in memory with a volatile cache and power cuts, and a driver that runs a replay on them.
 
+use std::collections::BTreeMap;
+
 use super::super::{Action, Event, IoId, Replay, ReplayError, Report};
 use crate::amf::MemberIndex;
+use crate::amf::lost::{LostList, LostMap, PAGE_OFFSETS};
+use crate::amf::superblock::Uuid;
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
 
@@ -44,6 +48,11 @@ pub struct Write {
     pub fua: bool,
 }
 
+/// Where the copies of the list of lost blocks are.
+fn lists() -> [MemberLba; 2] {
+    PAGE_OFFSETS.map(|offset| MemberLba(offset / BLOCK as u64))
+}
+
 #[derive(Clone)]
 struct Drive {
     durable: Vec<u8>,
@@ -56,6 +65,8 @@ struct Drive {
 #[derive(Clone)]
 pub struct Drives {
     drives: Vec<Drive>,
+    /// Copies of the list of lost blocks, which lie in front of what drives have here.
+    pub lists: BTreeMap<(MemberIndex, MemberLba), Vec<u8>>,
     /// Blocks that may still be written before the power goes.
     pub left: Option<u64>,
     pub random: Random,
@@ -71,6 +82,7 @@ impl Drives {
         };
         Self {
             drives: vec![drive; usize::from(members)],
+            lists: BTreeMap::new(),
             left: None,
             random: Random::new(seed),
         }
@@ -182,6 +194,13 @@ impl Drives {
         Ok(range.flat_map(|lba| self.block(member, MemberLba(lba))).collect())
     }
 
+    /// The list of lost blocks that these members have.
+    pub fn lost(&self, group: Uuid) -> LostList {
+        let mut found = LostList::default();
+        self.lists.values().for_each(|page| found.take(group, page));
+        found
+    }
+
     fn carry_out(&mut self, action: Action) -> Event {
         match action {
             Action::Read {
@@ -200,6 +219,11 @@ impl Drives {
                 data,
                 fua,
             } => {
+                if lists().contains(&lba) {
+                    assert!(fua, "nobody relies on a list that may be gone");
+                    self.lists.insert((member, lba), data);
+                    return Event::Written { io, result: Ok(()) };
+                }
                 let write = Write {
                     member,
                     lba,
@@ -226,6 +250,17 @@ impl Drives {
 
     /// Runs a replay for so many transfers, then the power goes while the others are in flight. `None` if it had not ended.
     pub fn run_some(&mut self, mut replay: Replay, transfers: u64) -> Option<Result<Report, ReplayError>> {
+        self.drive(&mut replay, transfers)
+    }
+
+    /// Runs a replay to its end and gives what is lost then.
+    pub fn run_for_lost(&mut self, mut replay: Replay) -> LostMap {
+        let ended = self.drive(&mut replay, u64::MAX);
+        ended.expect("it ends").expect("it is replayed");
+        LostMap::of(&replay.into_lost().windows)
+    }
+
+    fn drive(&mut self, replay: &mut Replay, transfers: u64) -> Option<Result<Report, ReplayError>> {
         let mut out = Vec::new();
         let mut flying = Vec::new();
         let mut progress = 0;
