@@ -174,6 +174,9 @@ fn what_was_found_stays_mended() {
         // A core that heard of a loss only when the drive was back in its place waited for ever for a flush that it had refused.
         "seed=35596 level=raid6 members=7 spares=2 rows=11 cores=2 hosts=2 depth=6 commands=189 span=37 cache=1 journal=1 \
          zeroed=0 stop=power@23+0-1 stop=power@117+0 fault=media@112:6 fault=error@176:5 order=return@185:5",
+        // A replay that was cut off had defined what a missing member held where nobody had written; the member came back with something else.
+        "seed=16119 level=raid6 members=6 rows=7 cores=3 hosts=1 depth=5 commands=10 span=82 cache=1 journal=1 zeroed=0 \
+         stop=power@3+51-5 fault=hang@10:1",
         // A member lost before the first synchronisation: the other check strips of never written rows fit nothing.
         "seed=26 level=raidtp members=6 rows=7 cores=1 hosts=2 depth=4 commands=37 span=118 cache=0 journal=1 zeroed=0 \
          fault=error@12:4 order=return@37:4",

@@ -46,8 +46,8 @@ pub struct LostExtent {
     pub blocks: u64,
 }
 
-/// Windows as they go to the drives: the number of the window above 16 bits, one for each of its blocks.
-pub(super) type Windows = [u64; WINDOWS_MAX];
+/// Windows in use as they go to the drives: the number of the window above 16 bits, one for each of its blocks.
+pub(super) type Windows = Vec<u64>;
 
 /// The lost blocks of one group, shared by all cores.
 ///
@@ -71,7 +71,7 @@ impl Default for LostMap {
 
 impl LostMap {
     /// The list that these windows say.
-    pub(super) fn of(windows: &Windows) -> Self {
+    pub(super) fn of(windows: &[u64]) -> Self {
         let map = Self::default();
         for (place, window) in map.windows.iter().zip(windows) {
             place.store(*window, Ordering::Relaxed);
@@ -203,7 +203,8 @@ impl LostMap {
 
     /// The list as it is now.
     pub(super) fn windows(&self) -> Windows {
-        std::array::from_fn(|at| self.windows[at].load(Ordering::Acquire))
+        let windows = self.windows.iter().map(|window| window.load(Ordering::Acquire));
+        windows.filter(|window| *window != 0).collect()
     }
 }
 
@@ -229,7 +230,7 @@ fn blocks_of(window: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Composes the page of a version as it goes to the drives.
-pub(super) fn encode_page(group: Uuid, version: u64, windows: &Windows) -> Box<[u8; RECORD_BYTES]> {
+pub(super) fn encode_page(group: Uuid, version: u64, windows: &[u64]) -> Box<[u8; RECORD_BYTES]> {
     let mut bytes = Box::new([0; RECORD_BYTES]);
     bytes[..GROUP_AT].copy_from_slice(&MAGIC);
     bytes[GROUP_AT..VERSION_AT].copy_from_slice(&group.0);
@@ -252,13 +253,9 @@ fn parse_page(group: Uuid, bytes: &[u8]) -> Option<(u64, Windows)> {
         return None;
     }
     let version = u64::from_le_bytes(bytes[VERSION_AT..CRC_AT].try_into().expect("8 bytes"));
-    let mut windows = [0; WINDOWS_MAX];
-    for (window, place) in windows.iter_mut().zip(bytes[HEADER_BYTES..].chunks_exact(8)) {
-        *window = u64::from_le_bytes(place.try_into().expect("8 bytes"));
-        if window.trailing_zeros() >= 16 {
-            *window = 0;
-        }
-    }
+    let words = bytes[HEADER_BYTES..].chunks_exact(8);
+    let windows = words.map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    let windows = windows.filter(|window| window.trailing_zeros() < 16).collect();
     Some((version, windows))
 }
 
@@ -268,20 +265,11 @@ fn checksum(bytes: &[u8]) -> u32 {
 }
 
 /// A list with its version: what the drives say, or are to say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LostList {
     /// Grows by one with every list that is written; 0 if none was.
     pub version: u64,
     pub(super) windows: Windows,
-}
-
-impl Default for LostList {
-    fn default() -> Self {
-        Self {
-            version: 0,
-            windows: [0; WINDOWS_MAX],
-        }
-    }
 }
 
 impl LostList {

@@ -211,6 +211,8 @@ pub struct World {
     next_order: usize,
     /// Drives that are not there in this life.
     away: u32,
+    /// Drives that this start does without, because it could not read them.
+    unreadable: u32,
     /// Members that are out of the group, or may be.
     harmed: u32,
     /// Members that could not give back some blocks. They are not out for that, but a row may miss what they cannot give.
@@ -319,6 +321,7 @@ impl World {
             next_stop: 0,
             next_fault: 0,
             away: 0,
+            unreadable: 0,
             harmed: 0,
             afterwards: Vec::new(),
             doubtful: 0,
@@ -587,7 +590,9 @@ impl World {
         let blocks: u64 = node.disks().iter().map(VirtualDisk::blocks).sum();
         let (before, is_over) = (history.len(), node.layout().is_over());
         history.grow(blocks.max(before));
-        if blocks < before || blocks > before && !is_over {
+        // The next expansion may have begun before anybody looked.
+        let had = node.layout().oldest().capacity_blocks();
+        if blocks < before || blocks > before.max(had) && !is_over {
             let what = format!("disks of {before} blocks have {blocks}, and expansion over is {is_over}");
             self.violate(Violation::Unavailable(what));
         }

@@ -364,6 +364,7 @@ impl Core {
     }
 
     /// Carries out one message.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     fn handle_message(&mut self, io: &mut Io<Message>, message: Message) {
         match message {
             Message::Adopt { socket, port, peer } => match super::sockets::local_address(&socket) {

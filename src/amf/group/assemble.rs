@@ -29,7 +29,7 @@ use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
     Superblock, Uuid,
 };
-use crate::amf::{MemberIndex, MemberSet};
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 
 /// How strict assembly is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -364,6 +364,13 @@ impl Candidate {
         let members = MemberSet {
             failed: recorded.failed | missing,
             rebuilding: recorded.rebuilding & !missing,
+            // A member whose loss is not durable may come back with what it held, and where nobody has written check data that defines
+            // something else would be believed then.
+            parity: if missing & !recorded.failed != 0 && !recorded.parity.is_everywhere() {
+                ParityTrust::Nowhere
+            } else {
+                recorded.parity
+            },
             ..recorded
         };
         let layout = JournalLayout {

@@ -215,6 +215,7 @@ impl World {
             }
         }
         self.accepts_loss = false;
+        self.unreadable = 0;
         self.boot_again();
     }
 
@@ -260,7 +261,7 @@ impl World {
     /// Looks for the group on the drives that are there. If writes were acknowledged from memory, it is only started because the operator
     /// accepts that they are lost; and only then they may be.
     fn find(&mut self) -> Result<Candidate, BootError> {
-        let facts = self.facts(self.away);
+        let facts = self.facts(self.away | self.unreadable);
         let found = Node::find(&facts, self.accepts_loss, &self.scenario);
         if found != Err(BootError::Refused(Refusal::LostWrites)) {
             return found;
@@ -429,8 +430,8 @@ impl World {
             return self.judge_restore(&candidate, error);
         }
         let legal = match error {
-            // A group with a journal believes the check data of what was written, always.
-            ReplayError::CheckDataNotTrusted { .. } => false,
+            // What was never synchronised does not say what a member held that may come back.
+            ReplayError::CheckDataNotTrusted { .. } => !self.scenario.zeroed && self.harmed != 0,
             ReplayError::Member { .. }
             | ReplayError::TooManyMembersLost
             | ReplayError::TooManyLostBlocks
@@ -448,7 +449,14 @@ impl World {
     /// Whether more may be out of the group than it survives.
     fn is_too_much_lost(&self) -> bool {
         let level = self.scenario.level;
-        let is_lost = |width: &u8| !level.survives(*width, self.harmed & !(u32::MAX << width));
+        // Blocks that a wave of an expansion cannot read cost the member.
+        let doubtful = if self.scenario.joining > 0 {
+            self.doubtful
+        } else {
+            0
+        };
+        let missing = self.harmed | doubtful;
+        let is_lost = |width: &u8| !level.survives(*width, missing & !(u32::MAX << width));
         self.widths.iter().any(is_lost)
     }
 

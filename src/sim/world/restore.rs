@@ -102,7 +102,8 @@ impl World {
         }
         let drive = candidate.members[usize::from(member.0)].drive_index();
         let drive = drive.expect("only members that are there are asked");
-        self.away |= 1 << drive;
+        self.unreadable |= 1 << drive;
+        self.harm(drive);
         // Nobody waits for what is still under way.
         let asked = |asker: &Asker| matches!(asker, Asker::Replay(_));
         for (_, asker) in self.askers.values_mut().filter(|(_, asker)| asked(asker)) {

@@ -360,6 +360,7 @@ impl Control {
     }
 
     /// A core has something to say.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     pub(super) fn core_says(&mut self, core: &mut Core, io: &mut Io<Message>, message: ControlMessage) {
         match message {
             ControlMessage::Opened {

@@ -281,6 +281,10 @@ impl Control {
         found.ok_or_else(|| ManageError::not_found("drive", name))
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "every field of a group that is made is named"
+    )]
     fn create_group(
         &mut self,
         core: &mut Core,

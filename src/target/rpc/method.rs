@@ -589,6 +589,7 @@ mod tests {
             Request::HostList,
             Request::Latency,
             Request::Counters,
+            Request::ShelfShow,
             Request::Shutdown,
         ]
     }

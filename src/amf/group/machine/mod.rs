@@ -365,6 +365,7 @@ impl Group {
     ///
     /// Panics if an event contradicts our own actions: a second `Start`, an answer to a write that was not asked
     /// for, a member that the group does not have.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of event")]
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Start(opening) => self.start(opening, out),

@@ -272,8 +272,8 @@ pub struct Replay {
     /// Those of them that have to be read again, going round a member.
     again: BTreeSet<usize>,
     record: Record,
-    /// Blocks that are lost, and what of that the members have.
-    lost: LostMap,
+    /// Blocks that are lost, if any are, and what of that the members have.
+    lost: Option<LostMap>,
     list: LostList,
     done_rows: u64,
     /// All rows that the journal names.
@@ -315,7 +315,7 @@ impl Replay {
             updates: Vec::new(),
             again: BTreeSet::new(),
             record: Record::new(&journal),
-            lost: LostMap::default(),
+            lost: None,
             list: LostList::default(),
             done_rows: 0,
             named: Vec::new(),
@@ -326,7 +326,7 @@ impl Replay {
     /// Says what is lost already. To be called before the start.
     pub fn with_lost(mut self, found: LostList) -> Self {
         assert_eq!(self.step, Step::Idle, "the list is read before the start");
-        self.lost = LostMap::of(&found.windows);
+        self.lost = (!found.windows.is_empty()).then(|| LostMap::of(&found.windows));
         self.list = found;
         self
     }
@@ -334,7 +334,7 @@ impl Replay {
     /// What is lost now. The group gets it, and makes it durable before the journal is void.
     pub fn into_lost(self) -> LostList {
         LostList {
-            windows: self.lost.windows(),
+            windows: self.lost.map(|lost| lost.windows()).unwrap_or_default(),
             ..self.list
         }
     }
@@ -594,13 +594,14 @@ impl Replay {
 
     /// Lost blocks that the journal has data of are lost no more; the others stay zeroes, whatever it says of their rows.
     fn look_at_lost(&mut self) {
+        let Some(lost) = &self.lost else { return };
         for (row, story) in &mut self.rows {
             let blocks = self.layout.geometry_of_row(*row).row_blocks();
             let first = row.0 * u64::from(blocks);
-            self.lost.for_each_in(GroupLba(first), blocks, |lba| {
+            lost.for_each_in(GroupLba(first), blocks, |lba| {
                 let at = u32::try_from(lba.0 - first).expect("it lies in the row");
                 if story.has(at) {
-                    self.lost.remove(lba, 1);
+                    lost.remove(lba, 1);
                 } else {
                     story.lose(at);
                 }
@@ -727,16 +728,17 @@ impl Replay {
                 let first = row.0 * u64::from(geometry.row_blocks());
                 for at in self.updates[number].regenerate_closely(geometry, lost) {
                     any = true;
-                    if !self.lost.add(GroupLba(first + u64::from(at)), 1) {
+                    let lost = self.lost.get_or_insert_default();
+                    if !lost.add(GroupLba(first + u64::from(at)), 1) {
                         return Err(ReplayError::TooManyLostBlocks);
                     }
                 }
             }
             self.updates[number].compute(geometry, lost, &self.found.batches);
         }
-        if any {
+        if let Some(lost) = self.lost.as_ref().filter(|_| any) {
             self.list.version += 1;
-            let page = lost::encode_page(self.journal.group, self.list.version, &self.lost.windows());
+            let page = lost::encode_page(self.journal.group, self.list.version, &lost.windows());
             let offset = lost::PAGE_OFFSETS[usize::from(!self.list.version.is_multiple_of(2))];
             let lba = MemberLba(offset >> self.journal.block.shift());
             for member in self.live().collect::<Vec<_>>() {
