@@ -236,6 +236,7 @@ impl Runtime {
             queue: QueueId(queue),
             port,
             local_address: "127.0.0.1",
+            accepted_ns: self.now_ns,
         })
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme::status::Status;
-use nvme::subsystem::{PortId, QueueId};
+use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Limits, Outbox, Slot, Success};
 use reactor::{CoreIndex, Errno, Io, Nanos, Progress, Received, SendBatch, Span, Token};
 
@@ -15,7 +15,7 @@ use super::command::Commands;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
 use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
-use super::message::{Accept, ControlMessage, Message, Traffic};
+use super::message::{Accept, Arrival, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
 use super::reservation::Reservations;
@@ -334,10 +334,10 @@ impl Core {
         &mut self,
         io: &mut Io<Message>,
         socket: OwnedFd,
-        port: PortId,
-        peer: SocketAddr,
+        arrival: Arrival,
         local: SocketAddr,
     ) {
+        let peer = arrival.peer;
         let Some(queue) = self.connections.reserve(self.index) else {
             tracing::warn!(%peer, connections = CONNECTIONS_MAX, "connection refused: this core serves its maximum");
             return self.tell_control(io, ControlMessage::NotAdopted { core: self.index });
@@ -356,9 +356,8 @@ impl Core {
             io,
             ControlMessage::Opened {
                 queue,
-                port,
+                arrival,
                 local,
-                peer,
             },
         );
     }
@@ -367,10 +366,10 @@ impl Core {
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     fn handle_message(&mut self, io: &mut Io<Message>, message: Message) {
         match message {
-            Message::Adopt { socket, port, peer } => match super::sockets::local_address(&socket) {
-                Ok(local) => self.adopt(io, socket, port, peer, local),
+            Message::Adopt { socket, arrival } => match super::sockets::local_address(&socket) {
+                Ok(local) => self.adopt(io, socket, arrival, local),
                 Err(error) => {
-                    tracing::debug!(%peer, %error, "connection was gone before it was taken over");
+                    tracing::debug!(peer = %arrival.peer, %error, "connection was gone before it was taken over");
                     self.tell_control(io, ControlMessage::NotAdopted { core: self.index });
                 }
             },

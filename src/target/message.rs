@@ -26,10 +26,8 @@ pub enum Message {
     Adopt {
         /// The socket.
         socket: OwnedFd,
-        /// The listener that it came in on.
-        port: PortId,
-        /// The host's end.
-        peer: SocketAddr,
+        /// Where it came from.
+        arrival: Arrival,
     },
     /// The subsystem accepted the queue: from here on it is an admin or I/O queue.
     Accept(Accept),
@@ -253,18 +251,27 @@ pub struct Enforcement {
     pub abort: Arc<Vec<HostId>>,
 }
 
+/// How a connection came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The listener.
+    pub port: PortId,
+    /// The host's end.
+    pub peer: SocketAddr,
+    /// When it was accepted: no two connections at once, so that this is their order.
+    pub accepted_ns: u64,
+}
+
 /// What a queue's core tells the control core.
 pub enum ControlMessage {
     /// A connection was accepted.
     Opened {
         /// The connection.
         queue: QueueId,
-        /// The listener that it came in on.
-        port: PortId,
+        /// Where it came from.
+        arrival: Arrival,
         /// The address that the host reached.
         local: SocketAddr,
-        /// The host's end.
-        peer: SocketAddr,
     },
     /// A capsule for the control machines.
     Capsule {

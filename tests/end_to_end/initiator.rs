@@ -301,13 +301,16 @@ impl Wire {
         Self { address, streams }
     }
 
-    /// Cuts all connections; how many were made since the last time.
-    fn cut(&self) -> usize {
-        let streams = std::mem::take(&mut *self.streams.lock().unwrap());
-        streams
-            .iter()
-            .for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-        streams.len() / 2
+    /// How many connections were made since the last cut.
+    fn open(&self) -> usize {
+        self.streams.lock().unwrap().len() / 2
+    }
+
+    /// Cuts all connections.
+    fn cut(&self) {
+        for stream in std::mem::take(&mut *self.streams.lock().unwrap()) {
+            drop(stream.shutdown(Shutdown::Both));
+        }
     }
 }
 
@@ -331,10 +334,11 @@ fn connections_cut_under_load_are_made_again_and_nothing_acknowledged_is_lost() 
         let load = scope.spawn(|| verify(wire.address, 2, 4));
         for _ in 0..2 {
             let before = stage.drive_commands("b0");
-            stage.until("the load is on", |stage| {
-                stage.drive_commands("b0") > before + 1000
+            // One queue may carry the load before the next one is connected again.
+            stage.until("the load is on, over all connections", |stage| {
+                stage.drive_commands("b0") > before + 1000 && wire.open() >= 3
             });
-            assert!(wire.cut() >= 3);
+            wire.cut();
         }
         load.join().unwrap()
     });

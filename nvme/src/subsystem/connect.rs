@@ -261,7 +261,7 @@ impl Subsystem {
             .get_mut(&id)
             .expect("a Connect comes over a known connection");
         queue.state = state;
-        let waited = self.unconnected.remove(&(queue.opened_ns, id));
+        let waited = self.unconnected.remove(&(queue.accepted_ns, id));
         assert!(waited, "a connection without a Connect is listed as such");
         let connect = held.connect;
         let volatile_write_cache = self.controller(cntlid).features.has_volatile_write_cache();

@@ -249,6 +249,8 @@ pub enum Event<'a> {
         port: PortId,
         /// Its local IP address, without a port number.
         local_address: &'a str,
+        /// When it was accepted. Connections may be reported in another order, when several cores take them over.
+        accepted_ns: u64,
     },
     /// A command: every capsule of a connection that is no accepted I/O queue, and on I/O queues those with
     /// the Fabrics opcode.

@@ -50,7 +50,7 @@ struct Queue {
     port: PortId,
     transport: Transport,
     local_address: String,
-    opened_ns: u64,
+    accepted_ns: u64,
     state: QueueState,
 }
 
@@ -185,8 +185,9 @@ impl Subsystem {
                 queue,
                 port,
                 local_address,
+                accepted_ns,
             } => {
-                self.opened(now_ns, queue, port, local_address, out);
+                self.opened(accepted_ns, queue, port, local_address, out);
             }
             Event::Capsule {
                 queue,
@@ -245,7 +246,14 @@ impl Subsystem {
         }
     }
 
-    fn opened(&mut self, now_ns: u64, id: QueueId, port: PortId, local_address: &str, out: &mut Vec<Action>) {
+    fn opened(
+        &mut self,
+        accepted_ns: u64,
+        id: QueueId,
+        port: PortId,
+        local_address: &str,
+        out: &mut Vec<Action>,
+    ) {
         assert!(!self.queues.contains_key(&id), "a connection is opened once");
         let port = self.config.ports.iter().find(|known| known.id == port);
         let reason = if self.shutting_down {
@@ -261,16 +269,16 @@ impl Subsystem {
             port: port.id,
             transport: port.transport,
             local_address: local_address.to_owned(),
-            opened_ns: now_ns,
+            accepted_ns,
             state: QueueState::AwaitingConnect,
         };
-        if self.unconnected.len() >= UNCONNECTED_MAX
+        self.queues.insert(id, queue);
+        self.unconnected.insert((accepted_ns, id));
+        if self.unconnected.len() > UNCONNECTED_MAX
             && let Some((_, oldest)) = self.unconnected.pop_first()
         {
             self.drop_unconnected(oldest, CloseReason::TooManyUnconnected, out);
         }
-        self.queues.insert(id, queue);
-        self.unconnected.insert((now_ns, id));
         assert!(
             self.unconnected.len() <= UNCONNECTED_MAX,
             "waiting connections are bounded"
@@ -321,7 +329,7 @@ impl Subsystem {
         };
         match queue.state {
             QueueState::AwaitingConnect | QueueState::AwaitingRelease(_) => {
-                let waited = self.unconnected.remove(&(queue.opened_ns, id));
+                let waited = self.unconnected.remove(&(queue.accepted_ns, id));
                 assert!(waited, "a connection without a Connect is listed as such");
             }
             QueueState::Admin { cntlid } | QueueState::Closing { cntlid, qid: 0 } => {
@@ -495,8 +503,8 @@ impl Subsystem {
 
     fn tick(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         self.retry_held(now_ns, out);
-        while let Some(&(opened_ns, id)) = self.unconnected.first() {
-            if now_ns.saturating_sub(opened_ns) < CONNECT_TIMEOUT_NS {
+        while let Some(&(accepted_ns, id)) = self.unconnected.first() {
+            if now_ns.saturating_sub(accepted_ns) < CONNECT_TIMEOUT_NS {
                 break;
             }
             self.unconnected.pop_first();

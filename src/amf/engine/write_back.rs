@@ -688,10 +688,6 @@ impl Engine {
         write_back.stuck = false;
         write_back.retire.excuse(lost);
         let committed = write_back.lane.members_changed(failed | lost);
-        let mut actions = std::mem::take(&mut write_back.lane_actions);
-        write_back.lane.rewrite(failed, &mut actions);
-        self.act_for_lane(&mut actions, out);
-        self.write_back().lane_actions = actions;
         if committed {
             self.commits_done(out);
         }

@@ -407,6 +407,7 @@ impl Lane {
 
     /// Starts what writes may start. `failed` are the members that are durably failed; `starved` says that somebody waits for room.
     pub fn poll(&mut self, failed: u32, starved: bool, out: &mut Vec<LaneAction>) {
+        self.rewrite(failed, out);
         loop {
             let Some(slot) = self.slots.iter().position(Option::is_none) else {
                 return;
@@ -529,7 +530,7 @@ impl Lane {
             return false;
         }
         if batch.done & !failed == 0 {
-            // Nobody who is left has it: others are asked, by the next poll that finds it first in line again.
+            // Nobody who is left has it: the next poll asks others.
             return false;
         }
         batch.state = State::Committed;
@@ -544,8 +545,9 @@ impl Lane {
         true
     }
 
-    /// Batches that no target holds any more are written again, to members that live.
-    pub fn rewrite(&mut self, failed: u32, out: &mut Vec<LaneAction>) {
+    /// Batches that no target holds any more are written again, to members that live: the last answer may have come
+    /// before the members changed or after it.
+    fn rewrite(&mut self, failed: u32, out: &mut Vec<LaneAction>) {
         for slot in 0..usize::from(IN_FLIGHT_MAX) {
             let Some(number) = self.slots[slot] else { continue };
             let index = usize::try_from(number - self.first).expect("as many as are in memory");

@@ -185,6 +185,8 @@ pub struct Control {
     accepting: Vec<Option<OperationId>>,
     /// Listeners whose accept failed.
     accept_again: Vec<u64>,
+    /// When the last connection was accepted, and a little more where several came at once.
+    accepted_ns: u64,
     /// Connections of each core, to give the next one to the least loaded.
     connections: Vec<u32>,
     connections_max: u32,
@@ -276,6 +278,7 @@ impl Control {
             listeners: setup.listeners,
             accepting: Vec::new(),
             accept_again: Vec::new(),
+            accepted_ns: 0,
             connections: vec![0; usize::from(setup.cores)],
             groups: Vec::new(),
             plans: setup.groups,
@@ -365,10 +368,9 @@ impl Control {
         match message {
             ControlMessage::Opened {
                 queue,
-                port,
+                arrival,
                 local,
-                peer,
-            } => self.queue_opened(core, io, queue, port, local, peer),
+            } => self.queue_opened(core, io, queue, arrival, local),
             ControlMessage::Counted { request } => self.counted(core, io, request),
             ControlMessage::Capsule {
                 queue,

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nvme::command::{SubmissionEntry, admin_opcode};
 use nvme::log::Health;
-use nvme::subsystem::{Action, Event, PortId, QueueId, Report};
+use nvme::subsystem::{Action, Event, QueueId, Report};
 use reactor::{CoreIndex, Errno, Io, Nanos};
 
 use super::{Control, ControllerFacts, Listener};
 use crate::target::core::{Core, TokenKind, queue_core, token};
-use crate::target::message::{Accept, Message, Traffic};
+use crate::target::message::{Accept, Arrival, Message, Traffic};
 use crate::target::sockets;
 
 /// Log page identifier of SMART / Health Information.
@@ -98,7 +98,10 @@ impl Control {
         *count += 1;
         let to = CoreIndex(u16::try_from(at).expect("at most 16 cores"));
         let port = self.listeners[usize::try_from(listener).expect("an index of listeners")].port;
-        core.tell(io, to, Message::Adopt { socket, port, peer });
+        self.accepted_ns = io.now().max(self.accepted_ns + 1);
+        let accepted_ns = self.accepted_ns;
+        let arrival = Arrival { port, peer, accepted_ns };
+        core.tell(io, to, Message::Adopt { socket, arrival });
     }
 
     pub(super) fn queue_opened(
@@ -106,19 +109,19 @@ impl Control {
         core: &mut Core,
         io: &mut Io<Message>,
         queue: QueueId,
-        port: PortId,
+        arrival: Arrival,
         local: SocketAddr,
-        peer: SocketAddr,
     ) {
-        self.peers.insert(queue.0, peer);
+        self.peers.insert(queue.0, arrival.peer);
         let local_address = local.ip().to_canonical().to_string();
         self.subsystem_event(
             core,
             io,
             Event::Opened {
                 queue,
-                port,
+                port: arrival.port,
                 local_address: &local_address,
+                accepted_ns: arrival.accepted_ns,
             },
         );
     }

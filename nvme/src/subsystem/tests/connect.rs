@@ -437,6 +437,24 @@ fn a_held_connect_ends_with_its_connection_or_its_controller() {
     );
 }
 
+/// Goal: a flood does not push out a host that came after it.
+/// Method: cores report what they took over in another order than it was accepted, the host's connection first.
+#[test]
+fn the_oldest_make_way_in_whatever_order_connections_are_reported() {
+    let mut rig = Rig::new(config());
+    let last = UNCONNECTED_MAX as u64 * 3;
+    rig.now_ns = SECOND;
+    let host = rig.open_accepted(MAIN, rig.now_ns + last);
+    for at in 0..last {
+        rig.open_accepted(MAIN, rig.now_ns + (at * 7) % last);
+    }
+    let closes = rig.closes();
+    assert_eq!(closes.len(), last as usize + 1 - UNCONNECTED_MAX);
+    assert!(closes.iter().all(|(queue, _)| *queue != host), "it is the newest");
+    let slot = rig.send(host, admin_connect().encode(0), &data(&subsystem_nqn(), 1).encode());
+    assert!(rig.completion(host, slot).unwrap().status.is_success());
+}
+
 #[test]
 fn ten_thousand_connections_without_a_connect_are_bounded_and_shut_nobody_out() {
     let mut rig = Rig::new(config());

@@ -128,12 +128,17 @@ impl Rig {
     }
 
     fn open(&mut self, port: PortId) -> QueueId {
+        self.open_accepted(port, self.now_ns)
+    }
+
+    fn open_accepted(&mut self, port: PortId, accepted_ns: u64) -> QueueId {
         self.queues += 1;
         let queue = QueueId(self.queues);
         self.step(Event::Opened {
             queue,
             port,
             local_address: "10.0.2.2",
+            accepted_ns,
         });
         queue
     }
