@@ -112,6 +112,9 @@ pub enum Request {
     FlushDrives,
     /// Bring all dirty data of this core to its place and make that durable, so that the journal owes nothing.
     Drain,
+    /// Bring what this core has appended to the journal so far to its place and make that durable: a member that is rebuilt has none of
+    /// what was appended before its rebuild.
+    Retire,
     /// Make the row's check data match its data, or its copies one another, for the resynchronisation
     /// after an unclean stop.
     Resync {

@@ -152,6 +152,11 @@ pub enum Mail {
     },
     /// To the control core: that is known now.
     MemberDriveSet,
+    /// What is in the journal by now has to be in its place.
+    Retire {
+        /// Names it.
+        number: u32,
+    },
     /// A wave of an expansion needs these rows for itself.
     HoldRows {
         /// The rows.
@@ -429,6 +434,7 @@ impl Node {
             Mail::Members(set) => at.set_members(set),
             Mail::MemberDrive { member, drive } => at.move_member(member, drive),
             Mail::MemberDriveSet => self.core_answered(out),
+            Mail::Retire { number } => self.retire(core, number),
             Mail::HoldRows { rows, wave } => at.hold_rows(rows, wave),
             Mail::RowsHeld { wave } => self.relayout_event(RelayoutEvent::Held { wave }, out),
             Mail::SetLayout(layout) => {

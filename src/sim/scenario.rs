@@ -200,11 +200,13 @@ pub enum Mutant {
     NoIntent,
     /// Writes are acknowledged from memory, and the superblocks say that nothing can be lost.
     SilentRam,
+    /// A rebuilt member is relied on while the journal holds what it has no copy of.
+    OldJournal,
 }
 
 impl Mutant {
     /// Every one, the sound node first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::EarlyAcknowledge,
         Self::EarlyRelease,
@@ -224,6 +226,7 @@ impl Mutant {
         Self::EarlyFrontier,
         Self::NoIntent,
         Self::SilentRam,
+        Self::OldJournal,
     ];
 
     /// Whether the mistake is one about journals, so that only a group with one can make it.
@@ -234,7 +237,8 @@ impl Mutant {
             | Self::StaleParity
             | Self::NoPartialParity
             | Self::NoIntent
-            | Self::SilentRam => true,
+            | Self::SilentRam
+            | Self::OldJournal => true,
             Self::None
             | Self::EarlyAcknowledge
             | Self::EarlyRelease
@@ -273,6 +277,7 @@ impl Mutant {
             Self::EarlyFrontier => "early-frontier",
             Self::NoIntent => "no-intent",
             Self::SilentRam => "silent-ram",
+            Self::OldJournal => "old-journal",
         }
     }
 }

@@ -509,6 +509,18 @@ impl Core {
         }
     }
 
+    /// A member is rebuilt, and the group is about to rely on it: what is in this core's lane by now goes to its place.
+    pub(super) fn retire_group(&mut self, io: &mut Io<Message>, group: u16) {
+        let owner = Owner::Internal(InternalCommand::Retire);
+        match self.commands.insert(owner, None) {
+            Some(command) => self.submit_group(io, group, command, Request::Retire),
+            None => {
+                let retired = false;
+                self.tell_control(io, ControlMessage::GroupRetired { group, retired });
+            }
+        }
+    }
+
     /// Another core has a flush under way.
     pub(super) fn commit_lane(
         &mut self,
@@ -662,6 +674,11 @@ impl Core {
                 self.commands.remove(command);
                 let drained = result.is_ok();
                 self.tell_control(io, ControlMessage::GroupDrained { group, drained });
+            }
+            Owner::Internal(InternalCommand::Retire) => {
+                self.commands.remove(command);
+                let retired = result.is_ok();
+                self.tell_control(io, ControlMessage::GroupRetired { group, retired });
             }
             Owner::Internal(internal) => {
                 self.commands.remove(command);

@@ -58,6 +58,8 @@ pub enum InternalCommand {
     },
     /// Bring this core's dirty data to its place before the group is closed.
     Drain,
+    /// Bring what is in this core's lane by now to its place, before the group relies on a rebuilt member.
+    Retire,
     /// Make everything durable before the group is closed.
     Close,
 }

@@ -401,6 +401,7 @@ impl Core {
             Message::IntentDurable { group } => self.intent_durable(io, group),
             Message::LostDurable { group } => self.lost_durable(io, group),
             Message::DrainGroup { group } => self.drain_group(io, group),
+            Message::RetireGroup { group } => self.retire_group(io, group),
             Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
             Message::Committed { group, flush } => self.lane_committed(io, group, flush),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,

@@ -156,6 +156,11 @@ pub enum Message {
         /// Which group.
         group: u16,
     },
+    /// A member is rebuilt: what is in this core's lane by now goes to its place; to be answered by [`ControlMessage::GroupRetired`].
+    RetireGroup {
+        /// Which group.
+        group: u16,
+    },
     /// Another core has retired what this one waited for.
     TailMoved {
         /// Which group.
@@ -351,6 +356,13 @@ pub enum ControlMessage {
         group: u16,
         /// Whether nothing is left.
         drained: bool,
+    },
+    /// A core has brought to its place what was in its lane, or could not.
+    GroupRetired {
+        /// Which group.
+        group: u16,
+        /// Whether nothing is left of it.
+        retired: bool,
     },
     /// A core knows of a member's new drive.
     MemberDriveSet {

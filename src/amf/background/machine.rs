@@ -433,7 +433,9 @@ impl Background {
         if now_ns >= self.holdback.retry_at_ns && (run.is_over() || progress > 0 && is_due) {
             run.flush();
             self.persist_at_ns = now_ns.saturating_add(PERSIST_NS);
-            out.push(Action::Flush);
+            out.push(Action::Flush {
+                journal: run.process == Process::Rebuild && run.is_over(),
+            });
         }
     }
 

@@ -243,7 +243,11 @@ pub enum Action {
         to_row: u64,
     },
     /// Make everything written so far durable on the members; answer with [`Event::Flushed`].
-    Flush,
+    Flush {
+        /// Before that, bring everything to its place that is in the journal by now. A rebuilt member has only copies of what was
+        /// journaled since its rebuild began, and the group will rely on it.
+        journal: bool,
+    },
     /// Rows below `next_row` are done, and flushed: the superblocks may say so.
     Progress {
         /// Of which process.

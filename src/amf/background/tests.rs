@@ -80,7 +80,7 @@ impl Bench {
             match action {
                 Action::Run(command) => self.running.push(command),
                 Action::Wave { from_row, to_row } => self.waves.push((from_row, to_row)),
-                Action::Flush => {
+                Action::Flush { .. } => {
                     self.flushes += 1;
                     self.flushes_begun += 1;
                 }
@@ -890,7 +890,7 @@ mod random {
                         Action::Report(Report::Begun { from_row, .. }) => model.begin(from_row),
                         Action::Progress { next_row, .. } => model.check(next_row),
                         Action::Finished { .. } => model.check(100),
-                        Action::Report(_) | Action::Run(_) | Action::Wave { .. } | Action::Flush => {}
+                        Action::Report(_) | Action::Run(_) | Action::Wave { .. } | Action::Flush { .. } => {}
                     }
                 }
                 model.flush = bench.flushes_begun;

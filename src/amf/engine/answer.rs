@@ -86,7 +86,7 @@ impl Engine {
             Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Move { .. } | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
-            Work::Read | Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain => {
+            Work::Read | Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain { .. } => {
                 unreachable!("these do not write")
             }
         }
@@ -112,7 +112,7 @@ impl Engine {
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
-            | Work::Drain => None,
+            | Work::Drain { .. } => None,
         };
         // In the scratch area each member has what nobody else has: one that cannot give it back has failed.
         let is_kept_elsewhere = phase.is_none_or(MovePhase::is_revocable);
@@ -209,7 +209,7 @@ impl Engine {
             }
             Work::Move { .. } => self.write_moved(index, plan, out),
             Work::Scrub { .. } => self.begin_scan(index, out),
-            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Destage | Work::Drain => {
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Destage | Work::Drain { .. } => {
                 unreachable!("these do not read, or were sent on")
             }
         }
@@ -239,7 +239,7 @@ impl Engine {
             | Work::Rebuild { .. }
             | Work::Move { .. }
             | Work::Destage
-            | Work::Drain
+            | Work::Drain { .. }
             | Work::Flush
             | Work::FlushDrives => {}
         }
@@ -286,7 +286,7 @@ impl Engine {
             | Work::Repair { .. }
             | Work::Destage => self.plan_without_failed(index, out),
             Work::Move { phase } => self.move_reads_failed(index, phase, out),
-            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain { .. } => {
                 unreachable!("these do not read")
             }
         }
@@ -340,7 +340,7 @@ impl Engine {
             | Work::Rebuild { .. }
             | Work::Move { .. }
             | Work::Destage
-            | Work::Drain
+            | Work::Drain { .. }
             | Work::Flush
             | Work::FlushDrives => self.finish(index, Ok(()), out),
         }

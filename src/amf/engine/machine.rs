@@ -410,7 +410,7 @@ impl Engine {
     /// How many blocks a request has, or why it is refused. Flush and resync count as one.
     fn admit(&self, request: &Request) -> Result<u64, GroupError> {
         let (lba, blocks) = match *request {
-            Request::Flush | Request::FlushDrives | Request::Drain => return Ok(1),
+            Request::Flush | Request::FlushDrives | Request::Drain | Request::Retire => return Ok(1),
             Request::Resync { row }
             | Request::Rebuild { row, .. }
             | Request::Scrub { row, .. }
@@ -856,7 +856,8 @@ fn next_piece(layout: &Layout, slot: &Command, write_blocks_max: u32) -> (Work, 
         Request::CompareWrite { lba, write, fua, .. } => (Work::CompareThenWrite { write, fua }, cut(lba)),
         Request::Flush => (Work::Flush, whole_row(RowIndex(0))),
         Request::FlushDrives => (Work::FlushDrives, whole_row(RowIndex(0))),
-        Request::Drain => (Work::Drain, whole_row(RowIndex(0))),
+        Request::Drain => (Work::Drain { below: None }, whole_row(RowIndex(0))),
+        Request::Retire => (Work::Drain { below: Some(0) }, whole_row(RowIndex(0))),
         Request::Resync { row } => (Work::Resync, whole_row(row)),
         Request::Rebuild { row, only_marked } => (Work::Rebuild { only_marked }, whole_row(row)),
         Request::Scrub { row, repair } => (Work::Scrub { repair }, whole_row(row)),

@@ -165,7 +165,7 @@ impl Engine {
             | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
-            | Work::Drain => false,
+            | Work::Drain { .. } => false,
         };
         let decides = piece.members.parity.regenerates() || piece.members.failed == 0;
         let survives = self.layout.survives(self.lock.members().failed);
@@ -449,7 +449,7 @@ impl Engine {
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
-            | Work::Drain => self.begin(index, out),
+            | Work::Drain { .. } => self.begin(index, out),
         }
     }
 

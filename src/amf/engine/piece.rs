@@ -57,7 +57,10 @@ pub(super) enum Work {
     /// Dirty data of the row goes to its place.
     Destage,
     /// Waits until nothing is dirty and nothing is owed to the drives.
-    Drain,
+    Drain {
+        /// Only what has a lower number in the journal.
+        below: Option<u64>,
+    },
 }
 
 impl Work {
@@ -74,7 +77,7 @@ impl Work {
             | Self::Repair { .. } => Some(Mode::Write),
             // It is the hold's own, which has the lock.
             Self::Destage => Some(Mode::Write),
-            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain => None,
+            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain { .. } => None,
         }
     }
 
@@ -93,7 +96,7 @@ impl Work {
             | Self::Flush
             | Self::FlushDrives
             | Self::Destage
-            | Self::Drain => false,
+            | Self::Drain { .. } => false,
         }
     }
 }
@@ -334,7 +337,7 @@ impl Engine {
             | Work::Scrub { .. }
             | Work::Repair { .. }
             | Work::Destage => false,
-            Work::Drain => unreachable!("it is over when there is no lane"),
+            Work::Drain { .. } => unreachable!("it is over when there is no lane"),
         };
         if goes_its_way {
             return true;
@@ -374,7 +377,7 @@ impl Engine {
     pub(super) fn members_of(&self, index: u32) -> Members {
         let piece = &self.pieces[index as usize];
         match piece.work {
-            Work::Flush | Work::FlushDrives | Work::Drain => Members {
+            Work::Flush | Work::FlushDrives | Work::Drain { .. } => Members {
                 failed: self.lock.lost(),
                 ..self.lock.members()
             },
@@ -556,7 +559,7 @@ impl Engine {
                 Ok(())
             }
             Work::Destage => self.plan_destage(&self.pieces[index as usize], plan),
-            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain => {
+            Work::ZeroRow { .. } | Work::Flush | Work::FlushDrives | Work::Drain { .. } => {
                 unreachable!("these have nothing to plan")
             }
         }

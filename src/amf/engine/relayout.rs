@@ -342,7 +342,7 @@ impl Engine {
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
-            | Work::Drain => here(self.layout.geometry_of_row(row)),
+            | Work::Drain { .. } => here(self.layout.geometry_of_row(row)),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyInde
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::intent::IntentMap;
-use crate::amf::journal::lane::{BatchNumber, Lane, LaneAction, LaneConfig};
+use crate::amf::journal::lane::{Away, BatchNumber, Lane, LaneAction, LaneConfig};
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
 use crate::amf::list::{Links, List};
 use crate::amf::lost::LostMap;
@@ -266,7 +266,7 @@ impl Engine {
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
-            | Work::Drain => piece.row.blocks,
+            | Work::Drain { .. } => piece.row.blocks,
         };
         let write_back = self.write_back.as_mut().expect("it is journaled");
         let room = write_back.room_for(&self.geometry, payload, piece.row.blocks);
@@ -333,7 +333,7 @@ impl Engine {
             | Work::Flush
             | Work::FlushDrives
             | Work::Destage
-            | Work::Drain => unreachable!("only writes are appended"),
+            | Work::Drain { .. } => unreachable!("only writes are appended"),
         };
         self.commands[piece.command as usize].issued = true;
         let write_back = self.write_back.as_mut().expect("it is journaled");
@@ -395,7 +395,7 @@ impl Engine {
         match piece.work {
             Work::Write { .. } | Work::ZeroRow { .. } => self.append(index, out),
             Work::Flush => self.flush_lane(index, out),
-            Work::Drain => self.drain(index, out),
+            Work::Drain { .. } => self.drain(index, out),
             Work::Destage => {
                 self.mark_row(piece.row.row);
                 return self.await_writes_of_row(index);
@@ -422,8 +422,12 @@ impl Engine {
     }
 
     fn drain(&mut self, index: u32, out: &mut Vec<Action>) {
-        self.pieces[index as usize].state = State::AwaitingDrain;
         let write_back = self.write_back.as_mut().expect("there is a lane");
+        let piece = &mut self.pieces[index as usize];
+        piece.state = State::AwaitingDrain;
+        if let Work::Drain { below: Some(below) } = &mut piece.work {
+            *below = write_back.lane.next_number();
+        }
         self.piece_links.push_back(&mut write_back.drain_waiters, index);
         self.drained(out);
     }
@@ -468,7 +472,7 @@ impl Engine {
             | Work::Move { .. }
             | Work::Flush
             | Work::FlushDrives
-            | Work::Drain => unreachable!("these commit nothing of their own"),
+            | Work::Drain { .. } => unreachable!("these commit nothing of their own"),
         }
     }
 
@@ -578,6 +582,13 @@ impl Engine {
         hold.is_some_and(covers)
     }
 
+    fn away(&self) -> Away {
+        Away {
+            failed: self.lock.members().failed,
+            lost: self.lock.lost(),
+        }
+    }
+
     /// A drive has answered a write of a batch, or a flush that retires entries.
     pub(super) fn write_back_io_done(
         &mut self,
@@ -586,9 +597,9 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let member = member_of(io);
-        let failed = self.lock.members().failed;
+        let away = self.away();
         if let Err(error) = result
-            && self.lock.lost() >> member.0 & 1 == 0
+            && away.lost >> member.0 & 1 == 0
         {
             out.push(Action::ReportFault { member, error });
         }
@@ -597,7 +608,7 @@ impl Engine {
                 let committed = self
                     .write_back()
                     .lane
-                    .written(slot, member, result.is_ok(), failed);
+                    .written(slot, member, result.is_ok(), away);
                 if committed {
                     self.commits_done(out);
                 }
@@ -622,7 +633,7 @@ impl Engine {
 
     /// Starts whatever the lane can start, and says whether anything in the engine may have changed by that.
     pub(super) fn poll_write_back(&mut self, out: &mut Vec<Action>) -> bool {
-        let failed = self.lock.members().failed;
+        let away = self.away();
         let mut any = false;
         if !self.write_back().room_waiters.is_empty() {
             self.retry_room(out);
@@ -634,7 +645,7 @@ impl Engine {
         };
         let mut actions = std::mem::take(&mut write_back.lane_actions);
         let starved = !write_back.room_waiters.is_empty();
-        write_back.lane.poll(failed, starved, &mut actions);
+        write_back.lane.poll(away, starved, &mut actions);
         self.act_for_lane(&mut actions, out);
         self.write_back().lane_actions = actions;
         if starved {
@@ -678,8 +689,8 @@ impl Engine {
 
     /// A new member set is durable: batches and flushes that waited for it go on, or everything ends if the group is lost.
     pub(super) fn members_changed_for_write_back(&mut self, lost: u32, out: &mut Vec<Action>) {
-        let failed = self.lock.members().failed;
-        if !self.layout.survives(failed) {
+        let mut away = self.away();
+        if !self.layout.survives(away.failed) {
             self.write_back().stuck = true;
             return self.fail_closed(out);
         }
@@ -687,7 +698,9 @@ impl Engine {
         let write_back = self.write_back();
         write_back.stuck = false;
         write_back.retire.excuse(lost);
-        let committed = write_back.lane.members_changed(failed | lost);
+        away.failed |= lost;
+        away.lost |= lost;
+        let committed = write_back.lane.members_changed(away);
         if committed {
             self.commits_done(out);
         }

@@ -111,6 +111,15 @@ struct Owed {
     discharged: bool,
 }
 
+/// Members that are durably not there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Away {
+    /// Those on which nobody may rely.
+    pub failed: u32,
+    /// Those of them that have no drive; the others are being rebuilt.
+    pub lost: u32,
+}
+
 /// What a lane is made of.
 #[derive(Clone, Debug)]
 pub struct LaneConfig {
@@ -378,6 +387,11 @@ impl Lane {
         (waits && oldest.seq_max >= self.config.shared.tail()).then_some(oldest.seq_max + 1)
     }
 
+    /// The number that the next entry gets at the earliest.
+    pub fn next_number(&self) -> u64 {
+        self.config.shared.entered()
+    }
+
     /// Whether nothing is owed to the drives.
     pub fn is_retired(&self) -> bool {
         self.owed.is_empty()
@@ -405,9 +419,9 @@ impl Lane {
         self.committed < self.first + self.batches.len() as u64
     }
 
-    /// Starts what writes may start. `failed` are the members that are durably failed; `starved` says that somebody waits for room.
-    pub fn poll(&mut self, failed: u32, starved: bool, out: &mut Vec<LaneAction>) {
-        self.rewrite(failed, out);
+    /// Starts what writes may start. `starved` says that somebody waits for room.
+    pub fn poll(&mut self, away: Away, starved: bool, out: &mut Vec<LaneAction>) {
+        self.rewrite(away, out);
         loop {
             let Some(slot) = self.slots.iter().position(Option::is_none) else {
                 return;
@@ -422,7 +436,7 @@ impl Lane {
                 }
                 None => false,
             };
-            if !next || !self.issue(self.next_issue, slot, failed, out) {
+            if !next || !self.issue(self.next_issue, slot, away, out) {
                 return;
             }
             self.next_issue += 1;
@@ -437,7 +451,7 @@ impl Lane {
     }
 
     /// Writes a batch to members that live. False if there are none.
-    fn issue(&mut self, number: u64, slot: usize, failed: u32, out: &mut Vec<LaneAction>) -> bool {
+    fn issue(&mut self, number: u64, slot: usize, away: Away, out: &mut Vec<LaneAction>) -> bool {
         let config = &self.config;
         let index = usize::try_from(number - self.first).expect("as many as are in memory");
         let batch = &mut self.batches[index];
@@ -452,7 +466,7 @@ impl Lane {
             ring_block,
             payload_blocks: batch.payload_blocks,
         });
-        for member in targets(&config.geometry, number, failed) {
+        for member in targets(&config.geometry, number, away) {
             batch.pending += 1;
             out.push(LaneAction::Write {
                 slot: slot_number,
@@ -491,7 +505,7 @@ impl Lane {
     }
 
     /// A member has answered a write. True if something was committed by that.
-    pub fn written(&mut self, slot: u8, member: MemberIndex, ok: bool, failed: u32) -> bool {
+    pub fn written(&mut self, slot: u8, member: MemberIndex, ok: bool, away: Away) -> bool {
         let number = self.slots[usize::from(slot)].expect("a write belongs to a batch under way");
         let index = usize::try_from(number - self.first).expect("as many as are in memory");
         let batch = &mut self.batches[index];
@@ -503,21 +517,26 @@ impl Lane {
         if ok {
             batch.done |= 1 << member.0;
         } else {
-            batch.errors |= 1 << member.0;
+            batch.errors |= 1 << member.0 & !away.lost;
         }
         if batch.pending > 0 {
             return false;
         }
         batch.state = State::AwaitingMembers;
-        self.settle_batch(number, slot, failed)
+        self.settle_batch(number, slot, away.failed)
     }
 
-    /// More members are durably failed: batches that waited for that go on. True if something was committed by that.
-    pub fn members_changed(&mut self, failed: u32) -> bool {
+    /// Other members are durably away: batches that waited for that go on. True if something was committed by that.
+    pub fn members_changed(&mut self, away: Away) -> bool {
         let mut any = false;
         for slot in 0..IN_FLIGHT_MAX {
             if let Some(number) = self.slots[usize::from(slot)] {
-                any |= self.settle_batch(number, slot, failed);
+                let index = usize::try_from(number - self.first).expect("as many as are in memory");
+                let batch = &mut self.batches[index];
+                // For good: a drive that takes a lost one's place has none of it.
+                batch.done &= !away.lost;
+                batch.errors &= !away.lost;
+                any |= self.settle_batch(number, slot, away.failed);
             }
         }
         any
@@ -526,7 +545,7 @@ impl Lane {
     fn settle_batch(&mut self, number: u64, slot: u8, failed: u32) -> bool {
         let index = usize::try_from(number - self.first).expect("as many as are in memory");
         let batch = &mut self.batches[index];
-        if batch.state != State::AwaitingMembers || batch.errors & !failed != 0 {
+        if batch.state != State::AwaitingMembers || batch.errors != 0 {
             return false;
         }
         if batch.done & !failed == 0 {
@@ -547,16 +566,16 @@ impl Lane {
 
     /// Batches that no target holds any more are written again, to members that live: the last answer may have come
     /// before the members changed or after it.
-    fn rewrite(&mut self, failed: u32, out: &mut Vec<LaneAction>) {
+    fn rewrite(&mut self, away: Away, out: &mut Vec<LaneAction>) {
         for slot in 0..usize::from(IN_FLIGHT_MAX) {
             let Some(number) = self.slots[slot] else { continue };
             let index = usize::try_from(number - self.first).expect("as many as are in memory");
             let batch = &self.batches[index];
             let lost = batch.state == State::AwaitingMembers
-                && batch.errors & !failed == 0
-                && batch.done & !failed == 0;
+                && batch.errors == 0
+                && batch.done & !away.failed == 0;
             if lost {
-                self.issue(number, slot, failed, out);
+                self.issue(number, slot, away, out);
             }
         }
     }
@@ -587,15 +606,14 @@ impl Lane {
     }
 }
 
-/// The members that a batch goes to: as many as the journal keeps copies, and more where that is needed so that no loss which
-/// the group survives takes all of them (a level of paired copies survives the loss of one of each pair).
-fn targets(geometry: &Geometry, number: u64, failed: u32) -> impl Iterator<Item = MemberIndex> {
+/// The members that a batch goes to, one bit for each: as many as the journal keeps copies, and more where that is needed so that
+/// no loss which the group survives takes all of them (a level of paired copies survives the loss of one of each pair).
+///
+/// That shall hold too when the members under rebuild are members again, so these get it as well where it would not. They never count
+/// before: none if no other member is left.
+fn targets(geometry: &Geometry, number: u64, away: Away) -> impl Iterator<Item = MemberIndex> {
     let members = geometry.members();
     let all = u32::MAX >> (u32::BITS - u32::from(members));
-    // Others do not hold any of it yet.
-    let failed = failed & all;
-    let live = all & !failed;
-    let copies = copies_written(geometry, live.count_ones());
     // Batches go round the members, so that all carry the journal's load; by pairs, because pairs hold the same strips.
     let turn = u8::try_from(number % u64::from(members)).expect("a group has at most 32 members");
     let start = if members.is_multiple_of(2) {
@@ -603,15 +621,24 @@ fn targets(geometry: &Geometry, number: u64, failed: u32) -> impl Iterator<Item 
     } else {
         turn
     };
-    let geometry = *geometry;
+    // Those beyond do not hold any of it yet.
+    let (failed, lost) = (away.failed & all, away.lost & all);
     let mut chosen = 0_u32;
+    // First without the members under rebuild, then with them.
+    for (gone, candidates) in [(failed, all & !failed), (lost, failed & !lost)] {
+        let copies = copies_written(geometry, (all & !gone).count_ones());
+        for member in (0..members).map(|step| (start + step) % members) {
+            if candidates >> member & 1 == 1
+                && (chosen.count_ones() < copies || geometry.survives(gone | chosen))
+            {
+                chosen |= 1 << member;
+            }
+        }
+        if chosen == 0 {
+            break;
+        }
+    }
     (0..members)
-        .map(move |step| (start + step) % members)
-        .filter(move |member| live >> member & 1 == 1)
-        .take_while(move |member| {
-            let enough = chosen.count_ones() >= copies && !geometry.survives(failed | chosen);
-            chosen |= 1 << member;
-            !enough
-        })
+        .filter(move |member| chosen >> member & 1 == 1)
         .map(MemberIndex)
 }

@@ -227,6 +227,13 @@ impl Node {
         self.background_event(Event::Flushed { done }, out);
     }
 
+    /// Makes what the background work has done durable.
+    pub(super) fn background_flush(&mut self) {
+        let core = &mut self.cores[0];
+        let id = core.take_slot(Owner::BackgroundFlush, Vec::new());
+        core.submit(id, Request::FlushDrives);
+    }
+
     /// Feeds the machine and carries out what it wants. An event that comes up meanwhile is fed after all that was wanted before it,
     /// so that rows reach the engine in their order.
     pub(super) fn background_event(&mut self, event: Event, out: &mut Vec<Effect>) {
@@ -283,11 +290,10 @@ impl Node {
             Action::Wave { from_row, to_row } => {
                 self.relayout_event(RelayoutEvent::Begin { from_row, to_row }, out);
             }
-            Action::Flush => {
-                let core = &mut self.cores[0];
-                let id = core.take_slot(Owner::BackgroundFlush, Vec::new());
-                core.submit(id, Request::FlushDrives);
+            Action::Flush { journal } if journal && self.mutant != Mutant::OldJournal => {
+                self.retire_and_flush(out);
             }
+            Action::Flush { .. } => self.background_flush(),
             Action::Progress {
                 process,
                 wave,

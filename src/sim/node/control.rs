@@ -28,6 +28,8 @@ pub(super) struct Draining {
 enum Then {
     Scrub,
     Close,
+    Flush,
+    Retry,
     GiveUp,
 }
 
@@ -408,13 +410,35 @@ impl Node {
         }
     }
 
+    /// Has every core bring to its place what is in the journal by now, and flushes then for the background work.
+    pub(super) fn retire_and_flush(&mut self, out: &mut Vec<Effect>) {
+        if !self.journaled {
+            return self.background_flush();
+        }
+        self.drainings += 1;
+        let (cores, then) = (self.core_count(), Then::Flush);
+        self.draining.insert(self.drainings, Draining { cores, then });
+        let number = self.drainings;
+        self.tell_all(Mail::Retire { number }, out);
+    }
+
+    /// Has one core do so.
+    pub(super) fn retire(&mut self, core: u16, number: u32) {
+        let at = &mut self.cores[usize::from(core)];
+        let command = at.take_slot(Owner::Drain(number), Vec::new());
+        at.submit(command, Request::Retire);
+    }
+
     pub(super) fn core_drained(&mut self, number: u32, done: bool, out: &mut Vec<Effect>) {
         let draining = self.draining.get_mut(&number);
         let draining = draining.expect("cores drain because they were asked to");
         draining.cores -= 1;
         if !done {
             // What is left stays in the journal, and is replayed at the next start.
-            draining.then = Then::GiveUp;
+            draining.then = match draining.then {
+                Then::Flush | Then::Retry => Then::Retry,
+                Then::Scrub | Then::Close | Then::GiveUp => Then::GiveUp,
+            };
         }
         if draining.cores == 0 {
             let then = draining.then;
@@ -431,6 +455,11 @@ impl Node {
                 self.cores[0].submit(command, Request::FlushDrives);
                 self.pump(0, out);
             }
+            Then::Flush => {
+                self.background_flush();
+                self.pump(0, out);
+            }
+            Then::Retry => self.background_flushed(false, out),
             Then::GiveUp => out.push(Effect::Stopped { clean: false }),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use reactor::{Io, Nanos};
+use reactor::{CoreIndex, Io, Nanos};
 
 use super::Control;
 use super::groups::GroupControl;
@@ -229,6 +229,44 @@ impl Control {
         }
     }
 
+    /// Makes what the background work has done durable.
+    fn background_flush(&mut self, core: &mut Core, group: u16) {
+        let owner = Owner::Internal(InternalCommand::BackgroundFlush);
+        match core.commands.insert(owner, None) {
+            Some(id) => core.queue_group(group, id, Request::FlushDrives),
+            None => {
+                let background = &mut self.groups[usize::from(group)].background;
+                background.events.push_back(Event::Flushed { done: false });
+            }
+        }
+    }
+
+    /// Has every core bring to its place what its lane holds by now; each has heard before which members are being rebuilt.
+    fn retire_groups_lanes(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        assert_eq!(state.retiring.0, 0, "one flush at a time");
+        state.retiring = (self.cores, true);
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::RetireGroup { group });
+        }
+    }
+
+    /// A core has done so, or could not.
+    pub(super) fn group_retired(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, retired: bool) {
+        let (left, all) = &mut self.groups[usize::from(group)].retiring;
+        assert!(*left > 0, "each core answers once");
+        *left -= 1;
+        *all &= retired;
+        match (*left, *all) {
+            (0, true) => {
+                self.background_flush(core, group);
+                self.background_event(core, io, group, Event::Wake); // If it could not begin, that is heard now.
+            }
+            (0, false) => self.background_event(core, io, group, Event::Flushed { done: false }),
+            _ => {}
+        }
+    }
+
     fn background_action(
         &mut self,
         core: &mut Core,
@@ -262,13 +300,10 @@ impl Control {
             Action::Wave { from_row, to_row } => {
                 self.relayout_event(core, io, group, RelayoutEvent::Begin { from_row, to_row });
             }
-            Action::Flush => match core
-                .commands
-                .insert(Owner::Internal(InternalCommand::BackgroundFlush), None)
-            {
-                Some(id) => core.queue_group(group, id, Request::FlushDrives),
-                None => state.background.events.push_back(Event::Flushed { done: false }),
-            },
+            Action::Flush { journal } if journal && state.shared.journal.is_some() => {
+                self.retire_groups_lanes(core, io, group);
+            }
+            Action::Flush { .. } => self.background_flush(core, group),
             Action::Progress {
                 process,
                 wave,

@@ -144,6 +144,8 @@ pub(super) struct GroupControl {
     pub(super) lost_blocks: u64,
     /// Cores that still bring dirty data to its place, before the group is closed.
     draining: u16,
+    /// Cores that have yet to say how they got on with retiring what their lanes held; whether all could so far.
+    pub(super) retiring: (u16, bool),
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
     /// Its members are being flushed for the last time.
@@ -326,6 +328,7 @@ impl Control {
             marking: BTreeMap::new(),
             lost_blocks,
             draining: 0,
+            retiring: (0, true),
             failed: None,
             is_closing: false,
         });
@@ -772,7 +775,7 @@ impl Control {
         result: Result<(), GroupError>,
     ) {
         match command {
-            InternalCommand::Drain => unreachable!("a core says itself that it has drained"),
+            InternalCommand::Drain | InternalCommand::Retire => unreachable!("a core says itself that it has"),
             InternalCommand::Repair { number } => self.repair_done(core, io, number, result),
             InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),

@@ -409,6 +409,7 @@ impl Control {
             ControlMessage::RamCommitted { group } => self.ram_event(core, io, group, RamEvent::Committed),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::PersistLost { group, from } => self.persist_lost(core, io, group, from),
+            ControlMessage::GroupRetired { group, retired } => self.group_retired(core, io, group, retired),
             ControlMessage::GroupDrained { group, drained } => self.group_drained(core, io, group, drained),
             ControlMessage::RowsHeld { group, wave } => {
                 self.relayout_event(core, io, group, RelayoutEvent::Held { wave });

@@ -111,7 +111,7 @@ impl Work {
             | Self::Scrub { repair: true }
             | Self::Repair { .. }
             | Self::Destage => Inside::Alone,
-            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain => {
+            Self::Move { .. } | Self::Flush | Self::FlushDrives | Self::Drain { .. } => {
                 unreachable!("these touch no row")
             }
         }

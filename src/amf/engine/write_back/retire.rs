@@ -3,6 +3,7 @@
 use super::super::Action;
 use super::super::IoTag;
 use super::super::machine::Engine;
+use super::super::piece::Work;
 use super::super::tag::{IO_TAG_SHIFT, TAG_PIECES, tag};
 use super::WriteBack;
 use crate::amf::journal::lane::{IN_FLIGHT_MAX, Obligation};
@@ -231,16 +232,22 @@ impl Engine {
         self.drained(out);
     }
 
-    /// Ends those that wait for everything to be in its place.
+    /// Ends those that wait for everything, or all that is older than they are, to be in its place.
     pub(super) fn drained(&mut self, out: &mut Vec<Action>) {
-        loop {
+        let mut next = self.write_back().drain_waiters.first();
+        while let Some(index) = next {
+            next = self.piece_links.next(index);
             let write_back = self.write_back.as_mut().expect("there is a lane");
-            let over = write_back.rows.dirty_count() == 0 && write_back.lane.is_retired();
-            let Some(index) = write_back.drain_waiters.first().filter(|_| over) else {
-                return;
+            let over = match self.pieces[index as usize].work {
+                Work::Drain { below: Some(below) } => {
+                    write_back.lane.lowest().is_none_or(|lowest| lowest >= below)
+                }
+                _ => write_back.rows.dirty_count() == 0 && write_back.lane.is_retired(),
             };
-            self.piece_links.remove(&mut write_back.drain_waiters, index);
-            self.finish(index, Ok(()), out);
+            if over {
+                self.piece_links.remove(&mut write_back.drain_waiters, index);
+                self.finish(index, Ok(()), out);
+            }
         }
     }
 }
