@@ -330,13 +330,7 @@ impl Core {
     }
 
     /// Takes a socket as a connection of this core.
-    fn adopt(
-        &mut self,
-        io: &mut Io<Message>,
-        socket: OwnedFd,
-        arrival: Arrival,
-        local: SocketAddr,
-    ) {
+    fn adopt(&mut self, io: &mut Io<Message>, socket: OwnedFd, arrival: Arrival, local: SocketAddr) {
         let peer = arrival.peer;
         let Some(queue) = self.connections.reserve(self.index) else {
             tracing::warn!(%peer, connections = CONNECTIONS_MAX, "connection refused: this core serves its maximum");

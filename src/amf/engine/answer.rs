@@ -86,7 +86,11 @@ impl Engine {
             Work::Write { .. } | Work::ZeroRow { .. } | Work::Resync | Work::Move { .. } | Work::Destage => {
                 self.finish(index, Ok(()), out);
             }
-            Work::Read | Work::Prefetch | Work::Compare | Work::CompareThenWrite { .. } | Work::Drain { .. } => {
+            Work::Read
+            | Work::Prefetch
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Drain { .. } => {
                 unreachable!("these do not write")
             }
         }

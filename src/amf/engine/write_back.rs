@@ -605,10 +605,7 @@ impl Engine {
         }
         match retire::slot_of(io) {
             Some(slot) => {
-                let committed = self
-                    .write_back()
-                    .lane
-                    .written(slot, member, result.is_ok(), away);
+                let committed = self.write_back().lane.written(slot, member, result.is_ok(), away);
                 if committed {
                     self.commits_done(out);
                 }

@@ -571,9 +571,8 @@ impl Lane {
             let Some(number) = self.slots[slot] else { continue };
             let index = usize::try_from(number - self.first).expect("as many as are in memory");
             let batch = &self.batches[index];
-            let lost = batch.state == State::AwaitingMembers
-                && batch.errors == 0
-                && batch.done & !away.failed == 0;
+            let lost =
+                batch.state == State::AwaitingMembers && batch.errors == 0 && batch.done & !away.failed == 0;
             if lost {
                 self.issue(number, slot, away, out);
             }

@@ -775,7 +775,9 @@ impl Control {
         result: Result<(), GroupError>,
     ) {
         match command {
-            InternalCommand::Drain | InternalCommand::Retire => unreachable!("a core says itself that it has"),
+            InternalCommand::Drain | InternalCommand::Retire => {
+                unreachable!("a core says itself that it has")
+            }
             InternalCommand::Repair { number } => self.repair_done(core, io, number, result),
             InternalCommand::Close if result.is_err() => self.close_unclean(io, group),
             InternalCommand::Close => self.group_event(core, io, group, Event::Stop),

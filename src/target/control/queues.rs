@@ -100,7 +100,11 @@ impl Control {
         let port = self.listeners[usize::try_from(listener).expect("an index of listeners")].port;
         self.accepted_ns = io.now().max(self.accepted_ns + 1);
         let accepted_ns = self.accepted_ns;
-        let arrival = Arrival { port, peer, accepted_ns };
+        let arrival = Arrival {
+            port,
+            peer,
+            accepted_ns,
+        };
         core.tell(io, to, Message::Adopt { socket, arrival });
     }
 

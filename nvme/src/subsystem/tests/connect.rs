@@ -451,7 +451,11 @@ fn the_oldest_make_way_in_whatever_order_connections_are_reported() {
     let closes = rig.closes();
     assert_eq!(closes.len(), last as usize + 1 - UNCONNECTED_MAX);
     assert!(closes.iter().all(|(queue, _)| *queue != host), "it is the newest");
-    let slot = rig.send(host, admin_connect().encode(0), &data(&subsystem_nqn(), 1).encode());
+    let slot = rig.send(
+        host,
+        admin_connect().encode(0),
+        &data(&subsystem_nqn(), 1).encode(),
+    );
     assert!(rig.completion(host, slot).unwrap().status.is_success());
 }
 

@@ -6,7 +6,7 @@
 
 use super::places::NewDrive;
 use super::seat::Seat;
-use super::{Change, Effect, Group, Phase, refuse};
+use super::{Change, Effect, Group, Phase, forget_ended_rebuild, refuse};
 use crate::amf::expansion::{ExpansionError, ExpansionRecord, Layout, ScratchArea, ScratchState, Waves};
 use crate::amf::geometry::Level;
 use crate::amf::group::{Action, DriveFacts, RequestError, RequestId};
@@ -322,6 +322,7 @@ impl Group {
         self.apply_frontier(&mut next, expansion.frontier);
         Self::apply_scratch(&mut next, expansion.scratch);
         self.mark_lost(&mut next, self.absent_mask());
+        forget_ended_rebuild(&mut next);
         if let Err(why) = self
             .settle_parity(&mut next, out)
             .and_then(|()| self.stamp(&mut next, true))

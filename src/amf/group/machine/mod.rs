@@ -756,9 +756,7 @@ impl Group {
         self.decline_scratch(&mut next);
         next.spares.retain(|spare| self.is_sound_spare(*spare));
         self.fill_places(&mut next, opening, out);
-        if next.rebuilding_mask() == 0 {
-            (next.rebuilt_rows, next.rebuild_partial) = (0, false);
-        }
+        forget_ended_rebuild(&mut next);
         if let Err(why) = self.settle_parity(&mut next, out) {
             self.fail(why, out);
             return;
@@ -972,6 +970,13 @@ fn participants(record: &GroupRecord) -> impl Iterator<Item = MemberIndex> + '_ 
     lines
         .filter(|(_, line)| line.state.takes_part())
         .map(|(member, _)| MemberIndex(member))
+}
+
+/// Where no member is under rebuild any more, none has got anywhere.
+fn forget_ended_rebuild(record: &mut GroupRecord) {
+    if record.rebuilding_mask() == 0 {
+        (record.rebuilt_rows, record.rebuild_partial) = (0, false);
+    }
 }
 
 fn refuse(request: RequestId, error: RequestError, out: &mut Vec<Action>) {
