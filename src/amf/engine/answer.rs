@@ -5,8 +5,8 @@ use super::piece::{State, Work, place, push_steps};
 use super::relayout::MovePhase;
 use super::tag::{IO_TAG_SHIFT, member_of, run_of, tag};
 use super::{Action, GroupError, IoTag};
-use crate::amf::MemberIndex;
 use crate::amf::row::{Area, RowIo, RowPlan, Source, Target};
+use crate::amf::{MemberIndex, ParityTrust};
 use crate::drive::DriveError;
 
 impl Engine {
@@ -272,6 +272,10 @@ impl Engine {
         piece.direct = false;
         piece.media |= piece.unreadable;
         piece.avoid |= std::mem::take(&mut piece.unreadable);
+        if piece.work == Work::Resync && self.awaits_repair(index) {
+            return self.finish(index, Err(GroupError::Unreadable), out);
+        }
+        let piece = &mut self.pieces[index as usize];
         match piece.work {
             // Nobody needs it.
             Work::Prefetch => {
@@ -294,6 +298,22 @@ impl Engine {
                 unreachable!("these do not read")
             }
         }
+    }
+
+    /// Whether a row that is made to fit for the first time has to be done again when blocks of it are repaired that could not be read.
+    ///
+    /// Going round them defines what they hold, by check strips that never fitted, while the drive may give back what they held
+    /// before, as long as the repair is not durable. A repair that has been written before the row is read is covered by the flush that
+    /// makes the row count as done.
+    fn awaits_repair(&mut self, index: u32) -> bool {
+        let piece = &self.pieces[index as usize];
+        if piece.media == 0 || self.members_of(index).parity != ParityTrust::WhereWritten {
+            return false;
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        let can_be_repaired = self.make_plan(index, &mut plan).is_ok();
+        self.plan = plan;
+        can_be_repaired
     }
 
     /// Plans a piece anew that has written nothing, once it is durable that the members which failed it have failed.
