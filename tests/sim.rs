@@ -198,6 +198,12 @@ fn what_was_found_stays_mended() {
         "seed=2569 level=raid5 members=3 joining=3 rows=6 cores=4 hosts=1 depth=5 commands=231 span=279 cache=1 journal=1 \
          zeroed=1 stop=power@89+25 stop=power@125+0 stop=power@142+57 stop=power@170+0-2 stop=power@231+23 fault=hang@148:2 \
          order=expand@65:1 order=expand@138:1 order=return@165:2 order=expand@205:1",
+        // A row was made to fit for the first time around a block that could not be read just then, and was afterwards.
+        "seed=505493 level=raid6 members=5 rows=12 cores=2 hosts=3 depth=5 commands=47 span=13 cache=1 journal=1 ram=1 zeroed=0 \
+         stop=power@47+0 fault=media@9:3",
+        // The first rows of a rebuild were asked for before their core had heard of it, and counted by how far the last one was.
+        "seed=513310 level=raid1 members=4 spares=2 disks=2 rows=6 cores=3 hosts=1 depth=2 commands=61 span=80 cache=0 journal=1 \
+         zeroed=0 stop=power@1+0 stop=power@25+0 fault=error@10:1 fault=hang@61:3 order=return@49:1",
         // Blocks of one row that could not be read had each other repaired for ever.
         "seed=463 level=raid6 members=7 rows=5 cores=3 hosts=3 depth=4 commands=52 span=142 cache=0 zeroed=1 \
          stop=clean@36+0-0 fault=media@40:2 fault=media@52:3",

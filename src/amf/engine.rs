@@ -129,6 +129,8 @@ pub enum Request {
     Rebuild {
         /// The stripe row.
         row: RowIndex,
+        /// Generation of the member set that says what is rebuilt: until this core has heard of it, the row fails.
+        wave: u64,
         /// The members under rebuild miss only rows that are marked in the write-intent bitmap: under its lock, a row without
         /// a mark counts as rebuilt as it is.
         only_marked: bool,

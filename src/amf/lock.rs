@@ -179,11 +179,11 @@ impl LockTable {
             members.rebuilding & !members.failed == 0,
             "a member is rebuilt because it had failed"
         );
-        if self.members.publish(members) {
-            let newest = || self.members.generation() == members.generation & GENERATION_MASK;
-            self.rebuild
-                .publish(members.rebuilding, members.rebuilt_rows, newest);
-        }
+        // Also if another core was faster: it may be between the two words, and this one goes on by both.
+        self.members.publish(members);
+        let newest = || self.members.generation() == members.generation & GENERATION_MASK;
+        self.rebuild
+            .publish(members.rebuilding, members.rebuilt_rows, newest);
     }
 
     /// Failed members and trust in parity as the newest published set says, members under rebuild among the failed.
@@ -271,8 +271,8 @@ impl MembersWord {
         Self(AtomicU64::new(0))
     }
 
-    /// False if a newer set is known already.
-    fn publish(&self, members: MemberSet) -> bool {
+    /// Changes nothing if this set or a newer one is known already.
+    fn publish(&self, members: MemberSet) {
         let trust = (0u64..)
             .zip(TRUSTS)
             .find_map(|(bits, trust)| (trust == members.parity).then_some(bits))
@@ -284,13 +284,13 @@ impl MembersWord {
             let ahead = new.wrapping_sub(old) & GENERATION_MASK;
             // Zero is a table that was never told. Half of the circle ahead is newer, the rest is older.
             if old != 0 && (ahead == 0 || ahead > GENERATION_MASK / 2) {
-                return false;
+                return;
             }
             match self
                 .0
                 .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
             {
-                Ok(_) => return true,
+                Ok(_) => return,
                 Err(now) => old = now,
             }
         }

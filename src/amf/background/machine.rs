@@ -316,6 +316,7 @@ impl Background {
                 process: run.process,
                 row,
                 repair: run.process == Process::Scrub && repairs,
+                wave: run.identity.1,
                 is_clean,
             }));
         }

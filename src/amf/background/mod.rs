@@ -224,6 +224,8 @@ pub struct RowCommand {
     pub row: RowIndex,
     /// For a scrub: whether it repairs.
     pub repair: bool,
+    /// For a rebuild: names the work.
+    pub wave: u64,
     /// For a rebuild: no write has touched the row since its members were lost, as far as is known without the row's
     /// lock. Whoever takes the lock looks again; only then may the row be passed over.
     pub is_clean: bool,

@@ -334,6 +334,7 @@ impl Expander {
                 run.commands + 1,
                 Request::Rebuild {
                     row,
+                    wave: 0,
                     only_marked: false,
                 },
             );

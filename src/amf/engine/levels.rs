@@ -424,6 +424,7 @@ fn a_rebuild_restores_every_strip() {
                     command,
                     Request::Rebuild {
                         row: RowIndex(row),
+                        wave: 0,
                         only_marked: false,
                     },
                 );
@@ -460,6 +461,7 @@ fn rows_count_as_rebuilt_in_order() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                wave: 0,
                 only_marked: false,
             },
         );
@@ -525,6 +527,7 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                wave: 0,
                 only_marked: false,
             },
         );
@@ -542,6 +545,7 @@ fn a_row_that_is_not_rebuilt_stops_those_behind_it() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                wave: 0,
                 only_marked: false,
             },
         );
@@ -563,6 +567,7 @@ fn a_drive_that_fails_while_it_is_rebuilt_is_reported() {
         0,
         Request::Rebuild {
             row: RowIndex(0),
+            wave: 0,
             only_marked: false,
         },
     );
@@ -573,6 +578,7 @@ fn a_drive_that_fails_while_it_is_rebuilt_is_reported() {
         0,
         Request::Rebuild {
             row: RowIndex(1),
+            wave: 0,
             only_marked: false,
         },
     );
@@ -597,6 +603,7 @@ fn a_drive_that_fails_while_it_is_rebuilt_is_reported() {
         0,
         Request::Rebuild {
             row: RowIndex(1),
+            wave: 0,
             only_marked: false,
         },
     );
@@ -615,6 +622,7 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             row,
             Request::Rebuild {
                 row: RowIndex(row.into()),
+                wave: 0,
                 only_marked: false,
             },
         );

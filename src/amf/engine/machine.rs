@@ -75,6 +75,8 @@ pub struct Engine {
     pub(super) rebuilds: VecDeque<RowTurn>,
     /// Members under rebuild as this engine was told last.
     pub(super) rebuilding: u32,
+    /// Generation of the newest member set that this core was told.
+    pub(super) heard: u64,
     pub(super) in_flight: u32,
     /// Where writes end first, if the group has a journal.
     pub(super) write_back: Option<WriteBack>,
@@ -199,6 +201,7 @@ impl Engine {
             plan: RowPlan::with_capacity(&geometry),
             rebuilds: VecDeque::with_capacity(REBUILDS_MAX),
             rebuilding: members.rebuilding,
+            heard: members.generation,
             in_flight: 0,
             read_cache: None,
             mends: Mends::NONE,
@@ -239,8 +242,8 @@ impl Engine {
             Err(error) => self.commands[command.0 as usize].error = Some(error),
             Ok(blocks) => {
                 self.commands[command.0 as usize].total_blocks = blocks;
-                if let Request::Rebuild { row, .. } = request {
-                    self.line_up_rebuild(command, row);
+                if let Request::Rebuild { row, wave, .. } = request {
+                    self.line_up_rebuild(command, row, wave);
                 }
             }
         }
@@ -859,7 +862,7 @@ fn next_piece(layout: &Layout, slot: &Command, write_blocks_max: u32) -> (Work, 
         Request::Drain => (Work::Drain { below: None }, whole_row(RowIndex(0))),
         Request::Retire => (Work::Drain { below: Some(0) }, whole_row(RowIndex(0))),
         Request::Resync { row } => (Work::Resync, whole_row(row)),
-        Request::Rebuild { row, only_marked } => (Work::Rebuild { only_marked }, whole_row(row)),
+        Request::Rebuild { row, only_marked, .. } => (Work::Rebuild { only_marked }, whole_row(row)),
         Request::Scrub { row, repair } => (Work::Scrub { repair }, whole_row(row)),
         Request::Move { row, phase } => (Work::Move { phase }, whole_row(row)),
         Request::Repair {

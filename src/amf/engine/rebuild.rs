@@ -17,6 +17,8 @@ pub const REBUILDS_MAX: usize = 16;
 pub(super) struct RowTurn {
     command: CommandId,
     row: RowIndex,
+    /// Generation of the member set that it belongs to.
+    wave: u64,
     /// Its row is written: the piece that holds its lock.
     written: Option<u32>,
     /// A row in front of it was not rebuilt, or other members are being rebuilt by now.
@@ -38,7 +40,7 @@ impl Engine {
     /// Lines a command up.
     ///
     /// Panics if its row is not behind those that are under way, or if these are as many as may be.
-    pub(super) fn line_up_rebuild(&mut self, command: CommandId, row: RowIndex) {
+    pub(super) fn line_up_rebuild(&mut self, command: CommandId, row: RowIndex, wave: u64) {
         assert!(
             self.rebuilds.len() < REBUILDS_MAX,
             "only so many rows are rebuilt at a time"
@@ -51,6 +53,7 @@ impl Engine {
         self.rebuilds.push_back(RowTurn {
             command,
             row,
+            wave,
             written: None,
             stale: false,
         });
@@ -61,8 +64,13 @@ impl Engine {
         let is_dead = self.is_dead(index);
         let piece = &mut self.pieces[index as usize];
         let turn = self.rebuilds.iter().find(|turn| turn.command.0 == piece.command);
-        if turn.expect("a rebuild has its place in line").stale {
+        let turn = turn.expect("a rebuild has its place in line");
+        if turn.stale {
             return Targets::Over(Err(GroupError::Aborted));
+        }
+        // How far the rebuild before that came says nothing about this one.
+        if turn.wave > self.heard {
+            return Targets::Over(Err(GroupError::MemberFailed));
         }
         let rebuild = self.lock.rebuild();
         // Members of the new layout have nothing in rows of the old one.
@@ -140,6 +148,7 @@ impl Engine {
 
     /// Rows that were rebuilt for other members than these count for nothing.
     pub(super) fn rebuild_changed(&mut self, members: MemberSet) {
+        self.heard = self.heard.max(members.generation);
         if self.rebuilding == members.rebuilding {
             return;
         }

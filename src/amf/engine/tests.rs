@@ -534,6 +534,7 @@ impl Rebuilder {
                 command,
                 Request::Rebuild {
                     row,
+                    wave: 0,
                     only_marked: false,
                 },
             );

@@ -337,7 +337,11 @@ impl Node {
 fn request_of(command: RowCommand, only_marked: bool) -> Request {
     let row = command.row;
     match command.process {
-        Process::Rebuild => Request::Rebuild { row, only_marked },
+        Process::Rebuild => Request::Rebuild {
+            row,
+            wave: command.wave,
+            only_marked,
+        },
         Process::Sync => Request::Resync { row },
         Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {

@@ -337,7 +337,11 @@ fn request_of(command: RowCommand, only_marked: bool) -> Request {
     let row = command.row;
     match command.process {
         // Whether a row is marked can only be said for sure under its lock: so each is handed over, whatever it looks like from here.
-        Process::Rebuild => Request::Rebuild { row, only_marked },
+        Process::Rebuild => Request::Rebuild {
+            row,
+            wave: command.wave,
+            only_marked,
+        },
         Process::Sync => Request::Resync { row },
         Process::Expansion => unreachable!("an expansion goes in waves"),
         Process::Scrub => Request::Scrub {

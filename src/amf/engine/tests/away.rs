@@ -66,8 +66,15 @@ impl Away {
             let row = RowIndex(self.next);
             self.next += 1;
             let only_marked = true;
-            run.world
-                .submit(0, command, Request::Rebuild { row, only_marked });
+            run.world.submit(
+                0,
+                command,
+                Request::Rebuild {
+                    row,
+                    wave: 0,
+                    only_marked,
+                },
+            );
         }
     }
 
@@ -345,6 +352,7 @@ fn an_unmarked_row_is_passed_over_without_any_transfer() {
             0,
             Request::Rebuild {
                 row,
+                wave: 0,
                 only_marked: true,
             },
         );

@@ -238,12 +238,13 @@ impl Engine {
         while let Some(index) = next {
             next = self.piece_links.next(index);
             let write_back = self.write_back.as_mut().expect("there is a lane");
-            let over = match self.pieces[index as usize].work {
-                Work::Drain { below: Some(below) } => {
-                    write_back.lane.lowest().is_none_or(|lowest| lowest >= below)
-                }
-                _ => write_back.rows.dirty_count() == 0 && write_back.lane.is_retired(),
+            let Work::Drain { below } = self.pieces[index as usize].work else {
+                unreachable!("only those wait here")
             };
+            let over = below.map_or_else(
+                || write_back.rows.dirty_count() == 0 && write_back.lane.is_retired(),
+                |below| write_back.lane.lowest().is_none_or(|lowest| lowest >= below),
+            );
             if over {
                 self.piece_links.remove(&mut write_back.drain_waiters, index);
                 self.finish(index, Ok(()), out);
