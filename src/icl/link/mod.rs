@@ -9,12 +9,14 @@
 //! Invariants: within an epoch each message arrives once and in order, or the epoch ends; nothing of an epoch or a life
 //! of a node arrives in another (H10). Silence makes a suspect and nothing more (H01, E1). A message goes to the node
 //! that it was submitted for and to no other: who shares a group is the AMFs' knowledge (A8). Knows neither sockets nor
-//! keys: before a path is up, the handshake has proved who is at its other end.
+//! keys: before a path is up, [`hello`] has proved who is at its other end.
 
 mod config;
 mod counters;
 mod event;
 mod gather;
+pub mod hello;
+pub mod hmac;
 mod name;
 pub mod packet;
 mod path;
