@@ -1,6 +1,6 @@
 //! The links of one node to all others: what its AMFs and the node itself say to each other across nodes.
 //!
-//! Owns one [`session::Session`] per other slot of the array and the epoch that all of them are in. Events come in,
+//! Owns one session per other slot of the array and the epoch that all of them are in. Events come in,
 //! with `now` inside the call; actions go to an [`Outbox`]. A runtime with sockets and a simulator drive the same code:
 //! each turn it hands over what came in, submits what the AMFs produce, and ends with [`Event::EndOfTurn`], with which
 //! everything that the turn has produced for one node leaves in one packet. A core has links of its own, in a lane of

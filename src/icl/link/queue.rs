@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
+use super::name::Address;
 use super::packet::{FRAME_HEADER_BYTES, encode_frame_header};
-use crate::icl::link::name::Address;
 
 /// See the module.
 #[derive(Debug)]

@@ -3,7 +3,9 @@
 mod epochs;
 mod flow;
 mod gathering;
+mod model;
 mod silence;
+mod world;
 
 use nvme::crc32c::portable;
 
