@@ -56,6 +56,12 @@ impl Timers {
         ack_delay_ns: 2_000_000,
         pause_ns: 100_000_000,
     };
+
+    /// How old the last ping with an answer may be on a path that is heard: as old as the last sign of a silent one, and a
+    /// ping older, because a path that is silent both ways shall count as that.
+    pub(super) const fn path_unanswered_ns(&self) -> u64 {
+        self.path_silent_ns + self.ping_ns
+    }
 }
 
 /// What a node's links are made of.

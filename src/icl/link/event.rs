@@ -76,6 +76,11 @@ pub enum CloseReason {
         /// How long.
         silence_ns: u64,
     },
+    /// It brings packets, but no ping that was sent on it for so long was answered: only one way works.
+    Unanswered {
+        /// How long.
+        silence_ns: u64,
+    },
     /// What came in is no packet; a stream cannot go on after that.
     Malformed(PacketError),
     /// The peer broke a rule of the session.

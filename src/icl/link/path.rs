@@ -14,6 +14,8 @@ pub struct Path {
     pub heard_ns: u64,
     /// When the next ping is due.
     pub ping_at_ns: u64,
+    /// When the last ping left that was answered, or since when answers are expected: both ways work.
+    pub answered_ns: u64,
     /// The stamp of the last ping while it is not answered.
     asked_ns: Option<u64>,
     /// The peer's stamp that is to be answered.
@@ -31,6 +33,7 @@ impl Path {
             incarnation,
             heard_ns: now_ns,
             ping_at_ns: now_ns,
+            answered_ns: now_ns,
             asked_ns: None,
             answer_ns: None,
             round_trip_ns: None,
@@ -49,10 +52,12 @@ impl Path {
         Some(stamp)
     }
 
-    /// Takes an answer. One to anything but the last ping is old and says nothing.
+    /// Takes an answer. One to anything but the last ping is old and measures nothing; how long ago both ways worked
+    /// it says all the same, by the time at which its ping left.
     ///
     /// Source: RFC 6298, section 2: the smoothed time moves by an eighth.
     pub fn answered(&mut self, now_ns: u64, stamp: u64) {
+        self.answered_ns = self.answered_ns.max(stamp.min(now_ns));
         if self.asked_ns != Some(stamp) {
             return;
         }
@@ -67,6 +72,7 @@ impl Path {
     /// Forgets what belongs to the last epoch: the peer is to hear of the new one at once.
     pub const fn enter_epoch(&mut self, now_ns: u64) {
         self.ping_at_ns = now_ns;
+        self.answered_ns = now_ns;
         self.asked_ns = None;
         self.answer_ns = None;
     }
@@ -91,5 +97,6 @@ mod tests {
         assert_eq!(path.ask(300, 100), Some(300));
         path.answered(310, 100);
         assert_eq!(path.round_trip_ns, Some(50), "a late answer to an older ping");
+        assert_eq!(path.answered_ns, 100, "both ways worked then");
     }
 }

@@ -257,6 +257,7 @@ impl Session {
         self.heard_ns = later(self.heard_ns);
         for path in self.paths.iter_mut().flatten() {
             path.heard_ns = later(path.heard_ns);
+            path.answered_ns = later(path.answered_ns);
         }
     }
 
@@ -267,9 +268,8 @@ impl Session {
         }
         let timers = self.config.timers;
         for path in PATHS {
-            let silence_ns = self.paths[path.index()].map(|path| now_ns.saturating_sub(path.heard_ns));
-            if let Some(silence_ns) = silence_ns.filter(|&silence_ns| silence_ns >= timers.path_silent_ns) {
-                self.close(path, CloseReason::Silent { silence_ns }, out);
+            if let Some(reason) = self.path_trouble(now_ns, path) {
+                self.close(path, reason, out);
             }
         }
         if self.resend_at_ns().is_some_and(|due_ns| due_ns <= now_ns) {
@@ -288,6 +288,20 @@ impl Session {
         }
     }
 
+    /// Why a path is to be given up. A peer of which nothing was heard in this epoch answers no pings.
+    fn path_trouble(&self, now_ns: u64, path: PathId) -> Option<CloseReason> {
+        let path = self.paths[path.index()]?;
+        let timers = &self.config.timers;
+        let silence_ns = now_ns.saturating_sub(path.heard_ns);
+        if silence_ns >= timers.path_silent_ns {
+            return Some(CloseReason::Silent { silence_ns });
+        }
+        let silence_ns = now_ns.saturating_sub(path.answered_ns);
+        let is_expected = self.presence == Presence::Heard;
+        (is_expected && silence_ns >= timers.path_unanswered_ns())
+            .then_some(CloseReason::Unanswered { silence_ns })
+    }
+
     /// When a timer is due next.
     pub fn wake_at_ns(&self) -> Option<u64> {
         self.envelope?;
@@ -301,7 +315,10 @@ impl Session {
         let ack = owed_ns.map(|since_ns| since_ns + timers.ack_delay_ns);
         let path = |id: PathId| {
             let path = self.paths[id.index()]?;
+            let is_expected = self.presence == Presence::Heard;
+            let unanswered_ns = is_expected.then_some(path.answered_ns + timers.path_unanswered_ns());
             let silent_ns = path.heard_ns + timers.path_silent_ns;
+            let silent_ns = unanswered_ns.map_or(silent_ns, |unanswered_ns| unanswered_ns.min(silent_ns));
             Some(if self.takes(id) {
                 silent_ns.min(path.ping_at_ns)
             } else {

@@ -32,7 +32,10 @@ impl Session {
             self.counters.count_drop(reason);
             if reason == DropReason::WrongEpoch {
                 self.path_heard(now_ns, path);
-                self.note_epoch(header.envelope.epoch, out);
+                if header.envelope.epoch > envelope.epoch {
+                    self.expect_answers(now_ns);
+                    self.note_epoch(header.envelope.epoch, out);
+                }
             }
             return;
         }
@@ -55,6 +58,13 @@ impl Session {
     fn path_heard(&mut self, now_ns: u64, path: PathId) {
         if let Some(path) = &mut self.paths[path.index()] {
             path.heard_ns = now_ns;
+        }
+    }
+
+    /// Who is in another epoch, or was a moment ago, answers no pings of this one: answers count from here on.
+    fn expect_answers(&mut self, now_ns: u64) {
+        for path in self.paths.iter_mut().flatten() {
+            path.answered_ns = path.answered_ns.max(now_ns);
         }
     }
 
@@ -109,6 +119,7 @@ impl Session {
             Presence::Awaited | Presence::Suspected => {
                 self.presence = Presence::Heard;
                 self.rewind();
+                self.expect_answers(now_ns);
                 out.actions.push(Action::Heard { peer: self.peer });
             }
         }

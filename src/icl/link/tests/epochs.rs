@@ -47,6 +47,23 @@ fn what_is_lost_is_sent_again_and_what_was_known_of_it_is_skipped() {
     assert_eq!(bench.counters(1, 0).duplicates_dropped, 1);
 }
 
+/// H10: when only the acknowledgement was lost, what is sent again is acknowledged again, without a ping's help.
+#[test]
+fn a_duplicate_is_acknowledged_again() {
+    let mut bench = Bench::new(2, |_| {});
+    bench.submit(0, 1, 1, &[0]);
+    let sent = bench.end_turn(0);
+    bench.give_all(&sent);
+    bench.now_ns += 5 * MS;
+    assert_eq!(bench.end_turn(1).len(), 1, "the acknowledgement, which is lost");
+    bench.give_all(&sent);
+    bench.now_ns += 5 * MS;
+    let again = bench.end_turn(1);
+    bench.give_all(&again);
+    assert_eq!(bench.nodes[0].queued(slot(1)).frames, 0);
+    assert_eq!(bench.delivered.len(), 1);
+}
+
 /// Until something is acknowledged again the interval doubles, so that a peer that is slow is not buried.
 #[test]
 fn resending_slows_down() {

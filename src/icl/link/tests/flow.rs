@@ -84,6 +84,11 @@ fn a_path_that_takes_no_more_gathers_and_is_not_resent_on() {
         0,
         "what waits here is not lost"
     );
+    let wake_ns = bench.nodes[0].wake_at_ns().expect("a member has timers");
+    assert!(
+        wake_ns > bench.now_ns,
+        "what waits for the path is no reason to wake"
+    );
     let bytes = u32::try_from(first[0].bytes.len()).expect("it is short");
     bench.leaves = true;
     bench.event(

@@ -103,6 +103,7 @@ fn ticks_that_were_asked_for_suffice() {
             bench.give_all(&sent);
         }
         turns += 1;
+        assert!(turns < 5000, "time passes");
     }
     let silence_ms = (bench.now_ns - dead_since.expect("ten seconds passed")) / MS;
     assert!((500..=750).contains(&silence_ms), "{silence_ms} ms");
@@ -140,6 +141,67 @@ fn a_silent_path_hands_over_to_the_other() {
         bench.asked
     );
     assert_eq!(bench.counters(0, 1).failovers, 1);
+}
+
+/// Two paths: one that works in one direction only is given up by the side whose pings stay unanswered, though it hears
+/// the peer on it.
+#[test]
+fn a_path_that_works_one_way_only_hands_over_to_the_other() {
+    let mut bench = Bench::new(2, |_| {});
+    bench.up(0, 1, P1);
+    bench.up(1, 0, P1);
+    bench.run(500, &[0, 1], |_| true);
+    bench.submit(0, 1, 1, b"arrives in the end");
+    // Node 1 hears nothing on path 0 and gives it up; that news does not come through either.
+    let passes = |sent: &Sent| sent.path == P1 || sent.from == 1;
+    bench.run(550, &[0, 1], passes);
+    assert_eq!(bench.payloads(1, 0, 1).len(), 0);
+    bench.run(600, &[0, 1], passes);
+    assert_eq!(bench.payloads(1, 0, 1), [b"arrives in the end"]);
+    let closed = |of: usize| {
+        let reason = |&(node, action): &(usize, Action)| match action {
+            Action::ClosePath { path: P0, reason, .. } if node == of => Some(reason),
+            Action::ClosePath { .. }
+            | Action::Send { .. }
+            | Action::Deliver { .. }
+            | Action::Suspect { .. }
+            | Action::Heard { .. }
+            | Action::NewerEpoch { .. }
+            | Action::Room { .. } => None,
+        };
+        bench.asked.iter().filter_map(reason).collect::<Vec<_>>()
+    };
+    assert!(
+        matches!(closed(0)[..], [CloseReason::Unanswered { .. }]),
+        "{:?}",
+        closed(0)
+    );
+    assert!(
+        matches!(closed(1)[..], [CloseReason::Silent { .. }]),
+        "{:?}",
+        closed(1)
+    );
+    assert_eq!(bench.asked.len(), 2);
+    assert_eq!(suspicions(&bench), []);
+    bench.run(3000, &[0, 1], |sent| sent.path == P1);
+    assert!(bench.nodes[0].is_up(slot(1), P1));
+}
+
+/// A path stays up while its peer is in another epoch: it carries packets, though none that counts.
+#[test]
+fn a_path_outlives_a_peer_that_is_slow_to_enter() {
+    for late in [0, 1] {
+        let mut bench = Bench::new(2, |_| {});
+        bench.enter(1 - late, 2);
+        bench.submit(1 - late, late, 1, b"early");
+        bench.run(3000, &[0, 1], |_| true);
+        bench.enter(late, 2);
+        bench.settle();
+        assert!(bench.nodes[0].is_up(slot(1), P0) && bench.nodes[1].is_up(slot(0), P0));
+        assert_eq!(bench.payloads(late, 1 - late, 1), [b"early"]);
+        // Both were suspected meanwhile: nobody of the own epoch was heard (E1).
+        assert_eq!(suspicions(&bench).len(), 2);
+    }
 }
 
 /// Two paths: what was sent on a path that fails and is not acknowledged leaves on the other with the same turn.
