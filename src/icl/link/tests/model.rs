@@ -96,7 +96,7 @@ fn a_calm_network_wastes_nothing() {
         world.run(100, Faults::NONE, 0);
         let before = world.total(|counters| counters.packets_sent);
         world.run(500, Faults::NONE, 900);
-        world.run(200, Faults::NONE, 0);
+        world.run(1500, Faults::NONE, 0);
         world.check_rest();
         assert_eq!(world.total(|counters| counters.messages_resent), 0);
         assert_eq!(world.total(|counters| counters.suspicions), 0);

@@ -191,7 +191,8 @@ fn a_path_that_works_one_way_only_hands_over_to_the_other() {
 #[test]
 fn a_path_outlives_a_peer_that_is_slow_to_enter() {
     for late in [0, 1] {
-        let mut bench = Bench::new(2, |_| {});
+        // So late that a suspicion does not end the wait for answers before it is too long.
+        let mut bench = Bench::new(2, |config| config.timers.suspect_ns = 10_000 * MS);
         bench.enter(1 - late, 2);
         bench.submit(1 - late, late, 1, b"early");
         bench.run(3000, &[0, 1], |_| true);
@@ -199,8 +200,7 @@ fn a_path_outlives_a_peer_that_is_slow_to_enter() {
         bench.settle();
         assert!(bench.nodes[0].is_up(slot(1), P0) && bench.nodes[1].is_up(slot(0), P0));
         assert_eq!(bench.payloads(late, 1 - late, 1), [b"early"]);
-        // Both were suspected meanwhile: nobody of the own epoch was heard (E1).
-        assert_eq!(suspicions(&bench).len(), 2);
+        assert_eq!(suspicions(&bench), []);
     }
 }
 

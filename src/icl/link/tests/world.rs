@@ -81,6 +81,8 @@ struct Node {
 #[derive(Default)]
 struct Wire {
     is_cut: bool,
+    /// Datagrams to the lower or the higher node vanish.
+    is_deaf: [bool; 2],
     /// The number of the connection that is up.
     connection: Option<u64>,
     /// Reassemblers at the lower and the higher node.
@@ -442,6 +444,9 @@ impl World {
         packet: &[u8],
         faults: Faults,
     ) {
+        if self.wire(from, to, path).is_deaf[usize::from(from < to)] {
+            return;
+        }
         let copies = if self.random.chance(faults.repeat) { 3 } else { 1 };
         for _ in 0..copies {
             if self.random.chance(faults.lose) {
@@ -549,6 +554,11 @@ impl World {
         for (low, high, path) in keys {
             let path = PathId(if path == 0 { 0 } else { 1 });
             if self.random.chance(faults.cut_path) {
+                let side = self.random.index(2);
+                let is_deaf = &mut self.wire(low, high, path).is_deaf[side];
+                *is_deaf = !*is_deaf;
+            }
+            if self.random.chance(faults.cut_path) {
                 let is_cut = &mut self.wire(low, high, path).is_cut;
                 *is_cut = !*is_cut;
                 if *is_cut {
@@ -640,6 +650,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         for wire in self.wires.values_mut() {
             wire.is_cut = false;
+            wire.is_deaf = [false; 2];
         }
         for node in &mut self.nodes {
             node.paused_until_ns = 0;
