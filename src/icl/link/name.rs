@@ -1,0 +1,98 @@
+//! Who is who on the link: arrays, epochs, nodes and their incarnations, links and paths, addresses of messages.
+
+/// Nodes of one array at most.
+///
+/// Source: PROTOCOL section 3, membership of 1 to 8 nodes.
+pub const NODES_MAX: u8 = 8;
+
+/// Ways from one node to another at most: two network ports.
+pub const PATHS_MAX: usize = 2;
+
+/// The array whose nodes talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterId(pub [u8; 16]);
+
+/// A version of the membership; epochs only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// A node's place in the membership, below [`NODES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeSlot(pub u8);
+
+impl NodeSlot {
+    /// Whether such a place exists.
+    pub const fn is_valid(self) -> bool {
+        self.0 < NODES_MAX
+    }
+
+    /// As an index below [`NODES_MAX`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// One life of the process in a slot; a later life has a greater number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(pub u64);
+
+/// One life of one node: what an epoch's membership is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its place.
+    pub slot: NodeSlot,
+    /// Its life.
+    pub incarnation: Incarnation,
+}
+
+/// Which of the parallel links of two nodes: each core has one to the core of the same number over there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane(pub u8);
+
+/// One way to a peer, below [`PATHS_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathId(pub u8);
+
+impl PathId {
+    /// As an index. Panics unless it is below [`PATHS_MAX`].
+    pub fn index(self) -> usize {
+        let index = usize::from(self.0);
+        assert!(index < PATHS_MAX, "a node pair has two paths at most");
+        index
+    }
+}
+
+/// For whom on the other node a message is.
+///
+/// Source: US patent application in `seed/`, Figure 17b: the link routes the messages of the AMFs of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// The AMF of this redundancy group; [`Address::GROUP_MAX`] is the greatest number.
+    Group(u16),
+    /// The node itself.
+    Node,
+}
+
+impl Address {
+    /// The greatest number of a group.
+    pub const GROUP_MAX: u16 = Self::NODE_WIRE - 1;
+    const NODE_WIRE: u16 = u16::MAX;
+
+    pub(super) const fn from_wire(code: u16) -> Self {
+        match code {
+            Self::NODE_WIRE => Self::Node,
+            group => Self::Group(group),
+        }
+    }
+
+    /// Panics for a group beyond [`Address::GROUP_MAX`].
+    pub(super) const fn wire(self) -> u16 {
+        match self {
+            Self::Node => Self::NODE_WIRE,
+            Self::Group(group) => {
+                assert!(group <= Self::GROUP_MAX, "the last number means the node");
+                group
+            }
+        }
+    }
+}
