@@ -442,14 +442,15 @@ fn a_held_connect_ends_with_its_connection_or_its_controller() {
 #[test]
 fn the_oldest_make_way_in_whatever_order_connections_are_reported() {
     let mut rig = Rig::new(config());
-    let last = UNCONNECTED_MAX as u64 * 3;
+    let flood = UNCONNECTED_MAX * 3;
+    let last = flood as u64;
     rig.now_ns = SECOND;
     let host = rig.open_accepted(MAIN, rig.now_ns + last);
     for at in 0..last {
         rig.open_accepted(MAIN, rig.now_ns + (at * 7) % last);
     }
     let closes = rig.closes();
-    assert_eq!(closes.len(), last as usize + 1 - UNCONNECTED_MAX);
+    assert_eq!(closes.len(), flood + 1 - UNCONNECTED_MAX);
     assert!(closes.iter().all(|(queue, _)| *queue != host), "it is the newest");
     let slot = rig.send(
         host,
