@@ -204,6 +204,9 @@ fn what_was_found_stays_mended() {
         // The first rows of a rebuild were asked for before their core had heard of it, and counted by how far the last one was.
         "seed=513310 level=raid1 members=4 spares=2 disks=2 rows=6 cores=3 hosts=1 depth=2 commands=61 span=80 cache=0 journal=1 \
          zeroed=0 stop=power@1+0 stop=power@25+0 fault=error@10:1 fault=hang@61:3 order=return@49:1",
+        // A row's turn in a rebuild that was over counted for the next, although that had not done the rows in front of it.
+        "seed=38931 level=raid6 members=4 spares=1 joining=1 rows=5 cores=2 hosts=1 depth=2 commands=137 span=103 cache=1 \
+         journal=1 ram=1 zeroed=1 stop=power@134+0-1 fault=hang@123:0 order=return@103:5 order=repair@105:0",
         // Blocks of one row that could not be read had each other repaired for ever.
         "seed=463 level=raid6 members=7 rows=5 cores=3 hosts=3 depth=4 commands=52 span=142 cache=0 zeroed=1 \
          stop=clean@36+0-0 fault=media@40:2 fault=media@52:3",

@@ -123,8 +123,8 @@ pub enum Request {
     },
     /// Write the strips of all members under rebuild anew, and let them count as live up to this row.
     ///
-    /// Rows are asked for in ascending order, by one core, at most [`REBUILDS_MAX`] at a time; those that are left out
-    /// count as rebuilt. When one fails, those behind it that are under way complete with
+    /// Rows are asked for in ascending order, by one core, at most [`REBUILDS_MAX`] at a time, without leaving one
+    /// out. When one fails, those behind it that are under way complete with
     /// [`GroupError::Aborted`] or an error of their own, and the rebuild goes on from the row that failed.
     Rebuild {
         /// The stripe row.

@@ -222,8 +222,8 @@ impl LockTable {
         self.rebuild.load()
     }
 
-    /// The strips of the members `rebuilding` are right in all rows below `rows`; false, and nothing changes, if others are being
-    /// rebuilt by now. The caller holds the write lock of row `rows - 1` and has held that of each row before it until
+    /// The strips of the members `rebuilding` are right in row `rows - 1`, and so in all rows below `rows`; false, and nothing changes,
+    /// if others are being rebuilt by now, or the rows in front of it are not done for all of them. The caller holds the write lock of row `rows - 1` and has held that of each row before it until
     /// it had said the same of that one.
     #[must_use]
     pub fn advance_rebuilt(&self, rebuilding: u32, rows: u64) -> bool {
@@ -362,6 +362,9 @@ impl RebuildWord {
                 return false;
             }
             assert!(rows > known.rows, "rows are rebuilt in ascending order");
+            if rows > known.rows + 1 {
+                return false;
+            }
             match self.replace(old, Rebuild { rows, ..known }) {
                 Ok(()) => return true,
                 Err(now) => old = now,
@@ -501,7 +504,11 @@ mod tests {
         let failed_at = |row| table.members_at(RowIndex(row)).failed;
         table.publish(rebuilding(1, 0b101, 0b100, 3));
         assert_eq!([2, 3].map(failed_at), [0b001, 0b101]);
-        assert!(table.advance_rebuilt(0b100, 10));
+        assert!(
+            !table.advance_rebuilt(0b100, 10),
+            "a row in front of it is not done"
+        );
+        assert!((4..=10).all(|rows| table.advance_rebuilt(0b100, rows)));
         table.publish(rebuilding(2, 0b101, 0b100, 5));
         assert_eq!([9, 10].map(failed_at), [0b001, 0b101]);
         assert_eq!((table.members().failed, table.lost()), (0b101, 0b001));
@@ -515,7 +522,7 @@ mod tests {
     fn a_member_that_joins_a_rebuild_begins_where_the_set_says() {
         let table = LockTable::new(64);
         table.publish(rebuilding(1, 0b001, 0b001, 0));
-        assert!(table.advance_rebuilt(0b001, 8));
+        assert!((1..=8).all(|rows| table.advance_rebuilt(0b001, rows)));
         table.publish(rebuilding(2, 0b011, 0b011, 0));
         assert_eq!(
             table.rebuild(),
