@@ -1,1 +1,3 @@
 //! Inter-controller link.
+
+pub mod membership;
