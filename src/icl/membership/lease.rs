@@ -39,6 +39,8 @@ pub struct Lease {
     incarnation: Incarnation,
     epoch: Epoch,
     voters: Vec<Voter>,
+    /// Voters that get heartbeats; the others count as not renewed.
+    drives: DriveSet,
     seq: u64,
     next_beat_ns: u64,
     last_turn_ns: u64,
@@ -63,6 +65,7 @@ impl Lease {
             incarnation,
             epoch,
             voters: voters.iter().map(voter).collect(),
+            drives: voters,
             seq: 0,
             next_beat_ns: now_ns,
             last_turn_ns: now_ns,
@@ -77,6 +80,12 @@ impl Lease {
     pub fn set_epoch(&mut self, epoch: Epoch) {
         assert!(epoch >= self.epoch, "epochs only grow");
         self.epoch = epoch;
+    }
+
+    /// Only these voters get heartbeats from now on: drives in use, on which this node is registered. A majority of all voters still is
+    /// what it takes.
+    pub const fn set_drives(&mut self, drives: DriveSet) {
+        self.drives = drives;
     }
 
     /// One turn of the loop: heartbeats that are due go to `out`. A voter that has not answered the last one gets none.
@@ -101,7 +110,7 @@ impl Lease {
             seq: self.seq,
         };
         for voter in &mut self.voters {
-            if voter.pending_ns.is_none() {
+            if voter.pending_ns.is_none() && self.drives.contains(voter.drive) {
                 voter.pending_ns = Some(now_ns);
                 out.push((voter.drive, heartbeat));
             }
@@ -118,7 +127,7 @@ impl Lease {
         let issued_ns = voter.pending_ns.take().expect("a heartbeat is answered once");
         match answer {
             Answer::Written => voter.written_ns = Some(issued_ns),
-            Answer::Conflict => self.is_evicted = true,
+            Answer::Conflict => self.is_evicted |= self.drives.contains(drive),
             Answer::Failed => {}
         }
     }

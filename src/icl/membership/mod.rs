@@ -13,21 +13,21 @@
 //! Deliberately knows no clock, link, drive, lock or redundancy level: time and randomness come in with events, and what a drive or
 //! the array management function has to do goes out as an action.
 
-//pub mod choice;
+pub mod choice;
 pub mod fence;
 mod identity;
 pub mod lease;
-//pub mod machine;
-//pub mod message;
+pub mod machine;
+pub mod message;
 //#[cfg(test)]
 //mod model;
 pub mod paxos;
 pub mod record;
-//pub mod status;
+pub mod status;
 pub mod times;
 //#[cfg(test)]
 //mod world;
 
 pub use identity::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
-//pub use machine::Machine;
+pub use machine::Machine;
 pub use nvme::reservation::{Key, Report};

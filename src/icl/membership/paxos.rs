@@ -113,6 +113,8 @@ pub struct Paxos {
     /// Voters that make a majority.
     quorum: u32,
     phase: Phase,
+    /// Something was asked of a drive.
+    has_begun: bool,
     /// The own block has been recalled from a majority.
     has_recalled: bool,
     /// Highest ballot met.
@@ -152,6 +154,7 @@ impl Paxos {
             phase: Phase::Waiting {
                 until_ns: now_ns + smaller_by as u64 * COMPONENT_NS,
             },
+            has_begun: false,
             has_recalled: false,
             highest: Ballot(0),
             best: (Ballot(0), None),
@@ -168,6 +171,11 @@ impl Paxos {
     /// Whether it has ended; then it takes no more events but late answers.
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over)
+    }
+
+    /// Whether it has not begun yet: then it may be dropped without a trace.
+    pub const fn is_waiting_to_begin(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. }) && !self.has_begun
     }
 
     /// Drives that have past lives of this slot ended.
@@ -249,6 +257,7 @@ impl Paxos {
 
     /// Begins the phase that is due: the own block is recalled once, before the first ballot.
     fn begin(&mut self, out: &mut Vec<Action>) {
+        self.has_begun = true;
         if self.has_recalled {
             self.begin_ballot(out);
         } else {
