@@ -18,7 +18,8 @@ use super::{DriveIndex, DriveSet, Epoch, Incarnation, Key, Slot};
 
 /// Type of the reservation on all drives: registrants write, everyone reads.
 pub const RESERVATION: Kind = Kind::WriteExclusiveAllRegistrants;
-/// Preempt and Abort of a key that is still reported after a conflict: somebody else changed the registrants in between.
+/// Preempt and Abort of a key that is still reported after a conflict, because somebody else changed the registrants in between; and
+/// writes of a certificate.
 const ATTEMPTS_MAX: u32 = 4;
 
 /// How a drive answered what it was asked by a fence.
@@ -184,6 +185,17 @@ impl Fence {
         self.note_majority(now_ns);
     }
 
+    /// Begins again on drives that have failed, for there is no going on without them.
+    pub fn retry(&mut self, out: &mut Vec<(DriveIndex, Ask)>) {
+        for index in 0..self.fronts.len() {
+            if self.fronts[index].step == Step::Failed {
+                self.fronts[index].step = if self.all { Step::Register } else { Step::Preempt };
+                self.fronts[index].attempts = 0;
+                self.ask(index, out);
+            }
+        }
+    }
+
     /// Drives on which nothing of the victims is left.
     pub fn fenced(&self) -> DriveSet {
         self.at(Step::Fenced)
@@ -267,6 +279,11 @@ impl Fence {
                 } else {
                     Step::Preempt
                 }
+            }
+            // Without a certificate nothing is lost but time: it is written again.
+            (Step::WriteCertificate, Answer::Failed) if self.fronts[index].attempts + 1 < ATTEMPTS_MAX => {
+                self.fronts[index].attempts += 1;
+                Step::WriteCertificate
             }
             (Step::Fenced | Step::Failed, answer) => {
                 unreachable!("nothing was asked of a drive that is through: {answer:?}")

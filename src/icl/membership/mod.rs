@@ -25,8 +25,8 @@ pub mod paxos;
 pub mod record;
 pub mod status;
 pub mod times;
-//#[cfg(test)]
-//mod world;
+#[cfg(test)]
+mod world;
 
 pub use identity::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
 pub use machine::Machine;

@@ -52,7 +52,7 @@ pub enum Event {
 /// What is to be done. A drive gets the next command when it has answered the last one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// End all associations of this slot's other lives with the drive, wait for their commands, and let none of them in again.
+    /// End all associations of this slot's past lives with the drive, wait for their commands, and let none of them in again.
     Expel(DriveIndex),
     /// Read the blocks of all slots.
     Read(DriveIndex),

@@ -92,7 +92,7 @@ impl Ticket {
 /// What a drive is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// End all associations of this slot's other lives, wait for their commands, and let none of them in again.
+    /// End all associations of this slot's past lives, wait for their commands, and let none of them in again.
     Expel,
     /// Kill all associations of another node's life, wait for their commands, and let it in no more.
     Kill(Slot, Incarnation),
@@ -233,7 +233,7 @@ pub enum Action {
     Pause,
     /// The lease is good again.
     Resume,
-    /// Finish everything, destage, release all locks; [`Event::Drained`] follows.
+    /// Finish everything, destage, release all locks; [`Event::Drained`] follows when no data command is left on any drive.
     Drain,
     /// A drive does not know its registrants any more (H04): what it holds is stale.
     DriveStale(DriveIndex),
@@ -318,7 +318,8 @@ impl Machine {
     pub fn may_complete(&self, now_ns: u64) -> bool {
         let has_opened = self.inside.as_ref().is_some_and(Inside::has_opened);
         let lease = self.lease.as_ref();
-        self.halt.is_none() && has_opened && lease.is_some_and(|lease| lease.is_valid(now_ns))
+        let is_member = self.standing == Standing::Member;
+        is_member && has_opened && lease.is_some_and(|lease| lease.is_valid(now_ns))
     }
 
     /// The newest decided record that is known.

@@ -6,7 +6,7 @@ use crate::icl::membership::message::{Announcement, Standing, Step};
 use crate::icl::membership::paxos::{self, Paxos};
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::membership::status::Halt;
-use crate::icl::membership::times::SUSPECT_NS;
+use crate::icl::membership::times::{IO_NS, SUSPECT_NS};
 use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Slot, SlotSet};
 
 impl Machine {
@@ -57,6 +57,14 @@ impl Machine {
             let first = able.find(|one| choice.slots.contains(one.slot));
             first.is_some_and(|first| first.slot == self.config.slot)
         };
+        // A drive may be lost to all, and not all have noticed: nobody is left out for a path before that would be known.
+        let is_behind = |one: &Candidate, best: Choice| {
+            one.is_member && !best.slots.contains(one.slot) && !one.reach.covers(best.drives)
+        };
+        let is_early = now_ns - since_ns < IO_NS;
+        if is_early && best.is_some_and(|best| candidates.iter().any(|one| is_behind(one, best))) {
+            return None;
+        }
         let choice = match best {
             Some(best) if is_proposer(&best) => best,
             Some(best) if is_alone_in_knowing && best.slots.contains(self.config.slot) => best,
@@ -79,7 +87,7 @@ impl Machine {
             .map_or(DriveSet::EMPTY, super::Inside::unfenced)
     }
 
-    fn drives_wanted(&self) -> DriveSet {
+    pub(super) fn drives_wanted(&self) -> DriveSet {
         let drives = match (&self.record, self.wish) {
             (Some(_), Some(wish)) if self.inside.is_some() => wish.drives,
             (Some(record), _) => record.drives,
@@ -116,7 +124,9 @@ impl Machine {
             .fresh(now_ns)
             .filter_map(|said| self.candidate(said, is_member, admits))
             .collect();
-        if self.standing != Standing::Leaving {
+        // Who leaves stays as long as nobody else is there to go on.
+        let has_heirs = candidates.iter().any(|one| one.is_member == is_member);
+        if self.standing != Standing::Leaving || !has_heirs {
             candidates.push(Candidate {
                 slot: self.config.slot,
                 reach: self.reach(),

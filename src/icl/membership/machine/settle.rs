@@ -4,9 +4,10 @@
 //! The leader fences and calls each step; the others follow what it announces. If it dies on the way the next epoch has another one,
 //! and the victims of this epoch are victims of that one, too, as long as nobody has seen this one open.
 
-use nvme::reservation::{Command as Reservation, Report};
+use nvme::reservation::{Command as Reservation, Persistence, Report};
 
 use super::{Action, Answer, Command, Machine, Purpose};
+use crate::icl::membership::choice;
 use crate::icl::membership::fence::{self, Fence, RESERVATION};
 use crate::icl::membership::lease::Lease;
 use crate::icl::membership::message::{Standing, Step};
@@ -159,7 +160,8 @@ impl Machine {
     fn left_out(&mut self, out: &mut Vec<Action>) {
         let epoch = self.epoch();
         let is_wanted = self.standing == Standing::Leaving;
-        let inside = self.inside.take().expect("a member is left out");
+        self.inside = None;
+        // Whoever leads the epoch takes the registration, for only that waits for what is still on its way.
         self.stop(
             if is_wanted {
                 Halt::Left(epoch)
@@ -168,19 +170,18 @@ impl Machine {
             },
             out,
         );
-        if is_wanted {
-            self.unregister(inside.enrolled, inside.own, out);
-        }
     }
 
-    /// Gives the own registrations back; nobody waits for that.
+    /// Gives the own registrations back where nothing of this node is on its way; nobody waits for that.
     fn unregister(&mut self, enrolled: DriveSet, own: Member, out: &mut Vec<Action>) {
         for drive in enrolled.and(self.up).iter() {
-            let command = Command::Reserve(Reservation::Unregister {
-                current: Some(own.key),
-                persistence: nvme::reservation::Persistence::Keep,
-            });
-            self.desk.ask(Purpose::Enrol, drive, command, out);
+            if self.desk.is_answered(Purpose::Lease, drive) {
+                let command = Command::Reserve(Reservation::Unregister {
+                    current: Some(own.key),
+                    persistence: Persistence::Keep,
+                });
+                self.desk.ask(Purpose::Enrol, drive, command, out);
+            }
         }
     }
 
@@ -215,6 +216,7 @@ impl Machine {
                 self.ask_report(drive, out);
             }
             self.audit(out);
+            self.fence_again(out);
         }
         for _ in 0..STEPS_MAX {
             let Some(before) = self.inside.as_ref().map(|inside| (inside.step, inside.wait)) else {
@@ -274,6 +276,17 @@ impl Machine {
             inside.step = Step::Registered;
             inside.opens_at_ns = waits.then_some(majority_ns + LEASE_WAIT_NS);
             self.set_lease_drives();
+        }
+    }
+
+    /// If there is no going on without the drives that could not be fenced, they are tried again.
+    fn fence_again(&mut self, out: &mut Vec<Action>) {
+        let is_blocked = choice::blocked(self.rules(self.drives_wanted()), self.reach()).is_some();
+        let fence = self.inside.as_mut().and_then(|inside| inside.fence.as_mut());
+        if let Some(fence) = fence.filter(|_| is_blocked) {
+            let mut asks = Vec::new();
+            fence.retry(&mut asks);
+            self.ask_fence(asks, out);
         }
     }
 
@@ -461,7 +474,10 @@ impl Machine {
         let (record, inside) = self.parts();
         let own = inside.own.key;
         let has = |member: &Member| report.registrants.iter().any(|one| one.key == member.key);
+        // As long as the epoch settles, others may not have registered yet.
+        let is_settled = inside.step == Step::Open || inside.audited.is_some();
         let missing = record.members.iter().filter(|member| !has(member)).count();
+        let has_forgotten = missing == record.members.len() || (is_settled && missing > 0);
         let is_member = |key| record.members.iter().any(|member| member.key == key);
         let mut extra = report
             .registrants
@@ -477,7 +493,7 @@ impl Machine {
         if own_is_missing && missing < record.members.len() {
             return self.stop(Halt::Fenced(self.epoch()), out);
         }
-        if missing > 0 || report.kind != Some(RESERVATION) {
+        if has_forgotten || report.kind != Some(RESERVATION) {
             self.unaudited = self.unaudited.without(drive);
             self.up = self.up.with(drive);
             if !self.stale.contains(drive) {
