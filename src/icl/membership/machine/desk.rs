@@ -85,12 +85,6 @@ impl Desk {
         })
     }
 
-    /// Whether the drive has answered everything of this purpose, also what nobody waits for.
-    pub(super) fn is_answered(&self, purpose: Purpose, drive: DriveIndex) -> bool {
-        let line = self.lines.get(&(purpose, drive));
-        line.is_none_or(|line| line.pending.is_none())
-    }
-
     fn serial(&self, purpose: Purpose) -> u32 {
         self.serials.get(&purpose).copied().unwrap_or(0)
     }

@@ -4,7 +4,7 @@
 //! The leader fences and calls each step; the others follow what it announces. If it dies on the way the next epoch has another one,
 //! and the victims of this epoch are victims of that one, too, as long as nobody has seen this one open.
 
-use nvme::reservation::{Command as Reservation, Persistence, Report};
+use nvme::reservation::{Command as Reservation, Report};
 
 use super::{Action, Answer, Command, Machine, Purpose};
 use crate::icl::membership::choice;
@@ -170,19 +170,6 @@ impl Machine {
             },
             out,
         );
-    }
-
-    /// Gives the own registrations back where nothing of this node is on its way; nobody waits for that.
-    fn unregister(&mut self, enrolled: DriveSet, own: Member, out: &mut Vec<Action>) {
-        for drive in enrolled.and(self.up).iter() {
-            if self.desk.is_answered(Purpose::Lease, drive) {
-                let command = Command::Reserve(Reservation::Unregister {
-                    current: Some(own.key),
-                    persistence: Persistence::Keep,
-                });
-                self.desk.ask(Purpose::Enrol, drive, command, out);
-            }
-        }
     }
 
     /// Writes the own copy of the record to the voters that do not have it.
@@ -592,17 +579,13 @@ impl Machine {
         }
     }
 
-    /// The last member has its cleanliness decided and open: it goes.
+    /// The last member has its cleanliness decided and open: it goes. Its registration stays, for with it the reservation would go that
+    /// keeps out what dead lives may still have on their way; whoever starts the array next takes it.
     fn leave_last(&mut self, out: &mut Vec<Action>) {
-        let (record, inside) = self.parts();
-        let (is_last, own, enrolled) = (
-            record.clean && record.members.len() == 1,
-            inside.own,
-            inside.enrolled,
-        );
+        let (record, _) = self.parts();
+        let is_last = record.clean && record.members.len() == 1;
         if is_last && self.standing == Standing::Leaving {
             self.stop(Halt::Left(self.epoch()), out);
-            self.unregister(enrolled, own, out);
         }
     }
 }
