@@ -19,8 +19,8 @@ mod identity;
 pub mod lease;
 pub mod machine;
 pub mod message;
-//#[cfg(test)]
-//mod model;
+#[cfg(test)]
+mod model;
 pub mod paxos;
 pub mod record;
 pub mod status;

@@ -422,23 +422,6 @@ impl World {
 
     /// The command has had its effect, or never will: its owner is told, if there is a way.
     fn answer(&mut self, id: u64, answer: Answer) {
-        if std::env::var("DBG").is_ok() {
-            if let Some(f) = self.flights.get(&id) {
-                if !matches!(
-                    f.what,
-                    What::Data
-                        | What::Membership(
-                            Command::WriteHeartbeat(_) | Command::ReadQuorum | Command::ReadHeartbeats
-                        )
-                ) {
-                    let mut t = format!("{:?}", answer);
-                    t.truncate(60);
-                    let mut w = format!("{:?}", f.what);
-                    w.truncate(300);
-                    eprintln!("{} {:?} d{} {} -> {}", self.now_ns / MS, f.life, f.drive, w, t);
-                }
-            }
-        }
         let Some(flight) = self.flights.remove(&id) else {
             return;
         };

@@ -191,15 +191,3 @@ fn a_path_that_one_node_lost_costs_the_node_and_a_lost_drive_the_drive() {
     assert_eq!((record.drives.count(), record.members.len()), (4, 3));
     assert_eq!(world.checks.halts.len(), halts);
 }
-
-#[test]
-fn dbg_seed() {
-    if let Ok(seed) = std::env::var("SEED") {
-        let from: u64 = seed.parse().unwrap();
-        let to: u64 = std::env::var("TO").unwrap().parse().unwrap();
-        for seed in from..to {
-            let result = std::panic::catch_unwind(|| drop(try_seed(seed, Mutant::None)));
-            if result.is_err() { println!("BAD {seed}"); }
-        }
-    }
-}
