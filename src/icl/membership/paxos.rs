@@ -591,7 +591,7 @@ mod tests {
         let mut drives = Drives::default();
         let mut first = proposer(0, 1);
         drives.run(0, &mut first, 12);
-        assert_eq!(drives.run(0, &mut proposer(1, 2), 100).is_some(), true);
+        assert!(drives.run(0, &mut proposer(1, 2), 100).is_some());
         let mut out = Vec::new();
         let mut events: Vec<Event> = Vec::new();
         // The first proposer's commands were lost with the test's outbox: a fresh one of its slot meets the ballot.

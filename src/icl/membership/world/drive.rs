@@ -129,20 +129,10 @@ impl Drive {
 
     /// Hands a reservation command to the machine. Returns which commands are done, and which held ones are aborted.
     pub(super) fn reserve(&mut self, name: u64, life: Life, command: Reservation) -> Outcome {
-        let command = match command {
-            Reservation::Preempt {
-                current,
-                victim,
-                kind,
-                abort,
-            } => Reservation::Preempt {
-                current,
-                victim,
-                kind,
-                abort: abort && !self.loses_abort,
-            },
-            other => other,
-        };
+        let mut command = command;
+        if let Reservation::Preempt { abort, .. } = &mut command {
+            *abort &= !self.loses_abort;
+        }
         let host = host_of(life);
         let mut actions = Vec::new();
         self.reservation.ask(Ask { name, host, command }, &mut actions);

@@ -195,7 +195,11 @@ impl World {
             random,
             drives,
             voters: drives,
-            killers: if random % 2 == 0 { drives } else { DriveSet::EMPTY },
+            killers: if random.is_multiple_of(2) {
+                drives
+            } else {
+                DriveSet::EMPTY
+            },
             needs: vec![Need {
                 drives,
                 required: drives.count() - failures,
@@ -350,7 +354,7 @@ impl World {
                 self.end_associations(drive, |other| other == (slot, incarnation));
                 self.answer(id, Answer::Done);
             }
-            what => {
+            what @ (What::Membership(_) | What::Data) => {
                 let long = self.random.chance(3);
                 let hold_ns = if long {
                     self.random.ms(100, 9_000)

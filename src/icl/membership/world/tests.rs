@@ -20,7 +20,7 @@ fn formed(seed: u64, nodes: usize, drives: usize, mutant: Mutant) -> World {
 fn try_seed(seed: u64, mutant: Mutant) -> World {
     let (nodes, drives) = (
         2 + usize::try_from(seed % 3).unwrap(),
-        if seed % 2 == 0 { 3 } else { 5 },
+        if seed.is_multiple_of(2) { 3 } else { 5 },
     );
     let mut world = formed(seed, nodes, drives, mutant);
     let now_ns = world.now_ns;
