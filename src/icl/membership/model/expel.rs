@@ -367,13 +367,20 @@ const STATES_MAX: usize = 1_000_000;
 
 #[test]
 fn nothing_of_a_victim_has_effect_beside_the_next_epoch() {
-    for (losses, pauses) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+    // Without loss and pause it goes as deep as it takes to catch the mutants.
+    let cases = [
+        (0, 0, 6 * STATES_MAX),
+        (0, 1, STATES_MAX),
+        (1, 0, STATES_MAX),
+        (1, 1, STATES_MAX),
+    ];
+    for (losses, pauses, states_max) in cases {
         let model = Expel {
             losses,
             pauses,
             mutant: Mutant::None,
         };
-        let found = search(model, STATES_MAX);
+        let found = search(model, states_max);
         println!(
             "{losses} lost drives, {pauses} pauses: {} states, whole: {}",
             found.states, found.is_whole
