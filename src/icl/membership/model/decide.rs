@@ -256,7 +256,7 @@ fn is_caught(proposers: u8, restarts: u8, mutant: Mutant) {
         mutant,
     };
     let found = search(model, 6 * STATES_MAX);
-    println!("{mutant:?}: {:?} after {} states", found.broken, found.states);
+    println!("{mutant:?}: {:?} within {} states", found.broken, found.states);
     assert_eq!(found.broken, ["I3"], "{mutant:?}");
 }
 

@@ -397,7 +397,7 @@ fn is_caught(mutant: Mutant, property: &str) {
         mutant,
     };
     let found = search(model, 6 * STATES_MAX);
-    println!("{mutant:?}: {:?} after {} states", found.broken, found.states);
+    println!("{mutant:?}: {:?} within {} states", found.broken, found.states);
     assert!(found.broken.contains(&property), "{mutant:?}");
 }
 
