@@ -1,3 +1,4 @@
 //! Inter-controller link.
 
 pub mod link;
+pub mod membership;

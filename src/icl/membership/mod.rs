@@ -1,0 +1,33 @@
+//! Who is a member of an array, in which epoch, and who may answer hosts.
+//!
+//! Owns the records of the quorum area ([`record`]), the decision ([`paxos`]), the lease that bounds what a node that was cut off
+//! may still say ([`lease`]), the fence that takes a lost node's way to the drives ([`fence`]), what nodes tell one another
+//! ([`message`]), which nodes and drives to go on with ([`choice`]), and the machine that joins them in the only safe order: decide,
+//! fence, wait, recover, open ([`Machine`]).
+//!
+//! Invariants (PROTOCOL 4.3):
+//! - I3: one set of members is decided for each epoch, and epochs only grow.
+//! - I4: after a drive's certificate nothing of the fenced incarnation executes on it.
+//! - I10: nobody completes anything without a lease that is valid at that moment.
+//!
+//! Deliberately knows no clock, link, drive, lock or redundancy level: time and randomness come in with events, and what a drive or
+//! the array management function has to do goes out as an action.
+
+pub mod choice;
+pub mod fence;
+mod identity;
+pub mod lease;
+pub mod machine;
+pub mod message;
+#[cfg(test)]
+mod model;
+pub mod paxos;
+pub mod record;
+pub mod status;
+pub mod times;
+#[cfg(test)]
+mod world;
+
+pub use identity::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
+pub use machine::Machine;
+pub use nvme::reservation::{Key, Report};
