@@ -431,7 +431,10 @@ impl Node {
             Mail::Wake(row) => at.wake(row),
             Mail::Recall(row) => at.recall(row),
             Mail::Lane { from, call } => at.lane(from, call),
-            Mail::Members(set) => at.set_members(set),
+            Mail::Members(set) => {
+                at.set_members(set);
+                self.background_needs(out);
+            }
             Mail::MemberDrive { member, drive } => at.move_member(member, drive),
             Mail::MemberDriveSet => self.core_answered(out),
             Mail::Retire { number } => self.retire(core, number),

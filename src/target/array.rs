@@ -218,7 +218,13 @@ impl Core {
             return;
         };
         binding.engine.set_members(set, &mut binding.actions);
+        let heard = binding.engine.heard();
         self.pump(io, group);
+        if self.control.is_some() {
+            self.with_control(io, |control, core, io| {
+                control.members_heard(core, io, group, heard)
+            });
+        }
     }
 
     /// Another drive carries a lost member, as soon as its old one has answered everything or was given up: its answers must not

@@ -146,6 +146,11 @@ impl Engine {
         }
     }
 
+    /// Generation of the newest member set that this core was told. Rows of a rebuild that is newer fail.
+    pub const fn heard(&self) -> u64 {
+        self.heard
+    }
+
     /// Rows that were rebuilt for other members than these count for nothing.
     pub(super) fn rebuild_changed(&mut self, members: MemberSet) {
         self.heard = self.heard.max(members.generation);

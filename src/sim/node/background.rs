@@ -195,7 +195,7 @@ impl Node {
         let snapshot = self.group.snapshot();
         let needs = Needs {
             generation: snapshot.generation,
-            is_open: self.phase == Phase::Open,
+            is_open: self.phase == Phase::Open && self.has_heard_of_rebuild(),
             is_degraded: snapshot.state == GroupState::Degraded,
             rebuild: self.work.rebuild.map(|work| RebuildNeed {
                 members: work.members,
@@ -209,6 +209,12 @@ impl Node {
             self.work.needs = needs;
             self.background_event(Event::Needs(needs), out);
         }
+    }
+
+    /// Nothing is begun before the core that does it has heard which members are rebuilt.
+    fn has_heard_of_rebuild(&self) -> bool {
+        let heard = self.cores[0].engine.heard();
+        self.work.rebuild.is_none_or(|work| work.wave <= heard)
     }
 
     pub(super) fn row_done(

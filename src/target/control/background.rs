@@ -112,7 +112,8 @@ fn needs_of(group: &GroupControl) -> Needs {
     let snapshot = group.machine.snapshot();
     Needs {
         generation: snapshot.generation,
-        is_open: group.is_open(),
+        // Nothing is begun before this core's engine has heard which members are rebuilt.
+        is_open: group.is_open() && group.rebuild.is_none_or(|work| work.wave <= group.heard),
         is_degraded: snapshot.state == GroupState::Degraded,
         rebuild: group.rebuild.map(|work| RebuildNeed {
             members: work.members,
@@ -133,6 +134,19 @@ impl Control {
             state.background.needs = needs;
             self.background_event(core, io, group, Event::Needs(needs));
         }
+    }
+
+    /// The engine of this core was told a member set.
+    pub(in crate::target) fn members_heard(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        generation: u64,
+    ) {
+        let heard = &mut self.groups[usize::from(group)].heard;
+        *heard = generation.max(*heard);
+        self.background_needs(core, io, group);
     }
 
     /// Ten times a second.

@@ -146,6 +146,8 @@ pub(super) struct GroupControl {
     draining: u16,
     /// Cores that have yet to say how they got on with retiring what their lanes held; whether all could so far.
     pub(super) retiring: (u16, bool),
+    /// Generation of the newest member set that the engine of this core was told.
+    pub(super) heard: u64,
     /// Why it failed, as a sentence.
     pub(super) failed: Option<String>,
     /// Its members are being flushed for the last time.
@@ -329,6 +331,7 @@ impl Control {
             lost_blocks,
             draining: 0,
             retiring: (0, true),
+            heard: members.generation,
             failed: None,
             is_closing: false,
         });
