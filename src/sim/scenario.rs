@@ -190,7 +190,7 @@ pub enum Mutant {
     StaleParity,
     /// Check records are not written, although rows are written in place as if they were.
     NoPartialParity,
-    /// A rebuilt row counts as done when it is asked for, so that the rebuild is published before its data.
+    /// A rebuilt row counts as done when it is asked for, and nobody waits for the last flush, so that the rebuild is published before its data.
     EarlyRebuild,
     /// Rows of an expansion are not flushed before it is durable that they have moved.
     MapBeforeData,

@@ -296,6 +296,9 @@ impl Node {
             Action::Wave { from_row, to_row } => {
                 self.relayout_event(RelayoutEvent::Begin { from_row, to_row }, out);
             }
+            Action::Flush { journal } if journal && self.mutant == Mutant::EarlyRebuild => {
+                self.work.events.push_back(Event::Flushed { done: true });
+            }
             Action::Flush { journal } if journal && self.mutant != Mutant::OldJournal => {
                 self.retire_and_flush(out);
             }
