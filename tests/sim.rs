@@ -207,6 +207,9 @@ fn what_was_found_stays_mended() {
         // A row's turn in a rebuild that was over counted for the next, although that had not done the rows in front of it.
         "seed=38931 level=raid6 members=4 spares=1 joining=1 rows=5 cores=2 hosts=1 depth=2 commands=137 span=103 cache=1 \
          journal=1 ram=1 zeroed=1 stop=power@134+0-1 fault=hang@123:0 order=return@103:5 order=repair@105:0",
+        // A flush that began without a lost member failed when another went, although the first had been rebuilt meanwhile.
+        "seed=21695 level=raid5 members=4 spares=1 joining=0 block=4096 disks=1 rows=7 cores=2 hosts=4 depth=1 commands=128 span=65 \
+         cache=0 journal=0 ram=0 zeroed=0 fault=gone@77:3 fault=gone@128:1",
         // Blocks of one row that could not be read had each other repaired for ever.
         "seed=463 level=raid6 members=7 rows=5 cores=3 hosts=3 depth=4 commands=52 span=142 cache=0 zeroed=1 \
          stop=clean@36+0-0 fault=media@40:2 fault=media@52:3",

@@ -78,8 +78,7 @@ impl Engine {
             Work::Repair { .. } => self.issue_read_back(index, out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
             Work::Flush | Work::FlushDrives => {
-                let lost = self.pieces[index as usize].members.failed | self.lock.lost();
-                let lives = self.layout.survives(lost);
+                let lives = self.layout.survives(self.missed_by_flush(index));
                 let result = lives.then_some(()).ok_or(GroupError::TooManyMembersLost);
                 self.finish(index, result, out);
             }
@@ -147,6 +146,15 @@ impl Engine {
         if !is_lost {
             out.push(Action::ReportFault { member, error });
         }
+    }
+
+    /// The members that a flush which has all its answers did not make durable.
+    ///
+    /// A member that was lost when it began, and is none of the failed ones any more, has been rebuilt meanwhile: what was written before the
+    /// flush is on its new drive, and that was flushed before it counted.
+    fn missed_by_flush(&self, index: u32) -> u32 {
+        let piece = &self.pieces[index as usize];
+        piece.errors | self.lock.lost() | piece.members.failed & self.lock.members().failed
     }
 
     /// A flush need not reach a member that was durably lost after the flush had begun, and goes on needing that no more when another
@@ -347,11 +355,26 @@ impl Engine {
             self.piece_links.push_back(&mut self.members_waiters, index);
             return;
         }
-        let lost = piece.members.failed | piece.errors | durable;
+        let lost = match piece.work {
+            Work::Flush | Work::FlushDrives => self.missed_by_flush(index),
+            Work::Read
+            | Work::Prefetch
+            | Work::Compare
+            | Work::CompareThenWrite { .. }
+            | Work::Write { .. }
+            | Work::ZeroRow { .. }
+            | Work::Resync
+            | Work::Rebuild { .. }
+            | Work::Scrub { .. }
+            | Work::Repair { .. }
+            | Work::Move { .. }
+            | Work::Destage
+            | Work::Drain { .. } => piece.members.failed | piece.errors | durable,
+        };
         if !self.layout.survives(lost) {
             return self.finish(index, Err(GroupError::TooManyMembersLost), out);
         }
-        match piece.work {
+        match self.pieces[index as usize].work {
             Work::Repair { .. } => self.finish(index, Err(GroupError::MemberFailed), out),
             Work::Scrub { .. } => self.scrub_repaired(index, out),
             Work::Read

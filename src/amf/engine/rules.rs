@@ -2,8 +2,7 @@
 
 use super::executor::{BLOCK, Owed, Shape, World, drive_io};
 use super::*;
-use crate::amf::MemberIndex;
-use crate::amf::ParityTrust;
+use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 
 const LOST: GroupError = GroupError::TooManyMembersLost;
 
@@ -259,6 +258,35 @@ fn a_failed_flush_waits_until_the_member_is_durably_failed() {
     world.settle();
     assert_eq!(world.result(0, 0), Some(Ok(())));
     world.assert_idle();
+}
+
+/// It outlives the rebuild of a member that was lost when it began, and then another loss.
+#[test]
+fn a_flush_counts_a_member_that_was_rebuilt_while_it_ran() {
+    let rebuilt_meanwhile = |answered: bool| {
+        let mut world = world();
+        world.fail_members(0b10);
+        world.settle();
+        world.submit(0, 0, Request::Flush);
+        world.announce(MemberSet {
+            failed: 0,
+            ..world.members
+        });
+        let index = world.find(0, |owed| matches!(owed, Owed::Members(_)));
+        world.pay(0, index);
+        let index = world.find_member(0, MemberIndex(2));
+        if answered {
+            world.pay(0, index);
+        } else {
+            world.pay_with_error(0, index, DriveError::Gone);
+        }
+        world.fail_members(0b100);
+        world.settle();
+        assert_eq!(world.result(0, 0), Some(Ok(())), "answered: {answered}");
+        world.assert_idle();
+    };
+    rebuilt_meanwhile(false);
+    rebuilt_meanwhile(true);
 }
 
 /// A read goes round a member that errs, at once and without failing it.
