@@ -215,6 +215,8 @@ pub struct World {
     unreadable: u32,
     /// Members that are out of the group, or may be.
     harmed: u32,
+    /// Members that somebody has ordered out of the group since they were rebuilt last.
+    leaving: u32,
     /// Members that could not give back some blocks. They are not out for that, but a row may miss what they cannot give.
     doubtful: u32,
     /// Of more members than the group survives something was missing at a time.
@@ -323,6 +325,7 @@ impl World {
             away: 0,
             unreadable: 0,
             harmed: 0,
+            leaving: 0,
             afterwards: Vec::new(),
             doubtful: 0,
             was_too_much: false,
@@ -433,7 +436,7 @@ impl World {
                 Effect::PartialRebuild => self.partial_rebuilds += 1,
                 Effect::Expanded => self.expansions += 1,
                 Effect::Grown => self.disks_grow(),
-                Effect::Evicted(member) => self.harm_members(1 << member.0),
+                Effect::Evicted(member) => self.put_out(1 << member.0),
                 Effect::Stopped { clean } => self.node_stopped(clean),
             }
         }

@@ -30,7 +30,7 @@ impl World {
         }
         match wish {
             OperatorWish::Fail(member) => {
-                self.harm_members(1 << member);
+                self.put_out(1 << member);
                 self.with_node(|node, out| node.fail_member(MemberIndex(member), out));
             }
             OperatorWish::Return(drive) => self.bring_back(drive),
@@ -119,6 +119,12 @@ impl World {
         here.fold(0, |mask, (member, _)| mask | 1 << member)
     }
 
+    /// These members are to be put out of the group. A rebuild of theirs that is just ending does not bring them back.
+    pub(super) fn put_out(&mut self, members: u32) {
+        self.leaving |= members;
+        self.harm_members(members);
+    }
+
     fn note_missing(&mut self) {
         let missing = self.harmed | self.doubtful;
         self.was_too_much |= !self.scenario.level.survives(self.scenario.members, missing);
@@ -132,7 +138,9 @@ impl World {
         });
         self.note_seats();
         let drive = self.seats[usize::from(member.0)].expect("a member that is rebuilt has a drive");
-        if self.drives[usize::from(drive)].trouble().is_none() {
+        let stays = self.leaving >> member.0 & 1 == 0;
+        self.leaving &= !(1 << member.0);
+        if stays && self.drives[usize::from(drive)].trouble().is_none() {
             self.harmed &= !(1 << member.0);
             self.doubtful &= !(1 << member.0);
         }
