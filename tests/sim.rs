@@ -210,6 +210,9 @@ fn what_was_found_stays_mended() {
         // A flush that began without a lost member failed when another went, although the first had been rebuilt meanwhile.
         "seed=21695 level=raid5 members=4 spares=1 joining=0 block=4096 disks=1 rows=7 cores=2 hosts=4 depth=1 commands=128 span=65 \
          cache=0 journal=0 ram=0 zeroed=0 fault=gone@77:3 fault=gone@128:1",
+        // A repair that could not be read back cost a group without redundancy its member, and so itself.
+        "seed=503927 level=raid5 members=3 spares=2 joining=0 block=4096 disks=1 rows=6 cores=3 hosts=3 depth=2 commands=98 span=25 \
+         cache=0 journal=1 ram=0 zeroed=1 stop=power@78+41-2 fault=media@95:0 fault=media@98:0",
         // The judge took a member for whole that an operator had put out while its rebuild was ending.
         "seed=36583 level=raid5 members=6 spares=0 joining=0 block=512 disks=1 rows=1 cores=1 hosts=2 depth=4 commands=190 span=26 \
          cache=1 journal=1 ram=1 zeroed=1 stop=power@82+0 fault=gone@77:4 fault=error@190:5 order=fail@114:4",

@@ -119,7 +119,8 @@ impl Engine {
         };
         // In the scratch area each member has what nobody else has: one that cannot give it back has failed.
         let is_kept_elsewhere = phase.is_none_or(MovePhase::is_revocable);
-        if error == DriveError::Media && piece.state == State::Reading && is_kept_elsewhere {
+        let is_read = matches!(piece.state, State::Reading | State::Verifying);
+        if error == DriveError::Media && is_read && is_kept_elsewhere {
             piece.unreadable |= 1 << member.0;
             // A repair has its result. If it reported what it meets, repairs of two blocks that need each other
             // would call each other for ever.

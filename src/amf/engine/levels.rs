@@ -372,6 +372,37 @@ fn a_repair_that_does_not_hold_fails_the_member() {
     world.assert_idle();
 }
 
+/// It costs nothing but the repair: in a group without redundancy left, the member would cost the group.
+#[test]
+fn a_repair_that_stays_unreadable_fails_no_member() {
+    let (mut world, data) = filled(&Shape::SMALL);
+    let place = world.geometry.locate(GroupLba(0));
+    let request = Request::Repair {
+        row: place.row,
+        member: place.member,
+        offset_blocks: 0,
+        blocks: 1,
+    };
+    world.submit(0, 0, request);
+    // The others are read, the member is written, and then it cannot be read back.
+    while !world
+        .asked(0)
+        .iter()
+        .any(|action| matches!(action, Action::DriveWrite { .. }))
+    {
+        world.pay(0, 0);
+    }
+    let write = world.find_member(0, place.member);
+    world.pay(0, write);
+    let read = world.find_member(0, place.member);
+    world.pay_with_error(0, read, DriveError::Media);
+    world.settle();
+    assert_eq!(world.result(0, 0), Some(Err(GroupError::Unreadable)));
+    assert_eq!((world.members.failed, world.faults.len()), (0, 0));
+    assert_eq!(world.contents(0), data);
+    world.assert_idle();
+}
+
 #[test]
 fn a_repair_of_a_failed_member_does_nothing() {
     let (mut world, _) = filled(&shape(Level::Raid5, 4));

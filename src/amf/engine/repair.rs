@@ -1,9 +1,9 @@
 //! The end of a repair: what was written anew is read back and compared.
 
-use super::Action;
 use super::machine::Engine;
 use super::piece::{State, Work, place};
 use super::tag::tag;
+use super::{Action, GroupError};
 use crate::amf::row::Area;
 use crate::drive::DriveError;
 
@@ -47,6 +47,13 @@ impl Engine {
 
     /// The member has answered the read.
     pub(super) fn read_back(&mut self, index: u32, read: bool, out: &mut Vec<Action>) {
+        let piece = &mut self.pieces[index as usize];
+        if !read && piece.errors == 0 {
+            // Still unreadable, or another block of it is by now: as before, the others have what it should give back.
+            piece.unreadable = 0;
+            self.drop_scratch(index);
+            return self.finish(index, Err(GroupError::Unreadable), out);
+        }
         if !read {
             return self.writes_failed(index, out);
         }
