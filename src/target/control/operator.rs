@@ -141,12 +141,14 @@ impl Control {
             },
             Request::DriveReplace(wanted) => match self.replacement(&wanted, derived_id(&entropy, 0)) {
                 Ok((group, event)) => {
+                    self.restore_drive(core, io, &wanted.drive);
                     return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
             },
             Request::DriveAddSpare(wanted) => match self.new_spare(&wanted, derived_id(&entropy, 0)) {
                 Ok((group, event)) => {
+                    self.restore_drive(core, io, &wanted.drive);
                     return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
@@ -614,6 +616,7 @@ impl Control {
                 ..
             } => (manage::DriveKind::File, Some(path)),
             Medium::Memory(_) => (manage::DriveKind::Memory, None),
+            Medium::Fabric(_) => (manage::DriveKind::Fabric, None),
         };
         let (state, reason) = match &member {
             Some((_, _, MemberStatus::Active)) => (manage::DriveState::Member, None),

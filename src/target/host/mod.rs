@@ -41,6 +41,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long stopping may take before the connections are simply dropped; an association gives up after 5 s itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Makes the host identifier of an attempt to connect.
+pub type HostIdOf = fn([u8; 16], u32) -> [u8; 16];
+
 /// A subsystem to connect to, and how.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -55,7 +58,7 @@ pub struct Target {
     /// Likewise.
     pub hostid: [u8; 16],
     /// Makes the identifier of each attempt to connect, from 0, out of `hostid`; the same for all without it.
-    pub hostid_of: Option<fn([u8; 16], u32) -> [u8; 16]>,
+    pub hostid_of: Option<HostIdOf>,
     /// Whether it is a controller with namespaces or one for discovery.
     pub kind: Kind,
     /// I/O queues that are wanted, in `1..=1024`; the controller may grant fewer.
