@@ -258,6 +258,7 @@ fn a_namespace_that_hangs_is_given_up_and_comes_back() {
     let mut host = Host::connect(node.address());
     let data = pattern(8, 4 << 20);
     write_all(&mut host, &data);
+    await_healthy(&node);
     inject(&shelf, FaultKind::Hang, None, None);
     let newer = pattern(9, 4 << 20);
     write_all(&mut host, &newer);
@@ -268,11 +269,16 @@ fn a_namespace_that_hangs_is_given_up_and_comes_back() {
     inject(&shelf, FaultKind::Clear, None, None);
     bring_back(&node, 1, "d1");
     assert_holds(&mut host, &newer);
-    node.until("nothing is left to be rebuilt", |node| {
-        node.group("g").state == GroupState::Healthy
-    });
+    await_healthy(&node);
     assert_eq!(node.fail_drive("g", "d0"), GroupState::Degraded);
     assert_holds(&mut host, &newer);
+}
+
+/// Waits until check data fits everywhere: before that no drive can be spared.
+fn await_healthy(node: &Stage) {
+    node.until("the group is healthy", |node| {
+        node.group("g").state == GroupState::Healthy
+    });
 }
 
 /// Gives a member its drive back as soon as that may be, and waits until it is rebuilt.
@@ -452,6 +458,7 @@ fn a_killed_shelf_is_a_lost_member_until_it_is_brought_back() {
     let mut host = Host::connect(node.address());
     let mut data = pattern(30, 8 << 20);
     write_all(&mut host, &data);
+    await_healthy(&node);
     drop(two);
     let newer = pattern(31, 3 << 20);
     write_all(&mut host, &newer);
@@ -473,6 +480,40 @@ fn a_killed_shelf_is_a_lost_member_until_it_is_brought_back() {
         1,
         "one identity is left of all attempts"
     );
+}
+
+#[test]
+fn a_node_starts_without_a_shelf_that_its_group_can_do_without() {
+    let one = Stage::set(&shelf("s", 3));
+    let mut two = Stage::set(&shelf("t", 1));
+    let text = |two: SocketAddr| {
+        at("s", one.address())
+            + &at("t", two)
+            + &drives("s", "s", 3)
+            + &drives("t", "t", 1)
+            + &group("raid5", &["s0", "s1", "s2", "t0"])
+    };
+    let node = |two: SocketAddr| Stage::set(&text(two));
+    let data = pattern(35, 4 << 20);
+    let first = node(two.address());
+    write_all(&mut Host::connect(first.address()), &data);
+    await_healthy(&first);
+    drop(first);
+    let away = two.address();
+    two.stop();
+    let second = node(away);
+    assert_eq!(second.group("g").state, GroupState::Degraded);
+    let newer = pattern(36, 1 << 20);
+    let mut host = Host::connect(second.address());
+    write_all(&mut host, &newer);
+    drop((host, second));
+    two.start().unwrap();
+    let third = node(two.address());
+    await_healthy(&third);
+    assert_eq!(third.fail_drive("g", "s0"), GroupState::Degraded);
+    let mut host = Host::connect(third.address());
+    assert_holds(&mut host, &newer);
+    assert_eq!(host.read(2, 512, 32, 4096), data[512 * 4096..][..PIECE]);
 }
 
 /// Goal: a group whose only shelf is killed answers no host with anything wrong, and is there again, with everything acknowledged, when

@@ -28,8 +28,8 @@ use crate::target::message::Message;
 
 /// Questions of the control core that are under way with data at a time; the others wait.
 const ASK_SPANS: usize = 8;
-/// How long a question may take before its association is torn down; reservation commands wait for other hosts' commands.
-const ASK_NS: Nanos = 30_000_000_000;
+/// How long a question may take before its association is torn down, unless it waits for commands of a drive.
+const ASK_NS: Nanos = 5_000_000_000;
 /// Ticks after the last group has closed until every core has said that nothing of it is left with a drive.
 const QUIET_TICKS: u32 = 3;
 /// Ticks that giving the drives back may take.
@@ -55,6 +55,8 @@ struct Asked {
     entry: SubmissionEntry,
     data: Vec<u8>,
     read_bytes: u32,
+    /// How long the answer may take before the association is torn down.
+    patience: Option<Nanos>,
     span: Option<Span>,
     answer: Option<Answer>,
 }
@@ -248,6 +250,7 @@ impl Control {
                     entry,
                     data: Vec::new(),
                     read_bytes,
+                    patience: Some(ASK_NS),
                     span: None,
                     answer: None,
                 };
@@ -257,13 +260,11 @@ impl Control {
                 drive,
                 attempt,
                 command,
-            } => self.ask_drive(
-                core,
-                io,
-                drive,
-                Asker::Claim(drive, attempt),
-                Ask::Reserve(command),
-            ),
+            } => {
+                // A fence waits for commands, on a drive that hangs for ever: the others are not to suffer from that.
+                let asker = Asker::Claim(drive, attempt);
+                self.ask_drive(core, io, drive, asker, (Ask::Reserve(command), None));
+            }
             Action::Route { drive, route } => {
                 for to in 0..io.cores() {
                     let order = FabricOrder::Route(drive, route);
@@ -275,6 +276,7 @@ impl Control {
                     Notice::DriveDown(drive)
                 });
             }
+            Action::Connected { drive } => self.notice(Notice::Connected(drive)),
             Action::Stale { drive, why } => {
                 let name = &self.drives[usize::from(drive)].name;
                 tracing::error!(drive = %name, "drive counts as lost: {}", why.text());
@@ -308,14 +310,15 @@ impl Control {
         tracing::debug!(?notice, "drives of shelves");
     }
 
-    /// Asks a drive of a shelf something beside the commands of engines; the answer goes to [`Control::answered`].
+    /// Asks a drive of a shelf something beside the commands of engines; the answer goes to [`Control::answered`]. What takes longer than its
+    /// patience, if that has an end, is answered as failed after its association was torn down.
     pub(super) fn ask_drive(
         &mut self,
         core: &mut Core,
         io: &mut Io<Message>,
         drive: u16,
         asker: Asker,
-        ask: Ask,
+        (ask, patience): (Ask, Option<Nanos>),
     ) {
         let Medium::Fabric(fabric) = &self.drives[usize::from(drive)].medium else {
             panic!("only drives of shelves are asked")
@@ -329,6 +332,7 @@ impl Control {
             entry,
             data,
             read_bytes,
+            patience,
             span: None,
             answer: None,
         };
@@ -382,7 +386,7 @@ impl Control {
                 entry: asked.entry,
                 data,
                 span: span.map(|span| span.part(0, bytes)),
-                deadline: io.now() + ASK_NS,
+                deadline: asked.patience.map_or(Nanos::MAX, |patience| io.now() + patience),
             };
             queues.submit(io, place, submission);
         }
@@ -452,6 +456,15 @@ impl Control {
         self.associate(core, io, |associations, now| {
             associations.reset(now, usize::from(shelf));
         });
+    }
+
+    /// Where a drive of a shelf is, for people.
+    pub(super) fn place_on_shelf(&self, drive: usize) -> Option<String> {
+        let Medium::Fabric(on) = &self.drives[drive].medium else {
+            return None;
+        };
+        let shelf = &self.fabric.as_ref()?.shelves[usize::from(on.shelf)];
+        Some(format!("{} namespace {}", shelf.name, on.namespace.nsid))
     }
 
     /// Refuses a drive of a shelf to a group while it is not this node's.
@@ -529,7 +542,8 @@ impl Control {
             if let Some(leaving) = &mut self.fabric().leaving {
                 leaving.unanswered += 1;
             }
-            self.ask_drive(core, io, drive, Asker::Leave, Ask::Reserve(give_back(identity)));
+            let ask = (Ask::Reserve(give_back(identity)), Some(ASK_NS));
+            self.ask_drive(core, io, drive, Asker::Leave, ask);
         }
     }
 }

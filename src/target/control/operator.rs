@@ -618,6 +618,8 @@ impl Control {
             Medium::Memory(_) => (manage::DriveKind::Memory, None),
             Medium::Fabric(_) => (manage::DriveKind::Fabric, None),
         };
+        let place = path.map(|path| path.display().to_string());
+        let place = place.or_else(|| self.place_on_shelf(drive));
         let (state, reason) = match &member {
             Some((_, _, MemberStatus::Active)) => (manage::DriveState::Member, None),
             Some((_, _, MemberStatus::Rebuilding)) => (manage::DriveState::Rebuilding, None),
@@ -631,7 +633,7 @@ impl Control {
         manage::DriveStatus {
             name: spec.name.clone(),
             kind,
-            path: path.map(|path| path.display().to_string()),
+            path: place,
             state,
             capacity_bytes: spec.bytes,
             block_bytes: spec.logical_block_bytes,

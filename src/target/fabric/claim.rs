@@ -33,7 +33,8 @@ pub enum Rivals {
     Respect,
     /// They are put out, because an operator says so.
     TakeOver,
-    /// One of these is this node before, and has the drive; all others are put out.
+    /// One of these is this node before, and has the drive: these are put out, by their keys. Nobody else is: whoever takes the drive over in
+    /// this moment takes those keys away, so that this node notices and does not take it back.
     Renew(Vec<HostId>),
 }
 
@@ -94,7 +95,8 @@ enum State {
     AwaitingAcquire,
     AwaitingPreempt,
     AwaitingCheck,
-    AwaitingRetreat(Report),
+    /// The own registration is taken back.
+    AwaitingRetreat(Refusal),
     Over,
 }
 
@@ -106,6 +108,8 @@ pub struct Claim {
     state: State,
     /// What the drive said first.
     found: Report,
+    /// Keys of those that have yet to be put out.
+    victims: Vec<Key>,
     continuous: bool,
 }
 
@@ -122,6 +126,7 @@ impl Claim {
             rivals,
             state: State::AwaitingReport,
             found: Report::default(),
+            victims: Vec::new(),
             continuous: false,
         };
         (claim, REPORT)
@@ -139,11 +144,12 @@ impl Claim {
                 Err(refusal) => Step::Refused(refusal),
             },
             State::AwaitingPreempt => match done(answer) {
-                Ok(()) => self.check(),
+                Ok(()) => self.put_out(),
+                Err(Refusal::Preempted) => self.retreat(Refusal::Preempted),
                 Err(refusal) => Step::Refused(refusal),
             },
             State::AwaitingCheck => self.checked(answer),
-            State::AwaitingRetreat(report) => Step::Refused(Refusal::Held(report)),
+            State::AwaitingRetreat(refusal) => Step::Refused(refusal),
             State::Over => panic!("an ended claim asks nothing"),
         };
         assert_eq!(matches!(step, Step::Ask(_)), self.state != State::Over);
@@ -178,6 +184,15 @@ impl Claim {
         if is_taken && self.rivals != Rivals::TakeOver {
             return Step::Refused(Refusal::Held(report));
         }
+        let registrants = report.registrants.iter();
+        self.victims = match &self.rivals {
+            Rivals::Renew(_) => registrants.filter(|it| is_own(it)).map(|it| it.key).collect(),
+            // Under a reservation of all registrants no key means all others.
+            Rivals::TakeOver if is_taken => vec![Key::NONE],
+            Rivals::Respect | Rivals::TakeOver => Vec::new(),
+        };
+        // Again after a claim that failed half-way.
+        self.victims.retain(|victim| *victim != self.mine.key);
         self.found = report;
         let persistence = Persistence::On;
         let new = self.mine.key;
@@ -204,13 +219,18 @@ impl Claim {
         }
     }
 
-    /// Takes the rights of all others away, and waits for their commands.
+    /// Takes the rights of the next victim away, and waits for its commands.
     fn put_out(&mut self) -> Step {
-        if self.found.registrants.is_empty() {
-            return self.check();
+        match self.victims.pop() {
+            Some(victim) => self.ask(State::AwaitingPreempt, preempt(self.mine.key, victim)),
+            None => self.check(),
         }
-        // Under a reservation of all registrants no key means all others.
-        self.ask(State::AwaitingPreempt, preempt(self.mine.key, Key::NONE))
+    }
+
+    /// Leaves nothing behind.
+    fn retreat(&mut self, refusal: Refusal) -> Step {
+        let command = give_back(self.mine);
+        self.ask(State::AwaitingRetreat(refusal), command)
     }
 
     fn check(&mut self) -> Step {
@@ -230,8 +250,7 @@ impl Claim {
         let holds = report.registrants.iter().any(is_mine) && report.kind == Some(KIND);
         report.registrants.retain(|registrant| !is_mine(registrant));
         if self.rivals == Rivals::Respect && !report.registrants.is_empty() {
-            let command = give_back(mine);
-            return self.ask(State::AwaitingRetreat(report), command);
+            return self.retreat(Refusal::Held(report));
         }
         if !holds {
             return Step::Refused(Refusal::Preempted);

@@ -194,11 +194,11 @@ impl Core {
 
     /// Works off what has happened on the connections.
     pub(in crate::target) fn fabric_happened(&mut self, io: &mut Io<Message>) {
-        while let Some(happened) = self
-            .fabric
-            .as_mut()
-            .and_then(|fabric| fabric.queues.next_happened())
+        // Ends: nothing that is done here lets something happen on a connection at once.
+        while let Some(fabric) = &mut self.fabric
+            && let Some(happened) = fabric.queues.next_happened()
         {
+            fabric.runnable = true;
             match happened {
                 Happened::Report(name, epoch, report) => {
                     let report = FabricReport::Queue(name, epoch, report);
@@ -254,7 +254,6 @@ impl Core {
 
     fn part_released(&mut self, io: &mut Io<Message>, transfer: u32) {
         let fabric = self.fabric.as_mut().expect("it has sent the part");
-        fabric.runnable = true;
         if let Some(ended) = fabric.transfers.part_released(transfer) {
             self.errand_ended(io, ended);
         }

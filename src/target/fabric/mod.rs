@@ -128,6 +128,8 @@ pub enum Answer {
 /// What becomes of a drive, for whoever decides who shares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// A drive that nodes share can be asked; engines use it once it was opened.
+    Connected(u16),
     /// It may be used.
     DriveUp(u16),
     /// Its association is lost, or is being torn down.

@@ -82,6 +82,11 @@ pub enum Event<'a> {
         /// Which drive.
         drive: u16,
     },
+    /// Whoever decides about a shared drive says that nothing of earlier associations can take effect any more, and that this node may use it.
+    Open {
+        /// Which drive.
+        drive: u16,
+    },
     /// An operator gives a drive to a group, which takes nothing on it for current.
     Restore {
         /// Which drive.
@@ -117,6 +122,11 @@ pub enum Action {
         /// May it be used?
         route: Route,
     },
+    /// Whoever decides about a shared drive can ask it.
+    Connected {
+        /// Which drive.
+        drive: u16,
+    },
     /// The drive is a lost member from now on.
     Stale {
         /// Which drive.
@@ -146,6 +156,8 @@ enum State {
     Claiming(Claim),
     /// Awaits the time of the next claim.
     Unclaimed { until_ns: u64 },
+    /// Shared with other nodes; awaits [`Event::Open`].
+    Connected,
     /// Awaits nothing.
     Claimed,
     /// The namespace is not there.
@@ -159,6 +171,8 @@ struct Path {
     shelf: u16,
     namespace: Namespace,
     state: State,
+    /// Several nodes share it, and others decide who may use it.
+    is_shared: bool,
     /// What is on it is not to be relied on, and the cores have been told.
     stale: Option<Stale>,
     /// Who this node may be to the drive.
@@ -205,11 +219,19 @@ impl Paths {
             shelf,
             namespace,
             state: State::Down,
+            is_shared: false,
             stale: None,
             past: vec![identity.host],
         };
         let old = self.paths.insert(drive, path);
         assert!(old.is_none() && usize::from(shelf) < self.shelves.len());
+    }
+
+    /// A drive is not this node's alone: it is not claimed, and used only after [`Event::Open`].
+    pub fn share(&mut self, drive: u16) {
+        let path = self.path(drive);
+        assert!(matches!(path.state, State::Down), "before its shelf is connected");
+        path.is_shared = true;
     }
 
     /// Whether a drive answers commands, or would if it was not stale.
@@ -252,6 +274,7 @@ impl Paths {
                 answer,
             } => self.reserved(now_ns, drive, attempt, answer, out),
             Event::Conflict { drive } => self.fence(drive, out),
+            Event::Open { drive } => self.open(drive, out),
             Event::Restore { drive } => self.restore(drive, out),
             Event::Tick => self.tick(now_ns, out),
         }
@@ -348,6 +371,10 @@ impl Paths {
         let base = self.shelves[usize::from(self.paths[&drive].shelf)].base;
         let identity = identity_of(hostid_of(base, attempt));
         let path = self.path(drive);
+        if path.is_shared {
+            path.state = State::Connected;
+            return out.push(Action::Connected { drive });
+        }
         let (claim, command) = Claim::begin(identity, Rivals::Renew(path.past.clone()));
         if !path.past.contains(&identity.host) {
             if path.past.len() == PAST_MAX {
@@ -386,11 +413,11 @@ impl Paths {
                     self.make_stale(drive, Stale::Forgotten, out);
                 }
                 if self.paths[&drive].stale.is_none() {
-                    let route = Route::Up { attempt };
-                    out.push(Action::Route { drive, route });
+                    self.route(drive, out);
                 }
             }
             Step::Refused(Refusal::Held(_) | Refusal::Preempted) => self.fence(drive, out),
+            // A target that could not wait for the end of commands has what follows wait for it (PROTOCOL H09).
             Step::Refused(refusal) => {
                 path.state = State::Unclaimed {
                     until_ns: now_ns + CLAIM_AGAIN_NS,
@@ -415,17 +442,33 @@ impl Paths {
         out.push(Action::Fenced { drive });
     }
 
+    fn open(&mut self, drive: u16, out: &mut Vec<Action>) {
+        let path = self.path(drive);
+        if !matches!(path.state, State::Connected) {
+            return;
+        }
+        path.state = State::Claimed;
+        if path.stale.is_none() {
+            self.route(drive, out);
+        }
+    }
+
+    /// Lets the cores use a drive over the association that works.
+    fn route(&self, drive: u16, out: &mut Vec<Action>) {
+        let shelf = self.paths[&drive].shelf;
+        let attempt = self.shelves[usize::from(shelf)].attempt;
+        let attempt = attempt.expect("a drive that may be used has an association");
+        let route = Route::Up { attempt };
+        out.push(Action::Route { drive, route });
+    }
+
     fn restore(&mut self, drive: u16, out: &mut Vec<Action>) {
         let path = self.path(drive);
         if path.stale.is_none() || !matches!(path.state, State::Claimed) {
             return;
         }
         path.stale = None;
-        let shelf = path.shelf;
-        let attempt = self.shelves[usize::from(shelf)].attempt;
-        let attempt = attempt.expect("a claimed drive has an association");
-        let route = Route::Up { attempt };
-        out.push(Action::Route { drive, route });
+        self.route(drive, out);
     }
 
     fn tick(&mut self, now_ns: u64, out: &mut Vec<Action>) {
@@ -538,7 +581,11 @@ mod tests {
                         registrants: registrants.collect(),
                     });
                 }
-                Reservation::Preempt { .. } => self.held_by = vec![own],
+                Reservation::Preempt { victim, .. } => {
+                    let is_victim = |host: &HostId| identity_of(host.0).key == victim;
+                    assert!(self.held_by.iter().any(is_victim) && self.held_by.contains(&own));
+                    self.held_by.retain(|host| !is_victim(host));
+                }
                 Reservation::Register { .. } => self.held_by.push(own),
                 Reservation::Acquire { .. } => {}
                 Reservation::Unregister { .. }
@@ -651,6 +698,28 @@ mod tests {
         world.lose();
         world.held_by = vec![HostId([1; 16])];
         assert_eq!(world.connect(1, INSTANCE), expected);
+    }
+
+    #[test]
+    fn a_shared_drive_is_used_when_others_say_so() {
+        let mut world = World::new();
+        world.paths.share(7);
+        let connected = Action::Connected { drive: 7 };
+        let open = || Event::Open { drive: 7 };
+        assert_eq!(world.run(open()), []);
+        assert_eq!(world.connect(0, INSTANCE).first(), Some(&connected));
+        assert_eq!(world.run(open()), [route(Route::Up { attempt: 0 })]);
+        assert_eq!(world.run(open()), []);
+        assert_eq!(world.lose(), [route(Route::Down)]);
+        assert_eq!(world.run(open()), [], "not before it is connected again");
+        let why = Stale::Restarted;
+        let stale = Action::Stale { drive: 7, why };
+        assert_eq!(world.connect(1, Some([9; 16])), [route(GONE), stale, connected]);
+        assert_eq!(world.run(open()), [], "it is a lost member");
+        assert_eq!(
+            world.run(Event::Restore { drive: 7 }),
+            [route(Route::Up { attempt: 1 })]
+        );
     }
 
     #[test]

@@ -483,6 +483,7 @@ fn listed(namespaces: &[Namespace]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::fabric::Area;
 
     #[test]
     fn a_message_names_what_is_there() {
@@ -501,5 +502,87 @@ mod tests {
             "{said}"
         );
         assert!(said.ends_with("2 more"), "{said}");
+    }
+
+    const SHELF: &str = r#"
+[shelf]
+name = "s"
+quorum_mib = 1
+create = true
+[[listen]]
+address = "127.0.0.1:0"
+[[drive]]
+name = "d"
+memory_mib = 16
+"#;
+
+    fn remote(address: std::net::SocketAddr) -> RemoteShelf {
+        let nqn = |name: &str| nvme::nqn::Nqn::parse(name).unwrap();
+        RemoteShelf {
+            name: "s".to_owned(),
+            addresses: vec![address],
+            nqn: nqn("nqn.2026-01.io.braid:s"),
+            host_nqn: nqn("nqn.2026-01.io.braid:host:n"),
+            header_digest: false,
+            data_digest: false,
+            take_over: false,
+        }
+    }
+
+    /// What core 0 asks of drives, against a shelf: the areas, and the rules that they are held to.
+    #[test]
+    fn both_areas_of_a_drive_are_read_and_written() {
+        let config = config::parse(SHELF, std::path::Path::new("shelf.toml")).unwrap();
+        let shelf = crate::target::node::start(&config).unwrap();
+        let remote = remote(shelf.addresses()[0]);
+        let named = ShelfDrive {
+            shelf: "s".to_owned(),
+            namespace: NamespaceName::Nsid(1),
+        };
+        let sessions =
+            [[1; 16], [2; 16]].map(|life| Sessions::connect(std::slice::from_ref(&remote), life, 1));
+        let [first, second] = sessions;
+        let drive = first.open(&named).unwrap();
+        let other = &second.sessions[0].1.as_ref().unwrap();
+        let ask = |session: &Session, ask: Ask| {
+            let (entry, data, read_bytes) = encode_ask(&ask, &drive.namespace);
+            let (outcome, data) = session.ask(false, entry, data, read_bytes);
+            answer_of(Some(&ask), outcome, data)
+        };
+        for area in [Area::Quorum, Area::Data] {
+            let data: Vec<u8> = (0..8192_u32).map(|at| at.to_le_bytes()[0] ^ 7).collect();
+            let write = Ask::Write {
+                area,
+                at: 4096,
+                data: data.clone(),
+            };
+            let read = Ask::Read {
+                area,
+                at: 4096,
+                bytes: 8192,
+            };
+            assert_eq!(ask(&drive.session, write.clone()), Answer::Done);
+            assert_eq!(ask(&drive.session, read.clone()), Answer::Data(data.clone()));
+            let (written, found) = match area {
+                Area::Quorum => (Answer::Done, Answer::Data(data)),
+                Area::Data => (Answer::Conflict, Answer::Conflict),
+            };
+            assert_eq!((ask(other, write), ask(other, read)), (written, found));
+        }
+        assert!(
+            matches!(second.open(&named), Err(SessionError::Unusable(why)) if why.contains("reserved by host"))
+        );
+        drive.write(4100, &[9; 5000], true).unwrap();
+        drive.flush().unwrap();
+        let found = drive.read(4099, 5002).unwrap();
+        assert_eq!(
+            (found[0], found[1], found[5000], found[5001]),
+            (3 ^ 7, 9, 9, 0x8c ^ 7)
+        );
+        assert_eq!(drive.read(drive.bytes() - 1, 2), Err(DriveError::OutOfRange));
+        first.abandon();
+        second.open(&named).expect("it was given back");
+        second.end();
+        shelf.stop().unwrap();
     }
 }

@@ -348,3 +348,77 @@ fn config(target: &Target) -> Config {
         loss_timeout_ns: target.loss_timeout.map(nanos),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nvme::nqn::Nqn;
+
+    use super::*;
+
+    fn target() -> Target {
+        let nqn = |name: &str| Nqn::parse(name).unwrap();
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        Target {
+            other_addresses: vec![address(2), address(3)],
+            hostid_of: Some(|base, attempt| {
+                let mut hostid = base;
+                hostid[0] = u8::try_from(attempt).unwrap();
+                hostid
+            }),
+            loss_timeout: None,
+            ..Target::new(
+                address(1),
+                nqn("nqn.2026-01.io.braid:t"),
+                nqn("nqn.2026-01.io.braid:h"),
+                [7; 16],
+            )
+        }
+    }
+
+    fn opened(associations: &mut Associations) -> (QueueName, u32, SocketAddr) {
+        let (core, name, epoch, order) = associations.orders.remove(0);
+        let Order::Open { address, .. } = order else {
+            panic!("{order:?}")
+        };
+        assert_eq!((core, name.qid), (CoreIndex(0), 0));
+        (name, epoch, address)
+    }
+
+    #[test]
+    fn each_attempt_goes_to_the_next_address_as_somebody_else() {
+        let mut associations = Associations::new(&[target()], 2);
+        associations.start(0);
+        let mut now = 0;
+        for attempt in 0..7_u8 {
+            let (name, epoch, address) = opened(&mut associations);
+            assert_eq!(address.port(), 1 + u16::from(attempt) % 3);
+            associations.report(now, name, epoch, &Report::Up);
+            let (_, _, _, connect) = associations.orders.remove(0);
+            let Order::Submit { payload, .. } = connect else {
+                panic!("{connect:?}")
+            };
+            assert_eq!(payload[..2], [attempt, 7], "the host identifier is first");
+            let fault = QueueFault::Lost;
+            associations.report(now, name, epoch, &Report::Down(fault));
+            assert!(matches!(associations.orders.remove(0).3, Order::Close));
+            now += RECONNECT_MAX_NS;
+            associations.tick(now);
+        }
+    }
+
+    #[test]
+    fn a_reset_closes_what_is_open_says_so_and_tries_again() {
+        let mut associations = Associations::new(&[target()], 2);
+        associations.start(0);
+        let (name, epoch, _) = opened(&mut associations);
+        associations.reset(0, 0);
+        let (_, closed, of, order) = associations.orders.remove(0);
+        assert!((closed, of) == (name, epoch) && matches!(order, Order::Close));
+        let down = associations.events.pop();
+        assert!(matches!(down, Some(Event::Down { target: 0, .. })), "{down:?}");
+        associations.report(0, name, epoch, &Report::Up);
+        assert!(associations.orders.is_empty(), "of a queue that was closed");
+        associations.tick(RECONNECT_MAX_NS);
+        assert!(opened(&mut associations).1 != epoch);
+    }
+}

@@ -78,7 +78,7 @@ fn a_reconnect_fences_what_the_node_was_before() {
     let past = vec![HostId([9; 16]), HostId([1; 16])];
     let (claimed, asked) = run(&mut shelf, identity(2), Rivals::Renew(past));
     assert_eq!(claimed, Step::Claimed { continuous: true });
-    assert!(asked.contains(&preempt(Key(2), Key::NONE)));
+    assert!(asked.contains(&preempt(Key(2), Key(1))), "{asked:?}");
     assert_eq!(registered(&shelf), [HostId([2; 16])]);
     // A shelf that has forgotten everybody is taken again, but not as if nothing had been.
     let mut forgetful = Shelf::default();
@@ -126,6 +126,55 @@ fn two_that_start_at_once_never_both_get_it() {
     assert!(won[1] > 0, "{won:?}");
 }
 
+/// Goal: a node whose connection comes back while another one takes its drive over does not take it back.
+/// Method: all interleavings of their commands.
+#[test]
+fn a_drive_is_not_taken_back_from_who_takes_it_over() {
+    let mut claimed = [0_u32; 2];
+    for order in 0..1_u32 << 14 {
+        let mut shelf = Shelf::default();
+        run(&mut shelf, identity(9), Rivals::Respect);
+        let who = [identity(1), identity(2)];
+        let mut claims = [
+            Claim::begin(who[0], Rivals::Renew(vec![identity(9).host])),
+            Claim::begin(who[1], Rivals::TakeOver),
+        ];
+        let mut ends: [Option<Step>; 2] = [None, None];
+        for turn in 0..64 {
+            let wanted = if turn < 14 {
+                (order >> turn & 1) as usize
+            } else {
+                turn % 2
+            };
+            let at = if ends[wanted].is_none() {
+                wanted
+            } else {
+                1 - wanted
+            };
+            if ends[at].is_some() {
+                break;
+            }
+            let (claim, command) = &mut claims[at];
+            match claim.answered(answer(&mut shelf, who[at], command)) {
+                Step::Ask(next) => *command = next,
+                step @ (Step::Claimed { .. } | Step::Refused(_)) => ends[at] = Some(step),
+            }
+        }
+        let is_claimed = |at: usize| matches!(ends[at], Some(Step::Claimed { .. }));
+        let is_registered = |at: usize| registered(&shelf).contains(&who[at].host);
+        if is_claimed(1) {
+            assert!(is_registered(1), "{order:b}: {ends:?}");
+            assert!(!is_registered(0), "{order:b}: {ends:?}");
+        } else {
+            assert!(is_claimed(0) && is_registered(0), "{order:b}: {ends:?}");
+        }
+        for (at, count) in claimed.iter_mut().enumerate() {
+            *count += u32::from(is_claimed(at));
+        }
+    }
+    assert!(claimed.iter().all(|count| *count > 0), "{claimed:?}");
+}
+
 #[test]
 fn what_is_not_proven_is_refused() {
     let unproven = |state: usize, answer: Answer| {
@@ -145,7 +194,8 @@ fn what_is_not_proven_is_refused() {
         unproven(2, Answer::Interrupted),
         Step::Refused(Refusal::NotDrained)
     );
-    assert_eq!(unproven(2, Answer::Conflict), Step::Refused(Refusal::Preempted));
+    // Its registration goes first.
+    assert_eq!(unproven(2, Answer::Conflict), Step::Ask(give_back(identity(2))));
     assert_eq!(
         unproven(0, Answer::Failed(Some(Status::INVALID_OPCODE))),
         Step::Refused(Refusal::Unsupported)
