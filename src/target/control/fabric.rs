@@ -266,6 +266,10 @@ impl Control {
                 self.ask_drive(core, io, drive, asker, (Ask::Reserve(command), None));
             }
             Action::Route { drive, route } => {
+                if !route.is_up() {
+                    // At once: what the control core wants written next is not to overtake the message.
+                    core.fabric_hold(drive);
+                }
                 for to in 0..io.cores() {
                     let order = FabricOrder::Route(drive, route);
                     core.tell(io, CoreIndex(to), Message::Fabric(order));
@@ -282,16 +286,29 @@ impl Control {
                 tracing::error!(drive = %name, "drive counts as lost: {}", why.text());
                 self.drive_fault(core, io, drive, DriveError::Gone);
             }
-            Action::Fenced { drive } => {
-                let name = &self.drives[usize::from(drive)].name;
-                tracing::error!(drive = %name, "drive belongs to another node now: this one does not use it any more");
-                self.drive_fault(core, io, drive, DriveError::Fenced);
-            }
+            Action::Fenced { drive } => self.fenced(core, io, drive),
             Action::Refused { drive, refusal } => {
                 let name = &self.drives[usize::from(drive)].name;
                 tracing::warn!(drive = %name, "drive cannot be used for the moment: {refusal}");
             }
         }
+    }
+
+    /// Another node has a drive, and is about to have the others of its group: nothing is written to these any more, so that it does not
+    /// find there what this node thinks of its own end.
+    fn fenced(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
+        let name = &self.drives[usize::from(drive)].name;
+        tracing::error!(drive = %name, "drive belongs to another node now: this one does not use it any more");
+        let group = self.drive_uses[usize::from(drive)].member.map(|(group, _)| group);
+        for other in 0..u16::try_from(self.drives.len()).expect("a node has at most 1024 drives") {
+            let member = self.drive_uses[usize::from(other)].member;
+            let is_fabric = matches!(self.drives[usize::from(other)].medium, Medium::Fabric(_));
+            if is_fabric && member.is_some_and(|(of, _)| Some(of) == group) {
+                // Ends: one that is fenced already does nothing. Their groups hear of it only when all are.
+                self.path_event(core, io, Event::Conflict { drive: other });
+            }
+        }
+        self.drive_fault(core, io, drive, DriveError::Fenced);
     }
 
     /// The group of a drive loses it.

@@ -184,6 +184,13 @@ impl Core {
         self.fabric_happened(io);
     }
 
+    /// Sends nothing more to a drive until the next order about it.
+    pub(in crate::target) fn fabric_hold(&mut self, drive: u16) {
+        if let Some(fabric) = &mut self.fabric {
+            fabric.transfers.hold(drive);
+        }
+    }
+
     /// A drive is called hung: nothing more is sent for commands that are about to be given up.
     pub(in crate::target) fn fabric_forsake(&mut self, io: &mut Io<Message>, drive: u16) {
         let Some(fabric) = &mut self.fabric else { return };

@@ -306,6 +306,14 @@ impl Transfers {
         }
     }
 
+    /// Nothing is sent to a drive before its next route.
+    pub fn hold(&mut self, drive: u16) {
+        let lane = &mut self.lanes[usize::from(drive)];
+        if lane.route.is_up() {
+            lane.route = Route::Down;
+        }
+    }
+
     /// A drive may be used, or not any more. Commands that are over by that go to `ended`.
     pub fn set_route(&mut self, drive: u16, route: Route, ended: &mut Vec<Ended>) {
         let lane = &mut self.lanes[usize::from(drive)];
@@ -472,6 +480,8 @@ mod tests {
         assert_eq!(answer(&mut transfers, second, None), None);
         assert_eq!(answer(&mut transfers, read, None), None);
         begin(&mut transfers, 3, WRITE, 4096);
+        transfers.hold(0);
+        assert!(!transfers.is_sendable(0));
         assert_eq!(route(&mut transfers, Route::Down), []);
         assert!(!transfers.is_sendable(0));
         assert_eq!(route(&mut transfers, Route::Up { attempt: 4 }), []);
