@@ -19,7 +19,7 @@ use super::queue::{Host, pattern};
 use super::stage::{Folder, NQN, Stage, WAIT, start};
 
 /// A shelf with this name and these many drives of 16 MiB, in files of its name.
-fn shelf(name: &str, drives: usize) -> String {
+pub fn shelf(name: &str, drives: usize) -> String {
     let mut text = format!(
         "[shelf]\nname = \"{name}\"\nquorum_mib = 1\ncreate = true\n[health]\nallow_fault_injection = true\n"
     );
@@ -30,14 +30,14 @@ fn shelf(name: &str, drives: usize) -> String {
 }
 
 /// How a node names a shelf.
-fn at(name: &str, address: SocketAddr) -> String {
+pub fn at(name: &str, address: SocketAddr) -> String {
     format!(
         "[[shelf]]\nname = \"{name}\"\naddresses = [\"{address}\"]\nnqn = \"nqn.2026-01.io.braid:{name}\"\n"
     )
 }
 
 /// These many drives of a shelf: their names begin with `prefix`.
-fn drives(shelf: &str, prefix: &str, count: usize) -> String {
+pub fn drives(shelf: &str, prefix: &str, count: usize) -> String {
     (0..count)
         .map(|drive| {
             format!(
@@ -49,7 +49,7 @@ fn drives(shelf: &str, prefix: &str, count: usize) -> String {
 }
 
 /// A group of these drives and its virtual disk.
-fn group(level: &str, drives: &[&str]) -> String {
+pub fn group(level: &str, drives: &[&str]) -> String {
     format!(
         r#"
 [reactor]
@@ -343,10 +343,12 @@ fn what_is_wrong_with_a_shelf_is_said() {
 }
 
 /// `braid` as a process, which is killed when nobody wants it any more.
-struct Running {
+pub struct Running {
     child: Child,
-    client: Client,
-    address: SocketAddr,
+    /// Its management.
+    pub client: Client,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
 impl Drop for Running {
@@ -357,7 +359,7 @@ impl Drop for Running {
 }
 
 /// Starts `braid node` or `braid shelf` in a folder; `text` without the section of its name and listener.
-fn spawn(folder: &Path, role: &str, text: &str, port: u16, arguments: &[&str]) -> Running {
+pub fn spawn(folder: &Path, role: &str, text: &str, port: u16, arguments: &[&str]) -> Running {
     let file = folder.join(format!("{role}.toml"));
     let socket = folder.join(format!("{role}.sock"));
     let own = if role == "node" {
@@ -414,7 +416,7 @@ fn spawn(folder: &Path, role: &str, text: &str, port: u16, arguments: &[&str]) -
 }
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

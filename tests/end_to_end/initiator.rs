@@ -291,6 +291,8 @@ impl Wire {
                 let Ok(target) = TcpStream::connect(target) else {
                     continue;
                 };
+                host.set_nodelay(true).unwrap();
+                target.set_nodelay(true).unwrap();
                 all.lock()
                     .unwrap()
                     .extend([host.try_clone().unwrap(), target.try_clone().unwrap()]);
