@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use nvme::command::SubmissionEntry;
+use nvme::host::DownReason;
 use reactor::{CoreIndex, Io, Nanos, Span};
 
 use super::Control;
@@ -81,6 +82,8 @@ pub(super) struct FabricControl {
     spans: Vec<Span>,
     /// Queues of each shelf that are open, or half open, on all cores.
     open: Vec<u32>,
+    /// Why each shelf is not connected, as was said last.
+    said: Vec<Option<DownReason>>,
     leaving: Option<Leaving>,
 }
 
@@ -104,6 +107,7 @@ impl FabricControl {
             associations: Associations::new(&targets, cores),
             paths,
             open: vec![0; shelves.len()],
+            said: vec![None; shelves.len()],
             shelves,
             asked: BTreeMap::new(),
             next: 0,
@@ -172,11 +176,16 @@ impl Control {
         match event {
             AssociationEvent::Ready { target, facts } => {
                 let shelf = number(target);
+                self.fabric().said[target] = None;
                 tracing::info!(shelf = %self.fabric().shelves[target].name, controller = facts.cntlid, "shelf is connected");
                 self.path_event(core, io, Event::Ready { shelf, facts: &facts });
             }
             AssociationEvent::Down { target, reason } => {
-                tracing::warn!(shelf = %self.fabric().shelves[target].name, %reason, "shelf is not connected; trying again");
+                // Once, however often it is tried in vain.
+                if self.fabric().said[target].replace(reason) != Some(reason) {
+                    let name = &self.fabric().shelves[target].name;
+                    tracing::warn!(shelf = %name, %reason, "shelf is not connected; trying again");
+                }
                 self.shelf_down(core, io, number(target));
             }
             AssociationEvent::Failed { target, reason } => {
@@ -473,6 +482,12 @@ impl Control {
         self.associate(core, io, |associations, now| {
             associations.reset(now, usize::from(shelf));
         });
+    }
+
+    /// Lets engines use a drive that nodes share, now that nothing of this node's earlier associations can take effect any more.
+    #[expect(dead_code, reason = "who decides about sharing opens drives with it")]
+    pub(super) fn open_drive(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
+        self.path_event(core, io, Event::Open { drive });
     }
 
     /// Where a drive of a shelf is, for people.

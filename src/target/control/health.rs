@@ -146,7 +146,7 @@ impl Control {
                 let losable = self.is_losable(drive);
                 self.judge(core, io, drive, Event::Waiting { waited, losable });
             }
-            None if health.called_hung && waiting.is_none() && health.unanswered() == 0 => {
+            None if health.called_hung && waiting.is_none() && !self.owes(drive) => {
                 // All memory is back, and what was written late cannot meet anything new any more.
                 self.call_hung(core, io, drive, false);
                 tracing::info!(drive = %self.drives[usize::from(drive)].name, "drive answers again");
@@ -288,7 +288,14 @@ impl Control {
     pub(super) fn is_idle(&self, drive: u16) -> bool {
         let health = &self.health[usize::from(drive)];
         let waits = health.waiting.iter().any(Option::is_some);
-        !waits && !health.called_hung && health.unanswered() == 0
+        !waits && !health.called_hung && !self.owes(drive)
+    }
+
+    /// Whether a command that was given up, or a superblock, is still unanswered.
+    fn owes(&self, drive: u16) -> bool {
+        let mut superblocks = self.superblocks.values();
+        let has_superblock = superblocks.any(|write| write.drive == drive);
+        has_superblock || self.health[usize::from(drive)].unanswered() > 0
     }
 
     /// Answers superblock writes in place of drives that are out and do not answer.
