@@ -130,7 +130,7 @@ fn a_group_over_a_shelf_keeps_what_hosts_write() {
 }
 
 #[test]
-fn a_shelf_by_uuid_and_with_digests() {
+fn a_shelf_by_its_second_address_with_uuids_and_digests() {
     let shelf = Stage::set(&shelf("s", 3));
     let Ok(Reply::Shelf(shown)) = shelf.call(Request::ShelfShow) else {
         panic!("the shelf tells")
@@ -140,7 +140,8 @@ fn a_shelf_by_uuid_and_with_digests() {
         let uuid = uuid(drive);
         format!("[[drive]]\nname = \"d{drive}\"\nshelf = \"s\"\nuuid = \"{uuid}\"\n")
     };
-    let text = at("s", shelf.address())
+    let nobody = format!("[\"127.0.0.1:{}\", ", free_port());
+    let text = at("s", shelf.address()).replace("[\"", &(nobody + "\""))
         + "header_digest = true\ndata_digest = true\n"
         + &(0..3).map(named).collect::<String>()
         + &group("raid5", &["d0", "d1", "d2"]);
@@ -337,6 +338,19 @@ fn what_is_wrong_with_a_shelf_is_said() {
             )),
     );
     assert!(said.contains("group g cannot be created"), "{said}");
+    let closed = "[shelf]\nname = \"u\"\n[subsystem]\nhosts = [\"nqn.2026-01.io.braid:host:other\"]\n";
+    let closed = Stage::set(
+        &(closed.to_owned() + "[[drive]]\nname = \"d\"\nmemory_mib = 16\n").replacen(
+            "name",
+            "create = true\nname",
+            1,
+        ),
+    );
+    let said = on(&at("s", closed.address()).replace("braid:s", "braid:u"), 1);
+    assert!(
+        said.contains("lets in host nqn.2026-01.io.braid:host:end-to-end"),
+        "{said}"
+    );
     // What was refused has left nothing behind.
     let node = Stage::set(&(at("s", address) + &drive(1) + raid0));
     drop(node);
