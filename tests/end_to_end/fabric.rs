@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use braid::target::manage::{
-    DriveInject, DriveKind, DriveReplace, FaultKind, GroupState, GroupStatus, MemberState, Reply, Request,
+    DriveAddSpare, DriveInject, DriveKind, DriveReplace, FaultKind, GroupState, GroupStatus, MemberState,
+    Reply, Request,
 };
 use braid::target::rpc::Client;
 use nvme::command::{SubmissionEntry, io_opcode};
@@ -499,6 +500,70 @@ fn a_killed_shelf_is_a_lost_member_until_it_is_brought_back() {
         1,
         "one identity is left of all attempts"
     );
+}
+
+impl Running {
+    /// Stops the process where it stands, or lets it go on.
+    fn signal(&self, name: &str) {
+        let sent = Process::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+/// Goal: a shelf that stands still for longer than its association lives costs its drive. What it still has to carry out when it goes on
+/// does not come after what the drive is brought back with (PROTOCOL H02, H30).
+#[test]
+fn a_shelf_that_stands_still_is_given_up_and_fenced_when_it_goes_on() {
+    let one = Stage::set(&shelf("s", 3));
+    let folder = Folder::make();
+    let two = spawn(folder.path(), "shelf", &shelf("t", 1), 0, &[]);
+    let text = at("s", one.address())
+        + &at("t", two.address)
+        + &drives("s", "s", 3)
+        + &drives("t", "t", 1)
+        + &group("raid5", &["s0", "s1", "s2", "t0"]);
+    let node = Stage::set(&text);
+    let mut host = Host::connect(node.address());
+    let mut data = pattern(50, 8 << 20);
+    write_all(&mut host, &data);
+    await_healthy(&node);
+    two.signal("-STOP");
+    for round in 0..3 {
+        let newer = pattern(51 + round, 2 << 20);
+        write_all(&mut host, &newer);
+        data[..newer.len()].copy_from_slice(&newer);
+    }
+    node.until("its drive is out", |node| {
+        node.group("g").state == GroupState::Degraded
+    });
+    let refused = node.call(Request::DriveReplace(DriveReplace {
+        group: "g".into(),
+        member: 3,
+        drive: "t0".into(),
+        force: false,
+    }));
+    assert!(refused.is_err(), "it still has commands: {refused:?}");
+    node.until("its association is lost", |node| {
+        node.drive("t0").health.unanswered > 0 && !is_connected(node, "t0")
+    });
+    two.signal("-CONT");
+    bring_back(&node, 3, "t0");
+    assert_holds(&mut host, &data);
+    assert_eq!(node.fail_drive("g", "s1"), GroupState::Degraded);
+    assert_holds(&mut host, &data);
+}
+
+/// Whether a drive of a shelf could be given to a group, as far as its shelf goes.
+fn is_connected(node: &Stage, drive: &str) -> bool {
+    let spare = Request::DriveAddSpare(DriveAddSpare {
+        group: "g".into(),
+        drive: drive.into(),
+        force: false,
+    });
+    let refused = node.call(spare).unwrap_err();
+    !refused.message.contains("is not connected")
 }
 
 #[test]
