@@ -9,7 +9,8 @@ use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
     Background, Backing, Config, Drive, Durability, GROUP_VDISKS_MAX, GROUPS_MAX, Group, Health, Level,
-    Listen, Node, Reactor, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, Subsystem, Vdisk, VdiskSize,
+    Listen, NamespaceName, Node, Reactor, RemoteShelf, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, ShelfDrive,
+    Subsystem, Vdisk, VdiskSize,
 };
 
 /// Metadata at both ends of a member in MiB.
@@ -26,6 +27,8 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         subsystem,
         listeners,
         listeners_missing,
+        shelves,
+        shelves_missing,
         drives,
         health,
         groups,
@@ -41,6 +44,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let group_names = unique("group", groups.iter().map(|g| (g.value.name, &g.at)), problems);
     unique("vdisk", vdisks.iter().map(|v| (v.value.name, &v.at)), problems);
     check_paths(&node, &drives, problems);
+    check_namespaces(&drives, &shelves, shelves_missing, problems);
     let groups = match shelf {
         Some(shelf) => shelf_groups(shelf, &drives, problems),
         None => {
@@ -68,22 +72,24 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
             },
             None => reactor.value,
         },
-        health: match shelf {
-            // A write that was given up could still land, after its host was fenced (PROTOCOL H02).
-            Some(_) => Health {
-                hang_ms: u32::MAX,
-                hang_last_ms: u32::MAX,
-                ..health
-            },
-            None => health,
-        },
+        health: if shelf.is_some() { patient(health) } else { health },
         shelf,
         subsystem,
         listeners: listeners.into_iter().map(|listen| listen.value).collect(),
+        shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
         drives: drives.into_iter().map(|drive| drive.value).collect(),
         groups,
         vdisks,
         notes: Vec::new(),
+    }
+}
+
+/// A shelf's patience has no end: a write that was given up could still land, after its host was fenced (PROTOCOL H02).
+fn patient(health: Health) -> Health {
+    Health {
+        hang_ms: u32::MAX,
+        hang_last_ms: u32::MAX,
+        ..health
     }
 }
 
@@ -185,6 +191,42 @@ fn check_paths(node: &Node, drives: &[Placed<Drive>], problems: &mut Problems<'_
             problems.push(at, what, "give each drive a file or device of its own");
         } else {
             seen.insert(plain, (&drive.name, at));
+        }
+    }
+}
+
+/// Looks the shelves of drives up, and for namespaces that are two drives.
+fn check_namespaces(
+    drives: &[Placed<Drive>],
+    shelves: &[Placed<RemoteShelf>],
+    shelves_missing: bool,
+    problems: &mut Problems<'_>,
+) {
+    let names = shelves.iter().map(|s| (s.value.name.as_str(), &s.at));
+    unique("shelf", names, problems);
+    let mut seen: BTreeMap<(&str, NamespaceName), (&str, &Range<usize>)> = BTreeMap::new();
+    for Placed { value: drive, at } in drives {
+        let Backing::Shelf(ShelfDrive { shelf, namespace }) = &drive.backing else {
+            continue;
+        };
+        let names = || shelves.iter().map(|shelf| shelf.value.name.as_str());
+        if !shelves_missing && !names().any(|name| name == shelf) {
+            let what = format!("[[drive]] {:?}: there is no shelf {}", drive.name, quoted(shelf));
+            let remedy = match nearest(shelf, names()) {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => format!("add a [[shelf]] section with name = {}", quoted(shelf)),
+            };
+            problems.push(at, what, remedy);
+        }
+        if let Some((other, place)) = seen.get(&(shelf.as_str(), *namespace)) {
+            let line = problems.line(place);
+            let what = format!(
+                "[[drive]] {:?} is the same {namespace} as {other:?} in line {line}",
+                drive.name
+            );
+            problems.push(at, what, "give each drive a namespace of its own");
+        } else {
+            seen.insert((shelf, *namespace), (&drive.name, at));
         }
     }
 }

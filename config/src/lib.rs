@@ -11,12 +11,15 @@
 //! range that its field documents.
 
 mod check;
+#[cfg(test)]
+mod fabric_tests;
 mod problem;
 mod read;
 mod section;
 #[cfg(test)]
 mod shelf_tests;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,10 @@ pub const CORES_MAX: u16 = 16;
 pub const LISTENERS_MAX: usize = 64;
 /// Most `[[drive]]` sections.
 pub const DRIVES_MAX: usize = 1024;
+/// Most `[[shelf]]` sections of a node.
+pub const SHELVES_MAX: usize = 64;
+/// Most addresses of one shelf.
+pub const SHELF_ADDRESSES_MAX: usize = 8;
 /// Most `[[group]]` sections.
 pub const GROUPS_MAX: usize = 128;
 /// Most `[[vdisk]]` sections.
@@ -65,6 +72,8 @@ pub struct Config {
     pub subsystem: Subsystem,
     /// Each `[[listen]]`, in the file's order; at least one of them is not `discovery_only`.
     pub listeners: Vec<Listen>,
+    /// Each `[[shelf]]` that a node uses drives of, in the file's order; none in the file of a shelf.
+    pub shelves: Vec<RemoteShelf>,
     /// Each `[[drive]]`, in the file's order.
     pub drives: Vec<Drive>,
     /// `[health]`, or its defaults.
@@ -232,6 +241,63 @@ pub enum Backing {
     },
     /// Memory, lost when the node stops.
     Memory(MemoryDrive),
+    /// A namespace of a shelf.
+    Shelf(ShelfDrive),
+}
+
+/// `[[shelf]]`: another process, reached over NVMe/TCP, whose namespaces are drives of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteShelf {
+    /// Unique among shelves; 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Where it listens, in the order in which they are tried; 1 to [`SHELF_ADDRESSES_MAX`], all different.
+    pub addresses: Vec<SocketAddr>,
+    /// Its subsystem.
+    pub nqn: Nqn,
+    /// Who the node is there. Default: `nqn.2026-01.io.braid:host:` and the node's name.
+    pub host_nqn: Nqn,
+    /// Whether CRC-32C digests over headers are wanted. Default: no.
+    pub header_digest: bool,
+    /// The same over data. Default: no.
+    pub data_digest: bool,
+    /// Whether its drives are taken away from whoever has reserved them. Default: false.
+    pub take_over: bool,
+}
+
+/// A drive that is a namespace of a shelf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShelfDrive {
+    /// Name of the shelf, which [`Config::shelves`] has.
+    pub shelf: String,
+    /// Which of its namespaces; no other drive has the same one.
+    pub namespace: NamespaceName,
+}
+
+/// How a namespace is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamespaceName {
+    /// By its number, not 0.
+    Nsid(u32),
+    /// By its UUID.
+    Uuid([u8; 16]),
+}
+
+impl fmt::Display for NamespaceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nsid(nsid) => write!(out, "namespace {nsid}"),
+            Self::Uuid(uuid) => {
+                out.write_str("namespace ")?;
+                for (at, byte) in uuid.iter().enumerate() {
+                    if [4, 6, 8, 10].contains(&at) {
+                        out.write_str("-")?;
+                    }
+                    write!(out, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// A drive in memory, optionally as slow and as faulty as a real one.
@@ -397,6 +463,11 @@ impl Config {
     /// The same for a shelf.
     pub fn shelf_example() -> &'static str {
         include_str!("../examples/shelf.toml")
+    }
+
+    /// The same for a node whose drives are those of two shelves.
+    pub fn fabric_example() -> &'static str {
+        include_str!("../examples/fabric.toml")
     }
 }
 

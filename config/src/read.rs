@@ -1,5 +1,6 @@
 //! Turns the tables of the file into values, section by section; [`check`](crate::check) then compares sections.
 
+mod fabric;
 mod field;
 mod health;
 mod serving;
@@ -8,14 +9,15 @@ mod storage;
 use std::ops::Range;
 use std::path::Path;
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::check;
 use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
     Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen,
-    Node, Reactor, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
+    Node, Reactor, RemoteShelf, SHELVES_MAX, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
 };
 
 /// A section's value with the places that later checks point at.
@@ -61,6 +63,9 @@ pub(crate) struct Draft<'a> {
     pub(crate) listeners: Vec<Placed<Listen>>,
     /// Some `[[listen]]` section was so wrong that it is not among `listeners`.
     pub(crate) listeners_missing: bool,
+    pub(crate) shelves: Vec<Placed<RemoteShelf>>,
+    /// Some `[[shelf]]` section was so wrong that it is not among `shelves`.
+    pub(crate) shelves_missing: bool,
     pub(crate) drives: Vec<Placed<Drive>>,
     pub(crate) health: Health,
     pub(crate) groups: Vec<Placed<GroupDraft<'a>>>,
@@ -99,7 +104,10 @@ pub(crate) fn config(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
 
 fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a> {
     let mut root = Section::new("the file", document, 0..0);
-    let is_shelf = root.peek("shelf").is_some();
+    // A list of them is what a node uses; a single one is what the process is.
+    let listed = |value: &Spanned<DeValue<'_>>| value.get_ref().as_array().is_some();
+    let has_shelves = root.peek("shelf").is_some_and(listed);
+    let is_shelf = root.peek("shelf").is_some() && !has_shelves;
     let (node, shelf) = if is_shelf {
         let (node, shelf) = serving::shelf(one(&mut root, "shelf", problems), problems);
         (node, Some(shelf))
@@ -117,6 +125,14 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         .peek("listen")
         .map_or(0, |value| value.get_ref().as_array().map_or(1, |list| list.len()));
     let listeners_missing = listeners.len() < listed;
+    let (mut shelves, mut shelves_missing) = (Vec::new(), false);
+    if has_shelves {
+        let sections = many(&mut root, "shelf", SHELVES_MAX, problems);
+        let found = sections.len();
+        let read = |section| fabric::shelf(section, &node.name, problems);
+        shelves.extend(sections.into_iter().filter_map(read));
+        shelves_missing = shelves.len() < found;
+    }
     let drives = many(&mut root, "drive", DRIVES_MAX, problems);
     let drives = drives
         .into_iter()
@@ -147,6 +163,8 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         subsystem,
         listeners,
         listeners_missing,
+        shelves,
+        shelves_missing,
         drives,
         health,
         groups,

@@ -183,6 +183,14 @@ impl Association {
         }
     }
 
+    /// Who we are from the next Connect of an admin queue on.
+    ///
+    /// Panics while I/O queues may be connecting: an association has one host identifier.
+    pub fn set_hostid(&mut self, hostid: [u8; 16]) {
+        assert!(!self.is_live() && self.io_queues == 0);
+        self.config.hostid = hostid;
+    }
+
     /// Whether user I/O may be submitted.
     pub fn is_live(&self) -> bool {
         self.state == State::Live

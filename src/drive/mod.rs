@@ -20,6 +20,9 @@ pub enum DriveError {
     /// The drive does not answer in time or is gone.
     #[error("drive does not answer")]
     Gone,
+    /// Another node has taken the drive: this one may not use it any more.
+    #[error("the drive belongs to another node now")]
+    Fenced,
     /// The drive's capacity ends before the blocks that were asked for.
     #[error("beyond the end of the drive")]
     OutOfRange,

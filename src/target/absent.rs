@@ -4,6 +4,7 @@ use std::path::Path;
 
 use config::Config;
 
+use super::fabric::session::Sessions;
 use super::storage::{self, Opened, StorageError};
 
 /// The drives that are there.
@@ -27,11 +28,11 @@ impl Present {
 }
 
 /// Opens the drives of a configuration. One that is not there is left out; anything else that is wrong with one is an error.
-pub fn open(config: &Config) -> Result<Present, StorageError> {
+pub fn open(config: &Config, sessions: &Sessions) -> Result<Present, StorageError> {
     let mut drives = Vec::new();
     let mut gone: Vec<Option<String>> = Vec::new();
     for drive in &config.drives {
-        match storage::open(drive) {
+        match storage::open(drive, sessions) {
             Ok(opened) => {
                 drives.push(opened);
                 gone.push(None);
@@ -39,6 +40,7 @@ pub fn open(config: &Config) -> Result<Present, StorageError> {
             Err(StorageError::Open { path, error, .. }) if storage::is_absence(&error) => {
                 gone.push(Some(sentence(&drive.name, &path, &error)));
             }
+            Err(absent @ StorageError::Absent { .. }) => gone.push(Some(absent.to_string())),
             Err(error) => return Err(error),
         }
     }
@@ -112,7 +114,8 @@ drives = ["a"]
     #[test]
     fn what_is_not_there_is_left_out_and_the_rest_keeps_its_meaning() {
         let config = config::parse(TEXT, Path::new("node.toml")).unwrap();
-        let present = open(&config).unwrap();
+        let sessions = Sessions::connect(&[], [1; 16], 1);
+        let present = open(&config, &sessions).unwrap();
         let names: Vec<&str> = present
             .drives
             .iter()

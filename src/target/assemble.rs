@@ -7,6 +7,7 @@ use config::Config;
 use super::absent;
 use super::control::{DriveFound, GroupPlan, GroupSource, VdiskPlan};
 use super::drives::DriveSpec;
+use super::fabric::session::Sessions;
 use super::node::NodeError;
 use super::replay;
 use super::restore::{self, Outcome};
@@ -39,8 +40,8 @@ pub struct Found {
 }
 
 /// Opens the drives, reads their superblocks and decides which groups are there and which are to be made.
-pub fn find(config: &Config) -> Result<Found, NodeError> {
-    let present = absent::open(config)?;
+pub fn find(config: &Config, sessions: &Sessions) -> Result<Found, NodeError> {
+    let present = absent::open(config, sessions)?;
     let (config, opened) = (&present.config, &present.drives);
     storage::check_distinct(opened)?;
     let mut facts = (0..)
@@ -129,7 +130,7 @@ fn plan_missing(
                     continue;
                 }
                 return Err(NodeError::Groups(format!(
-                    "group {} is not on the drives that are there, and {lacks}. Bring that one back, or give `size_mib` to have a file made",
+                    "group {} is not on the drives that are there, and {lacks}. Bring that one back; a file is made if it is given `size_mib`",
                     group.name
                 )));
             }

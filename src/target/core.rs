@@ -10,11 +10,12 @@ use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Limits, Outbox, Slot, Success};
 use reactor::{CoreIndex, Errno, Io, Nanos, Progress, Received, SendBatch, Span, Token};
 
-use super::array::GroupBinding;
+use super::array::{GroupBinding, drive_error};
 use super::command::Commands;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
 use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
+use super::fabric::Fabric;
 use super::message::{Accept, Arrival, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
@@ -58,6 +59,8 @@ pub enum TokenKind {
     Background = 7,
     /// Reservations on their way to a drive of a shelf; the payload names the write.
     Reservation = 8,
+    /// A connection to a shelf; the payload is its place and its epoch.
+    Fabric = 9,
 }
 
 /// Composes a token.
@@ -77,6 +80,7 @@ pub fn untoken(token: Token) -> Option<(TokenKind, u64)> {
         6 => TokenKind::Zero,
         7 => TokenKind::Background,
         8 => TokenKind::Reservation,
+        9 => TokenKind::Fabric,
         _ => return None,
     };
     Some((kind, token.0 & 0x00ff_ffff_ffff_ffff))
@@ -145,6 +149,8 @@ pub struct Core {
     pub(super) failures: u32,
     /// Who may do what with namespaces that are reserved.
     pub(super) reservations: Reservations,
+    /// Its connections to shelves, if the node has drives there.
+    pub(super) fabric: Option<Box<Fabric>>,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -224,6 +230,7 @@ impl Core {
         (spare_scratch_bytes, spare_ring_bytes): (u32, u32),
         io_retries: u8,
         control: Option<Box<Control>>,
+        fabric: Option<Box<Fabric>>,
     ) -> Self {
         let drives = drive_specs.len();
         Self {
@@ -260,6 +267,7 @@ impl Core {
             sums: Sums::default(),
             failures: 0,
             reservations: Reservations::default(),
+            fabric,
         }
     }
 
@@ -416,6 +424,8 @@ impl Core {
             }
             Message::EnforceReservation(enforcement) => self.enforce_reservation(io, &enforcement),
             Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
+            Message::Fabric(order) => self.fabric_order(io, order),
+            Message::DriveRefused { payload, error } => self.drive_done(io, payload, Err(error)),
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
             Message::CountNow { request } => self.count_now(io, request),
@@ -615,6 +625,7 @@ impl Core {
         self.tick_groups(io);
         self.failures = 0;
         self.awake.tick(io.now());
+        self.fabric_tick(io);
         self.tend_hung(io);
         self.move_members(io);
         self.report_counts(io);
@@ -692,6 +703,7 @@ impl reactor::Program for Core {
         self.spare_ring = io.arena_mut().alloc(self.spare_ring_bytes);
         let reserve = io.arena_mut().alloc(self.limits.machine.max_transfer_bytes);
         self.hung.keep_reserve(reserve);
+        self.fabric_started(io);
         io.set_timer(io.now() + TICK_NS, token(TokenKind::Tick, 0));
         if self.control.is_some() {
             self.with_control(io, |control, core, io| control.started(core, io));
@@ -712,6 +724,12 @@ impl reactor::Program for Core {
     }
 
     fn received(&mut self, io: &mut Io<Message>, token: Token, received: Received<'_>) {
+        if let Some((TokenKind::Fabric, _)) = untoken(token) {
+            if let Some(fabric) = &mut self.fabric {
+                fabric.queues.received(io, token, received);
+            }
+            return self.fabric_happened(io);
+        }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
         };
@@ -727,6 +745,12 @@ impl reactor::Program for Core {
     }
 
     fn sent(&mut self, io: &mut Io<Message>, token: Token, batch: Box<SendBatch>, result: Result<(), Errno>) {
+        if let Some((TokenKind::Fabric, _)) = untoken(token) {
+            if let Some(fabric) = &mut self.fabric {
+                fabric.queues.sent(io, token, batch, result);
+            }
+            return self.fabric_happened(io);
+        }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
         };
@@ -763,17 +787,21 @@ impl reactor::Program for Core {
         self.continue_close(io, queue);
     }
 
-    fn connected(&mut self, _io: &mut Io<Message>, _token: Token, _result: Result<OwnedFd, Errno>) {
-        unreachable!("a node connects to nobody")
+    fn connected(&mut self, io: &mut Io<Message>, token: Token, result: Result<OwnedFd, Errno>) {
+        let fabric = self.fabric.as_mut().expect("a node connects to shelves alone");
+        fabric.queues.connected(io, token, result);
+        self.fabric_happened(io);
     }
 
     fn file_done(&mut self, io: &mut Io<Message>, token: Token, result: Result<u32, Errno>) {
         match untoken(token) {
-            Some((TokenKind::Drive, payload)) => self.drive_done(io, payload, result.map(|_| ())),
+            Some((TokenKind::Drive, payload)) => {
+                self.drive_done(io, payload, result.map(|_| ()).map_err(drive_error));
+            }
             Some((TokenKind::Zero, payload)) => self.zero_answered(io, payload, result.map(|_| ())),
             Some((TokenKind::Superblock, payload)) => {
                 self.with_control(io, |control, core, io| {
-                    control.superblock_done(core, io, payload, result.map(|_| ()))
+                    control.superblock_done(core, io, payload, result.map(|_| ()).map_err(drive_error))
                 });
             }
             Some((TokenKind::Reservation, number)) => {
@@ -781,7 +809,11 @@ impl reactor::Program for Core {
                 self.tell_control(io, ControlMessage::ReservationWritten { number, succeeded });
             }
             Some((
-                TokenKind::Accept | TokenKind::Connection | TokenKind::Tick | TokenKind::Background,
+                TokenKind::Accept
+                | TokenKind::Connection
+                | TokenKind::Tick
+                | TokenKind::Background
+                | TokenKind::Fabric,
                 _,
             ))
             | None => {
@@ -791,6 +823,12 @@ impl reactor::Program for Core {
     }
 
     fn closed(&mut self, io: &mut Io<Message>, token: Token) {
+        if let Some((TokenKind::Fabric, _)) = untoken(token) {
+            if let Some(fabric) = &mut self.fabric {
+                fabric.queues.closed(io, token);
+            }
+            return self.fabric_happened(io);
+        }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
         };
@@ -818,6 +856,7 @@ impl reactor::Program for Core {
         let mut busy = self.deliver_overflow(io);
         busy |= self.run_delayed(io);
         self.serve_buffer_queue(io);
+        busy |= self.fabric_turn(io);
         self.flush(io);
         if busy || self.has_overflow() || !self.delayed.is_empty() {
             Progress::Busy

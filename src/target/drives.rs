@@ -1,4 +1,5 @@
-//! Drives of a node bound to a core: files and block devices through the ring, memory drives by copying.
+//! Drives of a node bound to a core: files and block devices through the ring, memory drives by copying, those of shelves by the core's
+//! own initiator.
 
 mod fault;
 mod flight;
@@ -16,16 +17,17 @@ use reactor::{Arena, Errno, FileId, Io, Nanos, SharedMemory, Span};
 
 use super::array::drive_error;
 use super::core::{Core, TICK_NS, TokenKind, token};
+use super::fabric::FabricDrive;
 use super::message::Message;
 use crate::amf::engine::{IoTag, Place};
 use crate::drive::DriveError;
 use crate::drive::health::LatencyWindow;
 
 pub use fault::{Fault, Faults, Verdict};
-pub use flight::Flights;
+pub use flight::{FlightKey, Flights};
 pub use hung::HungDrives;
 
-use flight::{Flight, FlightKey, Stage};
+use flight::{Flight, Stage};
 
 /// A drive of the node, open and ready to be bound to cores.
 pub struct DriveSpec {
@@ -56,6 +58,8 @@ pub enum Medium {
     },
     /// Memory of this process, gone with it; for benches and tests.
     Memory(MemoryDrive),
+    /// A namespace of a shelf.
+    Fabric(FabricDrive),
 }
 
 /// A memory drive with its injected faults.
@@ -81,6 +85,8 @@ pub enum DriveBinding {
     File(FileId),
     /// A memory drive.
     Memory,
+    /// A namespace of a shelf, over this core's queue to that.
+    Fabric,
     /// The file could not be put on the ring.
     Lost,
 }
@@ -277,6 +283,7 @@ impl Core {
         for spec in specs.iter() {
             let binding = match &spec.medium {
                 Medium::Memory(_) => DriveBinding::Memory,
+                Medium::Fabric(_) => DriveBinding::Fabric,
                 Medium::File { file, path, .. } => match file.try_clone().map(OwnedFd::from).and_then(|fd| {
                     io.add_file(fd)
                         .map_err(|_| std::io::Error::from(std::io::ErrorKind::QuotaExceeded))
@@ -335,7 +342,7 @@ impl Core {
             }
         };
         match self.drives[at] {
-            DriveBinding::File(_) => {
+            DriveBinding::File(_) | DriveBinding::Fabric => {
                 let key = self
                     .flights
                     .insert(flight(drive, &command, Stage::Kernel, io.now(), self.awake));
@@ -399,14 +406,14 @@ impl Core {
                 let result = memory.carry_out(io.arena_mut(), kind, at, bytes, span);
                 self.finish_flight(io, key, result);
             }
+            DriveBinding::Fabric => self.fabric_issue(io, key),
             DriveBinding::Lost => self.finish_flight(io, key, Err(DriveError::Gone)),
         }
     }
 
-    /// A file answered.
-    pub(super) fn drive_done(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), Errno>) {
+    /// A file or a shelf answered.
+    pub(super) fn drive_done(&mut self, io: &mut Io<Message>, payload: u64, result: Result<(), DriveError>) {
         let key = FlightKey::from_bits(payload);
-        let result = result.map_err(drive_error);
         let retries_max = self.io_retries;
         let flight = self.flights.find(key).expect("a file answers a command once");
         let spec = &self.drive_specs[usize::from(flight.drive)];
@@ -445,7 +452,7 @@ impl Core {
                 let zeroes = self.zeroes.expect("allocated at start").part(0, flight.bytes);
                 io.write(file, drive_token(key), zeroes, flight.at, fua);
             }
-            Ok(()) | Err(_) => self.drive_done(io, payload, result),
+            Ok(()) | Err(_) => self.drive_done(io, payload, result.map_err(drive_error)),
         }
     }
 
@@ -520,7 +527,7 @@ fn flight(drive: u16, command: &DriveCommand, stage: Stage, now: Nanos, awake: A
 fn memory_of(spec: &DriveSpec) -> &MemoryDrive {
     match &spec.medium {
         Medium::Memory(memory) => memory,
-        Medium::File { .. } => unreachable!("a binding is made from its drive's medium"),
+        Medium::File { .. } | Medium::Fabric(_) => unreachable!("a binding is made from its drive's medium"),
     }
 }
 

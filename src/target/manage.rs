@@ -640,6 +640,8 @@ pub enum DriveKind {
     Block,
     /// Memory of the node; gone when it stops.
     Memory,
+    /// A namespace of a shelf.
+    Fabric,
 }
 
 impl DriveKind {
@@ -649,6 +651,7 @@ impl DriveKind {
             Self::File => "file",
             Self::Block => "block",
             Self::Memory => "memory",
+            Self::Fabric => "fabric",
         }
     }
 }
@@ -912,7 +915,12 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-        for kind in [DriveKind::File, DriveKind::Block, DriveKind::Memory] {
+        for kind in [
+            DriveKind::File,
+            DriveKind::Block,
+            DriveKind::Memory,
+            DriveKind::Fabric,
+        ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
         let states = [

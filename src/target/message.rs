@@ -13,6 +13,7 @@ use reactor::CoreIndex;
 use super::array::GroupShared;
 use super::control::ManageCall;
 use super::drives::DriveReport;
+use super::fabric::{FabricOrder, FabricReport};
 use super::namespaces::Namespaces;
 use super::window::Window;
 use crate::amf::expansion::{HeldRows, Layout};
@@ -203,6 +204,15 @@ pub enum Message {
         /// Whether it hangs.
         hung: bool,
     },
+    /// Something of this core's connections to shelves.
+    Fabric(FabricOrder),
+    /// To itself: a drive has refused an engine's command.
+    DriveRefused {
+        /// Names the command.
+        payload: u64,
+        /// Why.
+        error: DriveError,
+    },
     /// To itself: carry out what an engine has queued.
     Pump {
         /// Which group.
@@ -322,6 +332,15 @@ pub enum ControlMessage {
         member: MemberIndex,
         /// What the drive said.
         error: DriveError,
+    },
+    /// Something of a core's connections to shelves.
+    Fabric(FabricReport),
+    /// To itself: a drive of a shelf has answered a superblock write.
+    SuperblockDone {
+        /// Which write.
+        number: u64,
+        /// How it went.
+        result: Result<(), DriveError>,
     },
     /// A member of a group could not read some blocks; the other members can.
     Media(Repair),

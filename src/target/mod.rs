@@ -33,6 +33,7 @@ mod sums;
 mod window;
 
 pub mod demo;
+pub mod fabric;
 pub mod host;
 pub mod perf;
 

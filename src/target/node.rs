@@ -17,6 +17,10 @@ use thiserror::Error;
 use super::assemble::{self, Found};
 use super::control::{Control, ControlSetup, Listener, ManageCall, NodeFacts};
 use super::core::{CONTROL_CORE, Core, TransportLimits};
+use super::drives::DriveSpec;
+use super::fabric::Fabric;
+use super::fabric::session::Sessions;
+use super::host::Target;
 use super::manage::{Manage, ManageError, Reply, Request};
 use super::message::Message;
 use super::observe::{Observation, ObserveCall};
@@ -97,12 +101,42 @@ struct NodeManage {
 /// Starts a node and waits until hosts may connect.
 pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
     let cores = core_count(config);
+    let incarnation = storage::random_bytes().map_err(|error| NodeError::System {
+        what: "no random bytes from the system",
+        error,
+    })?;
+    let sessions = Sessions::connect(&config.shelves, incarnation, cores);
+    match prepare(config, cores, &sessions) {
+        Ok(prepared) => {
+            sessions.end();
+            run_cores(config, cores, prepared)
+        }
+        Err(error) => {
+            sessions.abandon();
+            Err(error)
+        }
+    }
+}
+
+/// What a node's cores are started with.
+struct Prepared {
+    control: Box<Control>,
+    drives: Arc<Vec<DriveSpec>>,
+    targets: Arc<[Target]>,
+    addresses: Vec<SocketAddr>,
+    is_ready: Receiver<Result<(), String>>,
+    stop: SyncSender<()>,
+    stop_requests: Receiver<()>,
+}
+
+/// Finds the groups, opens the listeners and makes the control machines.
+fn prepare(config: &Config, cores: u16, sessions: &Sessions) -> Result<Prepared, NodeError> {
     let Found {
         drives,
         found,
         groups,
         mut notes,
-    } = assemble::find(config)?;
+    } = assemble::find(config, sessions)?;
     let Listening {
         listeners,
         ports,
@@ -128,8 +162,32 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         is_shelf: config.shelf.is_some(),
         read_cache_mib: config.reactor.read_cache_mib,
         stop: stop.clone(),
+        shelves: sessions.shelves(),
     };
-    let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
+    let targets = setup.shelves.iter().map(|shelf| shelf.target.clone());
+    Ok(Prepared {
+        targets: targets.collect(),
+        control: Box::new(Control::new(setup)?),
+        drives,
+        addresses,
+        is_ready,
+        stop,
+        stop_requests,
+    })
+}
+
+/// Starts the cores and waits until hosts may connect.
+fn run_cores(config: &Config, cores: u16, prepared: Prepared) -> Result<RunningNode, NodeError> {
+    let Prepared {
+        control,
+        drives,
+        targets,
+        addresses,
+        is_ready,
+        stop,
+        stop_requests,
+    } = prepared;
+    let control = std::sync::Mutex::new(Some(control));
     let limits = transport_limits(config);
     let spare_bytes = (
         assemble::spare_scratch_bytes(config.reactor.memory_mib),
@@ -140,6 +198,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         let control = (index == CONTROL_CORE)
             .then(|| control.lock().ok()?.take())
             .flatten();
+        let fabric = (!targets.is_empty()).then(|| Box::new(Fabric::new(Arc::clone(&targets), &drives)));
         Core::new(
             index,
             limits,
@@ -147,6 +206,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
             spare_bytes,
             io_retries,
             control,
+            fabric,
         )
     })?;
     let facts: Vec<Facts> = (0..cores)

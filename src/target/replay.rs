@@ -1,4 +1,4 @@
-//! Replays a group's journal before any core starts: drives the pure machine with plain, blocking file I/O.
+//! Replays a group's journal before any core starts: drives the pure machine with plain, blocking I/O.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,6 +9,7 @@ use reactor::{Errno, SharedMemory};
 
 use super::array::drive_error;
 use super::drives::{DriveSpec, Medium};
+use super::fabric::FabricDrive;
 use super::restore::Machine;
 use crate::amf::journal::replay::{Action, Event, ReplayError, Report};
 use crate::drive::DriveError;
@@ -22,6 +23,7 @@ pub(super) enum Reach {
     /// A handle of its own without `O_DIRECT`: buffers need no alignment, and a flush makes the page cache durable.
     File(File),
     Memory(Arc<SharedMemory>),
+    Fabric(FabricDrive),
     Missing(DriveError),
 }
 
@@ -30,6 +32,7 @@ impl Reach {
         match spec.map(|spec| &spec.medium) {
             None => Self::Missing(DriveError::Gone),
             Some(Medium::Memory(drive)) => Self::Memory(Arc::clone(&drive.memory)),
+            Some(Medium::Fabric(drive)) => Self::Fabric(drive.clone()),
             Some(Medium::File { path, .. }) => match OpenOptions::new().read(true).write(true).open(path) {
                 Ok(file) => Self::File(file),
                 Err(error) => Self::Missing(error_of(&error)),
@@ -44,6 +47,7 @@ impl Reach {
                 .read_exact_at(&mut data, at)
                 .map_err(|error| error_of(&error))?,
             Self::Memory(memory) => memory.read(place(at), &mut data),
+            Self::Fabric(drive) => return drive.read(at, bytes),
             Self::Missing(error) => return Err(*error),
         }
         Ok(data)
@@ -60,6 +64,7 @@ impl Reach {
                 memory.write(place(at), data);
                 Ok(())
             }
+            Self::Fabric(drive) => drive.write(at, data, fua),
             Self::Missing(error) => Err(*error),
         }
     }
@@ -68,6 +73,7 @@ impl Reach {
         match self {
             Self::File(file) => file.sync_data().map_err(|error| error_of(&error)),
             Self::Memory(_) => Ok(()),
+            Self::Fabric(drive) => drive.flush(),
             Self::Missing(error) => Err(*error),
         }
     }

@@ -187,5 +187,6 @@ fn write(spec: &DriveSpec, at: u64, bytes: &[u8]) -> std::io::Result<()> {
             file.write_all_at(bytes, at)?;
             file.sync_data()
         }
+        Medium::Fabric(_) => unreachable!("the configuration gives a shelf no drives of others"),
     }
 }

@@ -10,11 +10,13 @@ use config::Backing;
 use thiserror::Error;
 
 use super::drives::{DriveSpec, Faults, Medium, MemoryDrive};
+use super::fabric::session::{SessionError, Sessions};
 use crate::amf::RowIndex;
 use crate::amf::group::{Candidate, IntentPage, ListPage};
 use crate::amf::intent::IntentMap;
 use crate::amf::lost::LostList;
 use crate::amf::superblock::RECORD_BYTES;
+use crate::drive::DriveError;
 
 const MIB: u64 = 1 << 20;
 /// How long a locked drive is waited for.
@@ -50,7 +52,9 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// Two names of one file.
-    #[error("drives \"{first}\" and \"{second}\" are the same file or device. Give each drive its own")]
+    #[error(
+        "drives \"{first}\" and \"{second}\" are the same file, device or namespace. Give each drive its own"
+    )]
     Same {
         /// The one.
         first: String,
@@ -73,6 +77,22 @@ pub enum StorageError {
         /// What the system said.
         error: io::Error,
     },
+    /// Its shelf is not there, or does not have it.
+    #[error("drive \"{drive}\" is not there: {why}")]
+    Absent {
+        /// Name in the configuration.
+        drive: String,
+        /// Why.
+        why: String,
+    },
+    /// Its shelf cannot give it to this node.
+    #[error("drive \"{drive}\": {why}")]
+    Shelf {
+        /// Name in the configuration.
+        drive: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// Its metadata could not be read.
     #[error(
         "drive \"{drive}\": reading it failed: {error}. Check the drive; leave it out of the configuration to start without it"
@@ -83,6 +103,16 @@ pub enum StorageError {
         /// What the system said.
         error: io::Error,
     },
+    /// The same of a drive of a shelf.
+    #[error(
+        "drive \"{drive}\": reading it failed: {error}. Look into the log of its shelf; leave it out of the configuration to start without it"
+    )]
+    ReadFabric {
+        /// Name in the configuration.
+        drive: String,
+        /// What it said.
+        error: DriveError,
+    },
 }
 
 /// A drive that was opened, and what was noticed.
@@ -91,15 +121,16 @@ pub struct Opened {
     pub spec: DriveSpec,
     /// What it does differently than one would like, as sentences.
     pub notes: Vec<String>,
-    /// Device and inode, to find two names of one file.
+    /// Device and inode, or shelf and namespace, to find two names of one drive.
     identity: Option<(u64, u64)>,
 }
 
 /// Opens one drive of the configuration; files that do not exist are made if their size is given.
-pub fn open(drive: &config::Drive) -> Result<Opened, StorageError> {
+pub fn open(drive: &config::Drive, sessions: &Sessions) -> Result<Opened, StorageError> {
     match &drive.backing {
         Backing::Memory(memory) => open_memory(&drive.name, memory),
         Backing::Path { path, size_mib } => open_path(&drive.name, path, *size_mib),
+        Backing::Shelf(namespace) => open_fabric(&drive.name, namespace, sessions),
     }
 }
 
@@ -122,6 +153,38 @@ pub fn check_distinct(drives: &[Opened]) -> Result<(), StorageError> {
         }
     }
     Ok(())
+}
+
+fn open_fabric(
+    name: &str,
+    namespace: &config::ShelfDrive,
+    sessions: &Sessions,
+) -> Result<Opened, StorageError> {
+    let drive = name.to_owned();
+    let fabric = match sessions.open(namespace) {
+        Ok(fabric) => fabric,
+        Err(SessionError::Absent(why)) => return Err(StorageError::Absent { drive, why }),
+        Err(error @ (SessionError::Host(_) | SessionError::Unusable(_))) => {
+            let why = error.to_string();
+            return Err(StorageError::Shelf { drive, why });
+        }
+    };
+    let identity = (
+        u64::MAX - 1 - u64::from(fabric.shelf),
+        fabric.namespace.nsid.into(),
+    );
+    Ok(Opened {
+        spec: DriveSpec {
+            name: drive,
+            bytes: fabric.bytes(),
+            logical_block_bytes: fabric.namespace.block_bytes,
+            medium: Medium::Fabric(fabric),
+            fresh: false,
+            faults: Faults::default(),
+        },
+        notes: Vec::new(),
+        identity: Some(identity),
+    })
 }
 
 fn open_memory(name: &str, memory: &config::MemoryDrive) -> Result<Opened, StorageError> {
@@ -293,6 +356,14 @@ pub fn read_region(spec: &DriveSpec, offset: u64, bytes: usize) -> Result<Vec<u8
             File::open(path)
                 .and_then(|file| file.read_exact_at(&mut region, offset))
                 .map_err(failed)?;
+        }
+        Medium::Fabric(fabric) => {
+            region = fabric
+                .read(offset, bytes)
+                .map_err(|error| StorageError::ReadFabric {
+                    drive: spec.name.clone(),
+                    error,
+                })?;
         }
     }
     Ok(region)

@@ -273,13 +273,15 @@ fn a_job_that_takes_too_long_resets_the_controller_and_the_host_comes_back() {
 }
 
 /// Forwards connections to a target, and can cut all of them at once.
-struct Wire {
-    address: SocketAddr,
+pub struct Wire {
+    /// Where to connect.
+    pub address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Wire {
-    fn to(target: SocketAddr) -> Self {
+    /// To this target.
+    pub fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let streams: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
@@ -289,6 +291,8 @@ impl Wire {
                 let Ok(target) = TcpStream::connect(target) else {
                     continue;
                 };
+                host.set_nodelay(true).unwrap();
+                target.set_nodelay(true).unwrap();
                 all.lock()
                     .unwrap()
                     .extend([host.try_clone().unwrap(), target.try_clone().unwrap()]);
@@ -302,12 +306,12 @@ impl Wire {
     }
 
     /// How many connections were made since the last cut.
-    fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.streams.lock().unwrap().len() / 2
     }
 
     /// Cuts all connections.
-    fn cut(&self) {
+    pub fn cut(&self) {
         for stream in std::mem::take(&mut *self.streams.lock().unwrap()) {
             drop(stream.shutdown(Shutdown::Both));
         }

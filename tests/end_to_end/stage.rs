@@ -244,7 +244,7 @@ impl Stage {
 /// Starts a node whose files are in `folder`.
 pub fn start(text: &str, folder: &Path) -> Result<RunningNode, NodeError> {
     // The file of a shelf has a section of its own in place of the node's.
-    let node = if text.contains("[shelf]") {
+    let node = if text.starts_with("[shelf]") || text.contains("\n[shelf]") {
         ""
     } else {
         "[node]\nname = \"end-to-end\"\n"

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::field::{name, path, power_of_two};
-use super::{GroupDraft, Placed, VdiskDraft, one};
+use super::{GroupDraft, Placed, VdiskDraft, fabric, one};
 use crate::problem::Problems;
 use crate::section::{Found, Section};
 use crate::{
@@ -31,6 +31,7 @@ pub(crate) fn drive(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -
     let delay_us = section.number("delay_us", 0..=10_000_000, problems);
     let bandwidth_mib_s = section.number("bandwidth_mib_s", 1..=u32::MAX, problems);
     let error_every = section.number("error_every", 1..=u32::MAX, problems);
+    let shelf = fabric::drive(&mut section, problems);
     let mut belongs = |key: &str, place: Option<Range<usize>>, to: &str| {
         if let Some(place) = place {
             let what = format!("{}: {key} belongs to drives with {to}", section.title());
@@ -42,14 +43,18 @@ pub(crate) fn drive(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -
         belongs("bandwidth_mib_s", bandwidth_mib_s.place(), "memory_mib");
         belongs("error_every", error_every.place(), "memory_mib");
     } else {
-        belongs(
-            "path",
-            path_found.place(),
-            "a file or block device, this one has memory_mib",
-        );
+        let other = "a file or block device, this one has memory_mib";
+        belongs("path", path_found.place(), other);
+        belongs("shelf", shelf.place(), "a namespace, this one has memory_mib");
         belongs("size_mib", size_mib.place(), "path");
     }
+    if !shelf.is_absent() {
+        let other = "a file or block device, this one has shelf";
+        belongs("path", path_found.place(), other);
+        belongs("size_mib", size_mib.place(), other);
+    }
     let backing = match (path_found, memory_mib) {
+        (Found::Absent, Found::Absent) if !shelf.is_absent() => shelf.some().map(Backing::Shelf),
         (Found::Value(text, at), Found::Absent) => {
             path(text, &at, &section, "path", problems).map(|path| Backing::Path {
                 path,
@@ -65,7 +70,7 @@ pub(crate) fn drive(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -
         (Found::Absent, Found::Absent) => {
             section.missing(
                 "path",
-                "path = \"d0.img\" (a file or block device) or memory_mib = 256",
+                "path = \"d0.img\" (a file or block device), memory_mib = 256, or shelf = \"shelf-a\" with nsid = 1",
                 problems,
             );
             None

@@ -91,6 +91,7 @@ fn problem_json(problem: &Problem) -> Value {
 fn drive_bytes(backing: &Backing) -> Option<u64> {
     match backing {
         Backing::Memory(memory) => Some(memory.size_mib << 20),
+        Backing::Shelf(_) => None,
         Backing::Path { path, size_mib } => match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => Some(metadata.len()),
             Ok(metadata) if metadata.file_type().is_block_device() => block_device_bytes(path),
@@ -201,6 +202,7 @@ fn drives_text(config: &Config) -> String {
         let group = config.groups.iter().find(|group| group.drives.contains(&index));
         let what = match &drive.backing {
             Backing::Memory(_) => "memory, lost at the end".to_owned(),
+            Backing::Shelf(drive) => format!("{} of shelf {}", drive.namespace, drive.shelf),
             Backing::Path { path, .. } if path.exists() => path.display().to_string(),
             Backing::Path {
                 path,
@@ -274,7 +276,7 @@ fn plan_json(config: &Config) -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let drives = config.drives.iter().map(|drive| {
         let path = match &drive.backing {
-            Backing::Memory(_) => None,
+            Backing::Memory(_) | Backing::Shelf(_) => None,
             Backing::Path { path, .. } => Some(path),
         };
         json!({"name": drive.name, "path": path, "capacity_bytes": drive_bytes(&drive.backing)})

@@ -145,6 +145,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
             config: config.clone(),
             stop_at_eof: options.stop_at_eof,
             accept_loss: Vec::new(),
+            take_over: false,
         };
         return node(&options, log, programs, true);
     }
@@ -157,9 +158,11 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         Command::Sim(options) => sim::run(&options),
         Command::CheckConfig(options) => config_file::check(&options.file, options.json),
         Command::Config {
-            command: ConfigCommand::Example { shelf },
+            command: ConfigCommand::Example { shelf, fabric },
         } => print(if shelf {
             config::Config::shelf_example()
+        } else if fabric {
+            config::Config::fabric_example()
         } else {
             config::Config::example()
         }),
@@ -190,7 +193,11 @@ fn node(
 ) -> Result<(), Failure> {
     let file = options.config.as_path();
     let config = match config_file::read(file)? {
-        Ok(config) => accept_losses(config, &options.accept_loss)?,
+        Ok(mut config) => {
+            let shelves = config.shelves.iter_mut();
+            shelves.for_each(|shelf| shelf.take_over |= options.take_over);
+            accept_losses(config, &options.accept_loss)?
+        }
         Err(problems) => {
             let what = format!(
                 "{} has {}",

@@ -119,6 +119,9 @@ pub struct NodeOptions {
     /// Serve this group of durability ram although writes that it had acknowledged from memory are lost; once, and from then on without them
     #[arg(long, value_name = "GROUP")]
     pub accept_loss: Vec<String>,
+    /// Take the drives of shelves away from whoever has reserved them: this node before it was killed, or one that is gone for good
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Options of `braid shelf`.
@@ -163,6 +166,9 @@ pub enum ConfigCommand {
         /// The file of a shelf, not of a node
         #[arg(long)]
         shelf: bool,
+        /// The file of a node whose drives are on shelves
+        #[arg(long, conflicts_with = "shelf")]
+        fabric: bool,
     },
 }
 
@@ -821,7 +827,8 @@ Examples:
     pub const CONFIG: &str = "\
 Example:
   braid config example > node.toml
-  braid config example --shelf > shelf.toml";
+  braid config example --shelf > shelf.toml
+  braid config example --fabric > node.toml";
     pub const PREFLIGHT: &str = "\
 Examples:
   braid preflight

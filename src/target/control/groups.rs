@@ -33,7 +33,8 @@ use crate::target::assemble;
 use crate::target::command::{InternalCommand, Owner};
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
-use crate::target::message::Message;
+use crate::target::fabric::{Errand, Wanted};
+use crate::target::message::{ControlMessage, Message};
 use crate::target::namespaces::{Namespace, Namespaces};
 use crate::target::shelf::{Header, is_data};
 use crate::vdisk::VirtualDisk;
@@ -542,7 +543,7 @@ impl Control {
             }
         }
         match (&core.drives[usize::from(drive)], &spec.medium) {
-            (DriveBinding::File(file), _) => {
+            (DriveBinding::File(_) | DriveBinding::Fabric, _) => {
                 let Some(span) = self.superblock_spans.pop() else {
                     // As many as may be are under way: it is written when one of them is done.
                     self.superblocks_waiting
@@ -552,13 +553,7 @@ impl Control {
                 self.superblock_next += 1;
                 self.superblocks.insert(self.superblock_next, write(Some(span)));
                 io.arena_mut().copy_in(span, 0, record);
-                io.write(
-                    *file,
-                    token(TokenKind::Superblock, self.superblock_next),
-                    span,
-                    offset_bytes,
-                    true,
-                );
+                self.issue_superblock(core, io, drive, offset_bytes, span);
             }
             (DriveBinding::Memory, Medium::Memory(memory)) => {
                 memory.memory.write(
@@ -570,6 +565,33 @@ impl Control {
             (DriveBinding::Memory | DriveBinding::Lost, _) => {
                 core.tell_superblock(io, group, name, Err(DriveError::Gone));
             }
+        }
+    }
+
+    /// Hands the newest superblock write to its drive.
+    fn issue_superblock(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        drive: u16,
+        at: u64,
+        span: reactor::Span,
+    ) {
+        let number = self.superblock_next;
+        if let DriveBinding::File(file) = core.drives[usize::from(drive)] {
+            return io.write(file, token(TokenKind::Superblock, number), span, at, true);
+        }
+        let wanted = Wanted {
+            errand: Errand::Superblock(number),
+            drive,
+            kind: Kind::Write { fua: true },
+            at,
+            bytes: span.bytes(),
+            span: Some(span),
+        };
+        if let Err(error) = core.fabric_begin(wanted) {
+            let result = Err(error);
+            core.tell_control(io, ControlMessage::SuperblockDone { number, result });
         }
     }
 
@@ -873,7 +895,7 @@ impl Control {
 
     fn try_finish(&mut self, io: &Io<Message>) {
         let is_over = |group: &GroupControl| matches!(group.phase, Phase::Stopped | Phase::Failed);
-        if self.closing && self.groups.iter().all(is_over) {
+        if self.closing && self.groups.iter().all(is_over) && !self.begin_leave() {
             io.stop();
         }
     }

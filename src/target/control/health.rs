@@ -1,6 +1,6 @@
 //! What a drive's errors, latencies and silences mean: fed to its health machine, and its verdict carried out.
 
-use reactor::{CoreIndex, Errno, Io, Nanos};
+use reactor::{CoreIndex, Io, Nanos};
 
 use super::{Control, SuperblockWrite};
 use crate::amf::MemberIndex;
@@ -146,7 +146,7 @@ impl Control {
                 let losable = self.is_losable(drive);
                 self.judge(core, io, drive, Event::Waiting { waited, losable });
             }
-            None if health.called_hung && waiting.is_none() && health.unanswered() == 0 => {
+            None if health.called_hung && waiting.is_none() && !self.owes(drive) => {
                 // All memory is back, and what was written late cannot meet anything new any more.
                 self.call_hung(core, io, drive, false);
                 tracing::info!(drive = %self.drives[usize::from(drive)].name, "drive answers again");
@@ -268,6 +268,7 @@ impl Control {
 
     /// Whether a drive may be taken into a group: not while commands that were given up may still reach it.
     pub(super) fn check_usable(&self, drive: usize) -> Result<(), ManageError> {
+        self.check_connected(drive)?;
         let health = &self.health[drive];
         if health.called_hung || health.unanswered() > 0 {
             return Err(ManageError::new(
@@ -281,6 +282,20 @@ impl Control {
             ));
         }
         Ok(())
+    }
+
+    /// Whether no core awaits an answer of a drive.
+    pub(super) fn is_idle(&self, drive: u16) -> bool {
+        let health = &self.health[usize::from(drive)];
+        let waits = health.waiting.iter().any(Option::is_some);
+        !waits && !health.called_hung && !self.owes(drive)
+    }
+
+    /// Whether a command that was given up, or a superblock, is still unanswered.
+    fn owes(&self, drive: u16) -> bool {
+        let mut superblocks = self.superblocks.values();
+        let has_superblock = superblocks.any(|write| write.drive == drive);
+        has_superblock || self.health[usize::from(drive)].unanswered() > 0
     }
 
     /// Answers superblock writes in place of drives that are out and do not answer.
@@ -301,13 +316,13 @@ impl Control {
         }
     }
 
-    /// A superblock write was answered by its file.
+    /// A superblock write was answered by its drive.
     pub(in crate::target) fn superblock_done(
         &mut self,
         core: &mut Core,
         io: &mut Io<Message>,
         number: u64,
-        result: Result<(), Errno>,
+        result: Result<(), DriveError>,
     ) {
         let SuperblockWrite {
             group,
@@ -322,7 +337,6 @@ impl Control {
         self.superblock_spans.extend(span);
         self.retry_superblocks(core, io);
         if !given_up {
-            let result = result.map_err(crate::target::array::drive_error);
             self.superblock_written(core, io, group, name, result);
         }
     }

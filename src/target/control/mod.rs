@@ -5,6 +5,7 @@
 
 mod background;
 mod expansion;
+mod fabric;
 mod groups;
 mod health;
 mod intent;
@@ -29,6 +30,7 @@ use reactor::{Io, Nanos, OperationId, Span};
 use super::array::ScratchMemory;
 use super::core::Core;
 use super::drives::DriveSpec;
+use super::fabric::Shelf;
 use super::manage::{ManageError, Reply, Request};
 use super::message::{ControlMessage, Message, Traffic};
 use crate::amf::group::{RequestId, SuperblockIo};
@@ -145,6 +147,8 @@ pub struct ControlSetup {
     pub stop: SyncSender<()>,
     /// The process is a shelf.
     pub is_shelf: bool,
+    /// The shelves that some of the drives are on.
+    pub shelves: Vec<Shelf>,
 }
 
 /// What the node is, for `node.show`.
@@ -256,6 +260,8 @@ pub struct Control {
     fault_injection: bool,
     /// Member and generation of the last fault that was logged, of each group.
     logged_faults: BTreeMap<u16, (u8, u64)>,
+    /// The shelves that some of the drives are on.
+    fabric: Option<Box<fabric::FabricControl>>,
 }
 
 impl Control {
@@ -268,7 +274,9 @@ impl Control {
         let health = health
             .map(|_| health::DriveHealth::new(policy, setup.cores))
             .collect();
+        let fabric = fabric::FabricControl::new(setup.shelves, &setup.drives, setup.cores);
         Ok(Self {
+            fabric: fabric.map(Box::new),
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
             connections_max: u32::from(setup.subsystem.controllers_max)
@@ -338,6 +346,7 @@ impl Control {
             let bytes = u32::try_from(RECORD_BYTES).expect("4096");
             self.reservation_writes.keep(io.arena_mut().alloc(bytes));
         }
+        self.start_fabric(core, io);
         for plan in std::mem::take(&mut self.plans) {
             self.open_group(core, io, plan, ScratchMemory::Own);
         }
@@ -348,6 +357,7 @@ impl Control {
     pub(super) fn tick(&mut self, core: &mut Core, io: &mut Io<Message>) {
         self.subsystem_event(core, io, subsystem::Event::Tick);
         self.listen_again(io);
+        self.tick_fabric(core, io);
         self.check_stop(io);
         self.report_health(core, io);
         self.health_tick(core, io);
@@ -403,6 +413,10 @@ impl Control {
             }
             ControlMessage::Fault { group, member, error } => {
                 self.member_fault(core, io, group, member, error)
+            }
+            ControlMessage::Fabric(report) => self.fabric_says(core, io, report),
+            ControlMessage::SuperblockDone { number, result } => {
+                self.superblock_done(core, io, number, result)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
             ControlMessage::RamWanted { group } => self.ram_event(core, io, group, RamEvent::Wanted),

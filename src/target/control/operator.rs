@@ -141,12 +141,14 @@ impl Control {
             },
             Request::DriveReplace(wanted) => match self.replacement(&wanted, derived_id(&entropy, 0)) {
                 Ok((group, event)) => {
+                    self.restore_drive(core, io, &wanted.drive);
                     return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
             },
             Request::DriveAddSpare(wanted) => match self.new_spare(&wanted, derived_id(&entropy, 0)) {
                 Ok((group, event)) => {
+                    self.restore_drive(core, io, &wanted.drive);
                     return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
@@ -614,7 +616,10 @@ impl Control {
                 ..
             } => (manage::DriveKind::File, Some(path)),
             Medium::Memory(_) => (manage::DriveKind::Memory, None),
+            Medium::Fabric(_) => (manage::DriveKind::Fabric, None),
         };
+        let place = path.map(|path| path.display().to_string());
+        let place = place.or_else(|| self.place_on_shelf(drive));
         let (state, reason) = match &member {
             Some((_, _, MemberStatus::Active)) => (manage::DriveState::Member, None),
             Some((_, _, MemberStatus::Rebuilding)) => (manage::DriveState::Rebuilding, None),
@@ -628,7 +633,7 @@ impl Control {
         manage::DriveStatus {
             name: spec.name.clone(),
             kind,
-            path: path.map(|path| path.display().to_string()),
+            path: place,
             state,
             capacity_bytes: spec.bytes,
             block_bytes: spec.logical_block_bytes,

@@ -174,6 +174,9 @@ impl Control {
                 memory.memory.write(at, &write.record[..]);
                 tell_written(core, io, number, true);
             }
+            (Verdict::Pass(_) | Verdict::Park, Medium::Fabric(_)) => {
+                unreachable!("the configuration gives a shelf no drives of others")
+            }
             (Verdict::Pass(_) | Verdict::Park, Medium::File { .. }) => {
                 let DriveBinding::File(file) = core.drives[drive] else {
                     return tell_written(core, io, number, false);

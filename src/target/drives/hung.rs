@@ -139,8 +139,10 @@ impl Core {
             return;
         }
         since.get_or_insert(now);
-        if let DriveBinding::File(file) = self.drives[usize::from(drive)] {
-            io.forsake_file(file);
+        match self.drives[usize::from(drive)] {
+            DriveBinding::File(file) => io.forsake_file(file),
+            DriveBinding::Fabric => self.fabric_forsake(io, drive),
+            DriveBinding::Memory | DriveBinding::Lost => {}
         }
     }
 

@@ -9,12 +9,13 @@
 //! a queue is lost end with [`JobError::Lost`] once no byte of their buffers is with the kernel any more; a command in
 //! flight is a place in a table, not a box.
 
-mod control;
+pub mod associations;
 mod core;
 pub mod identity;
 mod job;
 pub mod ledger;
 mod queue;
+pub mod queues;
 pub mod random;
 pub mod stamp;
 
@@ -32,7 +33,7 @@ use thiserror::Error;
 pub use self::job::{Answer, Job, JobError, Next, Outcome, QueueName, Workload};
 pub use nvme::tcp::initiator::Payload;
 
-use self::control::Control;
+use self::associations::Associations;
 use self::core::{HostCore, Message};
 
 /// How long a call into a workload may wait for its core.
@@ -40,17 +41,24 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long stopping may take before the connections are simply dropped; an association gives up after 5 s itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Makes the host identifier of an attempt to connect.
+pub type HostIdOf = fn([u8; 16], u32) -> [u8; 16];
+
 /// A subsystem to connect to, and how.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where else, to be tried in turn.
+    pub other_addresses: Vec<SocketAddr>,
     /// The subsystem.
     pub subnqn: Nqn,
     /// Who we are.
     pub hostnqn: Nqn,
     /// Likewise.
     pub hostid: [u8; 16],
+    /// Makes the identifier of each attempt to connect, from 0, out of `hostid`; the same for all without it.
+    pub hostid_of: Option<HostIdOf>,
     /// Whether it is a controller with namespaces or one for discovery.
     pub kind: Kind,
     /// I/O queues that are wanted, in `1..=1024`; the controller may grant fewer.
@@ -82,9 +90,11 @@ impl Target {
     pub fn new(address: SocketAddr, subnqn: Nqn, hostnqn: Nqn, hostid: [u8; 16]) -> Self {
         Self {
             address,
+            other_addresses: Vec::new(),
             subnqn,
             hostnqn,
             hostid,
+            hostid_of: None,
             kind: Kind::Io,
             io_queues: 1,
             depth: 1,
@@ -119,6 +129,8 @@ pub struct Namespace {
 /// What a target turned out to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetFacts {
+    /// Which attempt to connect has led here, from 0.
+    pub attempt: u32,
     /// Controller identifier of this association.
     pub cntlid: u16,
     /// I/O queues: their identifiers are `1..=io_queues`.
@@ -207,11 +219,8 @@ impl<W: Workload> Host<W> {
     ) -> Result<Self, HostError> {
         let (sender, events) = mpsc::channel();
         let targets: Arc<[Target]> = targets.into();
-        let control = Mutex::new(Some(Box::new(Control::new(
-            Arc::clone(&targets),
-            options.cores,
-            sender,
-        ))));
+        let associations = Box::new(Associations::new(&targets, options.cores));
+        let control = Mutex::new(Some((associations, sender)));
         let running = reactor::run(options, move |index| {
             let control = if index == CoreIndex(0) {
                 control.lock().ok().and_then(|mut control| control.take())

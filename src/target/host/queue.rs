@@ -5,7 +5,7 @@ use nvme::command::{CompletionEntry, SubmissionEntry};
 use nvme::tcp::initiator::{self, Outbox, Part, Payload};
 use reactor::{Arena, Nanos, OperationId, SendBatch, SocketId, Span};
 
-use super::job::{Job, QueueName};
+use super::job::QueueName;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,40 +28,58 @@ pub enum Life {
     Leaving,
 }
 
+/// A command of whoever owns the core, before it has an identifier.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<J> {
+    /// What the owner knows it by.
+    pub job: J,
+    /// The command.
+    pub entry: SubmissionEntry,
+    /// Its data. The direction agrees with the opcode.
+    pub data: Payload,
+    /// Where that is, or comes to: the owner's, lent until [`Happened::Released`](super::queues::Happened::Released).
+    pub span: Option<Span>,
+    /// When the connection is given up if it is not over.
+    pub deadline: Nanos,
+}
+
 /// Whose a command is.
 #[derive(Clone, Copy, Debug)]
-pub enum Owner {
+pub enum Owner<J> {
     /// The identifier is free.
     Nobody,
     /// The association's own.
     Association,
-    /// The workload's.
-    Workload(Job),
-    /// It is over, but the kernel has not yet done with sending its data.
-    Lingering,
+    /// The core's owner's.
+    Job(J),
+    /// The core's owner's, and over; but the kernel has not yet done with sending its data.
+    Lingering(J),
 }
 
 /// One command identifier.
-struct Command {
-    owner: Owner,
+struct Command<J> {
+    owner: Owner<J>,
     span: Option<Span>,
     deadline: Nanos,
     /// Sends in preparation or on their way that carry a part of `span`.
     sends: u16,
 }
 
-/// A command that is over: who asked, and the buffer with its data.
-pub struct Ended {
-    /// Whose it was.
-    pub owner: Owner,
-    /// Its identifier, to be released when the data was looked at.
-    pub cid: u16,
-    /// Its buffer.
-    pub span: Option<Span>,
+/// A command that is over.
+pub enum Ended<J> {
+    /// One of the association's, with the buffer of its data, which is the caller's now.
+    Own(Option<Span>),
+    /// A job.
+    Job {
+        /// Which one.
+        job: J,
+        /// The kernel has nothing of its data any more. Otherwise `sent` or `forget_composed` tell when that is so.
+        released: bool,
+    },
 }
 
 /// A connection and everything that belongs to it on its core.
-pub struct Queue {
+pub struct Queue<J> {
     /// Which queue it is.
     pub name: QueueName,
     /// The control core's number for this opening of it.
@@ -76,11 +94,9 @@ pub struct Queue {
     pub ready: bool,
     /// Data bytes of a job at most, as the controller allows; set when it gets ready.
     pub max_transfer_bytes: u32,
-    /// A job that waits for a buffer.
-    pub held: Option<Job>,
     /// Whether it stands in the core's list of those that have something to send.
     pub dirty: bool,
-    commands: Vec<Command>,
+    commands: Vec<Command<J>>,
     free: Vec<u16>,
     /// Jobs in flight, and how many there may be.
     jobs: u16,
@@ -92,7 +108,7 @@ pub struct Queue {
     sending_cids: Vec<u16>,
 }
 
-impl Queue {
+impl<J: Copy> Queue<J> {
     /// A connection that is being made. Identifiers below `reserved` belong to the association, and `jobs_max` jobs
     /// may be in flight.
     pub fn new(
@@ -129,7 +145,6 @@ impl Queue {
             machine: initiator::Connection::new(options, crate::target::crc32c),
             ready: false,
             max_transfer_bytes: 0,
-            held: None,
             dirty: false,
             commands: (0..commands_max).map(|_| command()).collect(),
             free: (reserved..commands_max).rev().collect(),
@@ -152,21 +167,15 @@ impl Queue {
         self.jobs
     }
 
-    /// Sends a job whose data, if any, is in `span` or comes there. Panics unless it has room.
-    pub fn submit_job(
-        &mut self,
-        arena: &Arena,
-        job: Job,
-        span: Option<Span>,
-        deadline: Nanos,
-        out: &mut Outbox,
-    ) {
+    /// Sends a job. Panics unless it has room.
+    pub fn submit_job(&mut self, arena: &Arena, submission: Submission<J>, out: &mut Outbox) {
         assert!(self.has_room());
         let cid = self.free.pop().expect("has_room() says so");
         self.jobs += 1;
-        let mut entry = job.entry;
-        entry.set_cid(cid);
-        self.submit(arena, entry, job.data, Owner::Workload(job), span, deadline, out);
+        let mut submission = submission;
+        submission.entry.set_cid(cid);
+        let owner = Owner::Job(submission.job);
+        self.submit(arena, owner, &submission, out);
     }
 
     /// Sends a command of the association. Panics if its identifier is in use.
@@ -178,24 +187,18 @@ impl Queue {
         span: Option<Span>,
         out: &mut Outbox,
     ) {
-        self.submit(arena, entry, payload, Owner::Association, span, Nanos::MAX, out);
+        let submission = Submission {
+            job: (),
+            entry,
+            data: payload,
+            span,
+            deadline: Nanos::MAX,
+        };
+        self.submit(arena, Owner::Association, &submission, out);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one field of the command or its bookkeeping"
-    )]
-    fn submit(
-        &mut self,
-        arena: &Arena,
-        entry: SubmissionEntry,
-        payload: Payload,
-        owner: Owner,
-        span: Option<Span>,
-        deadline: Nanos,
-        out: &mut Outbox,
-    ) {
-        let cid = entry.cid();
+    fn submit<T>(&mut self, arena: &Arena, owner: Owner<J>, submission: &Submission<T>, out: &mut Outbox) {
+        let cid = submission.entry.cid();
         let command = &mut self.commands[usize::from(cid)];
         assert!(
             matches!(command.owner, Owner::Nobody),
@@ -204,13 +207,14 @@ impl Queue {
         assert!(command.sends == 0 && command.span.is_none());
         *command = Command {
             owner,
-            span,
-            deadline,
+            span: submission.span,
+            deadline: submission.deadline,
             sends: 0,
         };
         let commands = &self.commands;
         let mut crc = |cid, offset, bytes| payload_crc(commands, arena, cid, offset, bytes);
-        self.machine.submit(entry, payload, &mut crc, out);
+        self.machine
+            .submit(submission.entry, submission.data, &mut crc, out);
         self.compose(arena, out);
     }
 
@@ -242,41 +246,38 @@ impl Queue {
         event
     }
 
-    /// A command is over. Panics if the identifier is free: the machine names only commands in flight.
-    pub fn end(&mut self, cid: u16) -> Ended {
+    /// A command is over, and its identifier free as soon as the kernel has nothing of its data any more. Panics if the identifier is
+    /// free: the machine names only commands in flight.
+    pub fn end(&mut self, cid: u16) -> Ended<J> {
         let command = &mut self.commands[usize::from(cid)];
-        let owner = std::mem::replace(&mut command.owner, Owner::Lingering);
-        match owner {
-            Owner::Association => {}
-            Owner::Workload(_) => self.jobs -= 1,
-            Owner::Nobody | Owner::Lingering => unreachable!("a command ends once"),
-        }
-        Ended {
-            owner,
-            cid,
-            span: command.span,
+        match command.owner {
+            Owner::Association => {
+                let span = command.span.take();
+                assert_eq!(command.sends, 0, "what it sends is copied");
+                self.release(cid);
+                Ended::Own(span)
+            }
+            Owner::Job(job) => {
+                command.owner = Owner::Lingering(job);
+                self.jobs -= 1;
+                let released = command.sends == 0;
+                if released {
+                    self.release(cid);
+                }
+                Ended::Job { job, released }
+            }
+            Owner::Nobody | Owner::Lingering(_) => unreachable!("a command ends once"),
         }
     }
 
-    /// Frees the identifier of a command that is over, and its buffer, unless the kernel still sends its data:
-    /// then that happens when it has done so. Whether it was freed.
-    pub fn release(&mut self, arena: &mut Arena, cid: u16) -> bool {
+    fn release(&mut self, cid: u16) {
         let command = &mut self.commands[usize::from(cid)];
-        assert!(
-            matches!(command.owner, Owner::Lingering),
-            "only what is over is released"
-        );
-        if command.sends > 0 {
-            return false;
-        }
-        if let Some(span) = command.span.take() {
-            arena.free(span);
-        }
+        assert_eq!(command.sends, 0, "the kernel has nothing of it");
+        command.span = None;
         command.owner = Owner::Nobody;
         if cid >= self.reserved() {
             self.free.push(cid);
         }
-        true
     }
 
     fn reserved(&self) -> u16 {
@@ -290,13 +291,13 @@ impl Queue {
     /// Whether a job is older than it may be.
     pub fn has_expired(&self, now: Nanos) -> bool {
         let expired =
-            |command: &Command| matches!(command.owner, Owner::Workload(_)) && now >= command.deadline;
+            |command: &Command<J>| matches!(command.owner, Owner::Job(_)) && now >= command.deadline;
         self.jobs > 0 && self.commands.iter().any(expired)
     }
 
     /// A command that is in flight although the connection is gone, ended; `None` when there are no more.
-    pub fn end_any(&mut self) -> Option<Ended> {
-        let in_flight = |command: &Command| matches!(command.owner, Owner::Association | Owner::Workload(_));
+    pub fn end_any(&mut self) -> Option<Ended<J>> {
+        let in_flight = |command: &Command<J>| matches!(command.owner, Owner::Association | Owner::Job(_));
         let at = self.commands.iter().position(in_flight)?;
         Some(self.end(u16::try_from(at).expect("identifiers have 16 bits")))
     }
@@ -357,8 +358,8 @@ impl Queue {
         std::mem::replace(&mut self.composing, spare)
     }
 
-    /// The batch is on the wire (or lost). Whether that made room.
-    pub fn sent(&mut self, arena: &mut Arena, mut batch: Box<SendBatch>) -> bool {
+    /// The batch is on the wire (or lost). Jobs that are over and whose data the kernel has let go thereby are given to `released`.
+    pub fn sent(&mut self, mut batch: Box<SendBatch>, released: impl FnMut(J)) {
         assert!(
             self.spare.is_none(),
             "a batch comes back only after it was handed out"
@@ -366,34 +367,35 @@ impl Queue {
         batch.clear();
         self.spare = Some(batch);
         let mut cids = std::mem::take(&mut self.sending_cids);
-        let freed = self.unsend(arena, &cids);
+        self.unsend(&cids, released);
         cids.clear();
         self.sending_cids = cids;
-        freed
     }
 
     /// The connection is gone: nothing that was composed will be sent.
-    pub fn forget_composed(&mut self, arena: &mut Arena) {
+    pub fn forget_composed(&mut self, released: impl FnMut(J)) {
         self.composing.clear();
         let cids = std::mem::take(&mut self.composing_cids);
-        self.unsend(arena, &cids);
+        self.unsend(&cids, released);
     }
 
-    fn unsend(&mut self, arena: &mut Arena, cids: &[u16]) -> bool {
-        let mut freed = false;
+    fn unsend(&mut self, cids: &[u16], mut released: impl FnMut(J)) {
         for &cid in cids {
             let command = &mut self.commands[usize::from(cid)];
             command.sends -= 1;
-            if command.sends == 0 && matches!(command.owner, Owner::Lingering) {
-                freed |= self.release(arena, cid);
+            if command.sends > 0 {
+                continue;
+            }
+            if let Owner::Lingering(job) = command.owner {
+                self.release(cid);
+                released(job);
             }
         }
-        freed
     }
 }
 
 /// CRC-32C of a part of a command's data.
-fn payload_crc(commands: &[Command], arena: &Arena, cid: u16, offset_bytes: u32, bytes: u32) -> u32 {
+fn payload_crc<J>(commands: &[Command<J>], arena: &Arena, cid: u16, offset_bytes: u32, bytes: u32) -> u32 {
     let span = commands[usize::from(cid)]
         .span
         .expect("only commands that write are asked for");

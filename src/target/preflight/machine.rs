@@ -176,7 +176,7 @@ fn memory(meminfo: &str, config: Option<&Config>, needs: Needs) -> Check {
     let drives = config.map_or(0, |config| {
         let sizes = config.drives.iter().map(|drive| match &drive.backing {
             config::Backing::Memory(memory) => memory.size_mib << 20,
-            config::Backing::Path { .. } => 0,
+            config::Backing::Path { .. } | config::Backing::Shelf(_) => 0,
         });
         sizes.sum::<u64>()
     });

@@ -11,6 +11,7 @@
 //! `BRAID_KILL_PROGRAM` names another build of `braid` to kill.
 
 mod expansion;
+mod fabric;
 mod load;
 pub mod node;
 mod record;

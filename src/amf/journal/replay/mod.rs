@@ -491,7 +491,12 @@ impl Replay {
                 Ok(())
             }
             (
-                Err(error @ (DriveError::Io { .. } | DriveError::Gone | DriveError::OutOfRange)),
+                Err(
+                    error @ (DriveError::Io { .. }
+                    | DriveError::Gone
+                    | DriveError::Fenced
+                    | DriveError::OutOfRange),
+                ),
                 Into::Lane { .. } | Into::Strip { .. },
             ) => Err(ReplayError::Member { member, error }),
         }

@@ -1,12 +1,13 @@
 //! The associations of a host, on core 0: they are told what happens and tell the cores what to do.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
-use nvme::host::{Action, Association, Config, Event as AssociationEvent, Kind};
+use nvme::host::{Action, Association, Config, Event as AssociationEvent, Kind, QueueFault};
 use reactor::{CoreIndex, Nanos};
 
 use super::job::QueueName;
+use super::queues::Report;
 use super::{Event, Namespace, Target, TargetFacts};
 
 /// Entries of an admin queue: the association's commands and those of the workload.
@@ -21,6 +22,8 @@ pub enum Order {
     Open {
         /// Jobs that may be in flight.
         jobs_max: u16,
+        /// Where to.
+        address: SocketAddr,
     },
     /// Drop the connection.
     Close,
@@ -38,7 +41,9 @@ pub enum Order {
 /// One association.
 struct Link {
     association: Association,
-    depth: u16,
+    target: Target,
+    /// Attempts to connect so far.
+    attempt: u32,
     /// Number of the present opening of each queue; 0 while it is closed.
     epochs: Vec<u32>,
     /// What the controller is, while it is live; its namespaces grow as they are reported.
@@ -47,25 +52,27 @@ struct Link {
 }
 
 /// All associations of a host.
-pub struct Control {
+pub struct Associations {
     links: Vec<Link>,
     cores: u16,
     epoch: u32,
-    events: Sender<Event>,
     actions: Vec<Action>,
     /// Orders for the cores, in order: to be handed out after each call.
     pub orders: Vec<(CoreIndex, QueueName, u32, Order)>,
     /// Facts for all cores, likewise, after the orders.
     pub ready: Vec<(u16, Arc<TargetFacts>)>,
+    /// What became of them, likewise.
+    pub events: Vec<Event>,
     stopping: bool,
 }
 
-impl Control {
+impl Associations {
     /// Associations to all targets, not yet started.
-    pub fn new(targets: Arc<[Target]>, cores: u16, events: Sender<Event>) -> Self {
+    pub fn new(targets: &[Target], cores: u16) -> Self {
         let links = targets.iter().map(|target| Link {
             association: Association::new(config(target)),
-            depth: target.depth,
+            target: target.clone(),
+            attempt: 0,
             epochs: vec![0; usize::from(target.io_queues) + 1],
             facts: None,
             over: false,
@@ -74,10 +81,10 @@ impl Control {
             links: links.collect(),
             cores,
             epoch: 0,
-            events,
             actions: Vec::new(),
             orders: Vec::new(),
             ready: Vec::new(),
+            events: Vec::new(),
             stopping: false,
         }
     }
@@ -111,12 +118,27 @@ impl Control {
         }
     }
 
-    /// Something happened to a queue; ignored unless it is about its present opening.
-    pub fn queue_event(&mut self, now: Nanos, queue: QueueName, epoch: u32, event: AssociationEvent<'_>) {
-        let target = usize::from(queue.target);
-        if epoch != 0 && self.links[target].epochs[usize::from(queue.qid)] == epoch {
-            self.handle(now, target, event);
+    /// Gives up the present connections to a target, which is then tried again.
+    pub fn reset(&mut self, now: Nanos, target: usize) {
+        if !self.links[target].over {
+            let (qid, fault) = (0, QueueFault::TimedOut);
+            self.handle(now, target, AssociationEvent::QueueDown { qid, fault });
         }
+    }
+
+    /// A queue's core reports what happened to it; ignored unless it is about the queue's present opening.
+    pub fn report(&mut self, now: Nanos, queue: QueueName, epoch: u32, report: &Report) {
+        let QueueName { target, qid } = queue;
+        let target = usize::from(target);
+        if epoch == 0 || self.links[target].epochs[usize::from(qid)] != epoch {
+            return;
+        }
+        let event = match *report {
+            Report::Up => AssociationEvent::QueueUp { qid },
+            Report::Down(fault) => AssociationEvent::QueueDown { qid, fault },
+            Report::Completed(entry, ref data) => AssociationEvent::Completion { qid, entry, data },
+        };
+        self.handle(now, target, event);
     }
 
     /// The core that has a queue.
@@ -212,12 +234,16 @@ impl Control {
         self.epoch += 1;
         let link = &mut self.links[usize::from(queue.target)];
         link.epochs[usize::from(queue.qid)] = self.epoch;
+        if queue.qid == 0 {
+            link.begin_attempt();
+        }
         let jobs_max = if queue.qid == 0 {
             ADMIN_ENTRIES - 1 - nvme::host::ADMIN_CIDS_RESERVED
         } else {
-            link.depth.min(entries - 1) // A queue is full with one entry empty.
+            link.target.depth.min(entries - 1) // A queue is full with one entry empty.
         };
-        self.order(queue, self.epoch, Order::Open { jobs_max });
+        let address = link.address();
+        self.order(queue, self.epoch, Order::Open { jobs_max, address });
     }
 
     fn scanned(&mut self, target: usize) {
@@ -236,12 +262,30 @@ impl Control {
         self.orders.push((self.core_of(queue), queue, epoch, order));
     }
 
-    fn say(&self, event: Event) {
-        let _ = self.events.send(event); // The host may have been dropped.
+    fn say(&mut self, event: Event) {
+        self.events.push(event);
     }
 }
 
 impl Link {
+    /// The next attempt goes to the next address, as who the target is to know us by.
+    fn begin_attempt(&mut self) {
+        if let Some(hostid) = self.target.hostid_of {
+            self.association
+                .set_hostid(hostid(self.target.hostid, self.attempt));
+        }
+        self.attempt = self.attempt.wrapping_add(1);
+    }
+
+    /// Where the present attempt goes.
+    fn address(&self) -> SocketAddr {
+        let others = &self.target.other_addresses;
+        match self.attempt.saturating_sub(1) as usize % (others.len() + 1) {
+            0 => self.target.address,
+            at => others[at - 1],
+        }
+    }
+
     /// The controller works: keeps what it says of itself, and the namespaces that were known before.
     fn live(&mut self, action: &Action) {
         let &Action::Live {
@@ -259,9 +303,10 @@ impl Link {
         };
         let namespaces = self.facts.take().map_or_else(Vec::new, |facts| facts.namespaces);
         self.facts = Some(TargetFacts {
+            attempt: self.attempt - 1,
             cntlid,
             io_queues,
-            depth: self.depth.min(queue_entries.saturating_sub(1)),
+            depth: self.target.depth.min(queue_entries.saturating_sub(1)),
             max_transfer_bytes,
             in_capsule_bytes,
             volatile_write_cache,
@@ -301,5 +346,79 @@ fn config(target: &Target) -> Config {
         reconnect_min_ns,
         reconnect_max_ns: RECONNECT_MAX_NS,
         loss_timeout_ns: target.loss_timeout.map(nanos),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvme::nqn::Nqn;
+
+    use super::*;
+
+    fn target() -> Target {
+        let nqn = |name: &str| Nqn::parse(name).unwrap();
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        Target {
+            other_addresses: vec![address(2), address(3)],
+            hostid_of: Some(|base, attempt| {
+                let mut hostid = base;
+                hostid[0] = u8::try_from(attempt).unwrap();
+                hostid
+            }),
+            loss_timeout: None,
+            ..Target::new(
+                address(1),
+                nqn("nqn.2026-01.io.braid:t"),
+                nqn("nqn.2026-01.io.braid:h"),
+                [7; 16],
+            )
+        }
+    }
+
+    fn opened(associations: &mut Associations) -> (QueueName, u32, SocketAddr) {
+        let (core, name, epoch, order) = associations.orders.remove(0);
+        let Order::Open { address, .. } = order else {
+            panic!("{order:?}")
+        };
+        assert_eq!((core, name.qid), (CoreIndex(0), 0));
+        (name, epoch, address)
+    }
+
+    #[test]
+    fn each_attempt_goes_to_the_next_address_as_somebody_else() {
+        let mut associations = Associations::new(&[target()], 2);
+        associations.start(0);
+        let mut now = 0;
+        for attempt in 0..7_u8 {
+            let (name, epoch, address) = opened(&mut associations);
+            assert_eq!(address.port(), 1 + u16::from(attempt) % 3);
+            associations.report(now, name, epoch, &Report::Up);
+            let (_, _, _, connect) = associations.orders.remove(0);
+            let Order::Submit { payload, .. } = connect else {
+                panic!("{connect:?}")
+            };
+            assert_eq!(payload[..2], [attempt, 7], "the host identifier is first");
+            let fault = QueueFault::Lost;
+            associations.report(now, name, epoch, &Report::Down(fault));
+            assert!(matches!(associations.orders.remove(0).3, Order::Close));
+            now += RECONNECT_MAX_NS;
+            associations.tick(now);
+        }
+    }
+
+    #[test]
+    fn a_reset_closes_what_is_open_says_so_and_tries_again() {
+        let mut associations = Associations::new(&[target()], 2);
+        associations.start(0);
+        let (name, epoch, _) = opened(&mut associations);
+        associations.reset(0, 0);
+        let (_, closed, of, order) = associations.orders.remove(0);
+        assert!((closed, of) == (name, epoch) && matches!(order, Order::Close));
+        let down = associations.events.pop();
+        assert!(matches!(down, Some(Event::Down { target: 0, .. })), "{down:?}");
+        associations.report(0, name, epoch, &Report::Up);
+        assert!(associations.orders.is_empty(), "of a queue that was closed");
+        associations.tick(RECONNECT_MAX_NS);
+        assert!(opened(&mut associations).1 != epoch);
     }
 }

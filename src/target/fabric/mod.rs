@@ -1,0 +1,213 @@
+//! Drives of a node that are namespaces of a shelf, reached by the node's own initiator.
+//!
+//! | file | part |
+//! |---|---|
+//! | `session` | reads and writes them before the cores run, one command after the other |
+//! | `claim` | makes a drive this node's own, by a reservation and a fence |
+//! | `paths` | whether each drive may be used at the moment: on core 0 |
+//! | `transfer` | the commands of one core: cut to what the target takes, in order, once or again |
+//! | `command` | a command as NVMe has it, and what a status means |
+//! | `core` | binds a core's queues to its drives |
+//!
+//! Each core has one I/O queue to each shelf, core 0 its admin queue and the association. Commands that a lost connection has left
+//! unanswered are neither failed nor sent again before the drive is this node's once more: each association has a host identifier of its
+//! own, and the next one registers and fences the last with Preempt and Abort. After that nothing of the old one can take effect any
+//! more, and the same bytes are written again while their rows are still locked (PROTOCOL H30). A shelf that was started anew may have
+//! lost what was not flushed: its drives count as lost members, which are rebuilt when they are brought back (H31).
+
+mod claim;
+mod command;
+mod core;
+pub mod paths;
+pub mod session;
+mod transfer;
+
+use std::sync::Arc;
+
+use nvme::nqn::Nqn;
+use nvme::reservation::{Command as Reservation, HostId, Key, Report};
+use nvme::status::Status;
+use uuid::Uuid;
+
+use super::host::{Namespace, Target};
+use session::Session;
+
+pub use claim::{Claim, Identity, Refusal, Rivals, Step, give_back};
+pub use command::{answer_of, encode_ask, encode_instance, instance_of};
+pub use core::{Fabric, FabricJob, FabricOrder, FabricReport};
+pub use transfer::{Errand, Route, Wanted};
+
+/// A drive that is a namespace of a shelf.
+#[derive(Clone)]
+pub struct FabricDrive {
+    /// Which of the node's shelves.
+    pub shelf: u16,
+    /// What the namespace is.
+    pub namespace: Namespace,
+    /// Who the node is to it since it was taken.
+    pub identity: Identity,
+    /// Reaches it before the cores run.
+    pub session: Arc<Session>,
+}
+
+/// A shelf that the node is connected to.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its subsystem, and who the node is there while its cores run.
+    pub target: Target,
+    /// Names the start of its process, if it has a page that does.
+    pub instance: Option<[u8; 16]>,
+}
+
+/// What core 0 may ask of a drive beside the commands of engines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A reservation command on the drive's data.
+    Reserve(Reservation),
+    /// Read these bytes of the data or of the quorum area.
+    Read {
+        /// Where.
+        area: Area,
+        /// First byte, and how many: whole blocks, at most [`ASK_BYTES_MAX`].
+        at: u64,
+        /// How many.
+        bytes: u32,
+    },
+    /// Write these bytes, forced to stable media.
+    Write {
+        /// Where.
+        area: Area,
+        /// First byte.
+        at: u64,
+        /// Whole blocks, at most [`ASK_BYTES_MAX`].
+        data: Vec<u8>,
+    },
+}
+
+/// Most bytes of an [`Ask`].
+pub const ASK_BYTES_MAX: u32 = 64 << 10;
+
+/// A part of a drive as a shelf exports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// The reserved namespace.
+    Data,
+    /// The unreserved one beside it.
+    Quorum,
+}
+
+impl Area {
+    /// The namespace of a shelf's drive whose data this is.
+    pub const fn nsid(self, data: u32) -> u32 {
+        match self {
+            Self::Data => data,
+            Self::Quorum => data + 1,
+        }
+    }
+}
+
+/// How a drive answered core 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// These bytes were read.
+    Data(Vec<u8>),
+    /// To a report.
+    Report(Report),
+    /// Reservation conflict.
+    Conflict,
+    /// Command interrupted: the key is gone, but whether its commands are over is not known.
+    Interrupted,
+    /// It failed with this status; without one the association is torn down, and whether it took effect is not known.
+    Failed(Option<Status>),
+}
+
+/// What becomes of a drive, for whoever decides who shares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A drive that nodes share can be asked; engines use it once it was opened.
+    Connected(u16),
+    /// It may be used.
+    DriveUp(u16),
+    /// Its association is lost, or is being torn down.
+    DriveDown(u16),
+    /// It refused a command of this node with a reservation conflict.
+    Preempted(u16),
+    /// No core has a connection to this shelf any more, and what ran on them has ended here.
+    ShelfDown(u16),
+}
+
+/// The host identifier of an association: the next one fences the last, so each has its own.
+pub fn hostid_of(base: [u8; 16], attempt: u32) -> [u8; 16] {
+    *Uuid::new_v5(
+        &Uuid::from_bytes(base),
+        format!("association {attempt}").as_bytes(),
+    )
+    .as_bytes()
+}
+
+/// Who a node is by this host identifier.
+pub fn identity_of(hostid: [u8; 16]) -> Identity {
+    let [a, b, c, d, e, f, g, h, ..] = *Uuid::new_v5(&Uuid::from_bytes(hostid), b"key").as_bytes();
+    Identity {
+        host: HostId(hostid),
+        key: Key(u64::from_le_bytes([a | 1, b, c, d, e, f, g, h])), // Never 0.
+    }
+}
+
+/// Who the node is to its shelves in this life: `incarnation` is drawn at the start.
+pub fn base_of(incarnation: [u8; 16], phase: &str) -> [u8; 16] {
+    *Uuid::new_v5(&Uuid::from_bytes(incarnation), phase.as_bytes()).as_bytes()
+}
+
+/// A shelf of the configuration as a target of this life of the node.
+fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target {
+    let (first, others) = shelf.addresses.split_first().expect("a shelf has an address");
+    let hostnqn: Nqn = shelf.host_nqn.clone();
+    Target {
+        other_addresses: others.to_vec(),
+        hostid_of: Some(hostid_of),
+        io_queues: cores,
+        depth: DEPTH,
+        header_digest: shelf.header_digest,
+        data_digest: shelf.data_digest,
+        kato_ms: KATO_MS,
+        command_timeout: COMMAND_TIMEOUT,
+        reconnect: RECONNECT,
+        loss_timeout: None,
+        ..Target::new(*first, shelf.nqn.clone(), hostnqn, base)
+    }
+}
+
+/// Commands in flight of each core at a shelf; what our shelf grants by default.
+const DEPTH: u16 = 127;
+/// A shelf ends an association of which it has heard nothing for so long.
+const KATO_MS: u32 = 10_000;
+/// An association whose admin queue is silent for so long is torn down; less than the default of `hang_ms`, so that drives of a group
+/// that is silent as a whole are reconnected before they are given up.
+const COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// Wait before the first attempt to reconnect; up to five seconds later.
+const RECONNECT: std::time::Duration = std::time::Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_association_of_every_life_is_somebody_else() {
+        let mut seen = std::collections::BTreeSet::new();
+        for incarnation in [[1; 16], [2; 16]] {
+            for phase in ["start", "run"] {
+                for attempt in 0..100 {
+                    let identity = identity_of(hostid_of(base_of(incarnation, phase), attempt));
+                    assert!(identity.key != Key::NONE);
+                    assert!(seen.insert(identity.host) && seen.len() < 1000);
+                }
+            }
+        }
+        assert_eq!(identity_of([7; 16]), identity_of([7; 16]));
+    }
+}

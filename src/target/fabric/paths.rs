@@ -1,0 +1,748 @@
+//! Whether each drive of each shelf may be used at the moment, decided on core 0.
+//!
+//! A pure machine. After each connect it looks which start of the shelf this is and whether the namespaces are the ones that the node
+//! knows, and renews its claim to each drive; only then do the cores hear of a route. What it finds changed makes the drive a lost member
+//! of its group: what is on it is what a rebuild takes it for, until an operator brings it back.
+
+use std::collections::BTreeMap;
+
+use nvme::reservation::{Command as Reservation, HostId};
+
+use super::claim::{Claim, Identity, Refusal, Rivals, Step};
+use super::{Answer, Route, hostid_of, identity_of};
+use crate::drive::DriveError;
+use crate::target::host::{Namespace, TargetFacts};
+
+/// How long a claim that failed is let be.
+const CLAIM_AGAIN_NS: u64 = 1_000_000_000;
+/// Identities of a node that a drive may know beside the present one: attempts that ended between their registration and the fence.
+const PAST_MAX: usize = 64;
+
+/// Why a drive is a lost member although it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// The shelf was started anew: what was not flushed may be gone.
+    Restarted,
+    /// The namespace is not there, or another one is in its place.
+    Missing,
+    /// The drive had forgotten that it was this node's.
+    Forgotten,
+}
+
+impl Stale {
+    /// As a sentence's end.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Restarted => {
+                "its shelf was started anew, so that writes which were not flushed may be gone"
+            }
+            Self::Missing => "its namespace is not there, or is another one",
+            Self::Forgotten => {
+                "it has forgotten that it is reserved for this node, so that others may have written to it"
+            }
+        }
+    }
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The association to a shelf works, or its namespaces have changed.
+    Ready {
+        /// Which shelf.
+        shelf: u16,
+        /// What it is.
+        facts: &'a TargetFacts,
+    },
+    /// It is lost.
+    Down {
+        /// Which shelf.
+        shelf: u16,
+    },
+    /// Answer to [`Action::ReadInstance`].
+    Instance {
+        /// Which shelf.
+        shelf: u16,
+        /// Of this attempt.
+        attempt: u32,
+        /// What it said: nothing if it knows no such page. An error is a connection that is gone.
+        instance: Result<Option<[u8; 16]>, ()>,
+    },
+    /// Answer to [`Action::Reserve`].
+    Reserved {
+        /// Which drive.
+        drive: u16,
+        /// Of this attempt.
+        attempt: u32,
+        /// Its answer.
+        answer: Answer,
+    },
+    /// A drive refused a command with a reservation conflict.
+    Conflict {
+        /// Which drive.
+        drive: u16,
+    },
+    /// Whoever decides about a shared drive says that nothing of earlier associations can take effect any more, and that this node may use it.
+    Open {
+        /// Which drive.
+        drive: u16,
+    },
+    /// An operator gives a drive to a group, which takes nothing on it for current.
+    Restore {
+        /// Which drive.
+        drive: u16,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask which start of the shelf's process this is.
+    ReadInstance {
+        /// Which shelf.
+        shelf: u16,
+        /// Comes back with the answer.
+        attempt: u32,
+    },
+    /// Ask this of a drive.
+    Reserve {
+        /// Which drive.
+        drive: u16,
+        /// Comes back with the answer.
+        attempt: u32,
+        /// What.
+        command: Reservation,
+    },
+    /// Tell all cores.
+    Route {
+        /// Which drive.
+        drive: u16,
+        /// May it be used?
+        route: Route,
+    },
+    /// Whoever decides about a shared drive can ask it.
+    Connected {
+        /// Which drive.
+        drive: u16,
+    },
+    /// The drive is a lost member from now on.
+    Stale {
+        /// Which drive.
+        drive: u16,
+        /// Why.
+        why: Stale,
+    },
+    /// The drive is another node's.
+    Fenced {
+        /// Which drive.
+        drive: u16,
+    },
+    /// The drive cannot be claimed for the moment.
+    Refused {
+        /// Which drive.
+        drive: u16,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Awaits the association.
+    Down,
+    /// Awaits answers of its drive.
+    Claiming(Claim),
+    /// Awaits the time of the next claim.
+    Unclaimed { until_ns: u64 },
+    /// Shared with other nodes; awaits [`Event::Open`].
+    Connected,
+    /// Awaits nothing.
+    Claimed,
+    /// The namespace is not there.
+    Missing,
+    /// Awaits nothing any more: the drive is another node's.
+    Fenced,
+}
+
+#[derive(Debug)]
+struct Path {
+    shelf: u16,
+    namespace: Namespace,
+    state: State,
+    /// Several nodes share it, and others decide who may use it.
+    is_shared: bool,
+    /// What is on it is not to be relied on, and the cores have been told.
+    stale: Option<Stale>,
+    /// Who this node may be to the drive.
+    past: Vec<HostId>,
+}
+
+#[derive(Debug)]
+struct ShelfState {
+    /// From which the host identifiers of attempts follow.
+    base: [u8; 16],
+    /// The attempt that works.
+    attempt: Option<u32>,
+    namespaces: Vec<Namespace>,
+    volatile: bool,
+    /// Which start of its process it was when it was last known, if it has told.
+    instance: Option<[u8; 16]>,
+    /// It was connected before.
+    known: bool,
+}
+
+/// The paths to all drives of all shelves.
+#[derive(Debug, Default)]
+pub struct Paths {
+    shelves: Vec<ShelfState>,
+    paths: BTreeMap<u16, Path>,
+}
+
+impl Paths {
+    /// Adds a shelf: the next one gets the next number. `instance` is what it has told before.
+    pub fn add_shelf(&mut self, base: [u8; 16], instance: Option<[u8; 16]>) {
+        self.shelves.push(ShelfState {
+            base,
+            attempt: None,
+            namespaces: Vec::new(),
+            volatile: false,
+            instance,
+            known: false,
+        });
+    }
+
+    /// Adds a drive, which this node has claimed as `identity`.
+    pub fn add_drive(&mut self, drive: u16, shelf: u16, namespace: Namespace, identity: Identity) {
+        let path = Path {
+            shelf,
+            namespace,
+            state: State::Down,
+            is_shared: false,
+            stale: None,
+            past: vec![identity.host],
+        };
+        let old = self.paths.insert(drive, path);
+        assert!(old.is_none() && usize::from(shelf) < self.shelves.len());
+    }
+
+    /// A drive is not this node's alone: it is not claimed, and used only after [`Event::Open`].
+    pub fn share(&mut self, drive: u16) {
+        let path = self.path(drive);
+        assert!(matches!(path.state, State::Down), "before its shelf is connected");
+        path.is_shared = true;
+    }
+
+    /// Whether a drive answers commands, or would if it was not stale.
+    pub fn is_claimed(&self, drive: u16) -> bool {
+        matches!(self.paths[&drive].state, State::Claimed)
+    }
+
+    /// Why what is on a drive is not to be relied on.
+    pub fn stale(&self, drive: u16) -> Option<Stale> {
+        self.paths[&drive].stale
+    }
+
+    /// Who this node is to a drive that it has.
+    pub fn identity(&self, drive: u16) -> Option<Identity> {
+        let path = &self.paths[&drive];
+        let shelf = &self.shelves[usize::from(path.shelf)];
+        let attempt = shelf.attempt.filter(|_| self.is_claimed(drive))?;
+        Some(identity_of(hostid_of(shelf.base, attempt)))
+    }
+
+    /// Takes an event; what is to be done goes to `out`, in order.
+    pub fn handle(&mut self, now_ns: u64, event: Event<'_>, out: &mut Vec<Action>) {
+        match event {
+            Event::Ready { shelf, facts } => self.ready(shelf, facts, out),
+            Event::Down { shelf } => self.down(shelf, out),
+            Event::Instance {
+                shelf,
+                attempt,
+                instance,
+            } => {
+                if self.shelves[usize::from(shelf)].attempt == Some(attempt)
+                    && let Ok(instance) = instance
+                {
+                    self.instance_read(shelf, attempt, instance, out);
+                }
+            }
+            Event::Reserved {
+                drive,
+                attempt,
+                answer,
+            } => self.reserved(now_ns, drive, attempt, answer, out),
+            Event::Conflict { drive } => self.fence(drive, out),
+            Event::Open { drive } => self.open(drive, out),
+            Event::Restore { drive } => self.restore(drive, out),
+            Event::Tick => self.tick(now_ns, out),
+        }
+    }
+
+    fn ready(&mut self, shelf: u16, facts: &TargetFacts, out: &mut Vec<Action>) {
+        let state = &mut self.shelves[usize::from(shelf)];
+        state.namespaces.clone_from(&facts.namespaces);
+        state.volatile = facts.volatile_write_cache;
+        let attempt = facts.attempt;
+        if state.attempt.replace(attempt) != Some(attempt) {
+            return out.push(Action::ReadInstance { shelf, attempt });
+        }
+        // One that was missing may be back.
+        for drive in self.drives_of(shelf) {
+            if matches!(self.paths[&drive].state, State::Missing) && self.is_there(drive) {
+                self.claim(drive, attempt, out);
+            }
+        }
+    }
+
+    fn drives_of(&self, shelf: u16) -> Vec<u16> {
+        let paths = self.paths.iter();
+        paths
+            .filter(|(_, path)| path.shelf == shelf)
+            .map(|(drive, _)| *drive)
+            .collect()
+    }
+
+    fn is_there(&self, drive: u16) -> bool {
+        let path = &self.paths[&drive];
+        self.shelves[usize::from(path.shelf)]
+            .namespaces
+            .contains(&path.namespace)
+    }
+
+    fn path(&mut self, drive: u16) -> &mut Path {
+        self.paths.get_mut(&drive).expect("it is a drive of a shelf")
+    }
+
+    fn down(&mut self, shelf: u16, out: &mut Vec<Action>) {
+        self.shelves[usize::from(shelf)].attempt = None;
+        for drive in self.drives_of(shelf) {
+            let path = self.path(drive);
+            if matches!(path.state, State::Fenced) {
+                continue;
+            }
+            path.state = State::Down;
+            if path.stale.is_none() {
+                let route = Route::Down;
+                out.push(Action::Route { drive, route });
+            }
+        }
+    }
+
+    fn instance_read(&mut self, shelf: u16, attempt: u32, instance: Option<[u8; 16]>, out: &mut Vec<Action>) {
+        let state = &mut self.shelves[usize::from(shelf)];
+        // A target that does not say whether it was started anew is believed only if it has nothing to lose.
+        let silent = instance.is_none() && state.known && state.volatile;
+        let restarted = instance != state.instance || silent;
+        (state.instance, state.known) = (instance, true);
+        for drive in self.drives_of(shelf) {
+            if matches!(self.paths[&drive].state, State::Fenced) {
+                continue;
+            }
+            if restarted {
+                self.make_stale(drive, Stale::Restarted, out);
+            }
+            if self.is_there(drive) {
+                self.claim(drive, attempt, out);
+            } else {
+                self.path(drive).state = State::Missing;
+                self.make_stale(drive, Stale::Missing, out);
+            }
+        }
+    }
+
+    fn make_stale(&mut self, drive: u16, why: Stale, out: &mut Vec<Action>) {
+        let path = self.path(drive);
+        if path.stale.is_some() {
+            return;
+        }
+        path.stale = Some(why);
+        let route = Route::Refused {
+            error: DriveError::Gone,
+            // With its process everything has ended that it had under way.
+            settled: why == Stale::Restarted,
+        };
+        out.push(Action::Route { drive, route });
+        out.push(Action::Stale { drive, why });
+    }
+
+    fn claim(&mut self, drive: u16, attempt: u32, out: &mut Vec<Action>) {
+        let base = self.shelves[usize::from(self.paths[&drive].shelf)].base;
+        let identity = identity_of(hostid_of(base, attempt));
+        let path = self.path(drive);
+        if path.is_shared {
+            path.state = State::Connected;
+            return out.push(Action::Connected { drive });
+        }
+        let (claim, command) = Claim::begin(identity, Rivals::Renew(path.past.clone()));
+        if !path.past.contains(&identity.host) {
+            if path.past.len() == PAST_MAX {
+                path.past.remove(1); // The first one is the last that certainly had it.
+            }
+            path.past.push(identity.host);
+        }
+        path.state = State::Claiming(claim);
+        out.push(Action::Reserve {
+            drive,
+            attempt,
+            command,
+        });
+    }
+
+    fn reserved(&mut self, now_ns: u64, drive: u16, attempt: u32, answer: Answer, out: &mut Vec<Action>) {
+        let shelf = self.paths[&drive].shelf;
+        if self.shelves[usize::from(shelf)].attempt != Some(attempt) {
+            return; // Of an association that is lost.
+        }
+        let path = self.path(drive);
+        let State::Claiming(claim) = &mut path.state else {
+            return;
+        };
+        match claim.answered(answer) {
+            Step::Ask(command) => out.push(Action::Reserve {
+                drive,
+                attempt,
+                command,
+            }),
+            Step::Claimed { continuous } => {
+                path.state = State::Claimed;
+                let own = path.past.pop().expect("the present one was added last");
+                path.past = vec![own];
+                if !continuous {
+                    self.make_stale(drive, Stale::Forgotten, out);
+                }
+                if self.paths[&drive].stale.is_none() {
+                    self.route(drive, out);
+                }
+            }
+            Step::Refused(Refusal::Held(_) | Refusal::Preempted) => self.fence(drive, out),
+            // A target that could not wait for the end of commands has what follows wait for it (PROTOCOL H09).
+            Step::Refused(refusal) => {
+                path.state = State::Unclaimed {
+                    until_ns: now_ns + CLAIM_AGAIN_NS,
+                };
+                out.push(Action::Refused { drive, refusal });
+            }
+        }
+    }
+
+    /// The drive is another node's, who has waited for the end of what this one had under way.
+    fn fence(&mut self, drive: u16, out: &mut Vec<Action>) {
+        let path = self.path(drive);
+        if matches!(path.state, State::Fenced) {
+            return;
+        }
+        path.state = State::Fenced;
+        let route = Route::Refused {
+            error: DriveError::Fenced,
+            settled: true,
+        };
+        out.push(Action::Route { drive, route });
+        out.push(Action::Fenced { drive });
+    }
+
+    fn open(&mut self, drive: u16, out: &mut Vec<Action>) {
+        let path = self.path(drive);
+        if !matches!(path.state, State::Connected) {
+            return;
+        }
+        path.state = State::Claimed;
+        if path.stale.is_none() {
+            self.route(drive, out);
+        }
+    }
+
+    /// Lets the cores use a drive over the association that works.
+    fn route(&self, drive: u16, out: &mut Vec<Action>) {
+        let shelf = self.paths[&drive].shelf;
+        let attempt = self.shelves[usize::from(shelf)].attempt;
+        let attempt = attempt.expect("a drive that may be used has an association");
+        let route = Route::Up { attempt };
+        out.push(Action::Route { drive, route });
+    }
+
+    fn restore(&mut self, drive: u16, out: &mut Vec<Action>) {
+        let path = self.path(drive);
+        if path.stale.is_none() || !matches!(path.state, State::Claimed) {
+            return;
+        }
+        path.stale = None;
+        self.route(drive, out);
+    }
+
+    fn tick(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        let drives: Vec<u16> = self.paths.keys().copied().collect();
+        for drive in drives {
+            let path = &self.paths[&drive];
+            let shelf = &self.shelves[usize::from(path.shelf)];
+            if let (State::Unclaimed { until_ns }, Some(attempt)) = (&path.state, shelf.attempt)
+                && now_ns >= *until_ns
+            {
+                self.claim(drive, attempt, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvme::reservation::{Report, Reported};
+
+    use super::*;
+    use crate::target::fabric::base_of;
+
+    const NAMESPACE: Namespace = Namespace {
+        nsid: 1,
+        blocks: 100,
+        block_bytes: 4096,
+        nguid: [0; 16],
+        uuid: [5; 16],
+    };
+    const BASE: [u8; 16] = [3; 16];
+    const INSTANCE: Option<[u8; 16]> = Some([8; 16]);
+
+    /// One shelf with one drive, and who has that.
+    struct World {
+        paths: Paths,
+        held_by: Vec<HostId>,
+        answers: bool,
+    }
+
+    fn facts(attempt: u32, namespaces: Vec<Namespace>) -> TargetFacts {
+        TargetFacts {
+            attempt,
+            namespaces,
+            volatile_write_cache: true,
+            ..TargetFacts::default()
+        }
+    }
+
+    impl World {
+        fn new() -> Self {
+            let identity = identity_of(base_of(BASE, "start"));
+            let mut paths = Paths::default();
+            paths.add_shelf(BASE, INSTANCE);
+            paths.add_drive(7, 0, NAMESPACE, identity);
+            Self {
+                paths,
+                held_by: vec![identity.host],
+                answers: true,
+            }
+        }
+
+        /// What remains of an event after the drive has answered everything.
+        fn run(&mut self, event: Event<'_>) -> Vec<Action> {
+            let mut out = Vec::new();
+            self.paths.handle(0, event, &mut out);
+            let mut rest = Vec::new();
+            while !out.is_empty() {
+                for action in std::mem::take(&mut out) {
+                    let Action::Reserve {
+                        drive,
+                        attempt,
+                        command,
+                    } = action
+                    else {
+                        rest.push(action);
+                        continue;
+                    };
+                    if !self.answers {
+                        rest.push(action);
+                        continue;
+                    }
+                    let answer = self.answer(attempt, command);
+                    let event = Event::Reserved {
+                        drive,
+                        attempt,
+                        answer,
+                    };
+                    self.paths.handle(0, event, &mut out);
+                }
+            }
+            rest
+        }
+
+        fn answer(&mut self, attempt: u32, command: Reservation) -> Answer {
+            let own = HostId(hostid_of(BASE, attempt));
+            match command {
+                Reservation::Report { .. } => {
+                    let registrants = self.held_by.iter().map(|host| Reported {
+                        cntlid: 0,
+                        holder: true,
+                        host: *host,
+                        key: identity_of(host.0).key,
+                    });
+                    return Answer::Report(Report {
+                        generation: 0,
+                        kind: (!self.held_by.is_empty())
+                            .then_some(nvme::reservation::Kind::ExclusiveAccessAllRegistrants),
+                        persists: true,
+                        registrants: registrants.collect(),
+                    });
+                }
+                Reservation::Preempt { victim, .. } => {
+                    let is_victim = |host: &HostId| identity_of(host.0).key == victim;
+                    assert!(self.held_by.iter().any(is_victim) && self.held_by.contains(&own));
+                    self.held_by.retain(|host| !is_victim(host));
+                }
+                Reservation::Register { .. } => self.held_by.push(own),
+                Reservation::Acquire { .. } => {}
+                Reservation::Unregister { .. }
+                | Reservation::Replace { .. }
+                | Reservation::Release { .. }
+                | Reservation::Clear { .. }
+                | Reservation::SetPersistence(_) => panic!("{command:?}"),
+            }
+            Answer::Done
+        }
+
+        fn connect(&mut self, attempt: u32, instance: Option<[u8; 16]>) -> Vec<Action> {
+            let facts = facts(attempt, vec![NAMESPACE]);
+            let asked = self.run(Event::Ready {
+                shelf: 0,
+                facts: &facts,
+            });
+            assert_eq!(asked, [Action::ReadInstance { shelf: 0, attempt }]);
+            self.run(Event::Instance {
+                shelf: 0,
+                attempt,
+                instance: Ok(instance),
+            })
+        }
+
+        fn lose(&mut self) -> Vec<Action> {
+            self.run(Event::Down { shelf: 0 })
+        }
+    }
+
+    fn route(route: Route) -> Action {
+        Action::Route { drive: 7, route }
+    }
+
+    const GONE: Route = Route::Refused {
+        error: DriveError::Gone,
+        settled: true,
+    };
+
+    #[test]
+    fn a_reconnect_to_the_same_shelf_brings_the_drive_back() {
+        let mut world = World::new();
+        assert_eq!(world.connect(0, INSTANCE), [route(Route::Up { attempt: 0 })]);
+        for attempt in 1..200 {
+            assert_eq!(world.lose(), [route(Route::Down)]);
+            assert_eq!(world.paths.identity(7), None);
+            // Most attempts end before the fence.
+            world.answers = attempt % 100 == 0;
+            let came = world.connect(attempt, INSTANCE);
+            assert_eq!(came == [route(Route::Up { attempt })], world.answers, "{came:?}");
+        }
+    }
+
+    #[test]
+    fn a_shelf_that_was_started_anew_has_lost_members_until_they_are_brought_back() {
+        let mut world = World::new();
+        world.connect(0, INSTANCE);
+        world.lose();
+        let why = Stale::Restarted;
+        let stale = Action::Stale { drive: 7, why };
+        assert_eq!(world.connect(1, Some([9; 16])), [route(GONE), stale]);
+        assert!(world.paths.is_claimed(7) && world.paths.stale(7) == Some(why));
+        assert_eq!(world.lose(), [], "nothing of it is used anyway");
+        assert_eq!(world.run(Event::Restore { drive: 7 }), [], "not while it is away");
+        assert_eq!(world.connect(2, Some([9; 16])), []);
+        assert_eq!(
+            world.run(Event::Restore { drive: 7 }),
+            [route(Route::Up { attempt: 2 })]
+        );
+        world.lose();
+        assert_eq!(world.connect(3, Some([9; 16])), [route(Route::Up { attempt: 3 })]);
+    }
+
+    #[test]
+    fn another_namespace_in_its_place_is_not_the_drive() {
+        let mut world = World::new();
+        let other = Namespace {
+            uuid: [6; 16],
+            ..NAMESPACE
+        };
+        let (found, back) = (facts(0, vec![other]), facts(0, vec![NAMESPACE]));
+        let ready = |facts| Event::Ready { shelf: 0, facts };
+        world.run(ready(&found));
+        let missing = world.run(Event::Instance {
+            shelf: 0,
+            attempt: 0,
+            instance: Ok(INSTANCE),
+        });
+        let why = Stale::Missing;
+        assert_eq!(missing.last(), Some(&Action::Stale { drive: 7, why }));
+        assert_eq!(world.run(ready(&back)), []);
+        assert!(world.paths.is_claimed(7));
+    }
+
+    #[test]
+    fn a_drive_that_another_node_has_taken_is_never_used_again() {
+        let fenced = Route::Refused {
+            error: DriveError::Fenced,
+            settled: true,
+        };
+        let expected = [route(fenced), Action::Fenced { drive: 7 }];
+        let mut world = World::new();
+        world.connect(0, INSTANCE);
+        assert_eq!(world.run(Event::Conflict { drive: 7 }), expected);
+        assert_eq!(world.run(Event::Conflict { drive: 7 }), []);
+        world.lose();
+        assert_eq!(world.connect(1, INSTANCE), []);
+        let mut world = World::new();
+        world.connect(0, INSTANCE);
+        world.lose();
+        world.held_by = vec![HostId([1; 16])];
+        assert_eq!(world.connect(1, INSTANCE), expected);
+    }
+
+    #[test]
+    fn a_shared_drive_is_used_when_others_say_so() {
+        let mut world = World::new();
+        world.paths.share(7);
+        let connected = Action::Connected { drive: 7 };
+        let open = || Event::Open { drive: 7 };
+        assert_eq!(world.run(open()), []);
+        assert_eq!(world.connect(0, INSTANCE).first(), Some(&connected));
+        assert_eq!(world.run(open()), [route(Route::Up { attempt: 0 })]);
+        assert_eq!(world.run(open()), []);
+        assert_eq!(world.lose(), [route(Route::Down)]);
+        assert_eq!(world.run(open()), [], "not before it is connected again");
+        let why = Stale::Restarted;
+        let stale = Action::Stale { drive: 7, why };
+        assert_eq!(world.connect(1, Some([9; 16])), [route(GONE), stale, connected]);
+        assert_eq!(world.run(open()), [], "it is a lost member");
+        assert_eq!(
+            world.run(Event::Restore { drive: 7 }),
+            [route(Route::Up { attempt: 1 })]
+        );
+    }
+
+    #[test]
+    fn a_shelf_that_forgot_everybody_and_one_that_does_not_say_are_not_believed() {
+        let mut world = World::new();
+        world.connect(0, INSTANCE);
+        world.lose();
+        world.held_by.clear();
+        let came = world.connect(1, INSTANCE);
+        let why = Stale::Forgotten;
+        assert_eq!(came.last(), Some(&Action::Stale { drive: 7, why }));
+        let mut silent = World::new();
+        silent.paths = Paths::default();
+        silent.paths.add_shelf(BASE, None);
+        silent
+            .paths
+            .add_drive(7, 0, NAMESPACE, identity_of(base_of(BASE, "start")));
+        assert_eq!(silent.connect(0, None), [route(Route::Up { attempt: 0 })]);
+        silent.lose();
+        let why = Stale::Restarted;
+        assert_eq!(
+            silent.connect(1, None).last(),
+            Some(&Action::Stale { drive: 7, why })
+        );
+    }
+}
