@@ -286,6 +286,7 @@ pub fn command_effects() -> Vec<u8> {
         admin_opcode::ASYNC_EVENT_REQUEST,
         admin_opcode::KEEP_ALIVE,
         admin_opcode::FABRICS,
+        admin_opcode::ADMISSION,
     ] {
         page[usize::from(opcode) * 4] = SUPPORTED;
     }

@@ -674,7 +674,7 @@ impl Core {
         if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
         }
-        self.tend_preemptions(io);
+        self.tend_orders(io);
     }
 
     /// Notes for how long a group has had a read or write, for background work that makes way for hosts.

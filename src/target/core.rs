@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use nvme::reservation::Guard;
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Limits, Outbox, Slot, Success};
@@ -18,7 +19,6 @@ use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec,
 use super::message::{Accept, Arrival, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
-use super::reservation::Reservations;
 use super::sums::Sums;
 use crate::amf::MemberIndex;
 use crate::amf::group::SuperblockIo;
@@ -144,7 +144,7 @@ pub struct Core {
     /// Failed commands that were reported to the error log since the last tick.
     pub(super) failures: u32,
     /// Who may do what with namespaces that are reserved.
-    pub(super) reservations: Reservations,
+    pub(super) guard: Guard,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -259,7 +259,7 @@ impl Core {
             draining: Vec::new(),
             sums: Sums::default(),
             failures: 0,
-            reservations: Reservations::default(),
+            guard: Guard::default(),
         }
     }
 
@@ -414,7 +414,7 @@ impl Core {
                 self.draining.push((group, nsid));
                 self.report_drained(io);
             }
-            Message::EnforceReservation(enforcement) => self.enforce_reservation(io, &enforcement),
+            Message::EnforceReservation(order) => self.enforce_reservation(io, order),
             Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
             Message::Pump { group } => self.pump(io, group),
             Message::ResumeParsing { queue } => self.resume_parsing(io, queue),
@@ -459,7 +459,7 @@ impl Core {
             return;
         };
         connection.write_through = accept.write_through;
-        connection.host = accept.host;
+        connection.host = accept.life;
         connection.role = if accept.qid == 0 { Role::Admin } else { Role::Io };
         connection.machine.set_queue(target::Queue {
             entries: accept.entries,

@@ -124,6 +124,7 @@ impl Subsystem {
                 Ok(None)
             }
             admin_opcode::KEEP_ALIVE => Ok(Some(Reply::success(0))),
+            admin_opcode::ADMISSION if is_io => self.admission_command(cntlid, command, data, out),
             _ => Err(Status::INVALID_OPCODE.do_not_retry()),
         }
     }

@@ -10,7 +10,7 @@ use crate::identify::{ControllerKind, Reservable, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
-use crate::reservation::{HostId, Rules, State};
+use crate::reservation::{HostId, Order, State};
 use crate::status::Status;
 
 /// The runtime's name for one transport connection. It may be used again only after [`Event::Closed`].
@@ -236,6 +236,9 @@ pub struct Namespace {
     pub volatile: bool,
     /// Whether hosts can reserve it.
     pub reservable: Reservable,
+    /// The namespace beside it that also says which lives of hosts are admitted here, as the data of a shelf's drive does for its quorum
+    /// area.
+    pub admission_of: Option<u32>,
 }
 
 /// What happened.
@@ -379,18 +382,9 @@ pub enum Action {
         /// To be given back.
         token: u32,
     },
-    /// Hold the commands of a namespace to these rules on all cores from the moment that they begin; end what these hosts have under way in it;
-    /// and answer with [`Event::ReservationEnforced`] when nothing of them runs there any more.
-    EnforceReservation {
-        /// To be given back.
-        number: u64,
-        /// Which namespace.
-        nsid: u32,
-        /// Who may do what.
-        rules: Rules,
-        /// Hosts whose commands are to be aborted.
-        abort: Vec<HostId>,
-    },
+    /// Hold the commands of a namespace to these rules on all cores from the moment that they begin; end what the order ends; and answer with
+    /// [`Event::ReservationEnforced`] when nothing of that runs any more.
+    EnforceReservation(Order),
     /// Make what is to be kept of a namespace's reservations durable and answer with [`Event::ReservationPersisted`].
     PersistReservation {
         /// To be given back.

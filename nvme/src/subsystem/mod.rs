@@ -423,7 +423,7 @@ impl Subsystem {
         );
         let before = self.namespaces.insert(namespace.nsid, namespace);
         assert!(before.is_none(), "a namespace is added once");
-        self.reservations.add(&namespace);
+        self.add_reservations(&namespace, out);
         self.namespace_changed(namespace.nsid, out);
     }
 

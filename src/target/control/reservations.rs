@@ -2,17 +2,16 @@
 //! of a shelf's drives become durable.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use nvme::reservation::record::RECORD_BYTES;
-use nvme::reservation::{HostId, Rules, State};
+use nvme::reservation::{Order, State};
 use nvme::subsystem::{Event, Namespace};
 use reactor::{CoreIndex, Io, Span};
 
 use super::Control;
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
-use crate::target::message::{ControlMessage, Enforcement, Message};
+use crate::target::message::{ControlMessage, Message};
 
 /// A header on its way to its drive.
 struct HeaderWrite {
@@ -46,32 +45,25 @@ impl ReservationWrites {
 
 impl Control {
     /// Tells every core who may do what with a namespace from now on, and whose commands are to end.
-    pub(super) fn enforce_reservation(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        number: u64,
-        nsid: u32,
-        rules: Rules,
-        abort: Vec<HostId>,
-    ) {
-        for host in &abort {
+    pub(super) fn enforce_reservation(&mut self, core: &mut Core, io: &mut Io<Message>, order: &Order) {
+        let nsid = order.nsid;
+        for host in order.abort.iter() {
             tracing::info!(%host, nsid, "host lost its registration: its commands are aborted");
         }
-        let before = self.enforcing.insert(number, self.cores);
-        assert!(before.is_none(), "rules have a number of their own");
-        let enforcement = Enforcement {
-            number,
-            nsid,
-            rules: Arc::new(rules),
-            abort: Arc::new(abort),
-        };
-        for to in 0..self.cores {
-            core.tell(
-                io,
-                CoreIndex(to),
-                Message::EnforceReservation(enforcement.clone()),
+        if order.bars {
+            let admission = &order.rules.admission;
+            let (claims, barred) = (admission.claims.len(), admission.barred.len());
+            tracing::info!(
+                nsid,
+                claims,
+                barred,
+                "lives of hosts are barred: their commands are aborted"
             );
+        }
+        let before = self.enforcing.insert(order.number, self.cores);
+        assert!(before.is_none(), "rules have a number of their own");
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::EnforceReservation(order.clone()));
         }
     }
 

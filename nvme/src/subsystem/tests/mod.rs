@@ -81,6 +81,7 @@ fn namespace(nsid: u32) -> Namespace {
         stripe_blocks: Some(32),
         volatile: false,
         reservable: Reservable::UntilStop,
+        admission_of: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nvme::reservation::machine::{Action as Reserved, Ask};
-use nvme::reservation::{Access, Command as Reservation, HostId, Machine, Report, Rules};
+use nvme::reservation::{Access, Command as Reservation, HostId, HostName, Machine, Report, Rules};
 
 use super::super::machine::{Answer, Command};
 use super::super::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
@@ -135,7 +135,13 @@ impl Drive {
         }
         let host = host_of(life);
         let mut actions = Vec::new();
-        self.reservation.ask(Ask { name, host, command }, &mut actions);
+        let ask = Ask {
+            name,
+            host,
+            host_name: HostName(u128::from(life.0.number())),
+            command,
+        };
+        self.reservation.ask(ask, &mut actions);
         self.carry_out(actions)
     }
 
@@ -162,7 +168,7 @@ impl Drive {
             let mut more = Vec::new();
             match action {
                 Reserved::Persist(_) => self.reservation.persisted(true, &mut more),
-                Reserved::Enforce { rules, abort } => {
+                Reserved::Enforce { rules, abort, .. } => {
                     self.rules = rules;
                     let of_aborted = |(life, what, _): &(Life, What, bool)| {
                         what.is_reserved_write() && abort.contains(&host_of(*life))
