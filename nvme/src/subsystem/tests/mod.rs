@@ -3,6 +3,7 @@
 mod admin;
 mod connect;
 mod discovery;
+mod held;
 mod lifecycle;
 mod random;
 mod reservation;
