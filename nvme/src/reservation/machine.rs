@@ -130,9 +130,19 @@ impl<N: Copy> Machine<N> {
         self.can_persist
     }
 
+    /// What registrants and reservation are going to be when the command under way is through.
+    pub fn next(&self) -> &State {
+        self.active.as_ref().map_or(&self.state, |active| &active.next)
+    }
+
     /// Whether a command is under way.
     pub const fn is_busy(&self) -> bool {
         self.active.is_some()
+    }
+
+    /// Whether the command under way is one that nobody waits for any more.
+    pub fn is_orphaned(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.is_orphan)
     }
 
     /// Takes a command.

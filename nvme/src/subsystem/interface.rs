@@ -421,6 +421,8 @@ pub enum CloseReason {
     ControllerReset,
     /// The host shut its controller down.
     ControllerShutdown,
+    /// Its host reset the controller through another one.
+    CrossControllerReset,
     /// The association's admin queue is gone.
     AdminQueueGone,
     /// The host is not allowed any more.
@@ -579,6 +581,13 @@ pub enum Report {
     Reset {
         /// Which one.
         cntlid: u16,
+    },
+    /// A host reset a controller of its own through another one.
+    CrossReset {
+        /// The one that is reset.
+        cntlid: u16,
+        /// The one that was asked.
+        by: u16,
     },
     /// A host shut its controller down.
     ShutDown {

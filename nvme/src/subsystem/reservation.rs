@@ -56,11 +56,21 @@ impl Reservations {
         self.machines.get(&nsid).map(Machine::state)
     }
 
+    /// Registrants and reservation of a namespace as they are going to be when the command under way is through.
+    pub(super) fn next(&self, nsid: u32) -> Option<&State> {
+        self.machines.get(&nsid).map(Machine::next)
+    }
+
     /// A connection is gone: its commands that have not begun are forgotten.
     pub(super) fn withdraw(&mut self, queue: QueueId) {
         for machine in self.machines.values_mut() {
             machine.withdraw(|command| command.queue == queue);
         }
+    }
+
+    /// Whether a command is under way whose connection is gone.
+    pub(super) fn has_orphans(&self) -> bool {
+        self.machines.values().any(Machine::is_orphaned)
     }
 
     fn next_number(&mut self) -> u64 {
@@ -287,6 +297,7 @@ impl Subsystem {
                 }
             }
         }
+        self.finish_resets(out);
     }
 
     fn await_answer(&mut self, nsid: u32) -> u64 {

@@ -358,6 +358,9 @@ impl Control {
                 );
             }
             Report::Reset { cntlid } => tracing::info!(cntlid, "host reset its controller"),
+            Report::CrossReset { cntlid, by } => {
+                tracing::info!(cntlid, by, "host reset its controller through another one");
+            }
             Report::ShutDown { cntlid } => tracing::debug!(cntlid, "host shut its controller down"),
             Report::KeepAliveExpired { cntlid, host } => {
                 tracing::warn!(cntlid, %host, "association closed: the host was silent for its keep alive timeout");

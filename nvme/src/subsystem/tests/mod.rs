@@ -7,6 +7,7 @@ mod held;
 mod lifecycle;
 mod random;
 mod reservation;
+mod reset;
 
 use super::*;
 use crate::command::SubmissionEntry;
