@@ -94,6 +94,8 @@ pub struct Command {
     pub started: Nanos,
     /// When it was handed to an engine.
     pub submitted: Nanos,
+    /// Its number in the command log, 0 for none.
+    pub logged: u64,
 }
 
 impl Command {
@@ -112,6 +114,7 @@ impl Command {
             id: None,
             started: 0,
             submitted: 0,
+            logged: 0,
         }
     }
 }

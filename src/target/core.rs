@@ -13,6 +13,7 @@ use reactor::{CoreIndex, Errno, Io, Nanos, Progress, Received, SendBatch, Span, 
 
 use super::array::GroupBinding;
 use super::command::Commands;
+use super::command_log::CommandLog;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
 use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
@@ -145,6 +146,8 @@ pub struct Core {
     pub(super) failures: u32,
     /// Who may do what with namespaces that are reserved.
     pub(super) guard: Guard,
+    /// Where it is noted what begins and ends, if anybody wants to know.
+    pub(super) command_log: Option<CommandLog>,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -224,6 +227,7 @@ impl Core {
         (spare_scratch_bytes, spare_ring_bytes): (u32, u32),
         io_retries: u8,
         control: Option<Box<Control>>,
+        command_log: Option<CommandLog>,
     ) -> Self {
         let drives = drive_specs.len();
         Self {
@@ -260,6 +264,7 @@ impl Core {
             sums: Sums::default(),
             failures: 0,
             guard: Guard::default(),
+            command_log,
         }
     }
 

@@ -1,8 +1,10 @@
 //! A node: its drives opened, its groups found, its cores started, its management socket served.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::{Config, Poll};
@@ -15,6 +17,7 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use super::assemble::{self, Found};
+use super::command_log::{CommandLog, Note};
 use super::control::{Control, ControlSetup, Listener, ManageCall, NodeFacts};
 use super::core::{CONTROL_CORE, Core, TransportLimits};
 use super::manage::{Manage, ManageError, Reply, Request};
@@ -67,6 +70,14 @@ pub enum NodeError {
     /// The management socket could not be made.
     #[error(transparent)]
     Rpc(#[from] ServerError),
+    /// The command log cannot be opened.
+    #[error("the command log {path} cannot be opened: {error}", path = path.display())]
+    CommandLog {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// It did not get ready.
     #[error("the node did not get ready: {0}")]
     NotReady(String),
@@ -87,6 +98,8 @@ pub struct RunningNode {
     addresses: Vec<SocketAddr>,
     stop_requests: Receiver<()>,
     stop: SyncSender<()>,
+    /// Writes the command log, if there is one, until the cores are gone.
+    log_writer: Option<JoinHandle<()>>,
 }
 
 /// The management plane's way to the control core.
@@ -129,6 +142,7 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         read_cache_mib: config.reactor.read_cache_mib,
         stop: stop.clone(),
     };
+    let (command_log, log_writer) = open_command_log(config, setup.subsystem.instance)?;
     let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
     let limits = transport_limits(config);
     let spare_bytes = (
@@ -147,25 +161,50 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
             spare_bytes,
             io_retries,
             control,
+            command_log.clone(),
         )
     })?;
-    let facts: Vec<Facts> = (0..cores)
-        .map(|core| running.facts(CoreIndex(core)).clone())
-        .collect();
-    let remote = running.handle();
-    log_facts(&facts, &remote);
+    let remote = tell_facts(&running, cores);
     let node = RunningNode {
         cores: Some(running),
         manage: Arc::new(NodeManage { remote }),
         addresses,
         stop_requests,
         stop,
+        log_writer,
     };
     match is_ready.recv_timeout(READY_TIMEOUT) {
         Ok(Ok(())) => Ok(node),
         Ok(Err(why)) => Err(NodeError::NotReady(why)),
         Err(_) => Err(node.end_early()),
     }
+}
+
+/// Says what the cores got; the way to them.
+fn tell_facts(running: &Running<Message>, cores: u16) -> Remote<Message> {
+    let facts: Vec<Facts> = (0..cores)
+        .map(|core| running.facts(CoreIndex(core)).clone())
+        .collect();
+    let remote = running.handle();
+    log_facts(&facts, &remote);
+    remote
+}
+
+/// Opens the command log of a shelf that has one.
+fn open_command_log(
+    config: &Config,
+    instance: [u8; 16],
+) -> Result<(Option<CommandLog>, Option<JoinHandle<()>>), NodeError> {
+    let path = config.shelf.as_ref().and_then(|shelf| shelf.command_log.as_ref());
+    let Some(path) = path else {
+        return Ok((None, None));
+    };
+    let (log, writer) = CommandLog::open(path).map_err(|error| NodeError::CommandLog {
+        path: path.clone(),
+        error,
+    })?;
+    log.note(reactor::now(), Note::Started { instance });
+    Ok((Some(log), Some(writer)))
 }
 
 fn core_count(config: &Config) -> u16 {
@@ -271,7 +310,10 @@ impl RunningNode {
         if !post_patiently(&self.manage.remote, Message::Stop) {
             cores.stop();
         }
-        cores.join().map_err(NodeError::from)
+        let joined = cores.join().map_err(NodeError::from);
+        // What was noted is in the file when the shelf has stopped.
+        self.log_writer.take().map(JoinHandle::join);
+        joined
     }
 
     /// Ends a node that did not get ready, and says why.

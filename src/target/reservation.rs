@@ -10,6 +10,7 @@ use nvme::subsystem::QueueId;
 use nvme::tcp::target::Slot;
 use reactor::Io;
 
+use super::command_log::Note;
 use super::connection::{Command, CommandState, Connection, Life};
 use super::core::Core;
 use super::message::{ControlMessage, Message};
@@ -103,6 +104,45 @@ impl Core {
         });
         for number in confirmed {
             self.tell_control(io, ControlMessage::ReservationEnforced { number });
+        }
+    }
+}
+
+// What the command log is told.
+impl Core {
+    /// A command begins; one that changes nothing is not noted.
+    pub(super) fn note_begin(&mut self, io: &Io<Message>, queue: QueueId, slot: Slot) {
+        let Some(log) = &self.command_log else { return };
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        let host = connection.host.host;
+        let command = connection.command(slot);
+        if Access::of(command.entry.opcode()) != Access::Write {
+            return;
+        }
+        let begin = Note::Begin {
+            nsid: command.entry.nsid(),
+            host,
+            opcode: command.entry.opcode(),
+            lba: command.entry.qword(10),
+            blocks: (command.entry.dword(12) & 0xffff) + 1,
+        };
+        command.logged = log.note(io.now(), begin);
+    }
+
+    /// A command is over; one whose begin was not noted is not noted here.
+    pub(super) fn note_end(&self, io: &Io<Message>, command: &Command, host: HostLife, status: Status) {
+        if let Some(log) = &self.command_log
+            && command.logged > 0
+        {
+            let end = Note::End {
+                of: command.logged,
+                nsid: command.entry.nsid(),
+                host: host.host,
+                status,
+            };
+            log.note(io.now(), end);
         }
     }
 }

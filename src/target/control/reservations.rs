@@ -9,6 +9,7 @@ use nvme::subsystem::{Event, Namespace};
 use reactor::{CoreIndex, Io, Span};
 
 use super::Control;
+use crate::target::command_log::Note;
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
 use crate::target::message::{ControlMessage, Message};
@@ -60,7 +61,7 @@ impl Control {
                 "lives of hosts are barred: their commands are aborted"
             );
         }
-        let before = self.enforcing.insert(order.number, self.cores);
+        let before = self.enforcing.insert(order.number, (self.cores, order.clone()));
         assert!(before.is_none(), "rules have a number of their own");
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::EnforceReservation(order.clone()));
@@ -69,13 +70,33 @@ impl Control {
 
     /// One core holds commands to the rules and has nothing under way that was to end.
     pub(super) fn core_enforced(&mut self, core: &mut Core, io: &mut Io<Message>, number: u64) {
-        let left = self.enforcing.get_mut(&number);
-        let left = left.expect("a core confirms rules that it was told");
+        let asked = self.enforcing.get_mut(&number);
+        let (left, _) = asked.expect("a core confirms rules that it was told");
         *left -= 1;
-        if *left == 0 {
-            self.enforcing.remove(&number);
+        if *left == 0
+            && let Some((_, order)) = self.enforcing.remove(&number)
+        {
+            self.note_rules(core, io, order);
             self.subsystem_event(core, io, Event::ReservationEnforced { number });
         }
+    }
+
+    /// Tells the command log of rules that are in effect on all cores.
+    fn note_rules(&self, core: &Core, io: &Io<Message>, order: Order) {
+        let Some(log) = &core.command_log else { return };
+        let next = self.subsystem.reservation_next(order.nsid);
+        let registrants = next.map(|state| state.registrants.clone());
+        log.note(
+            io.now(),
+            Note::Rules {
+                nsid: order.nsid,
+                order: order.number,
+                kind: order.rules.kind,
+                aborted: order.abort,
+                barred: order.rules.admission.barred.clone(),
+                registrants: registrants.unwrap_or_default(),
+            },
+        );
     }
 
     /// What was kept of a namespace's reservations holds again, before any host comes.
