@@ -11,6 +11,7 @@ mod bad_hosts;
 mod commands;
 mod drives;
 mod expansion;
+mod fences;
 mod health;
 mod initiator;
 mod kill_cycles;
