@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nvme::reservation::machine::{Action as Reserved, Ask};
-use nvme::reservation::{Access, Command as Reservation, HostId, HostName, Machine, Report, Rules};
+use nvme::reservation::{
+    Access, Command as Reservation, Floors, HostId, HostName, Machine, Report, Rules, State,
+};
 
 use super::super::machine::{Answer, Command};
 use super::super::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
@@ -65,7 +67,8 @@ impl Drive {
     pub(super) fn new(index: DriveIndex) -> Self {
         Self {
             index,
-            reservation: Machine::new(true, None),
+            // Keys are held to epochs, as on a shelf.
+            reservation: Machine::new(true, Some(gated())),
             rules: Rules::default(),
             paxos: BTreeMap::new(),
             decided: BTreeMap::new(),
@@ -208,6 +211,14 @@ impl Drive {
             actions.extend(more);
         }
         outcome
+    }
+}
+
+/// A namespace that nobody has registered with, held to epochs.
+fn gated() -> State {
+    State {
+        floors: Some(Floors::default()),
+        ..State::default()
     }
 }
 
