@@ -27,6 +27,7 @@ fn run_node(config: config::Config, options: &NodeOptions) -> Result<(), Failure
             | NodeError::Subsystem(_)
             | NodeError::Cores(_)
             | NodeError::NotReady(_)
+            | NodeError::CommandLog { .. }
             | NodeError::System { .. } => {
                 "`braid preflight --config FILE` looks at everything that a node needs"
             }

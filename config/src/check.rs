@@ -43,9 +43,10 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     );
     let group_names = unique("group", groups.iter().map(|g| (g.value.name, &g.at)), problems);
     unique("vdisk", vdisks.iter().map(|v| (v.value.name, &v.at)), problems);
-    check_paths(&node, &drives, problems);
+    let log = shelf.as_ref().and_then(|shelf| shelf.command_log.as_deref());
+    check_paths(&node, log, &drives, problems);
     check_namespaces(&drives, &shelves, shelves_missing, problems);
-    let groups = match shelf {
+    let groups = match &shelf {
         Some(shelf) => shelf_groups(shelf, &drives, problems),
         None => {
             let groups = resolve_groups(groups, &drives, &drive_names, problems);
@@ -55,7 +56,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     };
     check_vdisks(&vdisks, &group_names, problems);
     check_capacity(&drives, &groups, &vdisks, &group_names, problems);
-    let vdisks = match shelf {
+    let vdisks = match &shelf {
         Some(shelf) => shelf_vdisks(shelf, &groups),
         None => vdisks
             .into_iter()
@@ -64,7 +65,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     };
     Config {
         node,
-        reactor: match shelf {
+        reactor: match &shelf {
             // What a shelf returns is what its drives hold.
             Some(_) => Reactor {
                 read_cache_mib: 0,
@@ -160,7 +161,7 @@ fn unique<'n, 'p>(
     seen
 }
 
-fn check_paths(node: &Node, drives: &[Placed<Drive>], problems: &mut Problems<'_>) {
+fn check_paths(node: &Node, log: Option<&Path>, drives: &[Placed<Drive>], problems: &mut Problems<'_>) {
     let mut seen: BTreeMap<PathBuf, (&str, &Range<usize>)> = BTreeMap::new();
     for Placed { value: drive, at } in drives {
         let Backing::Path { path, .. } = &drive.backing else {
@@ -176,6 +177,10 @@ fn check_paths(node: &Node, drives: &[Placed<Drive>], problems: &mut Problems<'_
             .is_some_and(|socket| self::plain(socket) == plain)
         {
             let what = format!("[[drive]] {:?}: its path is the node's rpc_socket", drive.name);
+            problems.push(at, what, "give the drive a file of its own");
+        }
+        if log.is_some_and(|log| self::plain(log) == plain) {
+            let what = format!("[[drive]] {:?}: its path is the shelf's command_log", drive.name);
             problems.push(at, what, "give the drive a file of its own");
         }
         if self::plain(problems.file()) == plain {
@@ -365,7 +370,7 @@ fn check_unused(drives: &[Placed<Drive>], groups: &[Group], problems: &mut Probl
 }
 
 /// Each drive of a shelf, as a group of its own.
-fn shelf_groups(shelf: Shelf, drives: &[Placed<Drive>], problems: &mut Problems<'_>) -> Vec<Group> {
+fn shelf_groups(shelf: &Shelf, drives: &[Placed<Drive>], problems: &mut Problems<'_>) -> Vec<Group> {
     for Placed { value: drive, at } in drives {
         if drive.name.len() > SHELF_DRIVE_NAME_BYTES_MAX {
             let what = format!("[[drive]] {:?}: the name is too long for a shelf", drive.name);
@@ -397,7 +402,7 @@ fn shelf_groups(shelf: Shelf, drives: &[Placed<Drive>], problems: &mut Problems<
 }
 
 /// The namespaces of a shelf: of each drive its quorum area and what is left.
-fn shelf_vdisks(shelf: Shelf, groups: &[Group]) -> Vec<Vdisk> {
+fn shelf_vdisks(shelf: &Shelf, groups: &[Group]) -> Vec<Vdisk> {
     let both = |(group, of): (usize, &Group)| {
         let vdisk = |name, size| Vdisk {
             name,

@@ -99,7 +99,7 @@ pub struct Node {
 
 /// `[shelf]`: the process exports each of its drives as it is. Each drive is a group of its own name over that drive alone, with two
 /// virtual disks, see [`Shelf::quorum_name`] and [`Shelf::data_name`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shelf {
     /// MiB of a drive that are exported beside its data and are never reserved, `1..=1024`. Default: 8.
     pub quorum_mib: u32,
@@ -107,6 +107,8 @@ pub struct Shelf {
     pub block_bytes: u32,
     /// Whether a blank drive is made one of this shelf. Default: false.
     pub create: bool,
+    /// File that commands which change something and changes of reservations are noted in. Default: none.
+    pub command_log: Option<PathBuf>,
 }
 
 impl Shelf {

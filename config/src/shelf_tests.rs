@@ -13,7 +13,7 @@ fn shelf(keys: &str) -> String {
 #[test]
 fn the_example_is_good() {
     let config = good(Config::shelf_example());
-    assert!(config.shelf.is_some_and(|shelf| shelf.create));
+    assert!(config.shelf.as_ref().is_some_and(|shelf| shelf.create));
     assert!(config.notes.is_empty(), "{:?}", config.notes);
 }
 
@@ -24,6 +24,7 @@ fn each_drive_is_a_group_with_a_quorum_area_and_data() {
         quorum_mib: 4,
         block_bytes: 512,
         create: false,
+        command_log: None,
     };
     assert_eq!((config.node.name.as_str(), config.shelf), ("s", Some(expected)));
     let groups: Vec<_> = config
@@ -76,4 +77,13 @@ fn a_shelf_has_no_groups_and_no_node_section() {
     refuses(&shelf("block_bytes = 1024"), 4, &["512 or 4096"]);
     let long = shelf("").replace("d1", "a-name-that-has-twenty-six-b");
     refuses(&long, 9, &["too long for a shelf", "at most 25 bytes"]);
+}
+
+#[test]
+fn the_command_log_is_a_file_beside_the_configuration_and_no_drive() {
+    let config = good(&shelf("command_log = \"commands.log\""));
+    let log = config.shelf.and_then(|shelf| shelf.command_log);
+    assert!(log.is_some_and(|path| path.ends_with("commands.log")));
+    let same = shelf("command_log = \"d\"") + "[[drive]]\nname=\"d2\"\npath=\"./d\"\nsize_mib=64\n";
+    refuses(&same, 12, &["command_log"]);
 }

@@ -150,6 +150,7 @@ fn new_subsystem() -> Subsystem {
             stripe_blocks: None,
             volatile: false,
             reservable: Reservable::Persistently,
+            admission_of: None,
         };
         let mut out = Vec::new();
         subsystem.handle(0, subsystem::Event::NamespaceAdded(namespace), &mut out);
@@ -222,7 +223,7 @@ impl Runtime {
                     assert!(self.open.contains(&queue.0), "closed twice")
                 }
                 subsystem::Action::Abort { .. }
-                | subsystem::Action::EnforceReservation { .. }
+                | subsystem::Action::EnforceReservation(_)
                 | subsystem::Action::PersistReservation { .. }
                 | subsystem::Action::Report(_) => {}
             }
@@ -307,7 +308,8 @@ impl Runtime {
                         aborted: caught,
                     }));
                 }
-                subsystem::Action::EnforceReservation { number, .. } => {
+                subsystem::Action::EnforceReservation(order) => {
+                    let number = order.number;
                     todo.extend(self.handle(subsystem::Event::ReservationEnforced { number }));
                 }
                 subsystem::Action::PersistReservation { number, .. } => {
@@ -615,8 +617,8 @@ impl Joined<'_> {
                 });
                 self.to_controller.extend(actions);
             }
-            subsystem::Action::EnforceReservation { number, .. } => {
-                let event = subsystem::Event::ReservationEnforced { number };
+            subsystem::Action::EnforceReservation(order) => {
+                let event = subsystem::Event::ReservationEnforced { number: order.number };
                 self.to_controller.extend(self.runtime.handle(event));
             }
             subsystem::Action::PersistReservation { number, .. } => {

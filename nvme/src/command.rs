@@ -21,7 +21,10 @@ pub mod admin_opcode {
     pub const GET_FEATURES: u8 = 0x0a;
     pub const ASYNC_EVENT_REQUEST: u8 = 0x0c;
     pub const KEEP_ALIVE: u8 = 0x18;
+    pub const CROSS_CONTROLLER_RESET: u8 = 0x38;
     pub const FABRICS: u8 = 0x7f;
+    /// Vendor specific: see [`crate::reservation::admission`].
+    pub const ADMISSION: u8 = 0xc1;
 }
 
 /// Opcodes of the NVM command set that this software knows.

@@ -26,10 +26,12 @@ pub mod fid {
     pub const HOST_IDENTIFIER: u8 = 0x81;
     pub const RESERVATION_NOTIFICATION_MASK: u8 = 0x82;
     pub const RESERVATION_PERSISTENCE: u8 = 0x83;
+    /// Vendor specific: see [`crate::reservation::floors`].
+    pub const KEY_EPOCHS: u8 = 0xc0;
 }
 
 /// Every feature of an I/O controller without a volatile write cache.
-const IO_FEATURES: [u8; 13] = [
+const IO_FEATURES: [u8; 14] = [
     fid::ARBITRATION,
     fid::POWER_MANAGEMENT,
     fid::TEMPERATURE_THRESHOLD,
@@ -43,6 +45,7 @@ const IO_FEATURES: [u8; 13] = [
     fid::HOST_IDENTIFIER,
     fid::RESERVATION_NOTIFICATION_MASK,
     fid::RESERVATION_PERSISTENCE,
+    fid::KEY_EPOCHS,
 ];
 
 /// Every feature of a discovery controller.
@@ -412,7 +415,10 @@ fn grant_queues(dword11: u32, io_queues_max: u16) -> Result<u16, Status> {
 /// What Get Features tells when asked for a feature's capabilities: bit 1 by namespace, bit 2 changeable.
 fn capabilities(identifier: u8) -> u32 {
     match identifier {
-        fid::ERROR_RECOVERY | fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE => 0b110,
+        fid::ERROR_RECOVERY
+        | fid::RESERVATION_NOTIFICATION_MASK
+        | fid::RESERVATION_PERSISTENCE
+        | fid::KEY_EPOCHS => 0b110,
         fid::HOST_IDENTIFIER | fid::VOLATILE_WRITE_CACHE => 0,
         _ => 0b100,
     }

@@ -70,6 +70,10 @@ pub const CRITICAL_TEMPERATURE_K: u16 = 353;
 
 /// OAES and Asynchronous Event Configuration: notices of namespace attribute changes.
 pub const NOTICE_NAMESPACE_CHANGED: u32 = 1 << 8;
+/// OAES and Asynchronous Event Configuration: notices of Cross-Controller Resets that are through.
+pub const NOTICE_CROSS_RESET: u32 = 1 << 20;
+/// Cross-Controller Resets that one controller has under way (CCRL).
+pub const CROSS_RESET_LIMIT: u8 = 4;
 /// OAES and Asynchronous Event Configuration: notices of discovery log changes.
 pub const NOTICE_DISCOVERY_CHANGED: u32 = 1 << 31;
 
@@ -148,7 +152,7 @@ pub fn transfer_shift(max_transfer_bytes: u32) -> u8 {
 
 /// Identify Controller (CNS 01h).
 ///
-/// Source: NVM Express Base Specification 2.0, Identify Controller data structure; CIU, CIRN and
+/// Source: NVM Express Base Specification 2.0, Identify Controller data structure; CIU, CIRN, CCRL and
 /// CQT: TP4129 and TP8028.
 pub fn controller(facts: &ControllerFacts<'_>) -> Vec<u8> {
     let mut page = Page::new();
@@ -230,6 +234,7 @@ fn io_controller(page: &mut Page, facts: &ControllerFacts<'_>) {
     page.put(528, &(facts.atomic_write_blocks_power_fail - 1).to_le_bytes());
     page.put(532, &(facts.compare_write_blocks_max - 1).to_le_bytes());
     page.put(540, &facts.namespaces_max.to_le_bytes()); // MNAN: nonzero and at most NN.
+    page.put(1807, &[CROSS_RESET_LIMIT]);
 }
 
 /// SGLS: SGLs without alignment and data at an offset in the capsule; what moves the rest depends on the

@@ -71,6 +71,9 @@ statuses! {
     FEATURE_NOT_SAVEABLE = 1, 0x0d, "feature identifier not saveable";
     FEATURE_NOT_CHANGEABLE = 1, 0x0e, "feature not changeable";
     FEATURE_NOT_NAMESPACE_SPECIFIC = 1, 0x0f, "feature not namespace specific";
+    CROSS_RESET_IN_PROGRESS = 1, 0x3f, "cross-controller reset in progress";
+    CROSS_RESET_LOG_FULL = 1, 0x40, "cross-controller reset log page full";
+    CROSS_RESET_LIMIT_EXCEEDED = 1, 0x41, "cross-controller reset limit exceeded";
     CONNECT_INCOMPATIBLE_FORMAT = 1, 0x80, "connect: incompatible format";
     CONNECT_CONTROLLER_BUSY = 1, 0x81, "connect: controller busy";
     CONNECT_INVALID_PARAMETERS = 1, 0x82, "connect: invalid parameters";

@@ -472,7 +472,7 @@ pub fn spare_ring_bytes(memory_mib: u32) -> u32 {
 /// Memory by which what engines get is measured: the groups of a shelf are many, and compute nothing.
 pub fn engines_mib(config: &Config) -> u32 {
     let memory_mib = config.reactor.memory_mib;
-    match config.shelf {
+    match &config.shelf {
         Some(_) => (memory_mib / 8).max(1),
         None => memory_mib,
     }

@@ -426,6 +426,7 @@ impl Core {
             .expect("the caller holds this connection");
         let command = connection.command(slot);
         command.state = CommandState::Running;
+        self.note_begin(io, queue, slot);
         self.submit(io, queue, slot, request);
     }
 
@@ -635,6 +636,7 @@ impl Core {
             return;
         };
         let is_io = connection.role == Role::Io;
+        let host = connection.host;
         let command = std::mem::replace(connection.command(slot), Command::free());
         let mut free = command.span;
         if let Some(id) = command.id {
@@ -667,6 +669,7 @@ impl Core {
             self.latencies.command(&command, now);
             self.note_array_latency(&command, now);
         }
+        self.note_end(io, &command, host, status);
         self.count(&command, status);
         if let Some(span) = free {
             self.give_back(io, span);
@@ -674,7 +677,7 @@ impl Core {
         if !status.is_success() && is_io {
             self.report_failure(io, queue, &command, status);
         }
-        self.tend_preemptions(io);
+        self.tend_orders(io);
     }
 
     /// Notes for how long a group has had a read or write, for background work that makes way for hosts.

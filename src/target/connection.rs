@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use nvme::command::SubmissionEntry;
 use nvme::io::IoRequest;
-use nvme::reservation::HostId;
+use nvme::reservation::{HostId, HostName, Life as HostLife};
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Outbox, Part, Slot};
@@ -94,6 +94,8 @@ pub struct Command {
     pub started: Nanos,
     /// When it was handed to an engine.
     pub submitted: Nanos,
+    /// Its number in the command log, 0 for none.
+    pub logged: u64,
 }
 
 impl Command {
@@ -112,6 +114,7 @@ impl Command {
             id: None,
             started: 0,
             submitted: 0,
+            logged: 0,
         }
     }
 }
@@ -131,7 +134,7 @@ pub struct Connection {
     /// Its host was told that there is no volatile write cache.
     pub write_through: bool,
     /// Its host, once its Connect was accepted.
-    pub host: HostId,
+    pub host: HostLife,
     /// How far its end has come.
     pub life: Life,
     /// Command slots, indexed by `Slot`.
@@ -176,7 +179,10 @@ impl Connection {
             machine,
             role: Role::Fresh,
             write_through: true,
-            host: HostId([0; 16]),
+            host: HostLife {
+                name: HostName::default(),
+                host: HostId([0; 16]),
+            },
             life: Life::Open,
             commands: vec![Command::free(); usize::from(slots)],
             backlog: Vec::new(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use nvme::reservation::Guard;
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::{self, Limits, Outbox, Slot, Success};
@@ -12,6 +13,7 @@ use reactor::{CoreIndex, Errno, Io, Nanos, Progress, Received, SendBatch, Span, 
 
 use super::array::{GroupBinding, drive_error};
 use super::command::Commands;
+use super::command_log::CommandLog;
 use super::connection::{CommandState, Connection, Life, Role};
 use super::control::Control;
 use super::drives::{AwakeClock, DelayedIo, DriveBinding, DriveReport, DriveSpec, Flights, HungDrives};
@@ -19,7 +21,6 @@ use super::fabric::Fabric;
 use super::message::{Accept, Arrival, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
-use super::reservation::Reservations;
 use super::sums::Sums;
 use crate::amf::MemberIndex;
 use crate::amf::group::SuperblockIo;
@@ -148,9 +149,11 @@ pub struct Core {
     /// Failed commands that were reported to the error log since the last tick.
     pub(super) failures: u32,
     /// Who may do what with namespaces that are reserved.
-    pub(super) reservations: Reservations,
+    pub(super) guard: Guard,
     /// Its connections to shelves, if the node has drives there.
     pub(super) fabric: Option<Box<Fabric>>,
+    /// Where it is noted what begins and ends, if anybody wants to know.
+    pub(super) command_log: Option<CommandLog>,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -231,6 +234,7 @@ impl Core {
         io_retries: u8,
         control: Option<Box<Control>>,
         fabric: Option<Box<Fabric>>,
+        command_log: Option<CommandLog>,
     ) -> Self {
         let drives = drive_specs.len();
         Self {
@@ -266,8 +270,9 @@ impl Core {
             draining: Vec::new(),
             sums: Sums::default(),
             failures: 0,
-            reservations: Reservations::default(),
             fabric,
+            guard: Guard::default(),
+            command_log,
         }
     }
 
@@ -422,7 +427,7 @@ impl Core {
                 self.draining.push((group, nsid));
                 self.report_drained(io);
             }
-            Message::EnforceReservation(enforcement) => self.enforce_reservation(io, &enforcement),
+            Message::EnforceReservation(order) => self.enforce_reservation(io, order),
             Message::Hung { drive, hung } => self.set_hung(io, drive, hung),
             Message::Fabric(order) => self.fabric_order(io, order),
             Message::DriveRefused { payload, error } => self.drive_done(io, payload, Err(error)),
@@ -469,7 +474,7 @@ impl Core {
             return;
         };
         connection.write_through = accept.write_through;
-        connection.host = accept.host;
+        connection.host = accept.life;
         connection.role = if accept.qid == 0 { Role::Admin } else { Role::Io };
         connection.machine.set_queue(target::Queue {
             entries: accept.entries,

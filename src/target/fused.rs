@@ -103,6 +103,7 @@ impl Core {
             .command(first)
             .request
             .expect("fused commands are I/O commands");
+        self.note_begin(io, queue, second);
         self.submit(io, queue, first, request);
     }
 

@@ -22,7 +22,7 @@ pub use background::{
 pub use fault::{DriveInject, FaultKind};
 pub use growth::{GroupExpand, VdiskResize};
 pub use lost::LostBlocks;
-pub use shelf::{RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
+pub use shelf::{ClaimStatus, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
 
 /// A node as its management plane sees it.
 ///

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme::command::SubmissionEntry;
-use nvme::reservation::{HostId, Rules};
+use nvme::reservation::{Life, Order};
 use nvme::status::Status;
 use nvme::subsystem::{PortId, QueueId};
 use reactor::CoreIndex;
@@ -231,7 +231,7 @@ pub enum Message {
     Notes(Vec<String>),
     /// Commands of a namespace are held to other rules from now on, and those of some hosts are to end; to be answered by
     /// [`ControlMessage::ReservationEnforced`].
-    EnforceReservation(Enforcement),
+    EnforceReservation(Order),
     /// From the outside: stop the node cleanly.
     Stop,
 }
@@ -250,20 +250,7 @@ pub struct Accept {
     /// Whether its host was told that there is no volatile write cache, and so relies on every write that completes.
     pub write_through: bool,
     /// Its host, as reservations know it.
-    pub host: HostId,
-}
-
-/// What a reservation means for the commands of a namespace.
-#[derive(Clone, Debug)]
-pub struct Enforcement {
-    /// Names it in the answer.
-    pub number: u64,
-    /// Which namespace.
-    pub nsid: u32,
-    /// Who may do what.
-    pub rules: Arc<Rules>,
-    /// Hosts whose commands are to end before the answer.
-    pub abort: Arc<Vec<HostId>>,
+    pub life: Life,
 }
 
 /// How a connection came in.

@@ -10,6 +10,7 @@ mod array;
 mod assemble;
 pub mod cli;
 mod command;
+mod command_log;
 mod connection;
 mod control;
 mod core;

@@ -1,8 +1,10 @@
 //! A node: its drives opened, its groups found, its cores started, its management socket served.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::{Config, Poll};
@@ -15,6 +17,7 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use super::assemble::{self, Found};
+use super::command_log::{CommandLog, Note};
 use super::control::{Control, ControlSetup, Listener, ManageCall, NodeFacts};
 use super::core::{CONTROL_CORE, Core, TransportLimits};
 use super::drives::DriveSpec;
@@ -71,6 +74,14 @@ pub enum NodeError {
     /// The management socket could not be made.
     #[error(transparent)]
     Rpc(#[from] ServerError),
+    /// The command log cannot be opened.
+    #[error("the command log {path} cannot be opened: {error}", path = path.display())]
+    CommandLog {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// It did not get ready.
     #[error("the node did not get ready: {0}")]
     NotReady(String),
@@ -91,6 +102,8 @@ pub struct RunningNode {
     addresses: Vec<SocketAddr>,
     stop_requests: Receiver<()>,
     stop: SyncSender<()>,
+    /// Writes the command log, if there is one, until the cores are gone.
+    log_writer: Option<JoinHandle<()>>,
 }
 
 /// The management plane's way to the control core.
@@ -127,6 +140,8 @@ struct Prepared {
     is_ready: Receiver<Result<(), String>>,
     stop: SyncSender<()>,
     stop_requests: Receiver<()>,
+    command_log: Option<CommandLog>,
+    log_writer: Option<JoinHandle<()>>,
 }
 
 /// Finds the groups, opens the listeners and makes the control machines.
@@ -165,6 +180,7 @@ fn prepare(config: &Config, cores: u16, sessions: &Sessions) -> Result<Prepared,
         shelves: sessions.shelves(),
     };
     let targets = setup.shelves.iter().map(|shelf| shelf.target.clone());
+    let (command_log, log_writer) = open_command_log(config, setup.subsystem.instance)?;
     Ok(Prepared {
         targets: targets.collect(),
         control: Box::new(Control::new(setup)?),
@@ -173,6 +189,8 @@ fn prepare(config: &Config, cores: u16, sessions: &Sessions) -> Result<Prepared,
         is_ready,
         stop,
         stop_requests,
+        command_log,
+        log_writer,
     })
 }
 
@@ -186,6 +204,8 @@ fn run_cores(config: &Config, cores: u16, prepared: Prepared) -> Result<RunningN
         is_ready,
         stop,
         stop_requests,
+        command_log,
+        log_writer,
     } = prepared;
     let control = std::sync::Mutex::new(Some(control));
     let limits = transport_limits(config);
@@ -207,25 +227,50 @@ fn run_cores(config: &Config, cores: u16, prepared: Prepared) -> Result<RunningN
             io_retries,
             control,
             fabric,
+            command_log.clone(),
         )
     })?;
-    let facts: Vec<Facts> = (0..cores)
-        .map(|core| running.facts(CoreIndex(core)).clone())
-        .collect();
-    let remote = running.handle();
-    log_facts(&facts, &remote);
+    let remote = tell_facts(&running, cores);
     let node = RunningNode {
         cores: Some(running),
         manage: Arc::new(NodeManage { remote }),
         addresses,
         stop_requests,
         stop,
+        log_writer,
     };
     match is_ready.recv_timeout(READY_TIMEOUT) {
         Ok(Ok(())) => Ok(node),
         Ok(Err(why)) => Err(NodeError::NotReady(why)),
         Err(_) => Err(node.end_early()),
     }
+}
+
+/// Says what the cores got; the way to them.
+fn tell_facts(running: &Running<Message>, cores: u16) -> Remote<Message> {
+    let facts: Vec<Facts> = (0..cores)
+        .map(|core| running.facts(CoreIndex(core)).clone())
+        .collect();
+    let remote = running.handle();
+    log_facts(&facts, &remote);
+    remote
+}
+
+/// Opens the command log of a shelf that has one.
+fn open_command_log(
+    config: &Config,
+    instance: [u8; 16],
+) -> Result<(Option<CommandLog>, Option<JoinHandle<()>>), NodeError> {
+    let path = config.shelf.as_ref().and_then(|shelf| shelf.command_log.as_ref());
+    let Some(path) = path else {
+        return Ok((None, None));
+    };
+    let (log, writer) = CommandLog::open(path).map_err(|error| NodeError::CommandLog {
+        path: path.clone(),
+        error,
+    })?;
+    log.note(reactor::now(), Note::Started { instance });
+    Ok((Some(log), Some(writer)))
 }
 
 fn core_count(config: &Config) -> u16 {
@@ -331,7 +376,10 @@ impl RunningNode {
         if !post_patiently(&self.manage.remote, Message::Stop) {
             cores.stop();
         }
-        cores.join().map_err(NodeError::from)
+        let joined = cores.join().map_err(NodeError::from);
+        // What was noted is in the file when the shelf has stopped.
+        self.log_writer.take().map(JoinHandle::join);
+        joined
     }
 
     /// Ends a node that did not get ready, and says why.

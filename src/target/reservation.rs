@@ -1,65 +1,40 @@
 //! Reservations on a core: who may begin what, and when nothing of a preempted host is under way any more.
 //!
-//! The rules are this core's own copy, so that a command costs one look at a field of the core as long as nothing is reserved. They change
-//! by message, and the reservation command that changes them completes only after every core has confirmed them: from then on no command
-//! begins that they forbid. A command counts as begun from the moment that an engine has it until it is completed.
+//! The rules are this core's own copy ([`nvme::reservation::Guard`]). They change by message, and the command that changes them completes only
+//! after every core has confirmed them: from then on no command begins that they forbid. A command counts as begun from the moment that an
+//! engine has it until it is completed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use nvme::io::NSID_ALL;
-use nvme::reservation::{Access, HostId, Rules};
+use nvme::reservation::{Access, Life as HostLife, Order};
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
 use nvme::tcp::target::Slot;
 use reactor::Io;
 
+use super::command_log::Note;
 use super::connection::{Command, CommandState, Connection, Life};
 use super::core::Core;
-use super::message::{ControlMessage, Enforcement, Message};
+use super::message::{ControlMessage, Message};
 
 /// Reservation Conflict: only another reservation command changes it.
 pub const CONFLICT: Status = Status::RESERVATION_CONFLICT.do_not_retry();
 
-/// What a core knows of reservations.
-#[derive(Default)]
-pub struct Reservations {
-    /// Rules of the namespaces that are reserved.
-    rules: BTreeMap<u32, Arc<Rules>>,
-    /// Confirmations that wait for commands of preempted hosts.
-    preemptions: Vec<Enforcement>,
+/// Whether an order ends this command of a host.
+fn ends(order: &Order, host: HostLife, command: &Command) -> bool {
+    command.request.is_some() && order.ends(host, command.entry.nsid())
 }
 
-impl Reservations {
-    /// Whether a host may not do this to a namespace. A flush of all namespaces needs the right to each of them.
-    fn refuses(&self, host: HostId, nsid: u32, access: Access) -> bool {
-        if nsid == NSID_ALL {
-            return self.rules.values().any(|rules| !rules.permits(host, access));
-        }
-        self.rules
-            .get(&nsid)
-            .is_some_and(|rules| !rules.permits(host, access))
-    }
-}
-
-/// Whether a preemption ends this command.
-fn is_ended(command: &Command, nsid: u32) -> bool {
-    command.request.is_some() && matches!(command.entry.nsid(), of if of == nsid || of == NSID_ALL)
-}
-
-/// Whether an engine has a command of this connection that a preemption ends.
-fn is_under_way(connection: &Connection, preemption: &Enforcement) -> bool {
-    preemption.abort.contains(&connection.host)
-        && connection
-            .commands
-            .iter()
-            .any(|command| command.state == CommandState::Running && is_ended(command, preemption.nsid))
+/// Whether an engine has a command of this connection that an order ends.
+fn is_under_way(connection: &Connection, order: &Order) -> bool {
+    connection
+        .commands
+        .iter()
+        .any(|command| command.state == CommandState::Running && ends(order, connection.host, command))
 }
 
 impl Core {
     /// Whether a reservation forbids a command to begin, or to go on.
     pub(super) fn is_refused(&mut self, queue: QueueId, slot: Slot) -> bool {
-        if self.reservations.rules.is_empty() {
+        if self.guard.is_open() {
             return false;
         }
         let Some(connection) = self.connections.find(queue) else {
@@ -67,41 +42,36 @@ impl Core {
         };
         let entry = connection.command(slot).entry;
         let access = Access::of(entry.opcode());
-        self.reservations.refuses(connection.host, entry.nsid(), access)
+        self.guard.refuses(connection.host, entry.nsid(), access)
     }
 
-    /// Takes over the rules of a namespace, ends what preempted hosts have under way there, and confirms when that is over.
-    pub(super) fn enforce_reservation(&mut self, io: &mut Io<Message>, enforcement: &Enforcement) {
-        let nsid = enforcement.nsid;
-        if enforcement.rules.is_open() {
-            self.reservations.rules.remove(&nsid);
-        } else {
-            let rules = Arc::clone(&enforcement.rules);
-            self.reservations.rules.insert(nsid, rules);
-        }
-        let hosts = &enforcement.abort;
+    /// Takes over the rules of a namespace, ends what they end, and confirms when that is over.
+    pub(super) fn enforce_reservation(&mut self, io: &mut Io<Message>, order: Order) {
+        self.guard.take(order.clone());
         let meant = self.connections.iter();
         let queues: Vec<QueueId> = meant
-            .filter(|connection| hosts.contains(&connection.host))
+            .filter(|connection| {
+                let mut commands = connection.commands.iter();
+                commands.any(|command| ends(&order, connection.host, command))
+            })
             .map(|connection| connection.queue)
             .collect();
         for queue in queues {
             for slot in (0..self.limits.machine.slots_max).map(Slot) {
-                self.end_preempted(io, queue, slot, nsid);
+                self.end_ordered(io, queue, slot, &order);
             }
         }
-        self.reservations.preemptions.push(enforcement.clone());
-        self.tend_preemptions(io);
+        self.tend_orders(io);
     }
 
-    /// Ends one command of a preempted host: at once if no engine has it, and otherwise as soon as what it has begun is finished.
-    fn end_preempted(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, nsid: u32) {
+    /// Ends one command if an order does: at once if no engine has it, and otherwise as soon as what it has begun is finished.
+    fn end_ordered(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot, order: &Order) {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
         let open = connection.life == Life::Open;
         let command = *connection.command(slot);
-        if !is_ended(&command, nsid) {
+        if !ends(order, connection.host, &command) {
             return;
         }
         match command.state {
@@ -121,22 +91,58 @@ impl Core {
         }
     }
 
-    /// Confirms rules whose preempted hosts have nothing under way here any more.
-    pub(super) fn tend_preemptions(&mut self, io: &mut Io<Message>) {
-        if self.reservations.preemptions.is_empty() {
+    /// Confirms orders that have nothing left to end here.
+    pub(super) fn tend_orders(&mut self, io: &mut Io<Message>) {
+        if !self.guard.is_asked() {
             return;
         }
-        for preemption in std::mem::take(&mut self.reservations.preemptions) {
-            let is_held = self
-                .connections
+        let connections = &mut self.connections;
+        let confirmed = self.guard.confirm(|order| {
+            connections
                 .iter()
-                .any(|connection| is_under_way(connection, &preemption));
-            if is_held {
-                self.reservations.preemptions.push(preemption);
-            } else {
-                let number = preemption.number;
-                self.tell_control(io, ControlMessage::ReservationEnforced { number });
-            }
+                .any(|connection| is_under_way(connection, order))
+        });
+        for number in confirmed {
+            self.tell_control(io, ControlMessage::ReservationEnforced { number });
+        }
+    }
+}
+
+// What the command log is told.
+impl Core {
+    /// A command begins; one that changes nothing is not noted.
+    pub(super) fn note_begin(&mut self, io: &Io<Message>, queue: QueueId, slot: Slot) {
+        let Some(log) = &self.command_log else { return };
+        let Some(connection) = self.connections.find(queue) else {
+            return;
+        };
+        let host = connection.host.host;
+        let command = connection.command(slot);
+        if Access::of(command.entry.opcode()) != Access::Write {
+            return;
+        }
+        let begin = Note::Begin {
+            nsid: command.entry.nsid(),
+            host,
+            opcode: command.entry.opcode(),
+            lba: command.entry.qword(10),
+            blocks: (command.entry.dword(12) & 0xffff) + 1,
+        };
+        command.logged = log.note(io.now(), begin);
+    }
+
+    /// A command is over; one whose begin was not noted is not noted here.
+    pub(super) fn note_end(&self, io: &Io<Message>, command: &Command, host: HostLife, status: Status) {
+        if let Some(log) = &self.command_log
+            && command.logged > 0
+        {
+            let end = Note::End {
+                of: command.logged,
+                nsid: command.entry.nsid(),
+                host: host.host,
+                status,
+            };
+            log.note(io.now(), end);
         }
     }
 }

@@ -12,6 +12,7 @@ mod commands;
 mod drives;
 mod expansion;
 mod fabric;
+mod fences;
 mod health;
 mod initiator;
 mod kill_cycles;

@@ -259,6 +259,8 @@ pub struct Manner {
     pub kato_ms: u32,
     /// Who it is.
     pub host: u8,
+    /// Which life of it, for hosts that have several: their identifiers differ.
+    pub life: Option<u8>,
     /// Whether submission queue flow control is used.
     pub flow_control: bool,
 }
@@ -270,6 +272,7 @@ impl Default for Manner {
             queues: 1,
             kato_ms: 0,
             host: 1,
+            life: None,
             flow_control: true,
         }
     }
@@ -299,7 +302,7 @@ impl Host {
     /// Connects to a target that may go away. Panics if it refuses.
     pub fn try_connect_as(address: SocketAddr, manner: Manner) -> io::Result<Self> {
         let mut data = ConnectData {
-            hostid: [manner.host; 16],
+            hostid: [manner.life.unwrap_or(manner.host); 16],
             cntlid: CNTLID_DYNAMIC,
             subnqn: Nqn::parse(NQN).unwrap(),
             hostnqn: Nqn::parse(&format!("nqn.2026-01.io.braid:host-{}", manner.host)).unwrap(),

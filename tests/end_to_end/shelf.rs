@@ -18,7 +18,7 @@ use super::queue::{Answer, Host, Manner, command, pattern, read, write};
 use super::stage::{Folder, NQN, Stage, WAIT, start};
 
 /// Two file drives; their data are namespaces 1 and 3, their quorum areas 2 and 4.
-const SHELF: &str = r#"
+pub(super) const SHELF: &str = r#"
 [shelf]
 name = "end-to-end"
 quorum_mib = 1
@@ -50,9 +50,9 @@ drives = ["d0"]
 create = true
 "#;
 
-const ALL: Kind = Kind::ExclusiveAccessAllRegistrants;
+pub(super) const ALL: Kind = Kind::ExclusiveAccessAllRegistrants;
 
-fn host(address: SocketAddr, number: u8) -> Host {
+pub(super) fn host(address: SocketAddr, number: u8) -> Host {
     Host::connect_as(
         address,
         Manner {
@@ -62,7 +62,7 @@ fn host(address: SocketAddr, number: u8) -> Host {
     )
 }
 
-fn ask(host: &mut Host, nsid: u32, command: Command) -> Answer {
+pub(super) fn ask(host: &mut Host, nsid: u32, command: Command) -> Answer {
     let (entry, data) = command.encode(0, nsid);
     let read_bytes = if let Command::Report { length_bytes, .. } = command {
         u32::try_from(length_bytes).unwrap()
@@ -73,7 +73,7 @@ fn ask(host: &mut Host, nsid: u32, command: Command) -> Answer {
 }
 
 /// Registers, for good.
-fn enter(host: &mut Host, number: u64) {
+pub(super) fn enter(host: &mut Host, number: u64) {
     let command = Command::Register {
         new: Key(number),
         persistence: Persistence::On,
@@ -81,7 +81,7 @@ fn enter(host: &mut Host, number: u64) {
     ask(host, 1, command).ok();
 }
 
-fn hold(host: &mut Host, number: u64) {
+pub(super) fn hold(host: &mut Host, number: u64) {
     let command = Command::Acquire {
         current: Key(number),
         kind: ALL,
@@ -89,7 +89,7 @@ fn hold(host: &mut Host, number: u64) {
     ask(host, 1, command).ok();
 }
 
-fn fence(by: u64, victim: u64) -> Command {
+pub(super) fn fence(by: u64, victim: u64) -> Command {
     Command::Preempt {
         current: Key(by),
         victim: Key(victim),
@@ -98,7 +98,7 @@ fn fence(by: u64, victim: u64) -> Command {
     }
 }
 
-fn report(host: &mut Host) -> Report {
+pub(super) fn report(host: &mut Host) -> Report {
     let command = Command::Report {
         extended: true,
         length_bytes: 1024,
@@ -106,7 +106,7 @@ fn report(host: &mut Host) -> Report {
     Report::parse(&ask(host, 1, command).data(), true).unwrap()
 }
 
-fn registered(report: &Report) -> Vec<(HostId, u64)> {
+pub(super) fn registered(report: &Report) -> Vec<(HostId, u64)> {
     let all = report.registrants.iter();
     all.map(|it| (it.host, it.key.0)).collect()
 }
@@ -118,7 +118,7 @@ fn instance(host: &mut Host) -> Vec<u8> {
         .data()
 }
 
-fn shown(stage: &Stage) -> ShelfStatus {
+pub(super) fn shown(stage: &Stage) -> ShelfStatus {
     let reply = stage.call(Request::ShelfShow);
     let Ok(Reply::Shelf(shelf)) = reply else {
         panic!("{reply:?}")
@@ -126,7 +126,7 @@ fn shown(stage: &Stage) -> ShelfStatus {
     shelf
 }
 
-fn inject(stage: &Stage, fault: FaultKind) {
+pub(super) fn inject(stage: &Stage, fault: FaultKind) {
     let reply = stage.call(Request::DriveInject(DriveInject {
         drive: "d0".to_owned(),
         fault,
@@ -338,14 +338,14 @@ fn operators_change_nothing_of_a_shelf() {
 }
 
 /// `braid shelf` as a process that is killed.
-struct Killed {
-    child: Running,
-    client: Client,
-    address: SocketAddr,
+pub(super) struct Killed {
+    pub(super) child: Running,
+    pub(super) client: Client,
+    pub(super) address: SocketAddr,
 }
 
 /// A process that is killed when nobody wants it any more.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -354,7 +354,12 @@ impl Drop for Running {
     }
 }
 
-fn spawn(folder: &Folder) -> Killed {
+pub(super) fn spawn(folder: &Folder) -> Killed {
+    spawn_with(folder, "")
+}
+
+/// Likewise, with further keys in its section.
+pub(super) fn spawn_with(folder: &Folder, more: &str) -> Killed {
     let file = folder.path().join("shelf.toml");
     let socket = folder.path().join("shelf.sock");
     let keys = format!(
@@ -362,7 +367,7 @@ fn spawn(folder: &Folder) -> Killed {
     );
     let sections = SHELF.replacen("[shelf]\n", "", 1);
     let (own, others) = sections.split_once("[reactor]").unwrap();
-    let text = keys.replacen("[shelf]\n", &format!("[shelf]\n{own}\n"), 1) + "[reactor]" + others;
+    let text = keys.replacen("[shelf]\n", &format!("[shelf]\n{own}\n{more}\n"), 1) + "[reactor]" + others;
     fs::write(&file, text).unwrap();
     let log = File::options()
         .create(true)

@@ -38,11 +38,16 @@ pub(crate) fn shelf(mut section: Section<'_, '_>, problems: &mut Problems<'_>) -
         }
     }
     let create = section.flag("create", problems).or(false);
+    let mut command_log = None;
+    if let Found::Value(file, at) = section.text("command_log", problems) {
+        command_log = path(file, &at, &section, "command_log", problems);
+    }
     section.finish(problems);
     let shelf = Shelf {
         quorum_mib,
         block_bytes,
         create,
+        command_log,
     };
     (node, shelf)
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::status::Status;
 
-use super::{Command, Effect, HostId, Notice, Rules, State};
+use super::{Command, Effect, HostId, HostName, Life, Notice, Rules, State};
 
 /// Commands that wait for the one under way; a host that sends more is asked to try again.
 pub const WAITING_MAX: usize = 512;
@@ -20,6 +20,8 @@ pub struct Ask<N> {
     pub name: N,
     /// Whose it is.
     pub host: HostId,
+    /// The name of that host.
+    pub host_name: HostName,
     /// What it asks for.
     pub command: Command,
 }
@@ -36,6 +38,8 @@ pub enum Action<N> {
         rules: Rules,
         /// Hosts whose commands are aborted.
         abort: Vec<HostId>,
+        /// Lives were barred: commands of those that the rules do not admit are aborted, also beside.
+        bars: bool,
     },
     /// Tell a host that it lost something.
     Notify {
@@ -85,12 +89,16 @@ pub struct Machine<N> {
     waiting: VecDeque<Ask<N>>,
 }
 
-/// What of a state has to be on stable media: all of it while it persists, and otherwise only that nothing does.
+/// What of a state has to be on stable media: all of it while it persists, and otherwise only that nothing does; who is admitted, and
+/// which keys are too old, in any case.
 fn durable_part(state: &State) -> State {
     if state.persists {
-        state.clone()
-    } else {
-        State::default()
+        return state.clone();
+    }
+    State {
+        admission: state.admission.clone(),
+        floors: state.floors,
+        ..State::default()
     }
 }
 
@@ -122,9 +130,19 @@ impl<N: Copy> Machine<N> {
         self.can_persist
     }
 
+    /// What registrants and reservation are going to be when the command under way is through.
+    pub fn next(&self) -> &State {
+        self.active.as_ref().map_or(&self.state, |active| &active.next)
+    }
+
     /// Whether a command is under way.
     pub const fn is_busy(&self) -> bool {
         self.active.is_some()
+    }
+
+    /// Whether the command under way is one that nobody waits for any more.
+    pub fn is_orphaned(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.is_orphan)
     }
 
     /// Takes a command.
@@ -191,7 +209,11 @@ impl<N: Copy> Machine<N> {
             && let Some(ask) = self.waiting.pop_front()
         {
             let mut next = self.state.clone();
-            match next.apply(ask.host, &ask.command, self.can_persist) {
+            let life = Life {
+                name: ask.host_name,
+                host: ask.host,
+            };
+            match next.execute(life, &ask.command, self.can_persist) {
                 Err(status) => complete(ask.name, status, Vec::new(), out),
                 Ok(effect) => self.begin(ask, next, effect, out),
             }
@@ -217,13 +239,14 @@ impl<N: Copy> Machine<N> {
 
     fn enforce(&mut self, mut active: Active<N>, out: &mut Vec<Action<N>>) {
         let rules = active.next.rules();
-        if rules == self.state.rules() && active.effect.abort.is_empty() {
+        if rules == self.state.rules() && active.effect.abort.is_empty() && !active.effect.bars {
             return self.finish(active, out);
         }
         active.stage = Stage::AwaitingEnforcement;
         out.push(Action::Enforce {
             rules,
             abort: active.effect.abort.clone(),
+            bars: active.effect.bars,
         });
         self.active = Some(active);
     }
@@ -249,7 +272,10 @@ impl<N: Copy> Machine<N> {
             | Command::Preempt { .. }
             | Command::Release { .. }
             | Command::Clear { .. }
-            | Command::SetPersistence(_) => Vec::new(),
+            | Command::SetPersistence(_)
+            | Command::SetFloors(_)
+            | Command::Expel { .. }
+            | Command::Kill { .. } => Vec::new(),
         };
         active.complete(Status::SUCCESS, data, out);
     }

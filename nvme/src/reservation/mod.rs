@@ -1,8 +1,9 @@
 //! Reservations: who may read and write a namespace that several hosts share.
 //!
-//! Owns the wire formats ([`wire`]), the registrants and the reservation of one namespace ([`State`]), what cores hold commands to
-//! ([`Rules`]), the record that outlives a loss of power ([`record`]) and the machine that takes one reservation command after the other
-//! ([`Machine`]). Deliberately knows no connection, core or drive.
+//! Owns the wire formats ([`wire`]), the registrants and the reservation of one namespace ([`State`]), which lives of a host may use it at all
+//! ([`admission`]) and which keys are too old ([`floors`]), what cores hold commands to ([`Rules`], [`guard`]), the record that outlives a
+//! loss of power ([`record`]) and the machine that takes one reservation command after the other ([`Machine`]). Deliberately knows no
+//! connection, core or drive.
 //!
 //! Invariants: a command changes nothing that anyone can see before its new state is durable, where it has to be; and Preempt and Abort
 //! completes only when nothing of the preempted hosts runs any more and nothing of theirs can begin (PROTOCOL H02, H03).
@@ -10,6 +11,9 @@
 //! Source: NVM Express Base Specification 2.0, section 8.19 (Reservations); compared with SPDK's `lib/nvmf/subsystem.c` and Linux'
 //! `drivers/nvme/target/pr.c`.
 
+pub mod admission;
+pub mod floors;
+pub mod guard;
 pub mod machine;
 pub mod record;
 mod rules;
@@ -20,6 +24,9 @@ pub mod wire;
 
 use core::fmt;
 
+pub use admission::{Admission, HostName, Life};
+pub use floors::Floors;
+pub use guard::{Guard, Order};
 pub use machine::Machine;
 pub use rules::{Access, Rules};
 pub use state::{Effect, Registrant, Reservation, State};

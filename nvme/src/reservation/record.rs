@@ -5,7 +5,11 @@
 
 use thiserror::Error;
 
-use super::{HostId, Key, Kind, REGISTRANTS_MAX, Registrant, Reservation, State};
+use super::admission::{BARRED_MAX, CLAIMS_MAX};
+use super::floors::SLOTS;
+use super::{
+    Admission, Floors, HostId, HostName, Key, Kind, Life, REGISTRANTS_MAX, Registrant, Reservation, State,
+};
 use crate::crc32c::portable;
 
 /// Bytes of one record.
@@ -14,11 +18,21 @@ pub const RECORD_BYTES: usize = 4096;
 const REGISTRANTS_AT: usize = 128;
 /// Bytes of one registrant: host and key.
 const REGISTRANT_BYTES: usize = 24;
-const _: () = assert!(REGISTRANTS_AT + REGISTRANTS_MAX * REGISTRANT_BYTES <= RECORD_BYTES - 4);
+/// Where it says how many names are claimed and lives are barred, and whether keys are held to epochs.
+const COUNTS_AT: usize = REGISTRANTS_AT + REGISTRANTS_MAX * REGISTRANT_BYTES;
+/// Where the lowest epochs of the slots are.
+const FLOORS_AT: usize = COUNTS_AT + 8;
+/// Where the claimed names begin.
+const CLAIMS_AT: usize = FLOORS_AT + SLOTS * 4;
+/// Bytes of a claim: name and host.
+const CLAIM_BYTES: usize = 32;
+/// Where the barred lives begin.
+const BARRED_AT: usize = CLAIMS_AT + CLAIMS_MAX * CLAIM_BYTES;
+const _: () = assert!(BARRED_AT + BARRED_MAX * 16 <= RECORD_BYTES - 4);
 /// What a record begins with.
 const MAGIC: [u8; 8] = *b"BRAIDRSV";
-/// Layout of the record.
-const VERSION: u16 = 1;
+/// Layout of the record. Version 1 ended with the registrants.
+const VERSION: u16 = 2;
 
 /// A record as it stands on a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +86,7 @@ impl Record {
             put(at, &registrant.host.0);
             put(at + 16, &registrant.key.0.to_le_bytes());
         }
+        put_admission(&mut bytes, &self.state);
         let crc = portable(0, &bytes[..RECORD_BYTES - 4]);
         bytes[RECORD_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -89,11 +104,12 @@ impl Record {
             return Ok(None);
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(RecordError::Version { version });
         }
         let count = usize::from(u16::from_le_bytes([bytes[64], bytes[65]]));
-        if count > REGISTRANTS_MAX {
+        let [claims, barred, ..] = array::<3>(bytes, COUNTS_AT).map(usize::from);
+        if count > REGISTRANTS_MAX || claims > CLAIMS_MAX || barred > BARRED_MAX {
             return Ok(None);
         }
         let kind = Kind::from_wire(bytes[45]);
@@ -105,6 +121,13 @@ impl Record {
             }),
             generation: u32::from_le_bytes(array(bytes, 40)),
             persists: bytes[44] == 1,
+            admission: Admission {
+                claims: (0..claims).map(|index| claim(bytes, index)).collect(),
+                barred: (0..barred)
+                    .map(|index| HostId(array(bytes, BARRED_AT + index * 16)))
+                    .collect(),
+            },
+            floors: (bytes[COUNTS_AT + 2] == 1).then(|| floors(bytes)),
         };
         Ok(state.is_sound().then(|| Self {
             namespace: array(bytes, 16),
@@ -112,6 +135,41 @@ impl Record {
             state,
         }))
     }
+}
+
+/// Writes who is admitted, and which keys are too old.
+fn put_admission(bytes: &mut [u8; RECORD_BYTES], state: &State) {
+    let Admission { claims, barred } = &state.admission;
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    let count = |count: usize| u8::try_from(count).expect("claims and barred lives are bounded");
+    let has_floors = u8::from(state.floors.is_some());
+    put(COUNTS_AT, &[count(claims.len()), count(barred.len()), has_floors]);
+    for (slot, floor) in state.floors.unwrap_or_default().0.into_iter().enumerate() {
+        put(FLOORS_AT + slot * 4, &floor.to_le_bytes());
+    }
+    for (index, claim) in claims.iter().enumerate() {
+        put(CLAIMS_AT + index * CLAIM_BYTES, &claim.name.0.to_le_bytes());
+        put(CLAIMS_AT + index * CLAIM_BYTES + 16, &claim.host.0);
+    }
+    for (index, host) in barred.iter().enumerate() {
+        put(BARRED_AT + index * 16, &host.0);
+    }
+}
+
+fn claim(bytes: &[u8], index: usize) -> Life {
+    let at = CLAIMS_AT + index * CLAIM_BYTES;
+    Life {
+        name: HostName(u128::from_le_bytes(array(bytes, at))),
+        host: HostId(array(bytes, at + 16)),
+    }
+}
+
+fn floors(bytes: &[u8]) -> Floors {
+    let mut floors = [0; SLOTS];
+    for (slot, floor) in floors.iter_mut().enumerate() {
+        *floor = u32::from_le_bytes(array(bytes, FLOORS_AT + slot * 4));
+    }
+    Floors(floors)
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -168,6 +226,18 @@ mod tests {
                 }),
                 generation: 77,
                 persists: true,
+                admission: Admission {
+                    claims: (1..=CLAIMS_MAX as u128)
+                        .map(|index| Life {
+                            name: HostName(index << 100 | index),
+                            host: HostId([u8::try_from(index).unwrap(); 16]),
+                        })
+                        .collect(),
+                    barred: (1..=BARRED_MAX)
+                        .map(|index| HostId([u8::try_from(index).unwrap() | 0x80; 16]))
+                        .collect(),
+                },
+                floors: Some(Floors([1, 2, 3, 4, 5, 6, 7, u32::MAX])),
             },
         }
     }
@@ -189,6 +259,18 @@ mod tests {
         );
         record.state = State::default();
         assert_eq!(newest([&record.encode(), &BLANK], [7; 16]), Ok(Some(record)));
+    }
+
+    /// What a shelf of before wrote is read as it was meant.
+    #[test]
+    fn records_of_the_first_version_admit_everybody() {
+        let mut record = record(5);
+        (record.state.admission, record.state.floors) = (Admission::default(), None);
+        let mut bytes = record.encode();
+        bytes[8] = 1;
+        let crc = portable(0, &bytes[..RECORD_BYTES - 4]);
+        bytes[RECORD_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(newest([&bytes, &BLANK], [7; 16]), Ok(Some(record)));
     }
 
     #[test]
@@ -219,12 +301,12 @@ mod tests {
             Err(RecordError::Unreadable)
         );
         let mut later = record(4).encode();
-        later[8] = 2;
+        later[8] = 3;
         let crc = portable(0, &later[..RECORD_BYTES - 4]);
         later[RECORD_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(
             newest([&later, &BLANK], [7; 16]),
-            Err(RecordError::Version { version: 2 })
+            Err(RecordError::Version { version: 3 })
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::command::{admin_opcode, io_opcode};
 
-use super::{HostId, Kind};
+use super::{Admission, HostId, Kind, Life};
 
 /// What a command does to a namespace, as far as reservations care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +39,26 @@ pub struct Rules {
     pub kind: Option<Kind>,
     /// The hosts that have the right which the reservation gives.
     pub hosts: Vec<HostId>,
+    /// Which lives of hosts may change anything at all.
+    pub admission: Admission,
 }
 
 impl Rules {
     /// Whether everybody may do everything.
     pub const fn is_open(&self) -> bool {
-        self.kind.is_none()
+        self.kind.is_none() && self.admission.is_open()
     }
 
-    /// Whether a host may do this.
+    /// Whether a life of a host may do this: it is admitted, where that matters, and the reservation permits it.
+    pub fn allows(&self, life: Life, access: Access) -> bool {
+        let is_admitted = match access {
+            Access::Free | Access::Read => true,
+            Access::Write => self.admission.admits(life),
+        };
+        is_admitted && self.permits(life.host, access)
+    }
+
+    /// Whether the reservation lets a host do this.
     pub fn permits(&self, host: HostId, access: Access) -> bool {
         let Some(kind) = self.kind else { return true };
         match access {

@@ -2,7 +2,11 @@
 
 use crate::status::Status;
 
-use super::{Command, HostId, Key, Kind, Notice, Persistence, REGISTRANTS_MAX, Report, Reported, Rules};
+use super::admission::Outcome;
+use super::{
+    Admission, Command, Floors, HostId, Key, Kind, Life, Notice, Persistence, REGISTRANTS_MAX, Report,
+    Reported, Rules,
+};
 
 /// Reservation Conflict. Never worth a retry: only another reservation command changes it.
 const CONFLICT: Status = Status::RESERVATION_CONFLICT.do_not_retry();
@@ -34,6 +38,8 @@ pub struct Effect {
     pub abort: Vec<HostId>,
     /// Hosts that lost something, and what.
     pub notices: Vec<(HostId, Notice)>,
+    /// Lives are barred that were not: what they have under way is to be aborted, and waited for.
+    pub bars: bool,
 }
 
 /// Registrants, reservation, generation.
@@ -47,6 +53,10 @@ pub struct State {
     pub generation: u32,
     /// Persist Through Power Loss State (PTPLS).
     pub persists: bool,
+    /// Which lives of hosts may change anything.
+    pub admission: Admission,
+    /// Which keys are too old to be registered, if the namespace is held to that.
+    pub floors: Option<Floors>,
 }
 
 impl State {
@@ -70,8 +80,12 @@ impl State {
 
     /// What cores are to hold commands to.
     pub fn rules(&self) -> Rules {
+        let admission = self.admission.clone();
         let Some(reservation) = self.reservation else {
-            return Rules::default();
+            return Rules {
+                admission,
+                ..Rules::default()
+            };
         };
         let hosts = match reservation.holder {
             Some(holder) if reservation.kind.is_of_one() => vec![holder],
@@ -84,6 +98,7 @@ impl State {
         Rules {
             kind: Some(reservation.kind),
             hosts,
+            admission,
         }
     }
 
@@ -103,10 +118,38 @@ impl State {
         }
     }
 
-    /// Executes a command of `host`; on an error the state is not to be used any more.
+    /// Executes a command of a life of a host, if it is let in; on an error the state is not to be used any more.
     ///
     /// `can_persist` is whether there is a place that outlives a loss of power (RESCAP bit 0).
-    pub fn apply(&mut self, host: HostId, command: &Command, can_persist: bool) -> Result<Effect, Status> {
+    pub fn execute(&mut self, life: Life, command: &Command, can_persist: bool) -> Result<Effect, Status> {
+        match command {
+            // Who is out learns that here, or claims its name.
+            Command::Report { .. } | Command::Expel { .. } => {}
+            Command::Register { .. }
+            | Command::Unregister { .. }
+            | Command::Replace { .. }
+            | Command::Acquire { .. }
+            | Command::Preempt { .. }
+            | Command::Release { .. }
+            | Command::Clear { .. }
+            | Command::SetPersistence(_)
+            | Command::SetFloors(_)
+            | Command::Kill { .. } => {
+                if !self.admission.admits(life) {
+                    return Err(CONFLICT);
+                }
+            }
+        }
+        self.apply(life.host, command, can_persist)
+    }
+
+    /// Executes a command of `host`, whichever life of it that is.
+    pub(super) fn apply(
+        &mut self,
+        host: HostId,
+        command: &Command,
+        can_persist: bool,
+    ) -> Result<Effect, Status> {
         let effect = match *command {
             Command::Register { new, persistence } => {
                 self.set_persistence(persistence, can_persist)?;
@@ -139,6 +182,16 @@ impl State {
                 self.set_persistence(wanted, can_persist)
                     .map(|()| Effect::default())
             }
+            Command::SetFloors(on) if can_persist => self.set_floors(host, on),
+            Command::Expel { name } if can_persist => {
+                self.admission.expel(Life { name, host }).map(effect_of_admission)
+            }
+            Command::Kill { host: victim } if can_persist => {
+                // Only who could preempt may take away more than that.
+                self.key(host).ok_or(CONFLICT)?;
+                Ok(effect_of_admission(self.admission.kill(victim)))
+            }
+            Command::SetFloors(_) | Command::Expel { .. } | Command::Kill { .. } => Err(INVALID),
         }?;
         self.check();
         Ok(effect)
@@ -183,9 +236,38 @@ impl State {
         match self.key(host) {
             Some(key) if key != new => return Err(CONFLICT),
             Some(_) => {}
-            None => self.add(host, new)?,
+            None => {
+                self.check_age(new)?;
+                self.add(host, new)?;
+            }
         }
         self.count();
+        Ok(Effect::default())
+    }
+
+    /// Errs for a key that is too old to become somebody's; from one that is not, others may be.
+    fn check_age(&mut self, new: Key) -> Result<(), Status> {
+        if let Some(floors) = &mut self.floors {
+            floors.check(new)?;
+            floors.registered(new);
+        }
+        Ok(())
+    }
+
+    /// Holds keys to the epochs of an array from now on, or not any more; only a registered host changes that where there is one.
+    fn set_floors(&mut self, host: HostId, on: bool) -> Result<Effect, Status> {
+        if on == self.floors.is_some() {
+            return Ok(Effect::default());
+        }
+        if !self.registrants.is_empty() && self.key(host).is_none() {
+            return Err(CONFLICT);
+        }
+        self.floors = on.then(|| {
+            let mut floors = Floors::default();
+            let keys = self.registrants.iter().map(|registrant| registrant.key);
+            keys.for_each(|key| floors.registered(key));
+            floors
+        });
         Ok(Effect::default())
     }
 
@@ -203,6 +285,9 @@ impl State {
         let key = self.key(host);
         if current.is_some() && key != current {
             return Err(CONFLICT);
+        }
+        if key != Some(new) {
+            self.check_age(new)?;
         }
         if key.is_none() {
             self.add(host, new)?;
@@ -250,8 +335,8 @@ impl State {
     fn tell_others(&self, host: HostId, notice: Notice) -> Effect {
         let others = self.registrants.iter().filter(|other| other.host != host);
         Effect {
-            abort: Vec::new(),
             notices: others.map(|other| (other.host, notice)).collect(),
+            ..Effect::default()
         }
     }
 
@@ -322,14 +407,18 @@ impl State {
         } else {
             Effect::default()
         };
-        let gone = before
-            .iter()
-            .filter(|old| old.host != host && self.key(old.host).is_none());
-        for old in gone {
+        let mut gone = before;
+        gone.retain(|old| old.host != host && self.key(old.host).is_none());
+        for old in &gone {
             effect.notices.push((old.host, Notice::RegistrationPreempted));
             if abort {
                 effect.abort.push(old.host);
             }
+        }
+        match &mut self.floors {
+            Some(floors) if victim == Key::NONE => floors.preempted_all(current),
+            Some(floors) => gone.iter().for_each(|old| floors.preempted(old.key)),
+            None => {}
         }
         Ok(effect)
     }
@@ -359,5 +448,13 @@ impl State {
         self.reservation = None;
         self.count();
         Ok(effect)
+    }
+}
+
+/// What follows from lives being barred.
+fn effect_of_admission(outcome: Outcome) -> Effect {
+    Effect {
+        bars: outcome == Outcome::Changed,
+        ..Effect::default()
     }
 }

@@ -5,7 +5,7 @@
 use crate::command::{Direction, SubmissionEntry, io_opcode};
 use crate::status::Status;
 
-use super::{HostId, Key, Kind, Notice};
+use super::{HostId, HostName, Key, Kind, Notice};
 
 /// Bytes of the data of Register and Acquire.
 pub const TWO_KEYS_BYTES: usize = 16;
@@ -106,6 +106,18 @@ pub enum Command {
     },
     /// Set Features of Reservation Persistence: no reservation command, but one that changes the same state.
     SetPersistence(bool),
+    /// Set Features of the vendor specific feature C0h: whether keys are held to epochs (see [`super::floors`]).
+    SetFloors(bool),
+    /// The admin command of [`super::admission`]: the host is the only life of its name from now on.
+    Expel {
+        /// Its name.
+        name: HostName,
+    },
+    /// Likewise: a life of a host is out for good.
+    Kill {
+        /// Its identifier.
+        host: HostId,
+    },
 }
 
 /// Whether an opcode of an I/O queue is one of the reservation commands.
@@ -196,7 +208,7 @@ impl Command {
 
     /// The command for the wire, and its data; the data pointer is left to the transport.
     ///
-    /// Panics for [`Command::SetPersistence`], which is no command of an I/O queue.
+    /// Panics for what is no command of an I/O queue.
     pub fn encode(&self, cid: u16, nsid: u32) -> (SubmissionEntry, Vec<u8>) {
         let (opcode, dword10, keys): (u8, u32, &[Key]) = match self {
             Self::Register { new, persistence } => {
@@ -237,7 +249,9 @@ impl Command {
                 let dwords = u32::try_from(length_bytes / 4 - 1).expect("a report is asked for in dwords");
                 (io_opcode::RESERVATION_REPORT, dwords, &[])
             }
-            Self::SetPersistence(_) => unreachable!("an admin command has no form on an I/O queue"),
+            Self::SetPersistence(_) | Self::SetFloors(_) | Self::Expel { .. } | Self::Kill { .. } => {
+                unreachable!("an admin command has no form on an I/O queue")
+            }
         };
         let mut entry = SubmissionEntry::new(opcode, cid);
         entry.set_nsid(nsid);

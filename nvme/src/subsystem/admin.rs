@@ -21,7 +21,7 @@ const ABORTS_MAX: usize = ABORT_LIMIT as usize + 1;
 const INVALID: Status = Status::INVALID_FIELD.do_not_retry();
 
 /// Log pages of an I/O controller.
-const IO_LOG_PAGES: [u8; 10] = [
+const IO_LOG_PAGES: [u8; 11] = [
     lid::SUPPORTED_PAGES,
     lid::ERROR,
     lid::SMART,
@@ -30,6 +30,7 @@ const IO_LOG_PAGES: [u8; 10] = [
     lid::EFFECTS,
     lid::FEATURE_EFFECTS,
     lid::MI_EFFECTS,
+    lid::CROSS_CONTROLLER_RESET,
     lid::RESERVATION,
     lid::INSTANCE,
 ];
@@ -124,6 +125,8 @@ impl Subsystem {
                 Ok(None)
             }
             admin_opcode::KEEP_ALIVE => Ok(Some(Reply::success(0))),
+            admin_opcode::ADMISSION if is_io => self.admission_command(cntlid, command, data, out),
+            admin_opcode::CROSS_CONTROLLER_RESET if is_io => self.reset_other(cntlid, entry, out).map(Some),
             _ => Err(Status::INVALID_OPCODE.do_not_retry()),
         }
     }
@@ -159,6 +162,7 @@ impl Subsystem {
                 let controller = self.controller_mut(cntlid);
                 controller.instance = controller.instance.checked_add(1).unwrap_or(1);
                 controller.instance_random = random;
+                controller.forget_resets();
                 out.push(Action::Report(Report::Ready { cntlid }));
             }
             Change::Failed => {
@@ -275,6 +279,9 @@ impl Subsystem {
             }
             ControllerKind::Discovery => return Err(Status::INVALID_LOG_PAGE.do_not_retry()),
         };
+        if request.lid == lid::CROSS_CONTROLLER_RESET && request.specific & log::CROSS_RESETS_REMOVE != 0 {
+            self.controller_mut(cntlid).forget_resets();
+        }
         if !request.retain_event {
             let controller = self.controller_mut(cntlid);
             controller.event_read(request.lid);
@@ -301,6 +308,7 @@ impl Subsystem {
             lid::EFFECTS => log::command_effects(),
             lid::FEATURE_EFFECTS => log::supported(&controller.features.identifiers()),
             lid::MI_EFFECTS => log::supported(&[]),
+            lid::CROSS_CONTROLLER_RESET => log::cross_resets(&controller.reset_entries()),
             lid::RESERVATION => controller.reservations.page(),
             lid::INSTANCE => log::instance(self.config.instance),
             _ => return Err(Status::INVALID_LOG_PAGE.do_not_retry()),

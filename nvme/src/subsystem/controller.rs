@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::fabrics::{Capabilities, Configuration, ControllerStatus, PropertyAccess, VERSION, property};
 use crate::feature::Features;
 use crate::identify::{
-    ASYNC_EVENT_LIMIT, ControllerKind, NOTICE_DISCOVERY_CHANGED, NOTICE_NAMESPACE_CHANGED, Transport,
+    ASYNC_EVENT_LIMIT, ControllerKind, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED,
+    NOTICE_NAMESPACE_CHANGED, Transport,
 };
 use crate::log::{CHANGED_NAMESPACES_MAX, ErrorLog, lid};
 use crate::nqn::Nqn;
@@ -13,6 +14,7 @@ use crate::reservation;
 use crate::status::Status;
 
 use super::interface::QueueId;
+use super::reset::CrossReset;
 
 /// Asynchronous Event Requests that a controller holds.
 pub(super) const ASYNC_EVENTS_MAX: usize = ASYNC_EVENT_LIMIT as usize + 1;
@@ -75,6 +77,8 @@ pub(super) enum Notice {
     Discovery,
     /// There is something in the reservation notification log.
     Reservations,
+    /// A Cross-Controller Reset is through.
+    CrossReset,
 }
 
 impl Notice {
@@ -89,6 +93,7 @@ impl Notice {
             Self::Namespaces => (2, 0x00, lid::CHANGED_NAMESPACES),
             Self::Discovery => (2, 0xf0, lid::DISCOVERY),
             Self::Reservations => (6, 0x00, lid::RESERVATION),
+            Self::CrossReset => (2, 0xf4, lid::CROSS_CONTROLLER_RESET),
         };
         kind | information << 8 | (page as u64) << 16
     }
@@ -101,6 +106,7 @@ impl Notice {
             Self::Reliability => Some(1 << 2 | 1 << 3 | 1 << 4),
             Self::Namespaces => Some(NOTICE_NAMESPACE_CHANGED),
             Self::Discovery => Some(NOTICE_DISCOVERY_CHANGED),
+            Self::CrossReset => Some(NOTICE_CROSS_RESET),
             Self::Reservations => None,
         }
     }
@@ -155,6 +161,8 @@ pub(super) struct Controller {
     /// `None`: more than the list can hold.
     changed: Option<BTreeSet<u32>>,
     pub(super) reservations: ReservationLog,
+    /// Resets of other controllers that this one was asked for.
+    pub(super) resets: Vec<CrossReset>,
 }
 
 /// The reservation notification log, and what its host does not want to find there.
@@ -220,6 +228,7 @@ impl Controller {
             masked: BTreeSet::new(),
             changed: Some(BTreeSet::new()),
             reservations: ReservationLog::default(),
+            resets: Vec::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::identify::{ControllerKind, Reservable, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
-use crate::reservation::{HostId, Rules, State};
+use crate::reservation::{HostId, Order, State};
 use crate::status::Status;
 
 /// The runtime's name for one transport connection. It may be used again only after [`Event::Closed`].
@@ -236,6 +236,9 @@ pub struct Namespace {
     pub volatile: bool,
     /// Whether hosts can reserve it.
     pub reservable: Reservable,
+    /// The namespace beside it that also says which lives of hosts are admitted here, as the data of a shelf's drive does for its quorum
+    /// area.
+    pub admission_of: Option<u32>,
 }
 
 /// What happened.
@@ -379,18 +382,9 @@ pub enum Action {
         /// To be given back.
         token: u32,
     },
-    /// Hold the commands of a namespace to these rules on all cores from the moment that they begin; end what these hosts have under way in it;
-    /// and answer with [`Event::ReservationEnforced`] when nothing of them runs there any more.
-    EnforceReservation {
-        /// To be given back.
-        number: u64,
-        /// Which namespace.
-        nsid: u32,
-        /// Who may do what.
-        rules: Rules,
-        /// Hosts whose commands are to be aborted.
-        abort: Vec<HostId>,
-    },
+    /// Hold the commands of a namespace to these rules on all cores from the moment that they begin; end what the order ends; and answer with
+    /// [`Event::ReservationEnforced`] when nothing of that runs any more.
+    EnforceReservation(Order),
     /// Make what is to be kept of a namespace's reservations durable and answer with [`Event::ReservationPersisted`].
     PersistReservation {
         /// To be given back.
@@ -427,6 +421,8 @@ pub enum CloseReason {
     ControllerReset,
     /// The host shut its controller down.
     ControllerShutdown,
+    /// Its host reset the controller through another one.
+    CrossControllerReset,
     /// The association's admin queue is gone.
     AdminQueueGone,
     /// The host is not allowed any more.
@@ -585,6 +581,13 @@ pub enum Report {
     Reset {
         /// Which one.
         cntlid: u16,
+    },
+    /// A host reset a controller of its own through another one.
+    CrossReset {
+        /// The one that is reset.
+        cntlid: u16,
+        /// The one that was asked.
+        by: u16,
     },
     /// A host shut its controller down.
     ShutDown {

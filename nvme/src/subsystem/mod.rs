@@ -14,6 +14,7 @@ mod controller;
 mod discovery;
 mod interface;
 mod reservation;
+mod reset;
 #[cfg(test)]
 mod tests;
 
@@ -161,6 +162,11 @@ impl Subsystem {
     /// Registrants and reservation of a namespace, if there is one.
     pub fn reservation(&self, nsid: u32) -> Option<&crate::reservation::State> {
         self.reservations.state(nsid)
+    }
+
+    /// Registrants and reservation of a namespace as they are going to be once what is being enforced is.
+    pub fn reservation_next(&self, nsid: u32) -> Option<&crate::reservation::State> {
+        self.reservations.next(nsid)
     }
 
     /// Every association, in the order of their controller identifiers.
@@ -397,6 +403,7 @@ impl Subsystem {
         if controller.admin.is_none() && controller.io.is_empty() {
             let controller = self.controllers.remove(&cntlid).expect("it was just there");
             assert!(controller.terminated, "an association ends with its admin queue");
+            self.reset_drained(cntlid, out);
             out.push(Action::Report(Report::Disconnected {
                 cntlid,
                 host: controller.host,
@@ -423,7 +430,7 @@ impl Subsystem {
         );
         let before = self.namespaces.insert(namespace.nsid, namespace);
         assert!(before.is_none(), "a namespace is added once");
-        self.reservations.add(&namespace);
+        self.add_reservations(&namespace, out);
         self.namespace_changed(namespace.nsid, out);
     }
 

@@ -1,12 +1,13 @@
 //! Reservations within the subsystem: commands of hosts to the machine of their namespace, and what that wants to the runtime.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::command::SubmissionEntry;
 use crate::feature::fid;
 use crate::identify::Reservable;
 use crate::reservation::machine::{self, Ask, Machine};
-use crate::reservation::{self, HostId, State};
+use crate::reservation::{self, HostId, HostName, Life, Order, State, admission};
 use crate::status::Status;
 
 use super::{Action, Command, Namespace, QueueId, QueueState, Reply, Subsystem};
@@ -34,7 +35,7 @@ pub(super) fn is_feature(entry: &SubmissionEntry) -> bool {
     let [identifier, ..] = entry.dword(10).to_le_bytes();
     matches!(
         identifier,
-        fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE
+        fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE | fid::KEY_EPOCHS
     )
 }
 
@@ -55,11 +56,21 @@ impl Reservations {
         self.machines.get(&nsid).map(Machine::state)
     }
 
+    /// Registrants and reservation of a namespace as they are going to be when the command under way is through.
+    pub(super) fn next(&self, nsid: u32) -> Option<&State> {
+        self.machines.get(&nsid).map(Machine::next)
+    }
+
     /// A connection is gone: its commands that have not begun are forgotten.
     pub(super) fn withdraw(&mut self, queue: QueueId) {
         for machine in self.machines.values_mut() {
             machine.withdraw(|command| command.queue == queue);
         }
+    }
+
+    /// Whether a command is under way whose connection is gone.
+    pub(super) fn has_orphans(&self) -> bool {
+        self.machines.values().any(Machine::is_orphaned)
     }
 
     fn next_number(&mut self) -> u64 {
@@ -91,8 +102,41 @@ impl Subsystem {
             self.parse_reservation(&command, data)
         };
         match asked {
-            Ok(asked) => self.ask(cntlid, command, asked, out),
+            Ok(asked) => self.ask(cntlid, command.entry.nsid(), command, asked, out),
             Err(status) => command.complete(Reply::failure(status), out),
+        }
+    }
+
+    /// Executes the vendor specific admin command about which lives of a host are let in.
+    pub(super) fn admission_command(
+        &mut self,
+        cntlid: u16,
+        command: &Command,
+        data: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<Option<Reply>, Status> {
+        let nsid = command.entry.nsid();
+        let namespace = self.namespaces.get(&nsid).ok_or(NO_NAMESPACE)?;
+        let nsid = namespace.admission_of.unwrap_or(nsid);
+        let machine = self.reservations.machines.get(&nsid);
+        if !machine.is_some_and(Machine::can_persist) {
+            return Err(Status::INVALID_OPCODE.do_not_retry());
+        }
+        let own = self.life(cntlid);
+        if own.host == HostId([0; 16]) {
+            return Err(Status::COMMAND_SEQUENCE_ERROR.do_not_retry());
+        }
+        let asked = admission::parse(&command.entry, data, own)?;
+        self.ask(cntlid, nsid, *command, asked, out);
+        Ok(None)
+    }
+
+    /// Whose association this is.
+    fn life(&self, cntlid: u16) -> Life {
+        let controller = self.controller(cntlid);
+        Life {
+            name: HostName::of(&controller.host),
+            host: HostId(controller.hostid),
         }
     }
 
@@ -127,13 +171,25 @@ impl Subsystem {
     }
 
     /// Hands a command to the machine of its namespace, which is there.
-    fn ask(&mut self, cntlid: u16, name: Command, command: reservation::Command, out: &mut Vec<Action>) {
-        let host = HostId(self.controller(cntlid).hostid);
-        let nsid = name.entry.nsid();
+    fn ask(
+        &mut self,
+        cntlid: u16,
+        nsid: u32,
+        name: Command,
+        command: reservation::Command,
+        out: &mut Vec<Action>,
+    ) {
+        let life = self.life(cntlid);
+        let ask = Ask {
+            name,
+            host: life.host,
+            host_name: life.name,
+            command,
+        };
         let mut actions = Vec::new();
         let machine = self.reservations.machines.get_mut(&nsid);
         let machine = machine.expect("the caller has found the namespace");
-        machine.ask(Ask { name, host, command }, &mut actions);
+        machine.ask(ask, &mut actions);
         self.run_machine(nsid, actions, out);
     }
 
@@ -155,12 +211,30 @@ impl Subsystem {
     fn enforce_unasked(&mut self, nsid: u32, out: &mut Vec<Action>) {
         let number = self.reservations.next_number();
         let rules = self.reservations.state(nsid).map(State::rules);
-        out.push(Action::EnforceReservation {
+        out.push(Action::EnforceReservation(Order {
             number,
             nsid,
-            rules: rules.unwrap_or_default(),
-            abort: Vec::new(),
-        });
+            beside: self.beside(nsid),
+            rules: Arc::new(rules.unwrap_or_default()),
+            abort: Arc::default(),
+            bars: false,
+        }));
+    }
+
+    /// The namespace whose admission this one decides about, too.
+    fn beside(&self, nsid: u32) -> Option<u32> {
+        let mut all = self.namespaces.values();
+        all.find(|other| other.admission_of == Some(nsid))
+            .map(|other| other.nsid)
+    }
+
+    /// A namespace appeared: its own machine begins, or what another one says of who is admitted holds for it, too.
+    pub(super) fn add_reservations(&mut self, namespace: &Namespace, out: &mut Vec<Action>) {
+        self.reservations.add(namespace);
+        let of = namespace.admission_of;
+        if let Some(nsid) = of.filter(|nsid| self.reservations.state(*nsid).is_some()) {
+            self.enforce_unasked(nsid, out);
+        }
     }
 
     /// A namespace disappeared.
@@ -200,14 +274,16 @@ impl Subsystem {
                     let number = self.await_answer(nsid);
                     out.push(Action::PersistReservation { number, nsid, state });
                 }
-                machine::Action::Enforce { rules, abort } => {
+                machine::Action::Enforce { rules, abort, bars } => {
                     let number = self.await_answer(nsid);
-                    out.push(Action::EnforceReservation {
+                    out.push(Action::EnforceReservation(Order {
                         number,
                         nsid,
-                        rules,
-                        abort,
-                    });
+                        beside: self.beside(nsid),
+                        rules: Arc::new(rules),
+                        abort: Arc::new(abort),
+                        bars,
+                    }));
                 }
                 machine::Action::Notify { host, notice } => {
                     let controllers = self.controllers.values_mut();
@@ -221,6 +297,7 @@ impl Subsystem {
                 }
             }
         }
+        self.finish_resets(out);
     }
 
     fn await_answer(&mut self, nsid: u32) -> u64 {
@@ -244,7 +321,8 @@ impl Subsystem {
 
     /// Executes Get Features of a reservation feature.
     ///
-    /// Source: NVM Express Base Specification 2.0, Reservation Notification Mask and Reservation Persistence.
+    /// Source: NVM Express Base Specification 2.0, Reservation Notification Mask and Reservation Persistence; the vendor specific one is
+    /// described in [`reservation::floors`].
     pub(super) fn reservation_feature(&self, cntlid: u16, entry: &SubmissionEntry) -> Result<Reply, Status> {
         let [identifier, select, ..] = entry.dword(10).to_le_bytes();
         let nsid = entry.nsid();
@@ -254,6 +332,7 @@ impl Subsystem {
         let state = self.reservations.state(nsid).ok_or(NO_NAMESPACE)?;
         let value = match select & 7 {
             0 if identifier == fid::RESERVATION_PERSISTENCE => u32::from(state.persists),
+            0 if identifier == fid::KEY_EPOCHS => u32::from(state.floors.is_some()),
             0 => {
                 let masks = &self.controller(cntlid).reservations.masks;
                 masks.get(&nsid).copied().unwrap_or(0)
@@ -265,8 +344,8 @@ impl Subsystem {
         Ok(Reply::success(u64::from(value)))
     }
 
-    /// Executes Set Features of a reservation feature. Persistence changes what has to be durable, and so takes its turn among the
-    /// reservation commands.
+    /// Executes Set Features of a reservation feature. Persistence and epochs of keys change what has to be durable, and so take their
+    /// turn among the reservation commands.
     pub(super) fn set_reservation_feature(
         &mut self,
         cntlid: u16,
@@ -280,12 +359,17 @@ impl Subsystem {
             return Err(Status::FEATURE_NOT_SAVEABLE.do_not_retry());
         }
         let known = self.reservations.machines.contains_key(&nsid);
-        if identifier == fid::RESERVATION_PERSISTENCE {
+        let on = entry.dword(11) & 1 == 1;
+        let asked = match identifier {
+            fid::RESERVATION_PERSISTENCE => Some(reservation::Command::SetPersistence(on)),
+            fid::KEY_EPOCHS => Some(reservation::Command::SetFloors(on)),
+            _ => None,
+        };
+        if let Some(asked) = asked {
             if !known {
                 return Err(if nsid == NSID_ALL { INVALID } else { NO_NAMESPACE });
             }
-            let asked = reservation::Command::SetPersistence(entry.dword(11) & 1 == 1);
-            self.ask(cntlid, *command, asked, out);
+            self.ask(cntlid, nsid, *command, asked, out);
             return Ok(None);
         }
         if !known && nsid != NSID_ALL {

@@ -8,7 +8,7 @@ use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
     CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
-    MemberState, NodeStatus, Reply, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
+    MemberState, NodeStatus, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -89,20 +89,50 @@ fn shelf_text(shelf: &ShelfStatus) -> String {
     }
     let _ = write!(text, "\n{}", table.text());
     for drive in &shelf.drives {
-        for registrant in &drive.registrants {
-            let holder = if registrant.holder {
-                ", holds the reservation"
-            } else {
-                ""
-            };
-            let _ = writeln!(
-                text,
-                "{}: host {}, key {}{holder}",
-                drive.drive, registrant.host, registrant.key
-            );
-        }
+        registrants_text(drive, &mut text);
+        admission_text(drive, &mut text);
     }
     text
+}
+
+fn registrants_text(drive: &ShelfDriveStatus, text: &mut String) {
+    for registrant in &drive.registrants {
+        let holder = if registrant.holder {
+            ", holds the reservation"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "{}: host {}, key {}{holder}",
+            drive.drive, registrant.host, registrant.key
+        );
+    }
+}
+
+/// Who is let in and who is out, and which keys are too old.
+fn admission_text(drive: &ShelfDriveStatus, text: &mut String) {
+    let name = &drive.drive;
+    for claim in &drive.claims {
+        let host = claim.name.as_deref().unwrap_or(&claim.digest);
+        let life = claim.host.as_deref().unwrap_or("nobody");
+        let _ = writeln!(text, "{name}: of host {host} only {life} is let in");
+    }
+    for host in &drive.barred {
+        let _ = writeln!(text, "{name}: host {host} is out");
+    }
+    if let Some(epochs) = &drive.key_epochs {
+        let slots = epochs.iter().enumerate().filter(|(_, epoch)| **epoch > 0);
+        let slots: Vec<String> = slots
+            .map(|(slot, epoch)| format!("slot {slot} from {epoch} on"))
+            .collect();
+        let slots = if slots.is_empty() {
+            "any".to_owned()
+        } else {
+            slots.join(", ")
+        };
+        let _ = writeln!(text, "{name}: keys are held to epochs: {slots}");
+    }
 }
 
 fn or_dash(value: Option<&str>) -> String {

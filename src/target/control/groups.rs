@@ -922,6 +922,10 @@ fn namespace_of(group: &GroupControl, record: &VdiskRecord) -> (Namespace, Subsy
             Some(_) => Reservable::Never,
             None => Reservable::UntilStop,
         },
+        admission_of: match group.header {
+            Some(_) if !is_data(record.nsid) => Some(record.nsid - 1),
+            Some(_) | None => None,
+        },
     };
     let disk = VirtualDisk::new(record);
     let namespace = Namespace {

@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use nvme::reservation::Order;
 use nvme::subsystem::{self, PortId, Subsystem};
 use reactor::{Io, Nanos, OperationId, Span};
 
@@ -242,8 +243,8 @@ pub struct Control {
     leaving: BTreeSet<u32>,
     /// Requests for the health log that wait until every core has told what it counted: cores left, and the capsule.
     health_waiting: BTreeMap<u64, queues::HealthRequest>,
-    /// Rules of reservations that cores have been told: how many have not confirmed them.
-    enforcing: BTreeMap<u64, u16>,
+    /// Rules of reservations that cores have been told: how many have not confirmed them, and what they are.
+    enforcing: BTreeMap<u64, (u16, Order)>,
     /// Reservations on their way to the drives of a shelf.
     reservation_writes: reservations::ReservationWrites,
     is_shelf: bool,

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nvme::command::{SubmissionEntry, admin_opcode};
 use nvme::log::Health;
+use nvme::reservation::{HostName, Life};
 use nvme::subsystem::{Action, Event, QueueId, Report};
 use reactor::{CoreIndex, Errno, Io, Nanos};
 
@@ -157,6 +158,7 @@ impl Control {
                     entries,
                     flow_control,
                     volatile_write_cache,
+                    host,
                     hostid,
                     ..
                 } => {
@@ -169,7 +171,10 @@ impl Control {
                             entries,
                             flow_control,
                             write_through: !volatile_write_cache,
-                            host: hostid,
+                            life: Life {
+                                name: HostName::of(&host),
+                                host: hostid,
+                            },
                         }),
                     );
                 }
@@ -195,12 +200,7 @@ impl Control {
                 Action::Abort { queue, cid, token } => {
                     core.tell(io, queue_core(queue), Message::Abort { queue, cid, token });
                 }
-                Action::EnforceReservation {
-                    number,
-                    nsid,
-                    rules,
-                    abort,
-                } => self.enforce_reservation(core, io, number, nsid, rules, abort),
+                Action::EnforceReservation(order) => self.enforce_reservation(core, io, &order),
                 Action::PersistReservation { number, nsid, state } => {
                     self.persist_reservation(core, io, number, nsid, state);
                 }
@@ -358,6 +358,9 @@ impl Control {
                 );
             }
             Report::Reset { cntlid } => tracing::info!(cntlid, "host reset its controller"),
+            Report::CrossReset { cntlid, by } => {
+                tracing::info!(cntlid, by, "host reset its controller through another one");
+            }
             Report::ShutDown { cntlid } => tracing::debug!(cntlid, "host shut its controller down"),
             Report::KeepAliveExpired { cntlid, host } => {
                 tracing::warn!(cntlid, %host, "association closed: the host was silent for its keep alive timeout");

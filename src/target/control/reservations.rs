@@ -2,17 +2,17 @@
 //! of a shelf's drives become durable.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use nvme::reservation::record::RECORD_BYTES;
-use nvme::reservation::{HostId, Rules, State};
+use nvme::reservation::{Order, State};
 use nvme::subsystem::{Event, Namespace};
 use reactor::{CoreIndex, Io, Span};
 
 use super::Control;
+use crate::target::command_log::Note;
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
-use crate::target::message::{ControlMessage, Enforcement, Message};
+use crate::target::message::{ControlMessage, Message};
 
 /// A header on its way to its drive.
 struct HeaderWrite {
@@ -46,44 +46,57 @@ impl ReservationWrites {
 
 impl Control {
     /// Tells every core who may do what with a namespace from now on, and whose commands are to end.
-    pub(super) fn enforce_reservation(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        number: u64,
-        nsid: u32,
-        rules: Rules,
-        abort: Vec<HostId>,
-    ) {
-        for host in &abort {
+    pub(super) fn enforce_reservation(&mut self, core: &mut Core, io: &mut Io<Message>, order: &Order) {
+        let nsid = order.nsid;
+        for host in order.abort.iter() {
             tracing::info!(%host, nsid, "host lost its registration: its commands are aborted");
         }
-        let before = self.enforcing.insert(number, self.cores);
-        assert!(before.is_none(), "rules have a number of their own");
-        let enforcement = Enforcement {
-            number,
-            nsid,
-            rules: Arc::new(rules),
-            abort: Arc::new(abort),
-        };
-        for to in 0..self.cores {
-            core.tell(
-                io,
-                CoreIndex(to),
-                Message::EnforceReservation(enforcement.clone()),
+        if order.bars {
+            let admission = &order.rules.admission;
+            let (claims, barred) = (admission.claims.len(), admission.barred.len());
+            tracing::info!(
+                nsid,
+                claims,
+                barred,
+                "lives of hosts are barred: their commands are aborted"
             );
+        }
+        let before = self.enforcing.insert(order.number, (self.cores, order.clone()));
+        assert!(before.is_none(), "rules have a number of their own");
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::EnforceReservation(order.clone()));
         }
     }
 
     /// One core holds commands to the rules and has nothing under way that was to end.
     pub(super) fn core_enforced(&mut self, core: &mut Core, io: &mut Io<Message>, number: u64) {
-        let left = self.enforcing.get_mut(&number);
-        let left = left.expect("a core confirms rules that it was told");
+        let asked = self.enforcing.get_mut(&number);
+        let (left, _) = asked.expect("a core confirms rules that it was told");
         *left -= 1;
-        if *left == 0 {
-            self.enforcing.remove(&number);
+        if *left == 0
+            && let Some((_, order)) = self.enforcing.remove(&number)
+        {
+            self.note_rules(core, io, order);
             self.subsystem_event(core, io, Event::ReservationEnforced { number });
         }
+    }
+
+    /// Tells the command log of rules that are in effect on all cores.
+    fn note_rules(&self, core: &Core, io: &Io<Message>, order: Order) {
+        let Some(log) = &core.command_log else { return };
+        let next = self.subsystem.reservation_next(order.nsid);
+        let registrants = next.map(|state| state.registrants.clone());
+        log.note(
+            io.now(),
+            Note::Rules {
+                nsid: order.nsid,
+                order: order.number,
+                kind: order.rules.kind,
+                aborted: order.abort,
+                barred: order.rules.admission.barred.clone(),
+                registrants: registrants.unwrap_or_default(),
+            },
+        );
     }
 
     /// What was kept of a namespace's reservations holds again, before any host comes.

@@ -1,7 +1,12 @@
 //! What an operator sees of a shelf.
 
+use nvme::reservation::admission::NOBODY;
+use nvme::reservation::{HostName, Life};
+
 use super::Control;
-use crate::target::manage::{ManageError, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
+use crate::target::manage::{
+    ClaimStatus, ManageError, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus,
+};
 use crate::target::shelf::is_data;
 
 /// Bytes as hexadecimal digits.
@@ -57,6 +62,25 @@ impl Control {
             persists: state.persists,
             generation: state.generation,
             registrants: state.registrants.iter().map(registrant).collect(),
+            claims: state
+                .admission
+                .claims
+                .iter()
+                .map(|life| self.claim(*life))
+                .collect(),
+            barred: state.admission.barred.iter().map(ToString::to_string).collect(),
+            key_epochs: state.floors.map(|floors| floors.0.to_vec()),
+        }
+    }
+
+    fn claim(&self, life: Life) -> ClaimStatus {
+        let mut hosts = self.subsystem.associations().map(|association| association.host);
+        ClaimStatus {
+            name: hosts
+                .find(|host| HostName::of(host) == life.name)
+                .map(ToString::to_string),
+            digest: format!("{:032x}", life.name.0),
+            host: (life.host != NOBODY).then(|| life.host.to_string()),
         }
     }
 }

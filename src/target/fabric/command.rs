@@ -103,7 +103,10 @@ pub fn encode_ask(ask: &Ask, namespace: &Namespace) -> (SubmissionEntry, Vec<u8>
                 | Reservation::Preempt { .. }
                 | Reservation::Release { .. }
                 | Reservation::Clear { .. }
-                | Reservation::SetPersistence(_) => 0,
+                | Reservation::SetPersistence(_)
+                | Reservation::SetFloors(_)
+                | Reservation::Expel { .. }
+                | Reservation::Kill { .. } => 0,
             };
             (entry, data, read_bytes)
         }

@@ -592,7 +592,10 @@ mod tests {
                 | Reservation::Replace { .. }
                 | Reservation::Release { .. }
                 | Reservation::Clear { .. }
-                | Reservation::SetPersistence(_) => panic!("{command:?}"),
+                | Reservation::SetPersistence(_)
+                | Reservation::SetFloors(_)
+                | Reservation::Expel { .. }
+                | Reservation::Kill { .. } => panic!("{command:?}"),
             }
             Answer::Done
         }

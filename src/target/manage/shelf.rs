@@ -34,6 +34,23 @@ pub struct ShelfDriveStatus {
     pub generation: u32,
     /// Who is registered.
     pub registrants: Vec<RegistrantStatus>,
+    /// The lives of hosts that have claimed their names: others of these names change nothing here.
+    pub claims: Vec<ClaimStatus>,
+    /// Identifiers of lives that were superseded or killed.
+    pub barred: Vec<String>,
+    /// The lowest epoch that each slot of an array may register with, if keys are held to epochs.
+    pub key_epochs: Option<Vec<u32>>,
+}
+
+/// A life of a host that has claimed its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimStatus {
+    /// The name, if a host of it is connected.
+    pub name: Option<String>,
+    /// The number that stands for the name.
+    pub digest: String,
+    /// The identifier of the only life that is admitted; none, if that was killed.
+    pub host: Option<String>,
 }
 
 /// A namespace of a shelf.

@@ -8,8 +8,13 @@ type Out = Vec<Action<u32>>;
 
 fn ask(machine: &mut Machine<u32>, name: u32, number: u8, command: Command) -> Out {
     let mut out = Vec::new();
-    let host = host(number);
-    machine.ask(Ask { name, host, command }, &mut out);
+    let ask = Ask {
+        name,
+        host: host(number),
+        host_name: HostName(u128::from(number)),
+        command,
+    };
+    machine.ask(ask, &mut out);
     out
 }
 
@@ -39,7 +44,7 @@ fn shared(can_persist: bool) -> Machine<u32> {
     assert_eq!(ask(&mut machine, 1, 1, register(1)), [done(1)]);
     assert_eq!(ask(&mut machine, 2, 2, register(2)), [done(2)]);
     let out = ask(&mut machine, 3, 1, acquire(1, Kind::WriteExclusiveAllRegistrants));
-    assert!(matches!(&out[..], [Action::Enforce { rules, abort }]
+    assert!(matches!(&out[..], [Action::Enforce { rules, abort, bars: false }]
         if rules.hosts == [host(1), host(2)] && abort.is_empty()));
     assert_eq!(enforced(&mut machine), [done(3)]);
     machine
@@ -50,7 +55,7 @@ fn preempt_and_abort_completes_only_when_the_cores_have_drained() {
     let mut machine = shared(false);
     let kind = Kind::WriteExclusiveAllRegistrants;
     let out = ask(&mut machine, 4, 1, preempt(1, key(2), kind));
-    let [Action::Enforce { rules, abort }] = &out[..] else {
+    let [Action::Enforce { rules, abort, .. }] = &out[..] else {
         panic!("{out:?}")
     };
     assert_eq!((&rules.hosts[..], &abort[..]), (&[host(1)][..], &[host(2)][..]));
@@ -215,4 +220,79 @@ fn the_end_of_a_namespace_completes_everything() {
     assert!(out.iter().all(|action| matches!(action,
         Action::Complete { status, .. } if status.same_code(Status::INVALID_NAMESPACE_OR_FORMAT))));
     assert!(!machine.is_busy());
+}
+
+fn expel(number: u8) -> Command {
+    Command::Expel {
+        name: HostName(u128::from(number)),
+    }
+}
+
+#[test]
+fn a_claim_is_durable_and_then_enforced_whether_or_not_reservations_persist() {
+    let mut machine = Machine::new(true, None);
+    let out = ask(&mut machine, 1, 1, expel(1));
+    let [Action::Persist(state)] = &out[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!((state.persists, state.admission.claims.len()), (false, 1));
+    let out = persisted(&mut machine, true);
+    assert!(matches!(&out[..], [Action::Enforce { rules, abort, bars: true }]
+        if abort.is_empty() && rules.admission.claims.len() == 1));
+    assert_eq!(enforced(&mut machine), [done(1)]);
+    assert_eq!(ask(&mut machine, 2, 1, expel(1)), [done(2)], "once is enough");
+    let out = ask(&mut machine, 3, 2, register(2));
+    assert_eq!(out, [done(3)], "what does not persist is not written");
+}
+
+#[test]
+fn a_barred_host_takes_part_in_no_reservation_and_may_look() {
+    let mut machine = Machine::new(true, None);
+    ask(&mut machine, 1, 1, register(1));
+    ask(&mut machine, 2, 2, register(2));
+    let out = ask(&mut machine, 3, 1, Command::Kill { host: host(2) });
+    assert!(matches!(&out[..], [Action::Persist(_)]));
+    persisted(&mut machine, true);
+    assert_eq!(enforced(&mut machine), [done(3)]);
+    for command in [
+        register(2),
+        unregister(2),
+        acquire(2, Kind::WriteExclusive),
+        release(2, Kind::WriteExclusive),
+        preempt(2, key(1), Kind::WriteExclusive),
+        Command::Clear { current: key(2) },
+        Command::SetPersistence(true),
+        Command::SetFloors(true),
+        Command::Kill { host: host(1) },
+        expel(2),
+    ] {
+        let out = ask(&mut machine, 4, 2, command);
+        assert!(
+            matches!(&out[..], [Action::Complete { status, .. }] if status.same_code(Status::RESERVATION_CONFLICT)),
+            "{command:?}"
+        );
+    }
+    let out = ask(&mut machine, 5, 2, REPORT);
+    assert!(matches!(&out[..], [Action::Complete { status, .. }] if status.is_success()));
+}
+
+#[test]
+fn only_registered_hosts_kill_and_only_where_that_can_be_kept() {
+    let mut machine = Machine::new(true, None);
+    ask(&mut machine, 1, 1, register(1));
+    let out = ask(&mut machine, 2, 3, Command::Kill { host: host(1) });
+    assert!(
+        matches!(&out[..], [Action::Complete { status, .. }] if status.same_code(Status::RESERVATION_CONFLICT))
+    );
+    let mut machine = Machine::new(false, None);
+    for command in [
+        Command::Kill { host: host(1) },
+        expel(1),
+        Command::SetFloors(true),
+    ] {
+        let out = ask(&mut machine, 1, 1, command);
+        assert!(
+            matches!(&out[..], [Action::Complete { status, .. }] if status.same_code(Status::INVALID_FIELD))
+        );
+    }
 }

@@ -49,7 +49,11 @@ impl Model {
                     && current.is_none_or(|current| own == Some(current.0))
                     && self.drop_hosts(&BTreeSet::from([host]))
             }
-            Command::Report { .. } | Command::SetPersistence(_) => true,
+            Command::Report { .. }
+            | Command::SetPersistence(_)
+            | Command::SetFloors(_)
+            | Command::Expel { .. }
+            | Command::Kill { .. } => true,
             Command::Acquire { current, .. }
             | Command::Preempt { current, .. }
             | Command::Release { current, .. }
@@ -264,6 +268,7 @@ fn random_callers_get_each_command_completed_once_and_in_order() {
                         Ask {
                             name: asked,
                             host,
+                            host_name: HostName::default(),
                             command,
                         },
                         &mut out,

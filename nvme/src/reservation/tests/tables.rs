@@ -330,6 +330,137 @@ fn persistence_needs_a_place() {
     assert!(state.persists);
 }
 
+/// An array's key of this epoch and slot.
+fn aged(epoch: u64, slot: u64) -> Key {
+    Key(epoch << 32 | slot << 24 | 0x77)
+}
+
+fn enter(new: Key) -> Command {
+    Command::Register {
+        new,
+        persistence: Persistence::Keep,
+    }
+}
+
+/// Three members of an array, admitted in epochs 1, 3 and 7, that hold a namespace which is held to epochs.
+fn array() -> State {
+    let mut state = State::default();
+    state.apply(host(1), &Command::SetFloors(true), true).unwrap();
+    for (number, epoch) in [(1, 1), (2, 3), (3, 7)] {
+        let key = aged(epoch, number.into());
+        state.apply(host(number), &enter(key), true).unwrap();
+    }
+    let acquire = Command::Acquire {
+        current: aged(1, 1),
+        kind: Kind::WriteExclusiveAllRegistrants,
+    };
+    state.apply(host(1), &acquire, true).unwrap();
+    state
+}
+
+fn fence(current: Key, victim: Key) -> Command {
+    Command::Preempt {
+        current,
+        victim,
+        kind: Kind::WriteExclusiveAllRegistrants,
+        abort: true,
+    }
+}
+
+/// PROTOCOL H07: the victim's key does not come back, whoever brings it, and the next life's does.
+#[test]
+fn a_fenced_key_and_older_ones_of_its_slot_are_not_registered_again() {
+    let mut state = array();
+    state
+        .apply(host(1), &fence(aged(1, 1), aged(3, 2)), true)
+        .unwrap();
+    let replace = |new| Command::Replace {
+        current: None,
+        new,
+        persistence: Persistence::Keep,
+    };
+    for epoch in 1..=3 {
+        let key = aged(epoch, 2);
+        assert_eq!(state.clone().apply(host(2), &enter(key), true), Err(CONFLICT));
+        assert_eq!(state.clone().apply(host(9), &replace(key), true), Err(CONFLICT));
+    }
+    // Members keep theirs, also where they register it behind somebody's fence.
+    state.apply(host(1), &replace(aged(1, 1)), true).unwrap();
+    state.apply(host(3), &enter(aged(7, 3)), true).unwrap();
+    state.apply(host(9), &enter(aged(8, 2)), true).unwrap();
+    assert_eq!(hosts(&state), [host(1), host(3), host(9)]);
+}
+
+#[test]
+fn who_was_admitted_and_never_registered_is_out_when_everybody_is_fenced() {
+    let mut state = array();
+    let own = aged(9, 1);
+    let replace = Command::Replace {
+        current: None,
+        new: own,
+        persistence: Persistence::Keep,
+    };
+    state.apply(host(5), &replace, true).unwrap();
+    state.apply(host(5), &fence(own, Key::NONE), true).unwrap();
+    assert_eq!(hosts(&state), [host(5)]);
+    for slot in 0..8 {
+        let late = enter(aged(8, slot));
+        assert_eq!(state.clone().apply(host(6), &late, true), Err(CONFLICT), "{slot}");
+    }
+    state.apply(host(6), &enter(aged(9, 4)), true).unwrap();
+}
+
+#[test]
+fn ordinary_hosts_choose_their_keys_unless_a_namespace_is_held_to_epochs() {
+    let mut state = reserved(2, Kind::WriteExclusiveAllRegistrants);
+    state
+        .apply(
+            host(1),
+            &preempt(1, key(2), Kind::WriteExclusiveAllRegistrants),
+            true,
+        )
+        .unwrap();
+    state.apply(host(2), &register(2), true).unwrap();
+    let off_by_a_stranger = state.clone().apply(host(8), &Command::SetFloors(true), true);
+    assert_eq!(off_by_a_stranger, Err(CONFLICT));
+    state.apply(host(1), &Command::SetFloors(true), true).unwrap();
+    assert_eq!(state.clone().apply(host(3), &register(3), true), Err(CONFLICT));
+    state.apply(host(2), &register(2), true).unwrap();
+    state.apply(host(1), &Command::SetFloors(false), true).unwrap();
+    state.apply(host(3), &register(3), true).unwrap();
+}
+
+/// Source: section 8.19: a registration belongs to the host, whatever becomes of its associations; here nothing but commands changes it.
+#[test]
+fn every_command_leaves_alone_what_the_table_says_it_does_not_change() {
+    let state = reserved(3, Kind::ExclusiveAccessAllRegistrants);
+    let keep = Persistence::Keep;
+    let conflicts = [
+        (4, unregister(4)),
+        (4, acquire(4, Kind::ExclusiveAccessAllRegistrants)),
+        (4, release(4, Kind::ExclusiveAccessAllRegistrants)),
+        (4, Command::Clear { current: key(1) }),
+        (2, acquire(2, Kind::WriteExclusive)),
+        (2, preempt(2, key(9), Kind::WriteExclusive)),
+        (
+            2,
+            Command::Replace {
+                current: Some(key(1)),
+                new: key(7),
+                persistence: keep,
+            },
+        ),
+    ];
+    for (number, command) in conflicts {
+        let result = state.clone().apply(host(number), &command, false);
+        assert_eq!(result, Err(CONFLICT), "{number} {command:?}");
+    }
+    // A key may be shared: registering is not refused because another host has the key.
+    let mut shared = state;
+    shared.apply(host(4), &register(1), false).unwrap();
+    assert!(shared.is_holder(host(4)));
+}
+
 #[test]
 fn registrants_are_bounded() {
     let mut state = State::default();

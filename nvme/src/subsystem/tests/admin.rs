@@ -31,15 +31,17 @@ fn unknown_admin_commands_are_refused_for_good() {
     let mut rig = Rig::new(config());
     let (queue, _) = rig.controller(1);
     let (discovery, _) = rig.discovery_controller(1);
-    let known = [0x02, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x18, 0x7f];
+    let known = [0x02, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x18, 0x38, 0x7f, 0xc1];
     for opcode in (0..=255).filter(|opcode| !known.contains(opcode)) {
         for queue in [queue, discovery] {
             let done = rig.command(queue, admin(opcode, 0), &[]);
             assert_eq!(done.status, Status::INVALID_OPCODE.do_not_retry(), "{opcode:#x}");
         }
     }
-    let done = rig.command(discovery, abort(0, 1), &[]);
-    assert_eq!(done.status, Status::INVALID_OPCODE.do_not_retry());
+    for entry in [abort(0, 1), admin(0x38, 0), admin(0xc1, 0)] {
+        let done = rig.command(discovery, entry, &[]);
+        assert_eq!(done.status, Status::INVALID_OPCODE.do_not_retry());
+    }
 }
 
 #[test]
@@ -338,7 +340,7 @@ fn aborts_ask_the_runtime_and_tell_the_truth() {
             Action::Accept { .. }
             | Action::Complete { .. }
             | Action::Close { .. }
-            | Action::EnforceReservation { .. }
+            | Action::EnforceReservation(_)
             | Action::PersistReservation { .. }
             | Action::Report(_) => None,
         });

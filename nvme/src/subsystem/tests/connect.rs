@@ -653,7 +653,7 @@ fn a_controller_has_a_write_cache_if_a_namespace_had_one_when_it_was_made() {
             | Action::Complete { .. }
             | Action::Abort { .. }
             | Action::Close { .. }
-            | Action::EnforceReservation { .. }
+            | Action::EnforceReservation(_)
             | Action::PersistReservation { .. }
             | Action::Report(_) => None,
         });

@@ -3,9 +3,11 @@
 mod admin;
 mod connect;
 mod discovery;
+mod held;
 mod lifecycle;
 mod random;
 mod reservation;
+mod reset;
 
 use super::*;
 use crate::command::SubmissionEntry;
@@ -81,6 +83,7 @@ fn namespace(nsid: u32) -> Namespace {
         stripe_blocks: Some(32),
         volatile: false,
         reservable: Reservable::UntilStop,
+        admission_of: None,
     }
 }
 

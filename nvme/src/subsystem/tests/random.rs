@@ -217,7 +217,7 @@ impl World {
                     assert!(!self.closing.contains(&queue), "nothing is completed after Close");
                 }
                 Action::Abort { token, .. } => self.aborts.push(token),
-                Action::EnforceReservation { number, .. } => self.enforcements.push(number),
+                Action::EnforceReservation(order) => self.enforcements.push(order.number),
                 Action::PersistReservation { number, .. } => self.persists.push(number),
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");

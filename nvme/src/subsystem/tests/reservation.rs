@@ -4,7 +4,8 @@ use super::*;
 use crate::feature::fid;
 use crate::log::lid;
 use crate::reservation::{
-    Command as Asked, HostId, Key, Kind, Persistence, Report as Reservations, Rules, State,
+    Command as Asked, HostId, HostName, Key, Kind, Life, Order, Persistence, Report as Reservations, Rules,
+    State, admission,
 };
 
 /// Two hosts with an admin and an I/O queue each.
@@ -87,23 +88,25 @@ impl Two {
     }
 
     /// What is to be enforced, once.
-    fn rules(&mut self) -> Option<(u64, Rules, Vec<HostId>)> {
+    fn order(&mut self) -> Option<Order> {
         let at = self
             .rig
             .actions
             .iter()
-            .position(|action| matches!(action, Action::EnforceReservation { .. }))?;
-        let Action::EnforceReservation {
-            number,
-            nsid,
-            rules,
-            abort,
-        } = self.rig.actions.remove(at)
-        else {
+            .position(|action| matches!(action, Action::EnforceReservation(_)))?;
+        let Action::EnforceReservation(order) = self.rig.actions.remove(at) else {
             unreachable!("looked up above")
         };
-        assert_eq!(nsid, 1);
-        Some((number, rules, abort))
+        assert_eq!(order.nsid, 1);
+        Some(order)
+    }
+
+    /// The same, as far as it is about who reserves.
+    fn rules(&mut self) -> Option<(u64, Rules, Vec<HostId>)> {
+        let order = self.order()?;
+        assert!(!order.bars);
+        let (rules, abort) = ((*order.rules).clone(), (*order.abort).clone());
+        Some((order.number, rules, abort))
     }
 
     fn enforced(&mut self, number: u64) {
@@ -406,4 +409,177 @@ fn reports_in_the_short_form_or_longer_than_their_buffer_are_refused() {
     entry.set_nsid(7);
     let done = two.rig.command(two.io[0], entry, &[]);
     assert!(done.status.same_code(Status::INVALID_NAMESPACE_OR_FORMAT));
+}
+
+/// The data of a drive as namespace 1 and its quorum area as namespace 2.
+fn drive() -> Two {
+    let mut two = two(true);
+    two.rig.step(Event::NamespaceRemoved { nsid: 2 });
+    two.rig.step(Event::NamespaceAdded(Namespace {
+        reservable: Reservable::Never,
+        admission_of: Some(1),
+        ..namespace(2)
+    }));
+    two.rig.actions.clear();
+    two
+}
+
+impl Two {
+    /// Sends an admin command of admission; its slot.
+    fn admission(&mut self, number: usize, (mut entry, data): (SubmissionEntry, Vec<u8>)) -> u16 {
+        entry.set_sgl(Sgl::Transport { length_bytes: 16 });
+        self.rig.send(self.admin[number - 1], entry, &data)
+    }
+
+    /// What was asked to be made durable is.
+    fn persist(&mut self) -> State {
+        let is_it = |action: &Action| matches!(action, Action::PersistReservation { .. });
+        let at = self
+            .rig
+            .actions
+            .iter()
+            .position(is_it)
+            .expect("something is to be kept");
+        let Action::PersistReservation { number, state, .. } = self.rig.actions.remove(at) else {
+            unreachable!("looked up above")
+        };
+        self.rig.step(Event::ReservationPersisted {
+            number,
+            succeeded: true,
+        });
+        state
+    }
+}
+
+#[test]
+fn a_claim_by_way_of_either_namespace_is_kept_and_enforced_in_both() {
+    for nsid in [1, 2] {
+        let mut two = drive();
+        let slot = two.admission(1, admission::expel(1, nsid, host(1)));
+        let queue = two.admin[0];
+        assert_eq!(two.rig.completion(queue, slot), None, "first it is durable");
+        let own = Life {
+            name: HostName::of(&host_nqn(1)),
+            host: host(1),
+        };
+        assert_eq!(two.persist().admission.claims, [own]);
+        let order = two.order().expect("the cores are told");
+        assert_eq!((order.beside, order.bars), (Some(2), true));
+        assert_eq!(two.rig.completion(queue, slot), None, "then it is enforced");
+        two.enforced(order.number);
+        assert_eq!(two.rig.completion(queue, slot).unwrap().status, Status::SUCCESS);
+        let past = Life { host: host(9), ..own };
+        assert!(order.ends(past, 1) && order.ends(past, 2) && !order.ends(own, 2));
+    }
+}
+
+#[test]
+fn only_the_own_name_is_claimed_and_only_where_it_can_be_kept() {
+    let mut two = drive();
+    let queue = two.admin[0];
+    let slot = two.admission(1, admission::expel(1, 1, host(2)));
+    let done = two.rig.completion(queue, slot).unwrap();
+    assert!(done.status.same_code(Status::INVALID_FIELD));
+    let slot = two.admission(1, admission::expel(1, 9, host(1)));
+    let done = two.rig.completion(queue, slot).unwrap();
+    assert!(done.status.same_code(Status::INVALID_NAMESPACE_OR_FORMAT));
+    let slot = two.admission(1, admission::kill(1, 1, host(2)));
+    let done = two.rig.completion(queue, slot).unwrap();
+    assert!(
+        done.status.same_code(Status::RESERVATION_CONFLICT),
+        "it is not registered"
+    );
+    let mut two = self::two(false);
+    let queue = two.admin[0];
+    let slot = two.admission(1, admission::expel(1, 1, host(1)));
+    let done = two.rig.completion(queue, slot).unwrap();
+    assert!(done.status.same_code(Status::INVALID_OPCODE));
+}
+
+#[test]
+fn a_killed_host_waits_behind_what_is_under_way_and_then_is_out() {
+    let mut two = drive();
+    two.share();
+    let fence = two.ask(2, preempt(2, 1));
+    let order = two.order().unwrap();
+    let slot = two.admission(1, admission::kill(1, 2, host(2)));
+    assert_eq!(two.order(), None, "one after the other");
+    two.enforced(order.number);
+    assert_eq!(two.done(2, fence).unwrap().status, Status::SUCCESS);
+    let done = two.rig.completion(two.admin[0], slot).unwrap();
+    assert!(
+        done.status.same_code(Status::RESERVATION_CONFLICT),
+        "it has lost its key meanwhile"
+    );
+    let slot = two.admission(2, admission::kill(1, 2, host(1)));
+    two.persist();
+    let order = two.order().unwrap();
+    assert!(order.bars);
+    two.enforced(order.number);
+    let queue = two.admin[1];
+    assert_eq!(two.rig.completion(queue, slot).unwrap().status, Status::SUCCESS);
+    let back = two.status(1, register(1));
+    assert!(back.same_code(Status::RESERVATION_CONFLICT));
+}
+
+#[test]
+fn what_was_kept_of_admission_is_enforced_in_both_namespaces_whichever_comes_first() {
+    let claim = Life {
+        name: HostName::of(&host_nqn(1)),
+        host: host(1),
+    };
+    let mut state = State::default();
+    state.admission.claims.push(claim);
+    let data = Namespace {
+        reservable: Reservable::Persistently,
+        ..namespace(1)
+    };
+    let quorum = Namespace {
+        reservable: Reservable::Never,
+        admission_of: Some(1),
+        ..namespace(2)
+    };
+    for quorum_first in [false, true] {
+        let mut rig = Rig::new(config());
+        if quorum_first {
+            rig.step(Event::NamespaceAdded(quorum));
+        }
+        rig.step(Event::NamespaceAdded(data));
+        rig.step(Event::ReservationRestored {
+            nsid: 1,
+            state: state.clone(),
+        });
+        if !quorum_first {
+            rig.step(Event::NamespaceAdded(quorum));
+        }
+        let mut orders = rig.actions.iter().filter_map(|action| {
+            let Action::EnforceReservation(order) = action else {
+                return None;
+            };
+            Some(order)
+        });
+        let last = orders.next_back().expect("the cores are told");
+        assert_eq!((last.beside, last.rules.is_open()), (Some(2), false));
+    }
+}
+
+#[test]
+fn keys_are_held_to_epochs_where_a_host_asks_for_it() {
+    let mut two = drive();
+    let feature = |opcode, dword11| {
+        let mut entry = admin(opcode, 0);
+        entry.set_nsid(1);
+        entry.set_dword(10, u32::from(fid::KEY_EPOCHS));
+        entry.set_dword(11, dword11);
+        entry
+    };
+    let queue = two.admin[0];
+    let get = feature(admin_opcode::GET_FEATURES, 0);
+    assert_eq!(two.rig.command(queue, get, &[]).result, 0);
+    let slot = two.rig.send(queue, feature(admin_opcode::SET_FEATURES, 1), &[]);
+    assert!(two.persist().floors.is_some());
+    assert_eq!(two.rig.completion(queue, slot).unwrap().status, Status::SUCCESS);
+    assert_eq!(two.rig.command(queue, get, &[]).result, 1);
+    let foreign = two.status(1, register(1));
+    assert!(foreign.same_code(Status::RESERVATION_CONFLICT));
 }

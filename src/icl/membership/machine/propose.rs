@@ -185,9 +185,11 @@ impl Machine {
         let epoch = old.map_or(Epoch(0), |old| old.epoch).next();
         let is_member = self.inside.is_some();
         let is_open = self.inside.as_ref().is_some_and(|inside| inside.is_known_open);
+        let everyone = !is_member || old.is_some_and(|old| old.fence_all && !is_open);
+        // Where everyone is fenced, everyone gets a new key: drives that hold keys to epochs take no older one after that.
         let kept = |slot, incarnation| {
             let member = old?.member(slot)?;
-            (is_member && member.incarnation == incarnation).then_some(*member)
+            (!everyone && member.incarnation == incarnation).then_some(*member)
         };
         let members: Vec<Member> = choice
             .slots
@@ -215,7 +217,6 @@ impl Machine {
             .collect();
         victims.sort_unstable_by_key(|victim| victim.key);
         victims.dedup();
-        let everyone = !is_member || old.is_some_and(|old| old.fence_all && !is_open);
         if everyone {
             victims.clear();
         }

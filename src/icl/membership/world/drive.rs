@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nvme::reservation::machine::{Action as Reserved, Ask};
-use nvme::reservation::{Access, Command as Reservation, HostId, Machine, Report, Rules};
+use nvme::reservation::{
+    Access, Command as Reservation, Floors, HostId, HostName, Machine, Report, Rules, State,
+};
 
 use super::super::machine::{Answer, Command};
 use super::super::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
@@ -65,7 +67,8 @@ impl Drive {
     pub(super) fn new(index: DriveIndex) -> Self {
         Self {
             index,
-            reservation: Machine::new(true, None),
+            // Keys are held to epochs, as on a shelf.
+            reservation: Machine::new(true, Some(gated())),
             rules: Rules::default(),
             paxos: BTreeMap::new(),
             decided: BTreeMap::new(),
@@ -135,7 +138,13 @@ impl Drive {
         }
         let host = host_of(life);
         let mut actions = Vec::new();
-        self.reservation.ask(Ask { name, host, command }, &mut actions);
+        let ask = Ask {
+            name,
+            host,
+            host_name: HostName(u128::from(life.0.number())),
+            command,
+        };
+        self.reservation.ask(ask, &mut actions);
         self.carry_out(actions)
     }
 
@@ -162,7 +171,7 @@ impl Drive {
             let mut more = Vec::new();
             match action {
                 Reserved::Persist(_) => self.reservation.persisted(true, &mut more),
-                Reserved::Enforce { rules, abort } => {
+                Reserved::Enforce { rules, abort, .. } => {
                     self.rules = rules;
                     let of_aborted = |(life, what, _): &(Life, What, bool)| {
                         what.is_reserved_write() && abort.contains(&host_of(*life))
@@ -202,6 +211,14 @@ impl Drive {
             actions.extend(more);
         }
         outcome
+    }
+}
+
+/// A namespace that nobody has registered with, held to epochs.
+fn gated() -> State {
+    State {
+        floors: Some(Floors::default()),
+        ..State::default()
     }
 }
 

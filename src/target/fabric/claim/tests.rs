@@ -1,6 +1,6 @@
 //! Claims against the machine that shelves keep reservations by, alone and against one another.
 
-use nvme::reservation::State as Shelf;
+use nvme::reservation::{HostName, Life, State as Shelf};
 
 use super::*;
 
@@ -16,7 +16,11 @@ fn answer(shelf: &mut Shelf, who: Identity, command: &Command) -> Answer {
     if let Command::Report { .. } = command {
         return Answer::Report(shelf.report());
     }
-    match shelf.apply(who.host, command, true) {
+    let life = Life {
+        name: HostName(u128::from(who.key.0)),
+        host: who.host,
+    };
+    match shelf.execute(life, command, true) {
         Ok(_) => Answer::Done,
         Err(status) if status.same_code(Status::RESERVATION_CONFLICT) => Answer::Conflict,
         Err(status) => Answer::Failed(Some(status)),
