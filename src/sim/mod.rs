@@ -3,6 +3,7 @@
 //! A [`Scenario`] says everything about a run; [`run`] carries it out and judges it, and the same scenario does the
 //! same, event for event. [`check()`] is for tests and `braid sim`: it tries seeds, and makes a run that fails
 //! smaller. [`sweep`] looks at a few operations instead, and at every state that a power cut could leave.
+//! [`membership`] is about several nodes: who may write to the drives that they share.
 //! Knows no real time, thread or file.
 
 pub mod check;
@@ -10,6 +11,7 @@ pub mod drive;
 pub mod history;
 pub mod host;
 pub mod lives;
+pub mod membership;
 pub mod node;
 pub mod random;
 pub mod scenario;

@@ -36,6 +36,7 @@ mod window;
 pub mod demo;
 pub mod fabric;
 pub mod host;
+pub mod icl;
 pub mod perf;
 
 /// CRC-32C of `bytes` continued from `crc`, by the fastest means that this CPU has; the convention of

@@ -3,8 +3,9 @@
 use nvme::crc32c::Crc32c;
 
 use super::gather::Gathering;
-use super::name::{ClusterId, Lane, Member};
+use super::name::Lane;
 use super::packet::{Credit, FRAME_BYTES_MAX, FRAMES_MAX};
+use crate::icl::{ArrayId, Node};
 
 /// What every receiver grants from the beginning of an epoch without saying so: one packet, so that the first messages
 /// need not wait for a round trip.
@@ -68,9 +69,9 @@ impl Timers {
 #[derive(Clone, Copy, Debug)]
 pub struct LinkConfig {
     /// The array.
-    pub cluster: ClusterId,
+    pub array: ArrayId,
     /// This node, in this life.
-    pub local: Member,
+    pub local: Node,
     /// Which of the node's links these are.
     pub lane: Lane,
     /// Whether messages share packets (M1).
@@ -96,9 +97,9 @@ pub struct LinkConfig {
 
 impl LinkConfig {
     /// Usual bounds: per peer 1 MiB of queue, and half of that to be sent ahead.
-    pub const fn new(cluster: ClusterId, local: Member, lane: Lane, crc: Crc32c) -> Self {
+    pub const fn new(array: ArrayId, local: Node, lane: Lane, crc: Crc32c) -> Self {
         Self {
-            cluster,
+            array,
             local,
             lane,
             gathering: Gathering::On,
@@ -116,7 +117,6 @@ impl LinkConfig {
     /// Panics if the parts contradict each other: all of it is our own choice.
     pub(super) fn check(&self) {
         let timers = &self.timers;
-        assert!(self.local.slot.is_valid(), "a node has a slot");
         assert!(
             self.queue_bytes as usize >= 2 * FRAME_BYTES_MAX && self.queue_frames >= 2,
             "half of a queue takes any message"

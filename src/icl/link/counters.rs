@@ -8,7 +8,7 @@ pub enum DropReason {
     /// It is no packet, or not all of one.
     Malformed,
     /// It is of another array.
-    WrongCluster,
+    WrongArray,
     /// It is of another lane, or from or for another slot.
     WrongPeer,
     /// It is from another life of the sender, or for another life of this node.

@@ -1,7 +1,8 @@
 //! What happens to the links of a node, and what they want done.
 
-use super::name::{Address, Epoch, Incarnation, Member, NodeSlot, PathId};
+use super::name::{Address, PathId};
 use super::packet::PacketError;
+use crate::icl::{Epoch, Incarnation, Node, Slot};
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +13,12 @@ pub enum Event<'a> {
         /// The epoch.
         epoch: Epoch,
         /// Its members, each slot once.
-        members: &'a [Member],
+        members: &'a [Node],
     },
     /// A connection to a peer was made and the handshake is over; the next bytes on it are packets.
     PathUp {
         /// The peer.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way; it must not be up.
         path: PathId,
         /// What the handshake proved.
@@ -26,14 +27,14 @@ pub enum Event<'a> {
     /// A connection is lost. One that is not up, because it was closed from here, may be named.
     PathDown {
         /// The peer.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way.
         path: PathId,
     },
     /// One whole packet came in, as [`super::Stream`] cuts it from a stream, or one datagram.
     Received {
         /// Who is at the other end of the path.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way.
         path: PathId,
         /// The bytes, to which [`Action::Deliver`] refers.
@@ -42,7 +43,7 @@ pub enum Event<'a> {
     /// Bytes of [`Action::Send`] have left: what the path takes next may be composed.
     Sent {
         /// To whom.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way.
         path: PathId,
         /// How many.
@@ -51,7 +52,7 @@ pub enum Event<'a> {
     /// The addressees are done with messages that were delivered, so that as many more may come.
     Consumed {
         /// From whom they came.
-        peer: NodeSlot,
+        peer: Slot,
         /// In which epoch they came; what is of an earlier one is ignored.
         epoch: Epoch,
         /// How many.
@@ -110,7 +111,7 @@ pub enum Action {
     /// Send `bytes[start..end]` of the same [`Outbox`], one packet; answer [`Event::Sent`] once they have left.
     Send {
         /// To whom.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way.
         path: PathId,
         /// First byte.
@@ -122,7 +123,7 @@ pub enum Action {
     /// once it is done with them.
     Deliver {
         /// From whom.
-        peer: NodeSlot,
+        peer: Slot,
         /// For whom.
         address: Address,
         /// The message's type.
@@ -136,31 +137,31 @@ pub enum Action {
     /// rights away (H01, E1).
     Suspect {
         /// Who.
-        peer: NodeSlot,
+        peer: Slot,
         /// How long.
         silence_ns: u64,
     },
     /// A peer is heard for the first time in this epoch, or again after a suspicion.
     Heard {
         /// Who.
-        peer: NodeSlot,
+        peer: Slot,
     },
     /// A peer is in a greater epoch than this node: the drives are to be asked. A hint of a peer, not a decision.
     NewerEpoch {
         /// Who.
-        peer: NodeSlot,
+        peer: Slot,
         /// Its epoch.
         epoch: Epoch,
     },
     /// The queue to a peer that was full is half empty: what was refused may be submitted again.
     Room {
         /// To whom.
-        peer: NodeSlot,
+        peer: Slot,
     },
     /// Close a connection; nothing more is to be said of it until it is up again.
     ClosePath {
         /// To whom.
-        peer: NodeSlot,
+        peer: Slot,
         /// Which way.
         path: PathId,
         /// Why.

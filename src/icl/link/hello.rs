@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 0..4, 4, 5 | magic `BHEL`, format version, kind of message |
 //! | 6, 7 | lane, path |
-//! | 8..24, 24..32, 32..40 | cluster, epoch (0: in none), incarnation |
+//! | 8..24, 24..28, 28..32, 32..40 | array, epoch (0: in none), 0, incarnation |
 //! | 40, 41 | slot of the sender, of whom it wants |
 //! | 42..48 | 0 |
 //! | 48..80 | nonce |
@@ -19,10 +19,14 @@
 //! The acceptor's introduction is followed by its proof of 32 bytes. The initiator's proof stands behind eight bytes that
 //! begin as above; the verdict has only these, with its code in byte 6.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use super::hmac::{HmacSha256, MAC_BYTES, is_same};
-use super::name::{ClusterId, Epoch, Incarnation, Lane, Member, NODES_MAX, NodeSlot, PATHS_MAX, PathId};
+use super::name::{Lane, PATHS_MAX, PathId};
+use super::past::PastLives;
+use crate::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 
 const MAGIC: [u8; 4] = *b"BHEL";
 /// Version of the handshake and of what follows it.
@@ -42,12 +46,12 @@ const KIND_AT: usize = 5;
 const LANE_AT: usize = 6;
 const CODE_AT: usize = 6;
 const PATH_AT: usize = 7;
-const CLUSTER_AT: usize = 8;
+const ARRAY_AT: usize = 8;
 const EPOCH_AT: usize = 24;
 const INCARNATION_AT: usize = 32;
 const SENDER_AT: usize = 40;
 const WANTED_AT: usize = 41;
-const RESERVED_AT: usize = 42;
+const RESERVED_AT: [Range<usize>; 2] = [28..INCARNATION_AT, 42..NONCE_AT];
 const NONCE_AT: usize = 48;
 
 const ACCEPTOR_PROOF: &[u8] = b"braid link acceptor";
@@ -95,12 +99,12 @@ pub enum RefusalCode {
     Version,
     /// Array.
     #[error("it belongs to another array")]
-    Cluster,
+    Array,
     /// Slot of either side.
     #[error("it is not the node that was wanted, or has the same slot")]
     Slot,
-    /// A later life of the same slot is known.
-    #[error("it knows a later incarnation of this node")]
+    /// The life is over.
+    #[error("this incarnation of the node is over")]
     OldIncarnation,
     /// The proof does not fit.
     #[error("the key of the array is not the same")]
@@ -115,7 +119,7 @@ impl RefusalCode {
         match self {
             Self::Protocol => 1,
             Self::Version => 2,
-            Self::Cluster => 3,
+            Self::Array => 3,
             Self::Slot => 4,
             Self::OldIncarnation => 5,
             Self::Key => 6,
@@ -127,7 +131,7 @@ impl RefusalCode {
         match code {
             1 => Self::Protocol,
             2 => Self::Version,
-            3 => Self::Cluster,
+            3 => Self::Array,
             4 => Self::Slot,
             5 => Self::OldIncarnation,
             6 => Self::Key,
@@ -162,7 +166,7 @@ pub enum HelloError {
     },
     /// The peer belongs to another array.
     #[error("the peer belongs to another array")]
-    Cluster,
+    Array,
     /// The peer has another slot than was wanted, or wants another than this node's.
     #[error("slot {found} where {expected} was expected")]
     WrongSlot {
@@ -177,15 +181,13 @@ pub enum HelloError {
         /// The slot.
         slot: u8,
     },
-    /// A later life of the peer is known: this one is dead, whether it knows or not.
-    #[error("incarnation {found:#x} of slot {slot} is older than {known:#x}")]
+    /// The peer is a life of its slot that is over, whether it knows or not: it was left out of an epoch, or fenced.
+    #[error("incarnation {found:#x} of slot {slot} is over")]
     OldIncarnation {
         /// The slot.
         slot: u8,
         /// The peer's life.
         found: u64,
-        /// The latest that is known.
-        known: u64,
     },
     /// The peer does not have the key, or has another.
     #[error("the proof does not fit: the key of the array is not the same")]
@@ -202,7 +204,7 @@ impl HelloError {
             Self::NoHello | Self::ByPeer(_) => return None,
             Self::Version { .. } => RefusalCode::Version,
             Self::Order { .. } | Self::Field { .. } => RefusalCode::Protocol,
-            Self::Cluster => RefusalCode::Cluster,
+            Self::Array => RefusalCode::Array,
             Self::WrongSlot { .. } | Self::OwnSlot { .. } => RefusalCode::Slot,
             Self::OldIncarnation { .. } => RefusalCode::OldIncarnation,
             Self::Key => RefusalCode::Key,
@@ -214,24 +216,24 @@ impl HelloError {
 #[derive(Clone, Copy)]
 pub struct HelloConfig {
     /// The array.
-    pub cluster: ClusterId,
+    pub array: ArrayId,
     /// This node, in this life.
-    pub local: Member,
+    pub local: Node,
     /// The epoch that it is in; 0 if it is in none.
     pub epoch: Epoch,
     /// The array's key.
     pub key: [u8; MAC_BYTES],
     /// How proofs are made.
     pub hmac: HmacSha256,
-    /// The latest known life in each slot, 0 if none is: earlier ones are refused.
-    pub known: [Incarnation; NODES_MAX as usize],
+    /// Lives that are refused.
+    pub over: PastLives,
 }
 
 /// Who is at the other end, proved; see [`super::Event::PathUp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeted {
     /// The peer, in its present life.
-    pub peer: Member,
+    pub peer: Node,
     /// The epoch that it was in; 0 if in none.
     pub epoch: Epoch,
     /// For which links the connection is.
@@ -271,7 +273,7 @@ pub struct Handshake {
     config: HelloConfig,
     state: State,
     /// The slot that the initiator wants.
-    wanted: Option<NodeSlot>,
+    wanted: Option<Slot>,
     nonce: [u8; NONCE_BYTES],
     /// Introduction of the initiator, then of the acceptor: what proofs are about.
     introductions: [[u8; INTRODUCTION_BYTES]; 2],
@@ -285,16 +287,13 @@ impl Handshake {
     /// Begins a handshake with the node in a slot; `out` gets what is to be sent. The nonce must be random and new.
     pub fn initiate(
         config: HelloConfig,
-        peer: NodeSlot,
+        peer: Slot,
         lane: Lane,
         path: PathId,
         nonce: [u8; NONCE_BYTES],
         out: &mut Vec<u8>,
     ) -> Self {
-        assert!(
-            peer.is_valid() && peer != config.local.slot,
-            "a node wants another one"
-        );
+        assert!(peer != config.local.slot, "a node wants another one");
         let mut handshake = Self::new(config, State::AwaitingChallenge, nonce);
         handshake.wanted = Some(peer);
         handshake.introductions[0] = handshake.introduction(Kind::Introduction, peer, lane, path);
@@ -308,7 +307,6 @@ impl Handshake {
     }
 
     fn new(config: HelloConfig, state: State, nonce: [u8; NONCE_BYTES]) -> Self {
-        assert!(config.local.slot.is_valid(), "a node has a slot");
         Self {
             config,
             state,
@@ -433,17 +431,17 @@ impl Handshake {
         }
     }
 
-    fn introduction(&self, kind: Kind, peer: NodeSlot, lane: Lane, path: PathId) -> [u8; INTRODUCTION_BYTES] {
+    fn introduction(&self, kind: Kind, peer: Slot, lane: Lane, path: PathId) -> [u8; INTRODUCTION_BYTES] {
         assert!(path.index() < PATHS_MAX, "there is such a path");
         let mut bytes = [0; INTRODUCTION_BYTES];
         bytes[..START_BYTES].copy_from_slice(&start(kind));
         bytes[LANE_AT] = lane.0;
         bytes[PATH_AT] = path.0;
-        bytes[CLUSTER_AT..EPOCH_AT].copy_from_slice(&self.config.cluster.0);
-        bytes[EPOCH_AT..INCARNATION_AT].copy_from_slice(&self.config.epoch.0.to_le_bytes());
+        bytes[ARRAY_AT..EPOCH_AT].copy_from_slice(&self.config.array.0);
+        bytes[EPOCH_AT..RESERVED_AT[0].start].copy_from_slice(&self.config.epoch.0.to_le_bytes());
         bytes[INCARNATION_AT..SENDER_AT].copy_from_slice(&self.config.local.incarnation.0.to_le_bytes());
-        bytes[SENDER_AT] = self.config.local.slot.0;
-        bytes[WANTED_AT] = peer.0;
+        bytes[SENDER_AT] = self.config.local.slot.number();
+        bytes[WANTED_AT] = peer.number();
         bytes[NONCE_AT..].copy_from_slice(&self.nonce);
         bytes
     }
@@ -452,47 +450,44 @@ impl Handshake {
     fn check_introduction(&self, bytes: &[u8; INTRODUCTION_BYTES]) -> Result<Greeted, HelloError> {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let local = self.config.local.slot;
-        let slot = NodeSlot(bytes[SENDER_AT]);
-        if bytes[CLUSTER_AT..EPOCH_AT] != self.config.cluster.0 {
-            return Err(HelloError::Cluster);
+        if bytes[ARRAY_AT..EPOCH_AT] != self.config.array.0 {
+            return Err(HelloError::Array);
         }
-        if !slot.is_valid() {
-            return Err(HelloError::Field { at: SENDER_AT });
-        }
+        let slot = Slot::new(bytes[SENDER_AT]).ok_or(HelloError::Field { at: SENDER_AT })?;
         if usize::from(bytes[PATH_AT]) >= PATHS_MAX {
             return Err(HelloError::Field { at: PATH_AT });
         }
-        if let Some(at) = (RESERVED_AT..NONCE_AT).find(|&at| bytes[at] != 0) {
+        if let Some(at) = RESERVED_AT.into_iter().flatten().find(|&at| bytes[at] != 0) {
             return Err(HelloError::Field { at });
         }
         if slot == local || bytes[NONCE_AT..] == self.nonce {
-            return Err(HelloError::OwnSlot { slot: local.0 });
+            return Err(HelloError::OwnSlot { slot: local.number() });
         }
         for (found, expected) in [
-            (slot, self.wanted.unwrap_or(slot)),
-            (NodeSlot(bytes[WANTED_AT]), local),
+            (slot.number(), self.wanted.unwrap_or(slot)),
+            (bytes[WANTED_AT], local),
         ] {
-            if found != expected {
+            if found != expected.number() {
                 return Err(HelloError::WrongSlot {
-                    found: found.0,
-                    expected: expected.0,
+                    found,
+                    expected: expected.number(),
                 });
             }
         }
-        let (found, known) = (word(INCARNATION_AT), self.config.known[slot.index()].0);
-        if found < known {
+        let peer = Node {
+            slot,
+            incarnation: Incarnation(word(INCARNATION_AT)),
+        };
+        if self.config.over.contains(peer) {
             return Err(HelloError::OldIncarnation {
-                slot: slot.0,
-                found,
-                known,
+                slot: slot.number(),
+                found: peer.incarnation.0,
             });
         }
+        let epoch = bytes[EPOCH_AT..RESERVED_AT[0].start].try_into();
         Ok(Greeted {
-            peer: Member {
-                slot,
-                incarnation: Incarnation(found),
-            },
-            epoch: Epoch(word(EPOCH_AT)),
+            peer,
+            epoch: Epoch(u32::from_le_bytes(epoch.expect("four bytes"))),
             lane: Lane(bytes[LANE_AT]),
             path: PathId(bytes[PATH_AT]),
         })

@@ -19,6 +19,7 @@ pub mod hello;
 pub mod hmac;
 mod name;
 pub mod packet;
+mod past;
 mod path;
 mod queue;
 #[cfg(test)]
@@ -32,13 +33,13 @@ pub use self::config::{INITIAL_CREDIT, LinkConfig, Medium, Timers};
 pub use self::counters::{Counters, DropReason};
 pub use self::event::{Action, CloseReason, Event, Misbehaviour, Outbox};
 pub use self::gather::Gathering;
-pub use self::name::{
-    Address, ClusterId, Epoch, Incarnation, Lane, Member, NODES_MAX, NodeSlot, PATHS_MAX, PathId,
-};
+pub use self::name::{Address, Lane, PATHS_MAX, PathId};
+pub use self::past::PastLives;
 pub use self::stream::Stream;
 
 use self::packet::{Credit, Envelope};
 use self::session::Session;
+use super::{Epoch, Incarnation, Node, SLOTS, Slot};
 
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -57,7 +58,7 @@ pub struct Links {
     config: LinkConfig,
     epoch: Option<Epoch>,
     /// By slot; one that was never a member takes no memory.
-    sessions: [Option<Session>; NODES_MAX as usize],
+    sessions: [Option<Session>; SLOTS],
     ticked_ns: Option<u64>,
 }
 
@@ -68,7 +69,7 @@ impl Links {
         Self {
             config,
             epoch: None,
-            sessions: [const { None }; NODES_MAX as usize],
+            sessions: [const { None }; SLOTS],
             ticked_ns: None,
         }
     }
@@ -125,7 +126,7 @@ impl Links {
     pub fn submit(
         &mut self,
         now_ns: u64,
-        peer: NodeSlot,
+        peer: Slot,
         address: Address,
         kind: u16,
         payload: &[&[u8]],
@@ -143,14 +144,14 @@ impl Links {
         Ok(())
     }
 
-    fn enter(&mut self, now_ns: u64, epoch: Epoch, members: &[Member], out: &mut Outbox) {
+    fn enter(&mut self, now_ns: u64, epoch: Epoch, members: &[Node], out: &mut Outbox) {
         assert!(self.epoch.is_none_or(|last| last < epoch), "epochs only grow");
         assert!(
             members.contains(&self.config.local),
             "only a member enters an epoch"
         );
         self.epoch = Some(epoch);
-        for slot in (0..NODES_MAX).map(NodeSlot) {
+        for slot in Slot::all() {
             if slot == self.config.local.slot {
                 continue;
             }
@@ -161,7 +162,7 @@ impl Links {
             match (member, session) {
                 (Some(&receiver), session) => {
                     let envelope = Envelope {
-                        cluster: self.config.cluster,
+                        array: self.config.array,
                         epoch,
                         lane: self.config.lane,
                         sender: self.config.local,
@@ -176,14 +177,7 @@ impl Links {
         }
     }
 
-    fn path_up(
-        &mut self,
-        now_ns: u64,
-        peer: NodeSlot,
-        path: PathId,
-        incarnation: Incarnation,
-        out: &mut Outbox,
-    ) {
+    fn path_up(&mut self, now_ns: u64, peer: Slot, path: PathId, incarnation: Incarnation, out: &mut Outbox) {
         assert_ne!(peer, self.config.local.slot, "a node has no link to itself");
         assert!(path.index() < PATHS_MAX, "there is such a path");
         match self.session_mut(peer) {
@@ -209,11 +203,11 @@ impl Links {
         }
     }
 
-    fn session(&self, peer: NodeSlot) -> Option<&Session> {
+    fn session(&self, peer: Slot) -> Option<&Session> {
         self.sessions.get(peer.index())?.as_ref()
     }
 
-    fn session_mut(&mut self, peer: NodeSlot) -> Option<&mut Session> {
+    fn session_mut(&mut self, peer: Slot) -> Option<&mut Session> {
         self.sessions.get_mut(peer.index())?.as_mut()
     }
 
@@ -228,24 +222,29 @@ impl Links {
         self.epoch
     }
 
+    /// Whether a peer is a member of the epoch that the links are in.
+    pub fn is_member(&self, peer: Slot) -> bool {
+        self.session(peer).is_some_and(Session::is_member)
+    }
+
     /// What was counted of the link to a peer; `None` if it was never a member.
-    pub fn counters(&self, peer: NodeSlot) -> Option<&Counters> {
+    pub fn counters(&self, peer: Slot) -> Option<&Counters> {
         self.session(peer).map(Session::counters)
     }
 
     /// Whether a path to a peer is up.
-    pub fn is_up(&self, peer: NodeSlot, path: PathId) -> bool {
+    pub fn is_up(&self, peer: Slot, path: PathId) -> bool {
         self.session(peer)
             .is_some_and(|session| session.path(path).is_some())
     }
 
     /// Smoothed time from a ping to its answer on a path; `None` if it is not up or none was answered.
-    pub fn round_trip_ns(&self, peer: NodeSlot, path: PathId) -> Option<u64> {
+    pub fn round_trip_ns(&self, peer: Slot, path: PathId) -> Option<u64> {
         self.session(peer)?.path(path)?.round_trip_ns
     }
 
     /// Frames and bytes that are queued for a peer, sent and not acknowledged ones included.
-    pub fn queued(&self, peer: NodeSlot) -> Credit {
+    pub fn queued(&self, peer: Slot) -> Credit {
         self.session(peer).map(Session::queued).unwrap_or_default()
     }
 }

@@ -1,49 +1,7 @@
-//! Who is who on the link: arrays, epochs, nodes and their incarnations, links and paths, addresses of messages.
-
-/// Nodes of one array at most.
-///
-/// Source: PROTOCOL section 3, membership of 1 to 8 nodes.
-pub const NODES_MAX: u8 = 8;
+//! Links and paths between nodes, addresses of messages.
 
 /// Ways from one node to another at most: two network ports.
 pub const PATHS_MAX: usize = 2;
-
-/// The array whose nodes talk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClusterId(pub [u8; 16]);
-
-/// A version of the membership; epochs only grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(pub u64);
-
-/// A node's place in the membership, below [`NODES_MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NodeSlot(pub u8);
-
-impl NodeSlot {
-    /// Whether such a place exists.
-    pub const fn is_valid(self) -> bool {
-        self.0 < NODES_MAX
-    }
-
-    /// As an index below [`NODES_MAX`].
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-/// One life of the process in a slot; a later life has a greater number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Incarnation(pub u64);
-
-/// One life of one node: what an epoch's membership is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its place.
-    pub slot: NodeSlot,
-    /// Its life.
-    pub incarnation: Incarnation,
-}
 
 /// Which of the parallel links of two nodes: each core has one to the core of the same number over there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0..4, 4, 5 | magic `BICL`, format version, lane |
 //! | 6, 7 | slot of the sender, of the receiver |
-//! | 8..24, 24..32 | cluster, epoch |
+//! | 8..24, 24..28, 28..32 | array, epoch, 0 |
 //! | 32..40, 40..48 | incarnation of the sender, of the receiver |
 //! | 48..56 | link sequence number of the first frame |
 //! | 56..64 | highest link sequence number that the sender has received in order |
@@ -31,7 +31,8 @@ use std::ops::Range;
 use nvme::crc32c::Crc32c;
 use thiserror::Error;
 
-use super::name::{Address, ClusterId, Epoch, Incarnation, Lane, Member, NodeSlot};
+use super::name::{Address, Lane};
+use crate::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 
 /// First bytes of each packet.
 pub const MAGIC: [u8; 4] = *b"BICL";
@@ -66,7 +67,7 @@ const VERSION_AT: usize = 4;
 const LANE_AT: usize = 5;
 const SENDER_AT: usize = 6;
 const RECEIVER_AT: usize = 7;
-const CLUSTER_AT: usize = 8;
+const ARRAY_AT: usize = 8;
 const EPOCH_AT: usize = 24;
 const SENDER_INCARNATION_AT: usize = 32;
 const RECEIVER_INCARNATION_AT: usize = 40;
@@ -78,7 +79,7 @@ const PING_AT: usize = 80;
 const ANSWER_AT: usize = 88;
 const LENGTH_AT: usize = 96;
 const FRAME_COUNT_AT: usize = 100;
-const RESERVED_AT: usize = 102;
+const RESERVED_AT: [Range<usize>; 2] = [28..32, 102..HEADER_CRC_AT];
 const HEADER_CRC_AT: usize = 104;
 
 /// What is wrong with bytes that should be a packet.
@@ -168,15 +169,15 @@ pub enum PacketError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// Of which array.
-    pub cluster: ClusterId,
+    pub array: ArrayId,
     /// Of which membership.
     pub epoch: Epoch,
     /// Of which link of the two.
     pub lane: Lane,
     /// Who has sent it.
-    pub sender: Member,
+    pub sender: Node,
     /// Who is to read it.
-    pub receiver: Member,
+    pub receiver: Node,
 }
 
 impl Envelope {
@@ -259,11 +260,11 @@ impl Header {
         bytes[..VERSION_AT].copy_from_slice(&MAGIC);
         bytes[VERSION_AT] = VERSION;
         bytes[LANE_AT] = envelope.lane.0;
-        bytes[SENDER_AT] = envelope.sender.slot.0;
-        bytes[RECEIVER_AT] = envelope.receiver.slot.0;
-        bytes[CLUSTER_AT..EPOCH_AT].copy_from_slice(&envelope.cluster.0);
+        bytes[SENDER_AT] = envelope.sender.slot.number();
+        bytes[RECEIVER_AT] = envelope.receiver.slot.number();
+        bytes[ARRAY_AT..EPOCH_AT].copy_from_slice(&envelope.array.0);
+        bytes[EPOCH_AT..RESERVED_AT[0].start].copy_from_slice(&envelope.epoch.0.to_le_bytes());
         let words = [
-            (EPOCH_AT, envelope.epoch.0),
             (SENDER_INCARNATION_AT, envelope.sender.incarnation.0),
             (RECEIVER_INCARNATION_AT, envelope.receiver.incarnation.0),
             (FIRST_AT, self.first),
@@ -277,7 +278,7 @@ impl Header {
             bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         bytes[LENGTH_AT..FRAME_COUNT_AT].copy_from_slice(&packet_bytes.to_le_bytes());
-        bytes[FRAME_COUNT_AT..RESERVED_AT].copy_from_slice(&self.frame_count.to_le_bytes());
+        bytes[FRAME_COUNT_AT..RESERVED_AT[1].start].copy_from_slice(&self.frame_count.to_le_bytes());
         let sum = crc(0, &bytes[..HEADER_CRC_AT]);
         bytes[HEADER_CRC_AT..].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -292,7 +293,7 @@ impl Header {
         if crc(0, &bytes[..HEADER_CRC_AT]) != u32_at(bytes, HEADER_CRC_AT) {
             return Err(PacketError::HeaderCrc);
         }
-        if let Some(at) = (RESERVED_AT..HEADER_CRC_AT).find(|&at| bytes[at] != 0) {
+        if let Some(at) = RESERVED_AT.into_iter().flatten().find(|&at| bytes[at] != 0) {
             return Err(PacketError::Reserved { at });
         }
         let packet_bytes = u32_at(bytes, LENGTH_AT);
@@ -301,12 +302,12 @@ impl Header {
         }
         let header = Self {
             envelope: Envelope {
-                cluster: ClusterId(
-                    bytes[CLUSTER_AT..EPOCH_AT]
+                array: ArrayId(
+                    bytes[ARRAY_AT..EPOCH_AT]
                         .try_into()
                         .expect("the field has 16 bytes"),
                 ),
-                epoch: Epoch(u64_at(bytes, EPOCH_AT)),
+                epoch: Epoch(u32_at(bytes, EPOCH_AT)),
                 lane: Lane(bytes[LANE_AT]),
                 sender: member_at(bytes, SENDER_AT, SENDER_INCARNATION_AT)?,
                 receiver: member_at(bytes, RECEIVER_AT, RECEIVER_INCARNATION_AT)?,
@@ -453,13 +454,9 @@ fn frame_at(bytes: &[u8], at: usize, end: usize) -> Option<Frame> {
     })
 }
 
-fn member_at(bytes: &[u8], slot_at: usize, incarnation_at: usize) -> Result<Member, PacketError> {
-    let slot = NodeSlot(bytes[slot_at]);
-    if !slot.is_valid() {
-        return Err(PacketError::Slot { at: slot_at });
-    }
-    Ok(Member {
-        slot,
+fn member_at(bytes: &[u8], slot_at: usize, incarnation_at: usize) -> Result<Node, PacketError> {
+    Ok(Node {
+        slot: Slot::new(bytes[slot_at]).ok_or(PacketError::Slot { at: slot_at })?,
         incarnation: Incarnation(u64_at(bytes, incarnation_at)),
     })
 }

@@ -3,7 +3,7 @@
 //! Each path has pings of its own, so that a spare one is known to work before it is needed. A ping and its answer are
 //! stamps in the header of any packet: they take no credit and are never sent again.
 
-use super::name::Incarnation;
+use crate::icl::Incarnation;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,6 @@
 
 pub mod choice;
 pub mod fence;
-mod identity;
 pub mod lease;
 pub mod machine;
 pub mod message;
@@ -25,9 +24,7 @@ pub mod paxos;
 pub mod record;
 pub mod status;
 pub mod times;
-#[cfg(test)]
-mod world;
 
-pub use identity::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
+pub use super::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
 pub use machine::Machine;
 pub use nvme::reservation::{Key, Report};

@@ -599,6 +599,9 @@ pub struct SimOptions {
     /// apart, and print a table
     #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "scenario", "trace"])]
     pub sweep: bool,
+    /// Try seeds of several nodes that share drives: who may write, while links are cut, nodes killed and paused, and drives lost
+    #[arg(long, conflicts_with_all = ["levels", "scenario", "sweep"])]
+    pub membership: bool,
     /// With --sweep: only groups of so many drives
     #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u8).range(1..=6))]
     pub drives: Option<u8>,
@@ -818,6 +821,7 @@ Examples:
   braid sim --seed 1 --runs 2000
   braid sim --levels raid5 --minutes 30 --json
   braid sim --scenario 'seed=7 level=raid5 members=4' --trace
+  braid sim --membership --runs 20000
 
 A run that fails is made as small as it gets, and the command that repeats it is printed.";
     pub const CHECK_CONFIG: &str = "\

@@ -1,11 +1,12 @@
 //! `braid sim`: tries seeds of the simulator on every core of the machine, and says how to repeat a run that fails.
 
+mod membership;
 mod sweep;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,7 +17,7 @@ use crate::sim::check::run_guarded;
 use crate::sim::{Ending, Failure as RunFailure, Scenario, try_seed};
 
 thread_local! {
-    /// The scenario that this thread runs.
+    /// The options that repeat what this thread runs.
     static RUNNING: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -39,11 +40,14 @@ pub fn run(options: &SimOptions) -> Result<(), Failure> {
         // build that does not unwind ends here.
         if cfg!(panic = "abort") {
             eprintln!("{panic}");
-            RUNNING.with_borrow(|scenario| eprintln!("again: braid sim --scenario '{scenario}'"));
+            RUNNING.with_borrow(|again| eprintln!("again: braid sim {again}"));
         }
     }));
     if options.sweep {
         return sweep::run(options);
+    }
+    if options.membership {
+        return membership::run(options);
     }
     match &options.scenario {
         Some(scenario) => run_one(scenario, options.trace),
@@ -52,7 +56,7 @@ pub fn run(options: &SimOptions) -> Result<(), Failure> {
 }
 
 fn run_one(scenario: &Scenario, trace: bool) -> Result<(), Failure> {
-    RUNNING.set(scenario.to_string());
+    set_running(format!("--scenario '{scenario}'"));
     let (report, violation) = match run_guarded(scenario, trace) {
         Ok(report) => (Some(report), None),
         Err((report, violation)) => (report.map(|report| *report), Some(violation)),
@@ -72,7 +76,26 @@ fn run_one(scenario: &Scenario, trace: bool) -> Result<(), Failure> {
     }
 }
 
+fn set_running(again: String) {
+    RUNNING.set(again);
+}
+
 fn run_many(options: &SimOptions) -> Result<(), Failure> {
+    let sums = Mutex::new(Sums::default());
+    let begin = Instant::now();
+    on_all_seeds(options, |seed| {
+        let scenario = Scenario::random(seed, &options.levels);
+        set_running(format!("--scenario '{scenario}'"));
+        let result = try_seed(&scenario);
+        let mut sums = sums.lock().expect("no run panics outside of its guard");
+        !sums.add(result)
+    });
+    let sums = sums.into_inner().expect("no run panics outside of its guard");
+    report(&sums, begin.elapsed(), options.json)
+}
+
+/// Runs seeds on all CPUs, as many or for as long as was asked for, or until `go_on` says no.
+fn on_all_seeds(options: &SimOptions, go_on: impl Fn(u64) -> bool + Sync) {
     let end = options
         .minutes
         .map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
@@ -85,42 +108,26 @@ fn run_many(options: &SimOptions) -> Result<(), Failure> {
     let style = "{elapsed} {wide_bar} {pos} runs {msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is right"));
     let next = AtomicU64::new(0);
-    let sums = Mutex::new(Sums::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let begin = Instant::now();
     std::thread::scope(|scope| {
-        let (stop, stopped) = mpsc::channel::<()>();
         for _ in 0..threads {
-            let stop = stop.clone();
-            let (next, sums, levels, bar) = (&next, &sums, &options.levels, &bar);
+            let (next, bar, go_on) = (&next, &bar, &go_on);
             scope.spawn(move || {
                 while end.is_none_or(|end| Instant::now() < end) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= runs {
                         break;
                     }
-                    let scenario = Scenario::random(options.seed.wrapping_add(number), levels);
-                    RUNNING.set(scenario.to_string());
-                    let result = try_seed(&scenario);
+                    let goes_on = go_on(options.seed.wrapping_add(number));
                     bar.inc(1);
-                    if sums
-                        .lock()
-                        .expect("no run panics outside of its guard")
-                        .add(result)
-                    {
+                    if !goes_on {
                         next.store(runs, Ordering::Relaxed);
                     }
                 }
-                drop(stop);
             });
         }
-        drop(stop);
-        // Nothing is ever sent: the channel ends with the last thread.
-        let _ = stopped.recv();
     });
     bar.finish_and_clear();
-    let sums = sums.into_inner().expect("no run panics outside of its guard");
-    report(&sums, begin.elapsed(), options.json)
 }
 
 impl Sums {

@@ -3,17 +3,21 @@ use super::*;
 
 const KEY: [u8; MAC_BYTES] = [0x5a; MAC_BYTES];
 
+fn node_slot(number: u8) -> Slot {
+    Slot::new(number).expect("there is such a slot")
+}
+
 fn config(slot: u8) -> HelloConfig {
     HelloConfig {
-        cluster: ClusterId([9; 16]),
-        local: Member {
-            slot: NodeSlot(slot),
+        array: ArrayId([9; 16]),
+        local: Node {
+            slot: node_slot(slot),
             incarnation: Incarnation(100 + u64::from(slot)),
         },
-        epoch: Epoch(7 + u64::from(slot)),
+        epoch: Epoch(7 + u32::from(slot)),
         key: KEY,
         hmac: hmac::portable,
-        known: [Incarnation(0); NODES_MAX as usize],
+        over: PastLives::default(),
     }
 }
 
@@ -23,7 +27,14 @@ type Ended = Result<Option<Greeted>, HelloError>;
 fn meet(initiator: HelloConfig, acceptor: HelloConfig, cut: usize) -> [Ended; 2] {
     let mut wires = [Vec::new(), Vec::new()];
     let mut sides = [
-        Handshake::initiate(initiator, NodeSlot(2), Lane(4), PathId(1), [1; 32], &mut wires[0]),
+        Handshake::initiate(
+            initiator,
+            node_slot(2),
+            Lane(4),
+            PathId(1),
+            [1; 32],
+            &mut wires[0],
+        ),
         Handshake::accept(acceptor, [2; 32]),
     ];
     let mut ended: [Ended; 2] = [Ok(None), Ok(None)];
@@ -86,7 +97,7 @@ fn another_key_is_refused_by_both_and_never_proved_to() {
 fn an_initiator_without_the_key_is_refused() {
     let mut wire = Vec::new();
     let mut acceptor = Handshake::accept(config(2), [2; 32]);
-    Handshake::initiate(config(1), NodeSlot(2), Lane(0), PathId(0), [1; 32], &mut wire);
+    Handshake::initiate(config(1), node_slot(2), Lane(0), PathId(0), [1; 32], &mut wire);
     let mut answer = Vec::new();
     assert_eq!(acceptor.receive(&mut &wire[..], &mut answer), Ok(None));
     let mut proof = start(Kind::Proof).to_vec();
@@ -106,20 +117,13 @@ fn each_mismatch_is_refused_with_its_reason_on_both_sides() {
         change(&mut acceptor);
         meet(config(1), acceptor, 1000)
     };
-    let cluster = of(|config| config.cluster = ClusterId([8; 16]));
-    assert_eq!(cluster[1], Err(HelloError::Cluster));
-    assert_eq!(cluster[0], Err(HelloError::ByPeer(RefusalCode::Cluster)));
-    let old = of(|config| config.known[1] = Incarnation(102));
-    assert_eq!(
-        old[1],
-        Err(HelloError::OldIncarnation {
-            slot: 1,
-            found: 101,
-            known: 102
-        })
-    );
+    let array = of(|config| config.array = ArrayId([8; 16]));
+    assert_eq!(array[1], Err(HelloError::Array));
+    assert_eq!(array[0], Err(HelloError::ByPeer(RefusalCode::Array)));
+    let old = of(|acceptor| acceptor.over.add(config(1).local));
+    assert_eq!(old[1], Err(HelloError::OldIncarnation { slot: 1, found: 101 }));
     assert_eq!(old[0], Err(HelloError::ByPeer(RefusalCode::OldIncarnation)));
-    let other = of(|config| config.local.slot = NodeSlot(3));
+    let other = of(|config| config.local.slot = node_slot(3));
     assert_eq!(
         other[1],
         Err(HelloError::WrongSlot {
@@ -127,7 +131,7 @@ fn each_mismatch_is_refused_with_its_reason_on_both_sides() {
             expected: 3
         })
     );
-    let own = of(|config| config.local.slot = NodeSlot(1));
+    let own = of(|config| config.local.slot = node_slot(1));
     assert_eq!(own[1], Err(HelloError::OwnSlot { slot: 1 }));
     assert_eq!(own[0], Err(HelloError::ByPeer(RefusalCode::Slot)));
 }
@@ -136,16 +140,9 @@ fn each_mismatch_is_refused_with_its_reason_on_both_sides() {
 #[test]
 fn an_acceptor_in_an_old_life_is_refused() {
     let mut initiator = config(1);
-    initiator.known[2] = Incarnation(103);
+    initiator.over.add(config(2).local);
     let [initiator, acceptor] = meet(initiator, config(2), 1000);
-    assert_eq!(
-        initiator,
-        Err(HelloError::OldIncarnation {
-            slot: 2,
-            found: 102,
-            known: 103
-        })
-    );
+    assert_eq!(initiator, Err(HelloError::OldIncarnation { slot: 2, found: 102 }));
     assert_eq!(acceptor, Err(HelloError::ByPeer(RefusalCode::OldIncarnation)));
 }
 
@@ -153,7 +150,7 @@ fn an_acceptor_in_an_old_life_is_refused() {
 fn a_proof_cannot_be_sent_back_to_who_made_it() {
     // Node 1 is told its own words, by one who has no key: first as an acceptor's, then on a second connection.
     let mut wire = Vec::new();
-    let mut victim = Handshake::initiate(config(1), NodeSlot(2), Lane(0), PathId(0), [1; 32], &mut wire);
+    let mut victim = Handshake::initiate(config(1), node_slot(2), Lane(0), PathId(0), [1; 32], &mut wire);
     let mut second = Handshake::accept(config(1), [3; 32]);
     let mut challenge = Vec::new();
     assert_eq!(
@@ -187,7 +184,7 @@ fn no_byte_of_a_message_can_be_changed_without_being_noticed() {
     for at in 0..INTRODUCTION_BYTES + CHALLENGE_BYTES + PROOF_BYTES {
         let mut wire = Vec::new();
         let mut initiator =
-            Handshake::initiate(config(1), NodeSlot(2), Lane(0), PathId(0), [1; 32], &mut wire);
+            Handshake::initiate(config(1), node_slot(2), Lane(0), PathId(0), [1; 32], &mut wire);
         let mut acceptor = Handshake::accept(config(2), [2; 32]);
         let mut total = 0;
         let mut change = |bytes: &mut [u8]| {
@@ -241,7 +238,7 @@ fn garbage_and_other_versions_are_refused_early() {
         acceptor.receive(&mut &start(Kind::Proof)[..], &mut out),
         Err(HelloError::Order { found: 3 })
     );
-    let mut initiator = Handshake::initiate(config(1), NodeSlot(2), Lane(0), PathId(0), [1; 32], &mut out);
+    let mut initiator = Handshake::initiate(config(1), node_slot(2), Lane(0), PathId(0), [1; 32], &mut out);
     assert_eq!(
         initiator.receive(&mut &verdict(0)[..], &mut out),
         Err(HelloError::Order { found: 4 }),
@@ -252,7 +249,7 @@ fn garbage_and_other_versions_are_refused_early() {
 #[test]
 fn what_follows_the_handshake_is_left_for_the_stream() {
     let mut wire = Vec::new();
-    let mut initiator = Handshake::initiate(config(1), NodeSlot(2), Lane(0), PathId(0), [1; 32], &mut wire);
+    let mut initiator = Handshake::initiate(config(1), node_slot(2), Lane(0), PathId(0), [1; 32], &mut wire);
     let mut acceptor = Handshake::accept(config(2), [2; 32]);
     let mut answer = Vec::new();
     assert_eq!(acceptor.receive(&mut &wire[..], &mut answer), Ok(None));

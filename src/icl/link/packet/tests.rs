@@ -5,14 +5,14 @@ use crate::icl::link::random::Random;
 
 /// A header like that of a session under way.
 pub(in crate::icl::link) fn header(first: u64, frame_count: u16) -> Header {
-    let member = |slot, incarnation| Member {
-        slot: NodeSlot(slot),
+    let member = |slot, incarnation| Node {
+        slot: Slot::new(slot).expect("there is such a slot"),
         incarnation: Incarnation(incarnation),
     };
     Header {
         envelope: Envelope {
-            cluster: ClusterId(*b"sixteen bytes id"),
-            epoch: Epoch(0x0102_0304_0506_0708),
+            array: ArrayId(*b"sixteen bytes id"),
+            epoch: Epoch(0x0506_0708),
             lane: Lane(3),
             sender: member(1, 0x1111_2222_3333_4444),
             receiver: member(2, 0x5555_6666_7777_8888),
@@ -82,7 +82,7 @@ fn fields_are_where_the_table_says() {
     let bytes = sample(1);
     assert_eq!(&bytes[..8], b"BICL\x01\x03\x01\x02");
     assert_eq!(&bytes[8..24], b"sixteen bytes id");
-    assert_eq!(bytes[24..32], [8, 7, 6, 5, 4, 3, 2, 1]);
+    assert_eq!(bytes[24..32], [8, 7, 6, 5, 0, 0, 0, 0]);
     assert_eq!(bytes[32..40], 0x1111_2222_3333_4444u64.to_le_bytes());
     assert_eq!(bytes[40..48], 0x5555_6666_7777_8888u64.to_le_bytes());
     assert_eq!((bytes[48], bytes[56]), (41, 99));

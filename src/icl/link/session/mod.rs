@@ -14,10 +14,11 @@ mod send;
 use super::config::{INITIAL_CREDIT, LinkConfig};
 use super::counters::Counters;
 use super::event::{Action, CloseReason, Outbox};
-use super::name::{Address, Epoch, Incarnation, NodeSlot, PATHS_MAX, PathId};
+use super::name::{Address, PATHS_MAX, PathId};
 use super::packet::{Credit, Envelope, FRAME_HEADER_BYTES};
 use super::path::Path;
 use super::queue::Queue;
+use crate::icl::{Epoch, Incarnation, Slot};
 
 const PATHS: [PathId; PATHS_MAX] = [PathId(0), PathId(1)];
 
@@ -70,7 +71,7 @@ enum Presence {
 #[derive(Debug)]
 pub struct Session {
     config: LinkConfig,
-    peer: NodeSlot,
+    peer: Slot,
     /// That of what is sent, while the peer is a member.
     envelope: Option<Envelope>,
     queue: Queue,
@@ -93,7 +94,7 @@ pub struct Session {
 
 impl Session {
     /// Memory for the sessions with one peer; none goes on.
-    pub fn new(config: LinkConfig, peer: NodeSlot) -> Self {
+    pub fn new(config: LinkConfig, peer: Slot) -> Self {
         assert_ne!(peer, config.local.slot, "a node has no link to itself");
         Self {
             queue: Queue::new(config.queue_bytes, config.queue_frames),

@@ -1,10 +1,11 @@
 //! The receiving half of a session: what is dropped, what is acknowledged, what is delivered.
 
 use super::{Presence, Session};
+use crate::icl::Epoch;
 use crate::icl::link::config::Medium;
 use crate::icl::link::counters::DropReason;
 use crate::icl::link::event::{Action, CloseReason, Misbehaviour, Outbox};
-use crate::icl::link::name::{Epoch, PathId};
+use crate::icl::link::name::PathId;
 use crate::icl::link::packet::{Credit, Envelope, Header, Packet};
 
 /// Round trips after which what is not acknowledged counts as lost.
@@ -206,8 +207,8 @@ impl Session {
 /// Whether a packet is of the session.
 fn check(found: Envelope, expected: Envelope) -> Result<(), DropReason> {
     let slots = |envelope: &Envelope| (envelope.lane, envelope.sender.slot, envelope.receiver.slot);
-    if found.cluster != expected.cluster {
-        return Err(DropReason::WrongCluster);
+    if found.array != expected.array {
+        return Err(DropReason::WrongArray);
     }
     if slots(&found) != slots(&expected) {
         return Err(DropReason::WrongPeer);

@@ -176,8 +176,8 @@ fn strangers_are_dropped_by_reason() {
     };
     let strangers = [
         (
-            forged(|header| header.envelope.cluster.0[3] ^= 1),
-            DropReason::WrongCluster,
+            forged(|header| header.envelope.array.0[3] ^= 1),
+            DropReason::WrongArray,
         ),
         (
             forged(|header| header.envelope.lane = Lane(3)),

@@ -13,7 +13,7 @@ fn nine_messages(bench: &mut Bench) -> Vec<Sent> {
     let mut sent = Vec::new();
     for group in [1, 2, 3] {
         for peer in [1, 2, 3] {
-            sent.extend(bench.submit(0, peer, group, &[group.to_le_bytes()[0], slot(peer).0]));
+            sent.extend(bench.submit(0, peer, group, &[group.to_le_bytes()[0], slot(peer).number()]));
         }
     }
     sent.extend(bench.end_turn(0));
@@ -32,7 +32,7 @@ fn nine_messages_leave_in_three_packets_and_in_nine_without_gathering() {
         bench.give_all(&sent);
         assert_eq!(bench.delivered.len(), 9);
         for (group, peer) in (1u16..=3).flat_map(|group| (1..=3).map(move |peer| (group, peer))) {
-            let expected = vec![vec![group.to_le_bytes()[0], slot(peer).0]];
+            let expected = vec![vec![group.to_le_bytes()[0], slot(peer).number()]];
             assert_eq!(bench.payloads(peer, 0, group), expected);
         }
         assert_eq!(bench.counters(0, 2).messages_per_packet_milli(), Some(milli));

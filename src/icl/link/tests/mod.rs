@@ -10,6 +10,7 @@ mod world;
 use nvme::crc32c::portable;
 
 use super::*;
+use crate::icl::ArrayId;
 
 /// Milliseconds in nanoseconds.
 const MS: u64 = 1_000_000;
@@ -17,19 +18,19 @@ const MS: u64 = 1_000_000;
 const P0: PathId = PathId(0);
 const P1: PathId = PathId(1);
 
-const fn slot(number: usize) -> NodeSlot {
-    NodeSlot(number.to_le_bytes()[0])
+fn slot(number: usize) -> Slot {
+    Slot::new(number.to_le_bytes()[0]).expect("there is such a slot")
 }
 
-fn member(number: usize) -> Member {
-    Member {
+fn member(number: usize) -> Node {
+    Node {
         slot: slot(number),
         incarnation: Incarnation(10 + number as u64),
     }
 }
 
 fn config(number: usize) -> LinkConfig {
-    LinkConfig::new(ClusterId([7; 16]), member(number), Lane(2), portable)
+    LinkConfig::new(ArrayId([7; 16]), member(number), Lane(2), portable)
 }
 
 /// A packet that has left a node.
@@ -55,7 +56,7 @@ struct Message {
 struct Bench {
     now_ns: u64,
     nodes: Vec<Links>,
-    members: Vec<Member>,
+    members: Vec<Node>,
     delivered: Vec<Message>,
     asked: Vec<(usize, Action)>,
     /// Addressees are done with messages at once.
@@ -106,7 +107,7 @@ impl Bench {
         }
     }
 
-    fn enter(&mut self, node: usize, epoch: u64) {
+    fn enter(&mut self, node: usize, epoch: u32) {
         let members = self.members.clone();
         let epoch = Epoch(epoch);
         self.event(

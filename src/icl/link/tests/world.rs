@@ -63,18 +63,18 @@ enum Flying {
 /// One sequence of messages: sender, receiver, group.
 type Sequence = (usize, usize, u16);
 
-struct Node {
+struct Station {
     links: Links,
     life: u64,
     /// The epoch that it is in, an index of `World::epochs` and 1.
     epoch: usize,
     paused_until_ns: u64,
     /// Delivered and not consumed: peer, epoch, payload bytes.
-    unconsumed: VecDeque<(NodeSlot, Epoch, u64)>,
+    unconsumed: VecDeque<(Slot, Epoch, u64)>,
     /// Messages submitted, and messages delivered, in this life and epoch.
     submitted: BTreeMap<Sequence, u64>,
     delivered: BTreeMap<Sequence, u64>,
-    suspects: Vec<NodeSlot>,
+    suspects: Vec<Slot>,
 }
 
 /// One way between two nodes, the lower first.
@@ -96,14 +96,14 @@ pub(super) struct World {
     medium: Medium,
     gathering: Gathering,
     now_ns: u64,
-    nodes: Vec<Node>,
+    nodes: Vec<Station>,
     wires: BTreeMap<(usize, usize, usize), Wire>,
     flying: BTreeMap<(u64, u64), Flying>,
     next_flying: u64,
     next_connection: u64,
     next_life: u64,
     /// Members of each decided epoch.
-    epochs: Vec<Vec<Member>>,
+    epochs: Vec<Vec<Node>>,
     /// All deliveries, for a test to see that there were any.
     pub(super) deliveries: u64,
     pub(super) refused_full: u64,
@@ -148,7 +148,7 @@ impl World {
         world
     }
 
-    fn boot(&mut self, number: usize) -> Node {
+    fn boot(&mut self, number: usize) -> Station {
         let life = self.next_life;
         self.next_life += 1;
         let mut config = config(number);
@@ -169,7 +169,7 @@ impl World {
             ack_delay_ns: MS / 2,
             pause_ns: 5 * MS,
         };
-        Node {
+        Station {
             links: Links::new(config),
             life,
             epoch: 0,
@@ -183,7 +183,7 @@ impl World {
 
     /// Decides the next epoch: all present lives.
     pub(super) fn decide(&mut self) {
-        let member = |(number, node): (usize, &Node)| Member {
+        let member = |(number, node): (usize, &Station)| Node {
             slot: slot(number),
             incarnation: Incarnation(node.life),
         };
@@ -237,7 +237,7 @@ impl World {
         node.suspects.clear();
         let members = self.epochs[epoch - 1].clone();
         let event = Event::NewEpoch {
-            epoch: Epoch(epoch as u64),
+            epoch: Epoch(u32::try_from(epoch).expect("few epochs")),
             members: &members,
         };
         self.event(number, event, faults);
@@ -299,7 +299,7 @@ impl World {
                 queued.bytes <= 600 << 10 && queued.frames <= 64,
                 "the queue is bounded"
             );
-            let of_peer = |(from, epoch, _): &&(NodeSlot, Epoch, u64)| {
+            let of_peer = |(from, epoch, _): &&(Slot, Epoch, u64)| {
                 *from == slot(peer) && Some(*epoch) == node.links.epoch()
             };
             let held: u64 = node
@@ -351,7 +351,7 @@ impl World {
                 Action::Heard { peer } => self.nodes[number].suspects.retain(|&suspect| suspect != peer),
                 Action::ClosePath { peer, path, .. } => self.hang_up(number, peer.index(), path),
                 Action::NewerEpoch { epoch, .. } => {
-                    assert!(epoch.0 <= self.epochs.len() as u64, "nobody invents an epoch");
+                    assert!(epoch.0 as usize <= self.epochs.len(), "nobody invents an epoch");
                     assert!(self.nodes[number].epoch < self.epochs.len(), "it was behind");
                 }
                 Action::Room { .. } => {}
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// H10: of this epoch, of the present life of the peer, the next of its sequence, and whole.
-    fn check_delivery(&mut self, number: usize, peer: NodeSlot, address: Address, kind: u16, payload: &[u8]) {
+    fn check_delivery(&mut self, number: usize, peer: Slot, address: Address, kind: u16, payload: &[u8]) {
         let word = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
         let (life, epoch, group, count) = (word(0), word(8), word(16), word(24));
         let node = &mut self.nodes[number];
@@ -378,8 +378,11 @@ impl World {
             payload[32..].iter().all(|&byte| byte == filler),
             "a message is whole"
         );
-        node.unconsumed
-            .push_back((peer, Epoch(epoch), payload.len() as u64));
+        node.unconsumed.push_back((
+            peer,
+            Epoch(u32::try_from(epoch).expect("few epochs")),
+            payload.len() as u64,
+        ));
         self.deliveries += 1;
     }
 
@@ -679,7 +682,7 @@ impl World {
 
     /// The sum of a count over all links.
     pub(super) fn total(&self, count: impl Fn(&Counters) -> u64) -> u64 {
-        let peers = |node: &Node| {
+        let peers = |node: &Station| {
             let peers = (0..self.nodes.len()).filter_map(|peer| node.links.counters(slot(peer)));
             peers.map(&count).sum::<u64>()
         };

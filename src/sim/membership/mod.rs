@@ -1,9 +1,13 @@
-//! A small world for tests: the real machines of a few nodes, drives that hold writes back, links that lose, double, delay and cut, nodes that
-//! are killed, paused and started again; all of it from one seed. What may never happen is checked while it runs.
+//! Several nodes that share drives: the real membership machines of a few nodes, drives that hold writes back, links that lose, double, delay
+//! and cut, nodes that are killed, paused and started again, clocks that run apart; all of it from one seed.
+//!
+//! What may never happen is checked while it runs, and is a panic that names the invariant: I3, I4 and I10 of PROTOCOL 4.3. After the faults all
+//! is healed, and the array has to be whole again (I19).
 
 mod checks;
 mod drive;
 mod faults;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -11,15 +15,19 @@ use std::collections::BTreeMap;
 use self::checks::Checks;
 use self::drive::{Drive, Life, Outcome, What, host_of};
 use self::faults::Fault;
-use super::choice::Need;
-use super::machine::{Action, Answer, Command, Config, Event, Machine, Ticket, Wish};
-use super::message::Announcement;
-use super::status::Stage;
-use super::times::IO_NS;
-use super::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, Slot};
+use crate::icl::membership::choice::Need;
+use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Machine, Ticket, Wish};
+use crate::icl::membership::message::Announcement;
+use crate::icl::membership::status::Stage;
+use crate::icl::membership::times::IO_NS;
+use crate::icl::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, Slot};
 
 const MS: u64 = 1_000_000;
 const ARRAY: ArrayId = ArrayId([9; 16]);
+const FORMED_NS: u64 = 15_000 * MS;
+const FAULTS_NS: u64 = 20_000 * MS;
+/// After everything is healed: two watches, a wait for peers, fences and leases, and a rejoin or two.
+const LIVENESS_NS: u64 = 60_000 * MS;
 
 /// SplitMix64.
 ///
@@ -39,6 +47,10 @@ impl Random {
         self.next() % end
     }
 
+    fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).expect("below a usize")
+    }
+
     fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -50,7 +62,8 @@ impl Random {
 
 /// A fault of the machines' surroundings or of the machines that the checks have to catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
+pub enum Mutant {
+    /// All is as it should be.
     None,
     /// A layer turns Preempt and Abort into a plain Preempt.
     AbortLost,
@@ -103,6 +116,36 @@ impl Node {
     }
 }
 
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Epochs that were opened.
+    pub epochs: u64,
+    /// Writes of data that drives have executed.
+    pub writes: u64,
+    /// Lives of nodes that ended because they were evicted.
+    pub halts: u64,
+}
+
+/// One seed: an array of two to four nodes and three or five drives forms, suffers for twenty seconds, is healed, and has to be whole again.
+///
+/// Panics, and says why, if an invariant does not hold.
+pub fn run(seed: u64, mutant: Mutant) -> Summary {
+    let nodes = 2 + usize::try_from(seed % 3).expect("below three");
+    let drives = if seed.is_multiple_of(2) { 3 } else { 5 };
+    let mut world = World::formed(seed, nodes, drives, mutant);
+    let now_ns = world.now_ns;
+    world.stuck_percent = 10;
+    world.plan(now_ns, now_ns + FAULTS_NS);
+    world.run_until(now_ns + FAULTS_NS);
+    world.run_until_whole(LIVENESS_NS);
+    Summary {
+        epochs: u64::from(world.checks.epochs_opened),
+        writes: world.checks.writes,
+        halts: world.checks.halts.len() as u64,
+    }
+}
+
 struct World {
     now_ns: u64,
     random: Random,
@@ -123,10 +166,17 @@ struct World {
 }
 
 impl World {
+    /// An array that is whole.
+    fn formed(seed: u64, nodes: usize, drives: usize, mutant: Mutant) -> Self {
+        let mut world = Self::new(seed, nodes, drives, mutant);
+        world.run_until_whole(FORMED_NS);
+        world
+    }
+
     fn new(seed: u64, nodes: usize, drives: usize, mutant: Mutant) -> Self {
         let mut random = Random(seed);
-        let index = |number: usize| DriveIndex::new(u8::try_from(number).unwrap()).unwrap();
-        let slot = |number: usize| Slot::new(u8::try_from(number).unwrap()).unwrap();
+        let index = |number: usize| DriveIndex::new(u8::try_from(number).expect("a few")).expect("a few");
+        let slot = |number: usize| Slot::new(u8::try_from(number).expect("a few")).expect("a few");
         let node = |number: usize| Node {
             slot: slot(number),
             life: 0,
@@ -181,8 +231,8 @@ impl World {
     fn start(&mut self, node: usize) {
         let now_ns = self.clock(node);
         let drives = self.all_drives();
-        let random = u32::try_from(self.random.below(1 << 24)).unwrap();
-        let failures = u32::try_from(self.drives.len() / 2).unwrap();
+        let random = u32::try_from(self.random.below(1 << 24)).expect("24 bits");
+        let failures = u32::try_from(self.drives.len() / 2).expect("a few");
         let one = &mut self.nodes[node];
         one.life += 1;
         one.paused = false;
@@ -487,7 +537,7 @@ impl World {
         if one.paused || one.is_draining || !may {
             return;
         }
-        let drive = usize::try_from(self.random.below(self.drives.len() as u64)).unwrap();
+        let drive = self.random.index(self.drives.len());
         let record = one.machine.as_ref().and_then(Machine::record);
         if record.is_some_and(|record| record.drives.contains(self.drives[drive].index)) {
             self.issue(node, drive, None, What::Data);

@@ -7,9 +7,10 @@ use nvme::reservation::{
     Access, Command as Reservation, Floors, HostId, HostName, Machine, Report, Rules, State,
 };
 
-use super::super::machine::{Answer, Command};
-use super::super::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
-use super::super::{DriveIndex, Incarnation, Key, Slot};
+use crate::icl::membership::Key;
+use crate::icl::membership::machine::{Answer, Command};
+use crate::icl::membership::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
+use crate::icl::{DriveIndex, Incarnation, Slot};
 
 /// One life of one node, as drives see it.
 pub(super) type Life = (Slot, Incarnation);

@@ -2,7 +2,6 @@
 
 use super::drive::Life;
 use super::{Answer, Coming, Event, Flight, MS, World};
-use crate::icl::membership::Slot;
 
 /// Something goes wrong, or ends.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +25,9 @@ impl World {
         let count = 2 + self.random.below(6);
         for _ in 0..count {
             let at_ns = from_ns + self.random.below(to_ns - from_ns);
-            let node = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
-            let other = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
-            let drive = usize::try_from(self.random.below(self.drives.len() as u64)).unwrap();
+            let node = self.random.index(self.nodes.len());
+            let other = self.random.index(self.nodes.len());
+            let drive = self.random.index(self.drives.len());
             let both = self.random.chance(50);
             let fault = match self.random.below(12) {
                 0 | 1 => Fault::Kill(node),
@@ -170,10 +169,5 @@ impl World {
                 self.path_back(node, drive);
             }
         }
-    }
-
-    /// The slot of a node.
-    pub(super) fn slot(&self, node: usize) -> Slot {
-        self.nodes[node].slot
     }
 }

@@ -91,6 +91,15 @@ impl fmt::Display for Slot {
     }
 }
 
+/// One life of one node: what an epoch's membership is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its place.
+    pub slot: Slot,
+    /// Its life.
+    pub incarnation: Incarnation,
+}
+
 /// A drive of an array: its place in the array's list of drives, below [`DriveSet::DRIVES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DriveIndex(u8);

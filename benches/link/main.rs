@@ -1,0 +1,99 @@
+//! What does a message between two nodes cost? Round trips of 64 B and 4 KiB with 1, 16 and 64 outstanding, with gathering on and off, beside a
+//! bare ping-pong over loopback on the same reactor.
+//!
+//! `cargo bench --bench link [-- --quick]`. Two reactors of one core each in this process, busy polling on CPU 0 and 1. Baseline and
+//! candidates alternate; figures are medians of the rounds.
+#![expect(clippy::disallowed_types, reason = "a bench is about clocks and sockets")]
+#![expect(clippy::print_stdout, reason = "the figures are the product")]
+
+mod nodes;
+mod raw;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use braid::icl::link::Gathering;
+use reactor::{Options, PollMode};
+
+/// Bytes of a message.
+const SIZES: [usize; 2] = [64, 4096];
+/// Messages that are under way at a time.
+const OUTSTANDING: [u32; 3] = [1, 16, 64];
+
+/// What one run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Round trips a second.
+    pub rate: f64,
+    /// Half of the round trips took no longer, in ns.
+    pub p50_ns: f64,
+    /// 99 of 100 took no longer, in ns.
+    pub p99_ns: f64,
+    /// Messages per packet that carried any, of the side that asks.
+    pub per_packet: f64,
+    /// System calls of the side that asks, a message that it sent or received.
+    pub calls: f64,
+    /// Sends of the same, a message that it sent.
+    pub sends: f64,
+}
+
+/// Options of a reactor on this CPU.
+pub fn options(cpu: usize) -> Options {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Options {
+        poll: PollMode::Busy,
+        cpus: (cpus > 1).then(|| vec![cpu]),
+        arena_bytes: 4 << 20,
+        ..Options::default()
+    }
+}
+
+/// A listener on loopback, and its address.
+pub fn listener() -> (OwnedFd, SocketAddr) {
+    let socket =
+        reactor::listener("127.0.0.1:0".parse().expect("an address"), 16).expect("loopback is there");
+    let bound = TcpListener::from(socket.try_clone().expect("descriptors are left"));
+    (socket, bound.local_addr().expect("it is bound"))
+}
+
+fn median(values: &[Figures], of: fn(&Figures) -> f64) -> f64 {
+    let mut values: Vec<f64> = values.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick")
+        || std::env::var_os("BRAID_BENCH_QUICK").is_some();
+    let (rounds, time) = if quick {
+        (1, Duration::from_millis(100))
+    } else {
+        (5, Duration::from_secs(1))
+    };
+    println!("messages between two nodes over loopback, one core each, {rounds} rounds");
+    for bytes in SIZES {
+        for outstanding in OUTSTANDING {
+            let mut runs = [Vec::new(), Vec::new(), Vec::new()];
+            for _ in 0..rounds {
+                runs[0].push(raw::run(bytes, outstanding, time));
+                runs[1].push(nodes::run(bytes, outstanding, Gathering::On, time));
+                runs[2].push(nodes::run(bytes, outstanding, Gathering::Off, time));
+            }
+            let baseline = median(&runs[0], |run| run.p50_ns);
+            for (name, runs) in ["ping-pong", "gathering", "one by one"].iter().zip(&runs) {
+                let of = |figure| median(runs, figure);
+                println!(
+                    "{bytes:5} B, {outstanding:2} outstanding, {name:10}: p50 {:7.1} us ({:5.2} of the ping-pong), p99 {:7.1} us, {:7.1} k round trips/s; {:5.2} messages/packet, {:5.2} sends and {:5.2} system calls a message",
+                    of(|run| run.p50_ns) / 1e3,
+                    of(|run| run.p50_ns) / baseline,
+                    of(|run| run.p99_ns) / 1e3,
+                    of(|run| run.rate) / 1e3,
+                    of(|run| run.per_packet),
+                    of(|run| run.sends),
+                    of(|run| run.calls),
+                );
+            }
+        }
+    }
+}
