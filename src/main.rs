@@ -20,6 +20,7 @@ fn run_node(config: config::Config, options: &NodeOptions) -> Result<(), Failure
     node::run(config, options.stop_at_eof).map_err(|error| {
         let remedy = match &error {
             NodeError::Rpc(error) => error.remedy(),
+            NodeError::ArrayKey(_) => "",
             NodeError::Core(_) => "see the log above, and report it",
             NodeError::Storage(_)
             | NodeError::Groups(_)

@@ -129,6 +129,7 @@ impl Manage for FakeNode {
             | Request::DriveRemoveSpare(_)
             | Request::DriveInject(_)
             | Request::ShelfShow
+            | Request::Array(_)
             | Request::HostList
             | Request::Latency
             | Request::Counters

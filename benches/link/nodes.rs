@@ -94,7 +94,9 @@ fn start(
 
 /// Runs both until the one that asks has its figures.
 pub fn run(bytes: usize, outstanding: u32, gathering: Gathering, time: Duration) -> Figures {
-    let (listener, address) = listener();
+    let (listener, bound) = listener();
+    // Lane 0 listens a port above the node's address.
+    let address = SocketAddr::new(bound.ip(), bound.port() - 1);
     let (sender, figures) = mpsc::channel();
     let time_ns = u64::try_from(time.as_nanos()).expect("seconds");
     let task = Task {

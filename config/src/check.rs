@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+use crate::array;
 use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
@@ -27,6 +28,8 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         subsystem,
         listeners,
         listeners_missing,
+        array,
+        peers,
         shelves,
         shelves_missing,
         drives,
@@ -36,7 +39,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     } = draft;
     memory(&reactor, &subsystem, problems);
     check_listeners(&listeners, listeners_missing, problems);
-    let drive_names = unique(
+    unique(
         "drive",
         drives.iter().map(|d| (d.value.name.as_str(), &d.at)),
         problems,
@@ -46,6 +49,8 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let log = shelf.as_ref().and_then(|shelf| shelf.command_log.as_deref());
     check_paths(&node, log, &drives, problems);
     check_namespaces(&drives, &shelves, shelves_missing, problems);
+    let (array, drives, shelves) = array::resolve(array, peers, drives, shelves, &groups, problems);
+    let drive_names = by_name(&drives);
     let groups = match &shelf {
         Some(shelf) => shelf_groups(shelf, &drives, problems),
         None => {
@@ -77,12 +82,22 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         shelf,
         subsystem,
         listeners: listeners.into_iter().map(|listen| listen.value).collect(),
+        array,
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
         drives: drives.into_iter().map(|drive| drive.value).collect(),
         groups,
         vdisks,
         notes: Vec::new(),
     }
+}
+
+/// Where each drive is in the list.
+fn by_name(drives: &[Placed<Drive>]) -> BTreeMap<String, usize> {
+    let mut names = BTreeMap::new();
+    for (place, drive) in drives.iter().enumerate() {
+        names.entry(drive.value.name.clone()).or_insert(place);
+    }
+    names
 }
 
 /// A shelf's patience has no end: a write that was given up could still land, after its host was fenced (PROTOCOL H02).

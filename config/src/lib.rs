@@ -10,6 +10,9 @@
 //! group exists, no two listeners or drives claim the same address or path, every number lies in the
 //! range that its field documents.
 
+mod array;
+#[cfg(test)]
+mod array_tests;
 mod check;
 #[cfg(test)]
 mod fabric_tests;
@@ -38,6 +41,12 @@ pub const CORES_MAX: u16 = 16;
 pub const LISTENERS_MAX: usize = 64;
 /// Most `[[drive]]` sections.
 pub const DRIVES_MAX: usize = 1024;
+/// Slots of an array: the most nodes that share it.
+pub const ARRAY_SLOTS: u8 = 8;
+/// Most addresses of one node of an array.
+pub const ARRAY_PATHS_MAX: usize = 2;
+/// Most drives of an array.
+pub const ARRAY_DRIVES_MAX: usize = 64;
 /// Most `[[shelf]]` sections of a node.
 pub const SHELVES_MAX: usize = 64;
 /// Most addresses of one shelf.
@@ -72,6 +81,8 @@ pub struct Config {
     pub subsystem: Subsystem,
     /// Each `[[listen]]`, in the file's order; at least one of them is not `discovery_only`.
     pub listeners: Vec<Listen>,
+    /// `[array]`, if the node shares drives with others.
+    pub array: Option<Array>,
     /// Each `[[shelf]]` that a node uses drives of, in the file's order; none in the file of a shelf.
     pub shelves: Vec<RemoteShelf>,
     /// Each `[[drive]]`, in the file's order.
@@ -264,6 +275,47 @@ pub struct RemoteShelf {
     pub data_digest: bool,
     /// Whether its drives are taken away from whoever has reserved them. Default: false.
     pub take_over: bool,
+}
+
+/// `[array]`: drives of shelves that several nodes share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Array {
+    /// What people call it: 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// This node's place in it, below [`ARRAY_SLOTS`].
+    pub slot: u8,
+    /// The file with the key that all nodes of the array have.
+    pub key_file: PathBuf,
+    /// Where this node listens for the others: announcements there, lane n of the link n + 1 ports above.
+    pub listen: SocketAddr,
+    /// Drives that may be lost, `1..=3`: twice as many and one more vote, when the array is made. Default: 1.
+    pub failures: u8,
+    /// Each `[[peer]]`, in the file's order; all slots are different, and none is this node's.
+    pub peers: Vec<Peer>,
+    /// The shelves of the file, which are all the array's.
+    pub shelves: Vec<RemoteShelf>,
+    /// The file's drives that are namespaces of shelves, in the file's order; at least one.
+    pub drives: Vec<ArrayDrive>,
+}
+
+/// `[[peer]]`: another node of the array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its slot.
+    pub slot: u8,
+    /// Where it listens, by path: 1 to [`ARRAY_PATHS_MAX`].
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A drive of an array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrayDrive {
+    /// Its name.
+    pub name: String,
+    /// Which of [`Array::shelves`] has it.
+    pub shelf: u16,
+    /// Which of its namespaces.
+    pub namespace: NamespaceName,
 }
 
 /// A drive that is a namespace of a shelf.
@@ -465,6 +517,11 @@ impl Config {
     /// The same for a shelf.
     pub fn shelf_example() -> &'static str {
         include_str!("../examples/shelf.toml")
+    }
+
+    /// The same for a node that shares drives with others.
+    pub fn array_example() -> &'static str {
+        include_str!("../examples/array.toml")
     }
 
     /// The same for a node whose drives are those of two shelves.

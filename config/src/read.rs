@@ -1,5 +1,6 @@
 //! Turns the tables of the file into values, section by section; [`check`](crate::check) then compares sections.
 
+mod array;
 mod fabric;
 mod field;
 mod health;
@@ -16,9 +17,12 @@ use crate::check;
 use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
-    Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level, Listen,
-    Node, Reactor, RemoteShelf, SHELVES_MAX, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX, VdiskSize,
+    ARRAY_SLOTS, Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level,
+    Listen, Node, Peer, Reactor, RemoteShelf, SHELVES_MAX, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX,
+    VdiskSize,
 };
+
+pub(crate) use array::ArrayDraft;
 
 /// A section's value with the places that later checks point at.
 pub(crate) struct Placed<T> {
@@ -63,6 +67,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) listeners: Vec<Placed<Listen>>,
     /// Some `[[listen]]` section was so wrong that it is not among `listeners`.
     pub(crate) listeners_missing: bool,
+    pub(crate) array: Option<Placed<ArrayDraft>>,
+    pub(crate) peers: Vec<Placed<Peer>>,
     pub(crate) shelves: Vec<Placed<RemoteShelf>>,
     /// Some `[[shelf]]` section was so wrong that it is not among `shelves`.
     pub(crate) shelves_missing: bool,
@@ -133,6 +139,18 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         shelves.extend(sections.into_iter().filter_map(read));
         shelves_missing = shelves.len() < found;
     }
+    let (mut array, mut peers) = (None, Vec::new());
+    if !is_shelf {
+        if let Some(at) = root.peek("array").map(Spanned::span) {
+            array = array::array(one(&mut root, "array", problems), at, problems);
+        }
+        let sections = many(&mut root, "peer", usize::from(ARRAY_SLOTS), problems);
+        peers.extend(
+            sections
+                .into_iter()
+                .filter_map(|section| array::peer(section, problems)),
+        );
+    }
     let drives = many(&mut root, "drive", DRIVES_MAX, problems);
     let drives = drives
         .into_iter()
@@ -163,6 +181,8 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         subsystem,
         listeners,
         listeners_missing,
+        array,
+        peers,
         shelves,
         shelves_missing,
         drives,

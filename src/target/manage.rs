@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod array;
 mod background;
 mod fault;
 mod growth;
@@ -15,6 +16,7 @@ mod shelf;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use array::{ArrayCut, ArrayDriveStatus, ArrayPeerStatus, ArrayRequest, ArrayStatus};
 pub use background::{
     BackgroundRequest, BackgroundStatus, GroupScrub, GroupSetRate, ProcessStatus, RebuildStatus, ScrubState,
     ScrubStatus,
@@ -74,6 +76,8 @@ pub enum Request {
     DriveInject(DriveInject),
     /// `shelf.show`: what a shelf exports, and who has reserved it.
     ShelfShow,
+    /// What is asked of the array that the node shares with others.
+    Array(ArrayRequest),
     /// `host.list`: the controllers that hosts have open.
     HostList,
     /// `latency.show`: latency by stage and core.
@@ -107,6 +111,7 @@ impl Request {
             Self::DriveRemoveSpare(_) => "drive.remove_spare",
             Self::DriveInject(_) => "drive.inject",
             Self::ShelfShow => "shelf.show",
+            Self::Array(request) => request.method(),
             Self::HostList => "host.list",
             Self::Latency => "latency.show",
             Self::Counters => "counters.show",
@@ -128,6 +133,9 @@ impl Request {
             | Self::DriveAddSpare(_)
             | Self::DriveRemoveSpare(_)
             | Self::DriveInject(_)
+            | Self::Array(
+                ArrayRequest::Create | ArrayRequest::Leave | ArrayRequest::Join | ArrayRequest::Cut(_),
+            )
             | Self::Shutdown => true,
             Self::NodeShow
             | Self::GroupList
@@ -137,6 +145,7 @@ impl Request {
             | Self::DriveList
             | Self::DriveShow(_)
             | Self::ShelfShow
+            | Self::Array(ArrayRequest::Show)
             | Self::HostList
             | Self::Latency
             | Self::Counters => false,
@@ -393,6 +402,8 @@ pub enum Reply {
     Drive(DriveStatus),
     /// To `shelf.show`.
     Shelf(ShelfStatus),
+    /// To everything that is asked of an array.
+    Array(Box<ArrayStatus>),
     /// To `host.list`.
     Hosts(Vec<HostStatus>),
     /// To `latency.show`.
@@ -428,6 +439,7 @@ impl Reply {
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
             Request::DriveList => Self::Drives(read(result)?),
             Request::DriveShow(_) | Request::DriveInject(_) => Self::Drive(read(result)?),
+            Request::Array(_) => Self::Array(read(result)?),
             Request::HostList => Self::Hosts(read(result)?),
             Request::Latency => Self::Latency(read(result)?),
             Request::Counters => Self::Counters(read(result)?),

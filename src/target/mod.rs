@@ -33,6 +33,7 @@ mod storage;
 mod sums;
 mod window;
 
+pub mod council;
 pub mod demo;
 pub mod fabric;
 pub mod host;

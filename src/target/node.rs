@@ -20,6 +20,8 @@ use super::assemble::{self, Found};
 use super::command_log::{CommandLog, Note};
 use super::control::{Control, ControlSetup, Listener, ManageCall, NodeFacts};
 use super::core::{CONTROL_CORE, Core, TransportLimits};
+use super::council::manage::KeyError;
+use super::council::{self, Council, Setup};
 use super::drives::DriveSpec;
 use super::fabric::Fabric;
 use super::fabric::session::Sessions;
@@ -82,6 +84,9 @@ pub enum NodeError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The key of the array is not there.
+    #[error(transparent)]
+    ArrayKey(#[from] KeyError),
     /// It did not get ready.
     #[error("the node did not get ready: {0}")]
     NotReady(String),
@@ -109,6 +114,10 @@ pub struct RunningNode {
 /// The management plane's way to the control core.
 struct NodeManage {
     remote: Remote<Message>,
+    /// The node's part in an array that it shares with others.
+    council: Option<Council>,
+    /// Operators may cut links.
+    may_cut: bool,
 }
 
 /// Starts a node and waits until hosts may connect.
@@ -233,7 +242,11 @@ fn run_cores(config: &Config, cores: u16, prepared: Prepared) -> Result<RunningN
     let remote = tell_facts(&running, cores);
     let node = RunningNode {
         cores: Some(running),
-        manage: Arc::new(NodeManage { remote }),
+        manage: Arc::new(NodeManage {
+            remote,
+            council: join_array(config)?,
+            may_cut: config.health.allow_fault_injection,
+        }),
         addresses,
         stop_requests,
         stop,
@@ -254,6 +267,18 @@ fn tell_facts(running: &Running<Message>, cores: u16) -> Remote<Message> {
     let remote = running.handle();
     log_facts(&facts, &remote);
     remote
+}
+
+/// Takes part in the array that the configuration names.
+fn join_array(config: &Config) -> Result<Option<Council>, NodeError> {
+    let Some(array) = &config.array else {
+        return Ok(None);
+    };
+    let council = Council::start(Setup::of(array)?).map_err(|error| NodeError::Listen {
+        address: array.listen,
+        error,
+    })?;
+    Ok(Some(council))
 }
 
 /// Opens the command log of a shelf that has one.
@@ -373,6 +398,9 @@ impl RunningNode {
         let Some(cores) = self.cores.take() else {
             return Ok(());
         };
+        if let Some(council) = &self.manage.council {
+            council.stop();
+        }
         if !post_patiently(&self.manage.remote, Message::Stop) {
             cores.stop();
         }
@@ -430,6 +458,9 @@ impl Manage for NodeManage {
                 "try again later",
             )
         };
+        if let Request::Array(request) = &request {
+            return council::manage::answer(self.council.as_ref(), request, self.may_cut);
+        }
         if matches!(request, Request::Latency | Request::Counters) {
             let mut observations = self.observe().ok_or_else(busy)?;
             observations.sort_by_key(|observation| observation.counters.core);

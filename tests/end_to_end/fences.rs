@@ -274,65 +274,81 @@ impl Line {
 
 /// What the log proves.
 #[derive(Debug, Default)]
-struct Proof {
-    fences: u64,
+pub(super) struct Proof {
+    pub(super) fences: u64,
     /// Namespaces and hosts that were ever kept out of them.
-    fenced: BTreeSet<(String, String)>,
-    writes: u64,
+    pub(super) fenced: BTreeSet<(String, String)>,
+    pub(super) writes: u64,
     /// Keys that hosts had when they wrote.
     keys: BTreeSet<String>,
+    /// Those that are out at the moment.
+    out: BTreeSet<(String, String)>,
 }
 
-/// Checks that whatever a fenced host had begun was over when its fence was in effect, and that it began nothing until it was registered again.
-fn check(text: &str) -> Proof {
-    let mut lines: Vec<Line> = text.lines().map(Line::parse).collect();
-    lines.sort_by_key(|line| line.number);
-    let numbers: Vec<u64> = lines.iter().map(|line| line.number).collect();
-    let expected: Vec<u64> = (1..=u64::try_from(lines.len()).unwrap()).collect();
-    assert_eq!(numbers, expected, "nothing is lost");
-    let mut proof = Proof::default();
-    let mut under_way: BTreeMap<u64, (String, String)> = BTreeMap::new();
-    let mut fenced: BTreeSet<(String, String)> = BTreeSet::new();
-    for line in lines {
-        let nsid = line.fields.get("nsid").cloned().unwrap_or_default();
-        match &line.kind[..] {
-            "started" => {}
-            "begin" => {
-                let whose = (nsid, line.fields["host"].clone());
-                assert!(!fenced.contains(&whose), "{line:?} begins after its fence");
-                proof.writes += 1;
-                proof.keys.insert(line.fields["key"].clone());
-                under_way.insert(line.number, whose);
-            }
-            "end" => {
-                let begin = under_way.remove(&line.fields["of"].parse().unwrap());
-                assert!(begin.is_some(), "{line:?} has begun");
-            }
-            "rules" => {
-                let here: u64 = nsid.parse().unwrap();
-                for back in line.hosts("registrants") {
-                    fenced.remove(&(nsid.clone(), back));
+impl Proof {
+    /// Goes on with what a start of the shelf has logged: checks that whatever a fenced host had begun was over when its fence was in effect, and
+    /// that it began nothing until it was registered again. If the process was killed, its last lines may be missing.
+    pub(super) fn follow(&mut self, text: &str, was_killed: bool) {
+        let text = if was_killed {
+            text.rsplit_once('\n').map_or("", |(whole, _)| whole)
+        } else {
+            text
+        };
+        let mut lines: Vec<Line> = text.lines().map(Line::parse).collect();
+        lines.sort_by_key(|line| line.number);
+        let numbers: Vec<u64> = lines.iter().map(|line| line.number).collect();
+        let expected: Vec<u64> = (1..=u64::try_from(lines.len()).unwrap()).collect();
+        assert_eq!(numbers, expected, "nothing is lost");
+        let mut under_way: BTreeMap<u64, (String, String)> = BTreeMap::new();
+        for line in lines {
+            let nsid = line.fields.get("nsid").cloned().unwrap_or_default();
+            match &line.kind[..] {
+                "started" => {}
+                "begin" => {
+                    let whose = (nsid, line.fields["host"].clone());
+                    assert!(!self.out.contains(&whose), "{line:?} begins after its fence");
+                    self.writes += 1;
+                    self.keys.insert(line.fields["key"].clone());
+                    under_way.insert(line.number, whose);
                 }
-                let aborted = line.hosts("aborted").into_iter().map(|host| (here, host));
-                // Who is barred is out of both namespaces of the drive.
-                let barred = line.hosts("barred").into_iter();
-                let barred = barred.flat_map(|host| [(here, host.clone()), (here + 1, host)]);
-                for (nsid, host) in aborted.chain(barred).filter(|(_, host)| host != "-") {
-                    let whose = (nsid.to_string(), host);
-                    let held = under_way.values().any(|other| *other == whose);
-                    assert!(
-                        !held,
-                        "{line:?} is in effect while {whose:?} has something under way"
-                    );
-                    fenced.insert(whose.clone());
-                    proof.fenced.insert(whose);
-                    proof.fences += 1;
+                "end" => {
+                    let begin = under_way.remove(&line.fields["of"].parse().unwrap());
+                    assert!(begin.is_some(), "{line:?} has begun");
                 }
+                "rules" => self.rules(&line, &nsid, &under_way),
+                other => panic!("{other}"),
             }
-            other => panic!("{other}"),
+        }
+        assert!(under_way.is_empty() || was_killed, "everything ends");
+    }
+
+    fn rules(&mut self, line: &Line, nsid: &str, under_way: &BTreeMap<u64, (String, String)>) {
+        let here: u64 = nsid.parse().unwrap();
+        for back in line.hosts("registrants") {
+            self.out.remove(&(nsid.to_owned(), back));
+        }
+        let aborted = line.hosts("aborted").into_iter().map(|host| (here, host));
+        // Who is barred is out of both namespaces of the drive.
+        let barred = line.hosts("barred").into_iter();
+        let barred = barred.flat_map(|host| [(here, host.clone()), (here + 1, host)]);
+        for (nsid, host) in aborted.chain(barred).filter(|(_, host)| host != "-") {
+            let whose = (nsid.to_string(), host);
+            let held = under_way.values().any(|other| *other == whose);
+            assert!(
+                !held,
+                "{line:?} is in effect while {whose:?} has something under way"
+            );
+            self.out.insert(whose.clone());
+            self.fenced.insert(whose);
+            self.fences += 1;
         }
     }
-    assert!(under_way.is_empty(), "everything ends");
+}
+
+/// The proof of the log of a shelf that was stopped.
+fn check(text: &str) -> Proof {
+    let mut proof = Proof::default();
+    proof.follow(text, false);
     proof
 }
 

@@ -18,6 +18,8 @@ mod initiator;
 mod kill_cycles;
 mod levels;
 mod lost;
+mod membership;
+mod partitions;
 mod programs;
 mod queue;
 mod ram;

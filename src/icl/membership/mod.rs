@@ -15,6 +15,7 @@
 
 pub mod choice;
 pub mod fence;
+pub mod label;
 pub mod lease;
 pub mod machine;
 pub mod message;

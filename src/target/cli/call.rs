@@ -193,7 +193,7 @@ pub(super) fn shutdown(options: &Options) -> Result<(), Failure> {
 }
 
 /// Makes one call and prints its result.
-fn ask(options: &Options, request: &Request) -> Result<(), Failure> {
+pub(super) fn ask(options: &Options, request: &Request) -> Result<(), Failure> {
     let mut client = connect(options)?;
     if options.json {
         return print_json(&client.call_raw(request)?);

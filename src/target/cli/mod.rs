@@ -8,6 +8,7 @@
     reason = "the command line is no pure code: it reads files"
 )]
 
+mod array;
 mod background;
 mod call;
 mod config_file;
@@ -27,7 +28,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use options::{Cli, Command, ConfigCommand, DemoOptions, NodeOptions, PerfOptions, ShelfCommand};
+use options::{
+    ArrayCommand, Cli, Command, ConfigCommand, DemoOptions, NodeArgs, NodeCommand, NodeOptions, PerfOptions,
+    ShelfCommand,
+};
 
 pub(super) use config_file::block_device_bytes;
 pub use table::{Align, Table};
@@ -135,8 +139,12 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
     let log = cli
         .log
         .or_else(|| std::env::var("BRAID_LOG").ok().filter(|log| !log.is_empty()));
-    if let Command::Node(options) = cli.command {
-        return node(&options, log, programs, false);
+    if let Command::Node(NodeArgs {
+        options: Some(options),
+        ..
+    }) = &cli.command
+    {
+        return node(options, log, programs, false);
     }
     if let Command::Shelf(options) = &cli.command
         && let Some(config) = &options.config
@@ -151,15 +159,26 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
     }
     start_logging(log.as_deref().unwrap_or(LOG_DEFAULT))?;
     match cli.command {
-        Command::Node(_) => unreachable!("returned above"),
+        Command::Node(NodeArgs { command, .. }) => match command {
+            Some(NodeCommand::List(client)) => array::nodes(&client),
+            Some(NodeCommand::Leave(client)) => array::array(ArrayCommand::Leave(client)),
+            Some(NodeCommand::Join(client)) => array::array(ArrayCommand::Join(client)),
+            None => Err(Failure::usage(
+                "a node needs a configuration file",
+                "braid node --config node.toml; `braid config example` prints one",
+            )),
+        },
+        Command::Array { command } => array::array(command),
         Command::Demo(options) => (programs.demo)(options),
         Command::Perf(options) => (programs.perf)(*options),
         #[cfg(feature = "sim")]
         Command::Sim(options) => sim::run(&options),
         Command::CheckConfig(options) => config_file::check(&options.file, options.json),
         Command::Config {
-            command: ConfigCommand::Example { shelf, fabric },
-        } => print(if shelf {
+            command: ConfigCommand::Example { shelf, fabric, array },
+        } => print(if array {
+            config::Config::array_example()
+        } else if shelf {
             config::Config::shelf_example()
         } else if fabric {
             config::Config::fabric_example()

@@ -2,6 +2,8 @@
 //!
 //! Values are checked here, so that a command gets only what can work. Decides nothing.
 
+mod help;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -37,11 +39,18 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a node: serve the drives of a configuration file to hosts
-    #[command(after_help = help::NODE)]
-    Node(NodeOptions),
+    #[command(after_help = help::NODE, args_conflicts_with_subcommands = true)]
+    Node(NodeArgs),
     /// Run a shelf, which exports its drives raw to the nodes that share them; or show one that runs
     #[command(after_help = help::SHELF, args_conflicts_with_subcommands = true)]
     Shelf(ShelfOptions),
+    /// Make, show, leave and join the array of drives that a node shares with others
+    #[command(after_help = help::ARRAY)]
+    Array {
+        /// What to do with it
+        #[command(subcommand)]
+        command: ArrayCommand,
+    },
     /// Show everything on this machine in a minute: no configuration, no privileges
     #[command(after_help = help::DEMO)]
     Demo(DemoOptions),
@@ -109,6 +118,58 @@ pub enum Command {
 
 /// Options of `braid node`.
 #[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// What to do instead of running one
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
+    /// How to run it
+    #[command(flatten)]
+    pub options: Option<NodeOptions>,
+}
+
+/// What to do with the nodes of an array.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes of the array, and which of them are members
+    List(Client),
+    /// Have this node leave the array; the others go on without it
+    Leave(Client),
+    /// Have this node join the array again after it has left
+    Join(Client),
+}
+
+/// What to do with the array that a node shares with others.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ArrayCommand {
+    /// Print a new key for the nodes of an array
+    Key,
+    /// Make the array on its drives, which have to be blank: once, through any of its nodes
+    Create(Client),
+    /// Show the array as a node sees it
+    Show(Client),
+    /// Have this node leave it; the others go on without it
+    Leave(Client),
+    /// Have this node join it again after it has left
+    Join(Client),
+    /// Cut the link to another node, to see what follows; without a direction it is whole again
+    Cut {
+        /// Slot of the other node
+        #[arg(long, value_parser = clap::value_parser!(u8).range(0..8))]
+        peer: u8,
+        /// Send nothing to it
+        #[arg(long)]
+        muted: bool,
+        /// Hear nothing of it
+        #[arg(long)]
+        deafened: bool,
+        /// Which node
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+/// How to run a node.
+#[derive(Clone, Debug, Args)]
 pub struct NodeOptions {
     /// Configuration file (TOML); see `braid config example`
     #[arg(long, value_name = "FILE")]
@@ -169,6 +230,9 @@ pub enum ConfigCommand {
         /// The file of a node whose drives are on shelves
         #[arg(long, conflicts_with = "shelf")]
         fabric: bool,
+        /// The file of a node that shares drives of a shelf with others
+        #[arg(long, conflicts_with_all = ["shelf", "fabric"])]
+        array: bool,
     },
 }
 
@@ -784,152 +848,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         Ok(None) => Err("the name has no address".to_owned()),
         Err(error) => Err(format!("expected host or host:port ({error})")),
     }
-}
-
-/// Examples that stand below each command's help.
-mod help {
-    pub const TOP: &str = "\
-Examples:
-  braid demo                         show everything on this machine, in a minute
-  braid config example > node.toml   start from a commented configuration
-  braid check-config node.toml       see what it would run
-  braid node --config node.toml      run it
-  braid status                       ask it how it is
-
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node cannot be reached.";
-    pub const NODE: &str = "\
-Examples:
-  braid node --config node.toml
-  braid --log debug node --config /etc/braid/node.toml";
-    pub const SHELF: &str = "\
-Examples:
-  braid config example --shelf > shelf.toml
-  braid shelf --config shelf.toml
-  braid shelf show";
-    pub const DEMO: &str = "\
-Examples:
-  braid demo
-  braid demo --seconds 30 --megabytes 512 --json";
-    pub const PERF: &str = "\
-Examples:
-  braid perf 127.0.0.1:4420 --nqn nqn.2026-01.io.braid:node-a
-  braid perf 127.0.0.1 --nqn nqn.2026-01.io.braid:node-a --depth 32 --queues 4 --block-size 4KiB
-  braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html";
-    #[cfg(feature = "sim")]
-    pub const SIM: &str = "\
-Examples:
-  braid sim --seed 1 --runs 2000
-  braid sim --levels raid5 --minutes 30 --json
-  braid sim --scenario 'seed=7 level=raid5 members=4' --trace
-  braid sim --membership --runs 20000
-
-A run that fails is made as small as it gets, and the command that repeats it is printed.";
-    pub const CHECK_CONFIG: &str = "\
-Examples:
-  braid check-config node.toml
-  braid check-config node.toml --json";
-    pub const CONFIG: &str = "\
-Example:
-  braid config example > node.toml
-  braid config example --shelf > shelf.toml
-  braid config example --fabric > node.toml";
-    pub const PREFLIGHT: &str = "\
-Examples:
-  braid preflight
-  braid preflight --config node.toml --json";
-    pub const STATUS: &str = "\
-Examples:
-  braid status
-  braid status --socket /run/braid/node.sock --json";
-    pub const GROUP: &str = "\
-Examples:
-  braid group list
-  braid group show g0
-  braid group create g1 d3 d4 d5 --strip 64KiB";
-    pub const GROUP_CREATE: &str = "\
-Examples:
-  braid group create g1 d3 d4 d5
-  braid group create g1 d3 d4 d5 --strip 128KiB --block-bytes 512";
-    pub const GROUP_SCRUB: &str = "\
-Examples:
-  braid group scrub g0 --wait
-  braid group scrub g0 --check-only
-  braid group scrub g0 --stop";
-    pub const GROUP_EXPAND: &str = "\
-Hosts go on meanwhile. The new capacity can be used at the end: make a virtual disk in it, or make one larger with
-`braid vdisk resize`.
-
-Examples:
-  braid group expand g0 --drive d4
-  braid group expand g0 --drive d4 --drive d5 --wait";
-    pub const GROUP_REBUILD_STATUS: &str = "\
-Examples:
-  braid group rebuild-status g0
-  braid group rebuild-status g0 --wait";
-    pub const GROUP_SET_RATE: &str = "\
-Examples:
-  braid group set-rate g0 --mib-s 200
-  braid group set-rate g0 --latency-target-us 2000
-  braid group set-rate g0";
-    pub const VDISK: &str = "\
-Examples:
-  braid vdisk list
-  braid vdisk create v1 --group g0 --size 1GiB
-  braid vdisk resize v1 --size 2GiB
-  braid vdisk delete v1";
-    pub const VDISK_CREATE: &str = "\
-Examples:
-  braid vdisk create v1 --group g0 --size 1GiB
-  braid vdisk create v2 --group g0 --size all --nsid 7";
-    pub const VDISK_RESIZE: &str = "\
-It only grows, and only into what is free behind it. Connected hosts see the new size without connecting again.
-
-Examples:
-  braid vdisk resize v1 --size 2GiB
-  braid vdisk resize 7 --size all";
-    pub const VDISK_DELETE: &str = "\
-Example:
-  braid vdisk delete v1";
-    pub const DRIVE: &str = "\
-Examples:
-  braid drive list
-  braid drive show d0
-  braid drive fail g0 d0
-  braid drive add-spare g0 d5
-  braid drive replace g0 0 d4";
-    pub const DRIVE_REPLACE: &str = "\
-Examples:
-  braid drive replace g0 1 d4
-  braid drive replace g0 1 d1 (its own drive, after it was repaired)";
-    pub const DRIVE_SPARE: &str = "\
-Examples:
-  braid drive add-spare g0 d5
-  braid drive remove-spare g0 d5";
-    pub const DRIVE_INJECT: &str = "\
-Examples:
-  braid drive inject --drive d1 --fault media --at 4194304 --blocks 8
-  braid drive inject --drive d1 --fault slow --us 50000
-  braid drive inject --drive d1 --fault hang
-  braid drive inject --drive d1 --fault clear";
-    pub const DRIVE_FAIL: &str = "\
-Example:
-  braid drive fail g0 d0";
-    pub const HOST: &str = "\
-Examples:
-  braid host list
-  braid host list --json";
-    pub const LATENCY: &str = "\
-Examples:
-  braid latency
-  braid latency --json";
-    pub const COUNTERS: &str = "\
-Examples:
-  braid counters
-  braid counters --json";
-    pub const SHUTDOWN: &str = "\
-Examples:
-  braid shutdown
-  braid shutdown --socket /run/braid/node.sock";
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub(super) fn text(reply: &Reply) -> String {
     match reply {
         Reply::Node(node) => node_text(node),
         Reply::Shelf(shelf) => shelf_text(shelf),
+        Reply::Array(array) => super::array::text(array),
         Reply::Groups(groups) if groups.is_empty() => {
             "No groups. Create one: braid group create --help\n".to_owned()
         }
@@ -45,7 +46,7 @@ pub(super) fn text(reply: &Reply) -> String {
 }
 
 /// Names and values below each other.
-fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+pub(super) fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     for (name, value) in rows {
         table.row([name.to_owned(), value]);

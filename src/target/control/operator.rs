@@ -163,8 +163,8 @@ impl Control {
             Request::DriveInject(wanted) => self.inject(&wanted),
             Request::ShelfShow => self.shelf_status().map(Reply::Shelf),
             Request::HostList => Ok(Reply::Hosts(self.host_list(io.now()))),
-            // The node's own thread asks every core and answers these.
-            Request::Latency | Request::Counters => Err(ManageError::new(
+            // The node's own thread answers these: it asks every core, or the thread of membership.
+            Request::Latency | Request::Counters | Request::Array(_) => Err(ManageError::new(
                 ManageError::INVALID,
                 "this call is not for the control core",
                 "",

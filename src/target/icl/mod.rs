@@ -1,9 +1,9 @@
 //! One core's end of the inter-controller link: the machines of [`crate::icl::link`] bound to sockets of the reactor.
 //!
 //! A [`Port`] listens, dials, greets, and carries packets; it runs inside of any [`reactor::Program`], which hands it the completions whose
-//! tokens are its own and ends each turn with [`Port::end_turn`]. Lane `n` of a node is a port of core `n`, and listens `n` TCP ports above
-//! the node's address, so that a connection belongs to its core from its first byte on. Port 0 keeps one more connection to each peer, for
-//! announcements, which go to nodes that are no members yet, too.
+//! tokens are its own and ends each turn with [`Port::end_turn`]. Lane `n` of a node is a port of core `n`, and listens `n + 1` TCP ports above
+//! the node's address, so that a connection belongs to its core from its first byte on. At that address itself listens the port of
+//! [`ANNOUNCEMENTS`], which go to nodes that are no members yet, too, and belong to no epoch.
 //!
 //! Invariants: who is at the other end is proved before a packet or an announcement of it is looked at; a connection that breaks a rule
 //! ends, and its loss is told to the machines; what waits to be sent is bounded by the machines' own bounds and one announcement a peer.
@@ -33,7 +33,7 @@ pub const TOKEN_BITS: u32 = 48;
 pub struct Peer {
     /// Its slot.
     pub slot: Slot,
-    /// Where its lane 0 listens, by path: at least one address.
+    /// Where it listens for announcements, by path: one or two addresses. Its lanes follow, a TCP port each.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -110,10 +110,14 @@ pub fn hmac_sha256(key: &[u8; MAC_BYTES], pieces: &[&[u8]]) -> [u8; MAC_BYTES] {
     mac.finalize().into_bytes().into()
 }
 
-/// Where a lane listens, or is reached, if lane 0 has this address; `None` beyond the last TCP port.
+/// Where a lane of a node listens, or is reached, if the node has this address; `None` beyond the last TCP port.
 pub fn address_of_lane(first: SocketAddr, lane: Lane) -> Option<SocketAddr> {
-    let number = if lane == ANNOUNCEMENTS { 0 } else { lane.0 };
-    let port = first.port().checked_add(u16::from(number))?;
+    let number = if lane == ANNOUNCEMENTS {
+        0
+    } else {
+        u16::from(lane.0) + 1
+    };
+    let port = first.port().checked_add(number)?;
     Some(SocketAddr::new(first.ip(), port))
 }
 

@@ -83,18 +83,15 @@ impl Port {
             if peer.slot > local.slot {
                 continue;
             }
-            let lanes = [Some(lane), (lane == Lane(0)).then_some(ANNOUNCEMENTS)];
-            for lane in lanes.into_iter().flatten() {
-                // Announcements take the first path that works: see `redial`.
-                for path in 0..peer.addresses.len() {
-                    let path = PathId(u8::try_from(path).expect("two paths"));
-                    let peer = peer.slot;
-                    dials.push(Dial {
-                        to: Dialled { peer, lane, path },
-                        at: 0,
-                        wait: *REDIAL_NS.start(),
-                    });
-                }
+            // Announcements take the first path that works: see `redial`.
+            for path in 0..peer.addresses.len() {
+                let path = PathId(u8::try_from(path).expect("two paths"));
+                let peer = peer.slot;
+                dials.push(Dial {
+                    to: Dialled { peer, lane, path },
+                    at: 0,
+                    wait: *REDIAL_NS.start(),
+                });
             }
         }
         Self {
@@ -162,9 +159,12 @@ impl Port {
         self.hello.over.add(node);
     }
 
-    /// Tells all peers, members or not, what this node has to say about membership. Only port 0 can.
+    /// Tells all peers, members or not, what this node has to say about membership. Only the port of announcements can.
     pub fn announce(&mut self, bytes: &[u8; MESSAGE_BYTES]) {
-        assert_eq!(self.lane, Lane(0), "lane 0 has the connections for announcements");
+        assert_eq!(
+            self.lane, ANNOUNCEMENTS,
+            "announcements have connections of their own"
+        );
         self.announcement = Some(*bytes);
         for place in 0..self.wires.len() {
             self.tell_announcement(place);
@@ -526,8 +526,8 @@ impl Port {
         news: &mut impl FnMut(News<'_>),
     ) {
         let slot = greeted.peer.slot;
-        let announces = greeted.lane == ANNOUNCEMENTS && self.lane == Lane(0);
-        if (greeted.lane != self.lane && !announces) || !self.peers.iter().any(|peer| peer.slot == slot) {
+        let announces = greeted.lane == ANNOUNCEMENTS;
+        if greeted.lane != self.lane || !self.peers.iter().any(|peer| peer.slot == slot) {
             tracing::warn!(peer = %slot, lane = greeted.lane.0, "a node connects to a lane that this node does not have: nodes of an array need as many cores as each other");
             return self.leave(io, place);
         }

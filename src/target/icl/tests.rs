@@ -200,6 +200,16 @@ fn listen() -> (OwnedFd, SocketAddr) {
 }
 
 fn start(local: Node, listener: Option<OwnedFd>, peers: &[(u8, SocketAddr)], key: u8) -> Started {
+    start_lane(local, listener, peers, key, ANNOUNCEMENTS)
+}
+
+fn start_lane(
+    local: Node,
+    listener: Option<OwnedFd>,
+    peers: &[(u8, SocketAddr)],
+    key: u8,
+    lane: Lane,
+) -> Started {
     let (heard, all_heard) = mpsc::channel();
     let peers: Vec<Peer> = peers
         .iter()
@@ -217,7 +227,7 @@ fn start(local: Node, listener: Option<OwnedFd>, peers: &[(u8, SocketAddr)], key
         let kept = kept.lock().expect("nobody panics with it").take();
         let (listener, peers, heard) = kept.expect("there is one core");
         let setup = PortSetup {
-            link: LinkConfig::new(ArrayId([7; 16]), local, Lane(0), crate::target::crc32c),
+            link: LinkConfig::new(ArrayId([7; 16]), local, lane, crate::target::crc32c),
             key: [key; 32],
             peers,
             token: Token,
@@ -235,9 +245,11 @@ fn start(local: Node, listener: Option<OwnedFd>, peers: &[(u8, SocketAddr)], key
 
 /// Two nodes that are members of epoch 1 and have heard each other.
 fn pair() -> (Started, Started, SocketAddr) {
-    let (listener, address) = listen();
-    let first = start(life(0, 10), Some(listener), &[(1, address)], 1);
-    let second = start(life(1, 11), None, &[(0, address)], 1);
+    let (listener, bound) = listen();
+    // Lane 0 listens a port above the node's address.
+    let address = SocketAddr::new(bound.ip(), bound.port() - 1);
+    let first = start_lane(life(0, 10), Some(listener), &[(1, address)], 1, Lane(0));
+    let second = start_lane(life(1, 11), None, &[(0, address)], 1, Lane(0));
     let members = vec![life(0, 10), life(1, 11)];
     for node in [&first, &second] {
         node.order(Order::Enter(1, members.clone()));
@@ -286,7 +298,6 @@ fn a_node_with_another_key_is_refused_and_nothing_of_it_is_heard() {
     let first = start(life(0, 10), Some(listener), &[(1, address)], 1);
     let second = start(life(1, 11), None, &[(0, address)], 2);
     for node in [&first, &second] {
-        node.order(Order::Enter(1, vec![life(0, 10), life(1, 11)]));
         node.order(Order::Announce(9));
     }
     let last = |node: &Started| loop {
@@ -332,7 +343,7 @@ fn a_life_that_is_over_is_told_so() {
 fn garbage_ends_its_connection_and_no_other() {
     let (first, second, address) = pair();
     for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BHEL\x01\x01", &[0xff; 4096]] {
-        let mut stranger = TcpStream::connect(address).expect("it listens");
+        let mut stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
         stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
         let _ = stranger.write_all(words); // It may be cut off before it has said everything.
         let _ = stranger.shutdown(std::net::Shutdown::Write);
@@ -372,7 +383,7 @@ fn a_new_life_joins_in_a_new_epoch() {
     let (first, second, address) = pair();
     second.stop();
     first.order(Order::Say(1, 1, b"for the old life".to_vec()));
-    let second = start(life(1, 12), None, &[(0, address)], 1);
+    let second = start_lane(life(1, 12), None, &[(0, address)], 1, Lane(0));
     let members = vec![life(0, 10), life(1, 12)];
     second.order(Order::Enter(2, members.clone()));
     first.order(Order::Enter(2, members));

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::{BackgroundRequest, Durability, FaultKind, Request};
+use crate::target::manage::{ArrayRequest, BackgroundRequest, Durability, FaultKind, Request};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -75,6 +75,35 @@ const METHODS: &[Method] = &[
         name: "shelf.show",
         parameters: &[],
         build: |_| Ok(Request::ShelfShow),
+    },
+    Method {
+        name: "array.show",
+        parameters: &[],
+        build: |_| Ok(Request::Array(ArrayRequest::Show)),
+    },
+    Method {
+        name: "array.create",
+        parameters: &[],
+        build: |_| Ok(Request::Array(ArrayRequest::Create)),
+    },
+    Method {
+        name: "array.leave",
+        parameters: &[],
+        build: |_| Ok(Request::Array(ArrayRequest::Leave)),
+    },
+    Method {
+        name: "array.join",
+        parameters: &[],
+        build: |_| Ok(Request::Array(ArrayRequest::Join)),
+    },
+    Method {
+        name: "array.cut",
+        parameters: &[
+            required("peer", Kind::Whole(0, 7)),
+            optional("muted", Kind::Flag),
+            optional("deafened", Kind::Flag),
+        ],
+        build: |params| serde_json::from_value(params).map(|cut| Request::Array(ArrayRequest::Cut(cut))),
     },
     Method {
         name: "group.list",
@@ -286,7 +315,11 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::DriveAddSpare(params) => value(params),
         Request::DriveRemoveSpare(params) => value(params),
         Request::DriveInject(params) => value(params),
-        Request::NodeShow
+        Request::Array(ArrayRequest::Cut(params)) => value(params),
+        Request::Array(
+            ArrayRequest::Show | ArrayRequest::Create | ArrayRequest::Leave | ArrayRequest::Join,
+        )
+        | Request::NodeShow
         | Request::GroupList
         | Request::VdiskList
         | Request::DriveList
@@ -586,6 +619,15 @@ mod tests {
                 blocks: Some(8),
                 slow_us: None,
             }),
+            Request::Array(ArrayRequest::Show),
+            Request::Array(ArrayRequest::Create),
+            Request::Array(ArrayRequest::Leave),
+            Request::Array(ArrayRequest::Join),
+            Request::Array(ArrayRequest::Cut(ArrayCut {
+                peer: 3,
+                muted: true,
+                deafened: false,
+            })),
             Request::HostList,
             Request::Latency,
             Request::Counters,

@@ -1,0 +1,153 @@
+//! `braid array`: the array that a node shares with others.
+
+use super::call::{ask, connect};
+use super::options::{ArrayCommand, Client};
+use super::table::{Align, Table};
+use super::{Failure, print, show};
+use crate::target::council::manage::new_key;
+use crate::target::manage::{ArrayCut, ArrayRequest, ArrayStatus, Reply, Request};
+
+/// Carries out `braid array`.
+pub(super) fn array(command: ArrayCommand) -> Result<(), Failure> {
+    let (client, request) = match command {
+        ArrayCommand::Key => {
+            let key = new_key().map_err(|error| Failure::new(format!("no random bytes: {error}"), ""))?;
+            return print(&format!("{key}\n"));
+        }
+        ArrayCommand::Show(client) => (client, ArrayRequest::Show),
+        ArrayCommand::Create(client) => (client, ArrayRequest::Create),
+        ArrayCommand::Leave(client) => (client, ArrayRequest::Leave),
+        ArrayCommand::Join(client) => (client, ArrayRequest::Join),
+        ArrayCommand::Cut {
+            peer,
+            muted,
+            deafened,
+            client,
+        } => {
+            let cut = ArrayCut {
+                peer,
+                muted,
+                deafened,
+            };
+            (client, ArrayRequest::Cut(cut))
+        }
+    };
+    ask(&client, &Request::Array(request))
+}
+
+/// The nodes of the array.
+pub(super) fn nodes(client: &Client) -> Result<(), Failure> {
+    let request = Request::Array(ArrayRequest::Show);
+    if client.json {
+        return ask(client, &request);
+    }
+    match connect(client)?.call(&request)? {
+        Reply::Array(array) => print(&nodes_text(&array)),
+        other => print(&show::text(&other)),
+    }
+}
+
+fn nodes_text(array: &ArrayStatus) -> String {
+    let mut table = Table::new(&[
+        ("slot", Align::Right),
+        ("member", Align::Left),
+        ("incarnation", Align::Left),
+        ("connected", Align::Left),
+        ("addresses", Align::Left),
+    ]);
+    let life = |slot: u8| {
+        let mut members = array.members.iter();
+        members
+            .find(|(member, _)| *member == slot)
+            .map(|(_, life)| life.clone())
+    };
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let own = (array.slot, "this node".to_owned(), String::new());
+    let peers = array.peers.iter().map(|peer| {
+        let is_silent = array.silent.contains(&peer.slot);
+        let connected = peer.incarnation.is_some();
+        let connected = if is_silent {
+            "not heard".to_owned()
+        } else {
+            yes_no(connected)
+        };
+        (peer.slot, connected, peer.addresses.join(" "))
+    });
+    let mut rows: Vec<_> = std::iter::once(own).chain(peers).collect();
+    rows.sort();
+    for (slot, connected, addresses) in rows {
+        let life = life(slot);
+        table.row([
+            slot.to_string(),
+            yes_no(life.is_some()),
+            life.unwrap_or_else(|| "-".to_owned()),
+            connected,
+            addresses,
+        ]);
+    }
+    table.text()
+}
+
+/// The array as a person reads it.
+pub(super) fn text(array: &ArrayStatus) -> String {
+    let mut facts = vec![
+        ("array", format!("{} ({})", array.array, array.uuid)),
+        (
+            "this node",
+            format!("slot {}, incarnation {}", array.slot, array.incarnation),
+        ),
+        ("stage", array.stage.clone()),
+        ("epoch", array.epoch.to_string()),
+        (
+            "lease",
+            if array.serves {
+                format!("{} ms left", array.lease_left_ms)
+            } else {
+                "none".to_owned()
+            },
+        ),
+    ];
+    if let Some(blocked) = &array.blocked {
+        facts.push(("blocked", blocked.clone()));
+    }
+    if let Some(ended) = &array.ended_before {
+        facts.push(("life before", ended.clone()));
+    }
+    if let Some(refusal) = &array.last_refusal {
+        facts.push((
+            "refused",
+            format!(
+                "{} connections, the last because {refusal}",
+                array.refused_connections
+            ),
+        ));
+    }
+    if array.stage == "blank" {
+        facts.push((
+            "remedy",
+            "the array does not exist yet; `braid array create` makes it".to_owned(),
+        ));
+    }
+    let mut table = Table::new(&[
+        ("drive", Align::Left),
+        ("shelf", Align::Left),
+        ("place", Align::Right),
+        ("votes", Align::Left),
+        ("in use", Align::Left),
+        ("state", Align::Left),
+    ]);
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    for drive in &array.drives {
+        table.row([
+            drive.name.clone(),
+            drive.shelf.clone(),
+            drive
+                .place
+                .map_or_else(|| "-".to_owned(), |place| place.to_string()),
+            yes_no(drive.votes),
+            yes_no(drive.in_use),
+            drive.state.clone(),
+        ]);
+    }
+    format!("{}\n{}\n{}", show::facts(facts), nodes_text(array), table.text())
+}

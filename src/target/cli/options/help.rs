@@ -1,0 +1,151 @@
+//! Examples behind the help texts.
+
+pub const TOP: &str = "\
+Examples:
+  braid demo                         show everything on this machine, in a minute
+  braid config example > node.toml   start from a commented configuration
+  braid check-config node.toml       see what it would run
+  braid node --config node.toml      run it
+  braid status                       ask it how it is
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node cannot be reached.";
+pub const NODE: &str = "\
+Examples:
+  braid node --config node.toml
+  braid --log debug node --config /etc/braid/node.toml";
+pub const SHELF: &str = "\
+Examples:
+  braid config example --shelf > shelf.toml
+  braid shelf --config shelf.toml
+  braid shelf show";
+pub const ARRAY: &str = "\
+Examples:
+  braid array key > vault.key
+  braid config example --array > node-0.toml
+  braid node --config node-0.toml
+  braid array create
+  braid array show";
+pub const DEMO: &str = "\
+Examples:
+  braid demo
+  braid demo --seconds 30 --megabytes 512 --json";
+pub const PERF: &str = "\
+Examples:
+  braid perf 127.0.0.1:4420 --nqn nqn.2026-01.io.braid:node-a
+  braid perf 127.0.0.1 --nqn nqn.2026-01.io.braid:node-a --depth 32 --queues 4 --block-size 4KiB
+  braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html";
+#[cfg(feature = "sim")]
+pub const SIM: &str = "\
+Examples:
+  braid sim --seed 1 --runs 2000
+  braid sim --levels raid5 --minutes 30 --json
+  braid sim --scenario 'seed=7 level=raid5 members=4' --trace
+  braid sim --membership --runs 20000
+
+A run that fails is made as small as it gets, and the command that repeats it is printed.";
+pub const CHECK_CONFIG: &str = "\
+Examples:
+  braid check-config node.toml
+  braid check-config node.toml --json";
+pub const CONFIG: &str = "\
+Example:
+  braid config example > node.toml
+  braid config example --shelf > shelf.toml
+  braid config example --fabric > node.toml";
+pub const PREFLIGHT: &str = "\
+Examples:
+  braid preflight
+  braid preflight --config node.toml --json";
+pub const STATUS: &str = "\
+Examples:
+  braid status
+  braid status --socket /run/braid/node.sock --json";
+pub const GROUP: &str = "\
+Examples:
+  braid group list
+  braid group show g0
+  braid group create g1 d3 d4 d5 --strip 64KiB";
+pub const GROUP_CREATE: &str = "\
+Examples:
+  braid group create g1 d3 d4 d5
+  braid group create g1 d3 d4 d5 --strip 128KiB --block-bytes 512";
+pub const GROUP_SCRUB: &str = "\
+Examples:
+  braid group scrub g0 --wait
+  braid group scrub g0 --check-only
+  braid group scrub g0 --stop";
+pub const GROUP_EXPAND: &str = "\
+Hosts go on meanwhile. The new capacity can be used at the end: make a virtual disk in it, or make one larger with
+`braid vdisk resize`.
+
+Examples:
+  braid group expand g0 --drive d4
+  braid group expand g0 --drive d4 --drive d5 --wait";
+pub const GROUP_REBUILD_STATUS: &str = "\
+Examples:
+  braid group rebuild-status g0
+  braid group rebuild-status g0 --wait";
+pub const GROUP_SET_RATE: &str = "\
+Examples:
+  braid group set-rate g0 --mib-s 200
+  braid group set-rate g0 --latency-target-us 2000
+  braid group set-rate g0";
+pub const VDISK: &str = "\
+Examples:
+  braid vdisk list
+  braid vdisk create v1 --group g0 --size 1GiB
+  braid vdisk resize v1 --size 2GiB
+  braid vdisk delete v1";
+pub const VDISK_CREATE: &str = "\
+Examples:
+  braid vdisk create v1 --group g0 --size 1GiB
+  braid vdisk create v2 --group g0 --size all --nsid 7";
+pub const VDISK_RESIZE: &str = "\
+It only grows, and only into what is free behind it. Connected hosts see the new size without connecting again.
+
+Examples:
+  braid vdisk resize v1 --size 2GiB
+  braid vdisk resize 7 --size all";
+pub const VDISK_DELETE: &str = "\
+Example:
+  braid vdisk delete v1";
+pub const DRIVE: &str = "\
+Examples:
+  braid drive list
+  braid drive show d0
+  braid drive fail g0 d0
+  braid drive add-spare g0 d5
+  braid drive replace g0 0 d4";
+pub const DRIVE_REPLACE: &str = "\
+Examples:
+  braid drive replace g0 1 d4
+  braid drive replace g0 1 d1 (its own drive, after it was repaired)";
+pub const DRIVE_SPARE: &str = "\
+Examples:
+  braid drive add-spare g0 d5
+  braid drive remove-spare g0 d5";
+pub const DRIVE_INJECT: &str = "\
+Examples:
+  braid drive inject --drive d1 --fault media --at 4194304 --blocks 8
+  braid drive inject --drive d1 --fault slow --us 50000
+  braid drive inject --drive d1 --fault hang
+  braid drive inject --drive d1 --fault clear";
+pub const DRIVE_FAIL: &str = "\
+Example:
+  braid drive fail g0 d0";
+pub const HOST: &str = "\
+Examples:
+  braid host list
+  braid host list --json";
+pub const LATENCY: &str = "\
+Examples:
+  braid latency
+  braid latency --json";
+pub const COUNTERS: &str = "\
+Examples:
+  braid counters
+  braid counters --json";
+pub const SHUTDOWN: &str = "\
+Examples:
+  braid shutdown
+  braid shutdown --socket /run/braid/node.sock";

@@ -1,0 +1,262 @@
+//! Which namespaces of the shelves are drives of the array: what they are called here, and what their labels say.
+
+use std::fmt;
+
+use super::Setup;
+use super::desk::{HEARTBEATS_AT, quorum_of};
+use crate::icl::membership::label::{LABEL_BLOCK, Label, LabelError};
+use crate::icl::membership::record::{QUORUM_BLOCKS, RECORD_BYTES};
+use crate::icl::{DriveIndex, DriveSet, SLOTS};
+use crate::target::host::{Namespace, TargetFacts};
+
+/// How a namespace is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamespaceName {
+    /// By its number.
+    Nsid(u32),
+    /// By its UUID.
+    Uuid([u8; 16]),
+}
+
+impl NamespaceName {
+    fn names(self, namespace: &Namespace) -> bool {
+        match self {
+            Self::Nsid(nsid) => namespace.nsid == nsid,
+            Self::Uuid(uuid) => namespace.uuid == uuid,
+        }
+    }
+}
+
+/// Why a drive takes no part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// The shelf has no such namespace.
+    Missing,
+    /// There is no quorum area beside it, or it is too small.
+    NoQuorum,
+    /// Blocks are too small for a record, or the shelf moves too little at once.
+    Blocks,
+    /// Its label is none.
+    Label(LabelError),
+    /// It belongs to another array, or to one with another key.
+    OtherArray(String),
+    /// Its label was written to another namespace: it is a copy.
+    Copy,
+    /// Another drive has the same place: two shelves offer the same drive.
+    Twice(String),
+    /// Its label contradicts those of other drives.
+    Contradicts,
+    /// Its label could not be read, or it did not let this node claim its name.
+    Unreadable,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => out.write_str("the shelf has no such namespace; `braid shelf show` lists what it has"),
+            Self::NoQuorum => out.write_str(
+                "there is no quorum area beside the namespace: it is no data namespace of a shelf of this program",
+            ),
+            Self::Blocks => out.write_str("its shelf reads too little at once for the records of membership"),
+            Self::Label(error) => write!(out, "{error}"),
+            Self::OtherArray(name) => write!(
+                out,
+                "it belongs to the array \"{name}\", or to one of that name with another key"
+            ),
+            Self::Copy => out.write_str("it is a copy of a drive of the array"),
+            Self::Twice(other) => write!(out, "drive \"{other}\" is the same drive of the array: one of them is a copy"),
+            Self::Contradicts => out.write_str("its label contradicts those of the other drives"),
+            Self::Unreadable => out.write_str("its label cannot be read, or it takes no commands of this node"),
+        }
+    }
+}
+
+/// How far a drive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its shelf is not connected.
+    Away,
+    /// Its label is being read.
+    Reading,
+    /// It has no label yet.
+    Blank,
+    /// It is this drive of the array.
+    Member(DriveIndex),
+    /// It takes no part.
+    Unfit(Unfit),
+}
+
+/// One drive.
+#[derive(Debug)]
+pub struct Drive {
+    /// What the shelf says of its data.
+    pub namespace: Option<Namespace>,
+    /// How far it is.
+    pub state: State,
+}
+
+/// All drives of the configuration.
+#[derive(Debug)]
+pub struct Drives {
+    all: Vec<Drive>,
+    /// What the first label said that was read.
+    array: Option<(DriveSet, DriveSet)>,
+}
+
+impl Drives {
+    /// Drives of which nothing is known yet.
+    pub fn new(setup: &Setup) -> Self {
+        let away = |_| Drive {
+            namespace: None,
+            state: State::Away,
+        };
+        Self {
+            all: setup.drives.iter().map(away).collect(),
+            array: None,
+        }
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Drive> {
+        self.all.iter()
+    }
+
+    /// One of them.
+    pub fn get(&self, drive: usize) -> &Drive {
+        &self.all[drive]
+    }
+
+    /// Drives of the array, and those of them that vote, as labels say.
+    pub const fn array(&self) -> Option<(DriveSet, DriveSet)> {
+        self.array
+    }
+
+    /// The drive that has this place in the array, if it is there.
+    pub fn find(&self, index: DriveIndex) -> Option<usize> {
+        self.all
+            .iter()
+            .position(|drive| drive.state == State::Member(index))
+    }
+
+    /// A shelf is connected. Drives whose labels are to be read.
+    pub fn shelf_up(&mut self, setup: &Setup, shelf: u16, facts: &TargetFacts) -> Vec<usize> {
+        let mut to_read = Vec::new();
+        for (at, spec) in setup.drives.iter().enumerate() {
+            let drive = &mut self.all[at];
+            // Namespaces may also have changed while it was connected: what is a drive of the array stays one.
+            if spec.shelf != shelf || matches!(drive.state, State::Member(_) | State::Reading) {
+                continue;
+            }
+            drive.namespace = facts
+                .namespaces
+                .iter()
+                .find(|namespace| spec.namespace.names(namespace))
+                .copied();
+            drive.state = match drive.namespace {
+                None => State::Unfit(Unfit::Missing),
+                Some(namespace) => match check(facts, &namespace) {
+                    Some(unfit) => State::Unfit(unfit),
+                    None => {
+                        to_read.push(at);
+                        State::Reading
+                    }
+                },
+            };
+        }
+        to_read
+    }
+
+    /// A shelf is not connected any more. Places of drives of the array that are gone with it.
+    pub fn shelf_down(&mut self, setup: &Setup, shelf: u16) -> Vec<DriveIndex> {
+        let mut gone = Vec::new();
+        for (spec, drive) in setup.drives.iter().zip(&mut self.all) {
+            if spec.shelf == shelf
+                && let State::Member(index) = std::mem::replace(&mut drive.state, State::Away)
+            {
+                gone.push(index);
+            }
+        }
+        gone
+    }
+
+    /// A drive without a label is looked at again. Whether it is one.
+    pub fn look_again(&mut self, drive: usize) -> bool {
+        let state = &mut self.all[drive].state;
+        let is_blank = matches!(state, State::Blank | State::Unfit(Unfit::Unreadable));
+        if is_blank {
+            *state = State::Reading;
+        }
+        is_blank
+    }
+
+    /// A drive that does not do what it is asked is looked at again later.
+    pub fn doubt(&mut self, drive: usize) {
+        if matches!(self.all[drive].state, State::Member(_)) {
+            self.all[drive].state = State::Unfit(Unfit::Unreadable);
+        }
+    }
+
+    /// The label of a drive was read, or could not be. The place that it has in the array, if it is a drive of that.
+    pub fn labelled(&mut self, setup: &Setup, drive: usize, bytes: Option<&[u8]>) -> Option<DriveIndex> {
+        if self.all[drive].state != State::Reading {
+            return None; // Its shelf was lost meanwhile.
+        }
+        let state = match bytes.map(Label::parse) {
+            None => State::Unfit(Unfit::Unreadable),
+            Some(Err(error)) => State::Unfit(Unfit::Label(error)),
+            Some(Ok(None)) => State::Blank,
+            Some(Ok(Some(label))) => match self.judge(setup, drive, &label) {
+                Some(unfit) => State::Unfit(unfit),
+                None => {
+                    self.array = Some((label.drives, label.voters));
+                    State::Member(label.drive)
+                }
+            },
+        };
+        let index = match state {
+            State::Member(index) => Some(index),
+            State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
+        };
+        if let State::Unfit(unfit) = &state {
+            tracing::warn!(drive = %setup.drives[drive].name, "drive takes no part in the array: {unfit}");
+        }
+        self.all[drive].state = state;
+        index
+    }
+
+    fn judge(&self, setup: &Setup, drive: usize, label: &Label) -> Option<Unfit> {
+        let uuid = self.all[drive].namespace.map(|namespace| namespace.uuid);
+        if label.array != setup.array() {
+            return Some(Unfit::OtherArray(label.name.clone()));
+        }
+        if Some(label.namespace) != uuid {
+            return Some(Unfit::Copy);
+        }
+        if let Some(other) = self.find(label.drive) {
+            return Some(Unfit::Twice(setup.drives[other].name.clone()));
+        }
+        let contradicts = |array: (DriveSet, DriveSet)| array != (label.drives, label.voters);
+        self.array.is_some_and(contradicts).then_some(Unfit::Contradicts)
+    }
+}
+
+/// What keeps a namespace from being a drive of an array.
+fn check(facts: &TargetFacts, namespace: &Namespace) -> Option<Unfit> {
+    let quorum = quorum_of(namespace.nsid);
+    let quorum = facts.namespaces.iter().find(|other| other.nsid == quorum);
+    let block_bytes = namespace.block_bytes;
+    let most = QUORUM_BLOCKS.max(SLOTS);
+    let has_heartbeats = namespace.blocks * u64::from(block_bytes) > HEARTBEATS_AT * 2;
+    let is_quorum = |quorum: &Namespace| {
+        quorum.block_bytes == block_bytes && quorum.blocks > LABEL_BLOCK as u64 && has_heartbeats
+    };
+    if !quorum.is_some_and(is_quorum) {
+        Some(Unfit::NoQuorum)
+    } else if (block_bytes as usize) < RECORD_BYTES
+        || (facts.max_transfer_bytes as usize) < most * block_bytes as usize
+    {
+        Some(Unfit::Blocks)
+    } else {
+        None
+    }
+}

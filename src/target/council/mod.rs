@@ -1,0 +1,349 @@
+//! Membership of this node in an array that it shares with others, bound to shelves and to the other nodes.
+//!
+//! | file | part |
+//! |---|---|
+//! | `seat` | one life of the node in the array: a program on a reactor of its own |
+//! | `drives` | which namespaces of the shelves are drives of the array, by their labels |
+//! | `manage` | what the configuration and operators ask for |
+//! | `desk` | what the machine asks of drives as NVMe commands, and what their answers mean |
+//!
+//! A life runs on a thread of its own, which sleeps between its beats, so that no load on the cores of the data path delays a heartbeat. When
+//! the machine halts, because others have gone on without this node, the life ends with everything that belongs to it, and a new one
+//! begins with another incarnation, which has to join.
+//!
+//! Deliberately decides nothing: who is a member, who is fenced and who may answer hosts is [`crate::icl::membership`].
+
+mod desk;
+mod drives;
+pub mod manage;
+mod seat;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nvme::nqn::Nqn;
+use reactor::{CoreIndex, Options, PollMode, Remote};
+use uuid::Uuid;
+
+use super::icl::Peer;
+use super::manage::ArrayStatus;
+use crate::icl::link::hmac::MAC_BYTES;
+use crate::icl::{ArrayId, Incarnation, Slot};
+use seat::{Order, Seat};
+
+pub use drives::NamespaceName;
+
+/// How long a question to the thread may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an array may take to be made: a few blocks on each drive, and one epoch.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause between a life that has ended and the next one.
+const REBIRTH: Duration = Duration::from_secs(1);
+/// How long a node that stops waits until the others go on without it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Memory for what is read from drives.
+const ARENA_BYTES: usize = 16 << 20;
+
+/// A shelf whose drives belong to the array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShelfSpec {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it listens, in the order in which the addresses are tried; at least one.
+    pub addresses: Vec<SocketAddr>,
+    /// Its subsystem.
+    pub nqn: Nqn,
+}
+
+/// A drive of the array as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveSpec {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Which of the shelves has it.
+    pub shelf: u16,
+    /// Which of the shelf's namespaces it is.
+    pub namespace: NamespaceName,
+}
+
+/// What a node knows of its array from its configuration.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What people call the array.
+    pub name: String,
+    /// This node's slot.
+    pub slot: Slot,
+    /// The key that all nodes of the array have.
+    pub key: [u8; MAC_BYTES],
+    /// Drives that may be lost: how many vote, when the array is made, follows from it.
+    pub failures: u32,
+    /// Where this node listens for the others.
+    pub listen: SocketAddr,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// The shelves.
+    pub shelves: Vec<ShelfSpec>,
+    /// The drives.
+    pub drives: Vec<DriveSpec>,
+}
+
+impl Setup {
+    /// The array: follows from its name and its key, so that nodes with another key belong to another array.
+    pub fn array(&self) -> ArrayId {
+        let secret = super::icl::hmac_sha256(&self.key, &[b"braid array"]);
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret;
+        let space = Uuid::from_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+        ArrayId(*Uuid::new_v5(&space, self.name.as_bytes()).as_bytes())
+    }
+
+    /// Who a life of a slot is to the drives (PROTOCOL 1, decision 5).
+    pub fn host_id(&self, slot: Slot, incarnation: Incarnation) -> [u8; 16] {
+        let life = format!("slot {slot} incarnation {:016x}", incarnation.0);
+        *Uuid::new_v5(&Uuid::from_bytes(self.array().0), life.as_bytes()).as_bytes()
+    }
+
+    /// The name of a slot to the shelves: the same in all its lives.
+    pub fn host_nqn(&self, slot: Slot) -> Nqn {
+        let array = Uuid::from_bytes(self.array().0);
+        let name = format!("nqn.2026-01.io.braid:array:{array}:slot:{slot}");
+        Nqn::parse(&name).expect("it has the form of an NQN and is short")
+    }
+}
+
+/// A node's part in its array, running.
+pub struct Council {
+    setup: Arc<Setup>,
+    present: Arc<Mutex<Present>>,
+    wish: SyncSender<Wish>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What is wanted of the thread that begins new lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Come back after having left.
+    Join,
+    /// Come to an end.
+    Stop,
+}
+
+/// How a life has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It left, as asked.
+    Left,
+    /// It was stopped, as asked.
+    Stopped,
+    /// Others go on without it, or it could not go on.
+    Lost(String),
+}
+
+/// The life that runs.
+#[derive(Default)]
+struct Present {
+    remote: Option<Remote<Order>>,
+    /// How the last one ended.
+    ended: Option<String>,
+    lives: u32,
+}
+
+/// Why something about an array could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CouncilError {
+    /// Between two lives, or in the midst of something.
+    #[error("membership does not answer: it may just begin anew")]
+    Silent,
+    /// It cannot be done, and why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Council {
+    /// Joins the array, as far as it exists, and goes on until it is stopped.
+    ///
+    /// Errs if the address cannot be listened on.
+    pub fn start(setup: Setup) -> std::io::Result<Self> {
+        let setup = Arc::new(setup);
+        let listener = reactor::listener(setup.listen, 64)?;
+        let present = Arc::new(Mutex::new(Present::default()));
+        let (wish, wishes) = mpsc::sync_channel(2);
+        let thread = {
+            let (setup, present) = (Arc::clone(&setup), Arc::clone(&present));
+            let name = "membership".to_owned();
+            let lives = move || live_on(&setup, &listener, &present, &wishes);
+            std::thread::Builder::new().name(name).spawn(lives)?
+        };
+        Ok(Self {
+            setup,
+            present,
+            wish,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn ask<R: Send + 'static>(
+        &self,
+        timeout: Duration,
+        order: impl FnOnce(SyncSender<R>) -> Order,
+    ) -> Result<R, CouncilError> {
+        let (answer, answers) = mpsc::sync_channel(1);
+        let remote = locked(&self.present).remote.clone();
+        let remote = remote.ok_or(CouncilError::Silent)?;
+        let posted = remote.post(CoreIndex(0), order(answer));
+        posted.map_err(|_| CouncilError::Silent)?;
+        answers.recv_timeout(timeout).map_err(|_| CouncilError::Silent)
+    }
+
+    /// What there is to say of the array and of this node in it.
+    pub fn status(&self) -> Result<ArrayStatus, CouncilError> {
+        let mut status = self.ask(CALL_TIMEOUT, Order::Status)?;
+        let present = locked(&self.present);
+        status.ended_before.clone_from(&present.ended);
+        status.lives = present.lives;
+        Ok(status)
+    }
+
+    /// Makes the array on its drives, which have to be blank.
+    pub fn create(&self) -> Result<(), CouncilError> {
+        self.ask(CREATE_TIMEOUT, Order::Create)?
+            .map_err(CouncilError::Refused)
+    }
+
+    /// Joins again after having left.
+    pub fn join(&self) -> Result<(), CouncilError> {
+        if locked(&self.present).remote.is_some() {
+            return Err(CouncilError::Refused("this node has not left".to_owned()));
+        }
+        self.wish.try_send(Wish::Join).map_err(|_| CouncilError::Silent)
+    }
+
+    /// Leaves the array: others go on without this node at once.
+    pub fn leave(&self) -> Result<(), CouncilError> {
+        self.ask(CALL_TIMEOUT, Order::Leave)?
+            .map_err(CouncilError::Refused)
+    }
+
+    /// Cuts this node off from another one, in one direction or both, to see what follows.
+    pub fn cut(&self, peer: Slot, muted: bool, deafened: bool) -> Result<(), CouncilError> {
+        self.ask(CALL_TIMEOUT, |answer| Order::Cut {
+            peer,
+            muted,
+            deafened,
+            answer,
+        })
+    }
+
+    /// What the configuration says.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Ends this node's part in the array: leaves it, if that is soon done, and drops all connections.
+    pub fn stop(&self) {
+        if self.leave().is_ok() {
+            let end = Instant::now() + LEAVE_TIMEOUT;
+            while locked(&self.present).remote.is_some() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.end();
+    }
+
+    fn end(&self) {
+        let _ = self.wish.try_send(Wish::Stop); // The thread may have ended by itself.
+        if let Some(remote) = locked(&self.present).remote.clone() {
+            let _ = remote.post(CoreIndex(0), Order::Stop); // Likewise.
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join(); // It has said why it ended.
+        }
+    }
+}
+
+impl Drop for Council {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// One life after the other, until it is enough.
+fn live_on(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>, wishes: &Receiver<Wish>) {
+    loop {
+        let wish = match live(setup, listener, present) {
+            Ending::Stopped => return,
+            Ending::Left => {
+                tracing::info!(array = %setup.name, slot = %setup.slot, "this node has left the array");
+                locked(present).ended = Some("left, as asked".to_owned());
+                wishes.recv().unwrap_or(Wish::Stop)
+            }
+            Ending::Lost(why) => {
+                tracing::error!(array = %setup.name, slot = %setup.slot, "membership ended: {why}; a new life begins");
+                locked(present).ended = Some(why);
+                match wishes.recv_timeout(REBIRTH) {
+                    Err(RecvTimeoutError::Timeout) => Wish::Join,
+                    Err(RecvTimeoutError::Disconnected) => Wish::Stop,
+                    Ok(wish) => wish,
+                }
+            }
+        };
+        if wish == Wish::Stop {
+            return;
+        }
+    }
+}
+
+/// One life, from its birth until it halts or is stopped.
+fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -> Ending {
+    let bytes = Uuid::new_v4().into_bytes();
+    let incarnation = Incarnation(u64::from_le_bytes(*bytes.first_chunk().expect("16 bytes")) | 1);
+    let random = u32::from_le_bytes([bytes[9], bytes[10], bytes[11], 0]);
+    let listener = match listener.try_clone() {
+        Ok(listener) => listener,
+        Err(error) => return Ending::Lost(format!("no descriptor is left: {error}")),
+    };
+    let (ended, endings) = mpsc::sync_channel(1);
+    let seat = Mutex::new(Some(Seat::new(
+        Arc::clone(setup),
+        incarnation,
+        random,
+        listener,
+        ended,
+    )));
+    let options = Options {
+        poll: PollMode::Interrupt,
+        arena_bytes: ARENA_BYTES,
+        files_max: 1024,
+        operations_max: 8192,
+        ..Options::default()
+    };
+    let running = reactor::run(options, move |_| {
+        let seat = seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        seat.expect("there is one core")
+    });
+    let running = match running {
+        Ok(running) => running,
+        Err(error) => return Ending::Lost(format!("its thread could not be started: {error}")),
+    };
+    {
+        let mut present = locked(present);
+        present.remote = Some(running.handle());
+        present.lives += 1;
+    }
+    // A thread that fails drops its end.
+    let ending = endings.recv().unwrap_or(Ending::Stopped);
+    locked(present).remote = None;
+    running.stop();
+    if let Err(error) = running.join() {
+        return Ending::Lost(format!("its thread failed: {error}"));
+    }
+    ending
+}
+
+fn locked(present: &Mutex<Present>) -> std::sync::MutexGuard<'_, Present> {
+    present.lock().unwrap_or_else(PoisonError::into_inner)
+}
