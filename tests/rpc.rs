@@ -57,6 +57,7 @@ impl Manage for FakeNode {
             Request::Shutdown => Ok(Reply::Stopping(Stopping { stopping: true })),
             Request::NodeShow
             | Request::ShelfShow
+            | Request::Array(_)
             | Request::GroupCreate(_)
             | Request::Background(_)
             | Request::VdiskList

@@ -131,26 +131,16 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         .peek("listen")
         .map_or(0, |value| value.get_ref().as_array().map_or(1, |list| list.len()));
     let listeners_missing = listeners.len() < listed;
-    let (mut shelves, mut shelves_missing) = (Vec::new(), false);
-    if has_shelves {
-        let sections = many(&mut root, "shelf", SHELVES_MAX, problems);
-        let found = sections.len();
-        let read = |section| fabric::shelf(section, &node.name, problems);
-        shelves.extend(sections.into_iter().filter_map(read));
-        shelves_missing = shelves.len() < found;
-    }
-    let (mut array, mut peers) = (None, Vec::new());
-    if !is_shelf {
-        if let Some(at) = root.peek("array").map(Spanned::span) {
-            array = array::array(one(&mut root, "array", problems), at, problems);
-        }
-        let sections = many(&mut root, "peer", usize::from(ARRAY_SLOTS), problems);
-        peers.extend(
-            sections
-                .into_iter()
-                .filter_map(|section| array::peer(section, problems)),
-        );
-    }
+    let (shelves, shelves_missing) = if has_shelves {
+        remote_shelves(&mut root, &node, problems)
+    } else {
+        (Vec::new(), false)
+    };
+    let (array, peers) = if is_shelf {
+        (None, Vec::new())
+    } else {
+        array_and_peers(&mut root, problems)
+    };
     let drives = many(&mut root, "drive", DRIVES_MAX, problems);
     let drives = drives
         .into_iter()
@@ -190,6 +180,34 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         groups,
         vdisks,
     }
+}
+
+/// The shelves that a node uses, and whether some section was so wrong that it is not among them.
+fn remote_shelves(
+    root: &mut Section<'_, '_>,
+    node: &Node,
+    problems: &mut Problems<'_>,
+) -> (Vec<Placed<RemoteShelf>>, bool) {
+    let sections = many(root, "shelf", SHELVES_MAX, problems);
+    let found = sections.len();
+    let read = |section| fabric::shelf(section, &node.name, problems);
+    let shelves: Vec<_> = sections.into_iter().filter_map(read).collect();
+    let is_missing = shelves.len() < found;
+    (shelves, is_missing)
+}
+
+/// What the file says of an array, and of the other nodes of it.
+fn array_and_peers(
+    root: &mut Section<'_, '_>,
+    problems: &mut Problems<'_>,
+) -> (Option<Placed<ArrayDraft>>, Vec<Placed<Peer>>) {
+    let at = root.peek("array").map(Spanned::span);
+    let array = at.and_then(|at| array::array(one(root, "array", problems), at, problems));
+    let sections = many(root, "peer", usize::from(ARRAY_SLOTS), problems);
+    let peers = sections
+        .into_iter()
+        .filter_map(|section| array::peer(section, problems));
+    (array, peers.collect())
 }
 
 /// The section `[key]`, which the file may leave out.

@@ -226,6 +226,10 @@ pub fn queue_index(queue: QueueId) -> u16 {
 
 impl Core {
     /// Makes the core that runs on the calling thread.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part that is made before the core is"
+    )]
     pub fn new(
         index: CoreIndex,
         limits: TransportLimits,

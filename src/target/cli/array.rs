@@ -41,9 +41,11 @@ pub(super) fn nodes(client: &Client) -> Result<(), Failure> {
     if client.json {
         return ask(client, &request);
     }
-    match connect(client)?.call(&request)? {
-        Reply::Array(array) => print(&nodes_text(&array)),
-        other => print(&show::text(&other)),
+    let reply = connect(client)?.call(&request)?;
+    if let Reply::Array(array) = &reply {
+        print(&nodes_text(array))
+    } else {
+        print(&show::text(&reply))
     }
 }
 

@@ -122,11 +122,10 @@ pub fn encode(setup: &Setup, incarnation: Incarnation, namespace: &Namespace, co
         }
         Command::Reserve(command) => {
             let (entry, data) = command.encode(0, nsid);
-            let read_bytes = match command {
-                nvme::reservation::Command::Report { length_bytes, .. } => {
-                    u32::try_from(*length_bytes).expect("as many registrants as there may be")
-                }
-                _ => 0,
+            let read_bytes = if let nvme::reservation::Command::Report { length_bytes, .. } = command {
+                u32::try_from(*length_bytes).expect("as many registrants as there may be")
+            } else {
+                0
             };
             Encoded::new(entry, data, read_bytes)
         }

@@ -1,5 +1,7 @@
 //! One life of a node in its array: the machine, the connections to shelves and to the other nodes, on a reactor of its own.
 
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,7 +27,8 @@ use crate::target::host::associations::Associations;
 use crate::target::host::queues::{Happened, Queues, Submission};
 use crate::target::host::{Event as AssociationEvent, Outcome, Payload, Target, TargetFacts};
 use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup};
-use crate::target::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
+use crate::target::manage::ArrayStatus;
+use status::state_text;
 
 /// What tokens are about, in their highest byte.
 const QUEUES: u8 = 1;
@@ -790,107 +793,10 @@ impl Seat {
             Order::Stop => self.end(Ending::Stopped),
         }
     }
-
-    fn status(&self, now: Nanos) -> ArrayStatus {
-        let machine = self.machine.as_ref().map(|machine| machine.status(now));
-        let hex = |incarnation: Incarnation| format!("{:016x}", incarnation.0);
-        let refusals = self.port.refusals();
-        let voters = self.drives.array().map_or(DriveSet::EMPTY, |(_, voters)| voters);
-        let drives = self.setup.drives.iter().zip(self.drives.iter());
-        ArrayStatus {
-            array: self.setup.name.clone(),
-            uuid: uuid::Uuid::from_bytes(self.setup.array().0).to_string(),
-            slot: self.setup.slot.number(),
-            incarnation: hex(self.incarnation),
-            stage: machine
-                .as_ref()
-                .map_or("blank", |it| stage_text(it.stage))
-                .to_owned(),
-            epoch: machine.as_ref().map_or(0, |it| it.epoch.0),
-            members: machine.as_ref().map_or_else(Vec::new, |it| {
-                let members = it.members.iter();
-                members
-                    .map(|member| (member.slot.number(), hex(member.incarnation)))
-                    .collect()
-            }),
-            silent: machine
-                .as_ref()
-                .map_or_else(Vec::new, |it| it.silent.iter().map(Slot::number).collect()),
-            serves: self.machine.as_ref().is_some_and(|it| it.may_complete(now)),
-            lease_left_ms: machine.as_ref().map_or(0, |it| it.lease_left_ns / 1_000_000),
-            blocked: machine.as_ref().and_then(|it| it.blocked).map(|blocked| {
-                use crate::icl::membership::choice::Blocked;
-                let (what, missing) = match blocked {
-                    Blocked::Voters(missing) => ("no majority of the drives that vote is reached", missing),
-                    Blocked::Drives(missing) => {
-                        ("drives without which there is no data are missing", missing)
-                    }
-                };
-                let missing: Vec<String> = missing.iter().map(|drive| drive.to_string()).collect();
-                format!("{what}: {}", missing.join(", "))
-            }),
-            drives: drives
-                .map(|(spec, drive)| {
-                    let place = match drive.state {
-                        State::Member(index) => Some(index),
-                        State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
-                    };
-                    ArrayDriveStatus {
-                        name: spec.name.clone(),
-                        shelf: self.setup.shelves[usize::from(spec.shelf)].name.clone(),
-                        place: place.map(DriveIndex::number),
-                        votes: place.is_some_and(|place| voters.contains(place)),
-                        in_use: place.is_some_and(|place| {
-                            machine.as_ref().is_some_and(|it| it.drives.contains(place))
-                        }),
-                        state: state_text(&drive.state),
-                    }
-                })
-                .collect(),
-            peers: self
-                .setup
-                .peers
-                .iter()
-                .map(|peer| ArrayPeerStatus {
-                    slot: peer.slot.number(),
-                    addresses: peer.addresses.iter().map(ToString::to_string).collect(),
-                    incarnation: self
-                        .port
-                        .announces_to(peer.slot)
-                        .map(|node| hex(node.incarnation)),
-                })
-                .collect(),
-            refused_connections: refusals.count,
-            last_refusal: refusals.last.map(|why| why.to_string()),
-            ..ArrayStatus::default()
-        }
-    }
 }
 
 fn index_of(drive: usize) -> Option<DriveIndex> {
     DriveIndex::new(u8::try_from(drive).ok()?)
-}
-
-const fn stage_text(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Reading => "reading",
-        Stage::Blank => "blank",
-        Stage::Outside => "outside",
-        Stage::Settling => "settling",
-        Stage::Open => "open",
-        Stage::Leaving => "leaving",
-        Stage::Halted => "halted",
-    }
-}
-
-fn state_text(state: &State) -> String {
-    match state {
-        State::Away => "its shelf is not connected".to_owned(),
-        State::Reading => "its label is being read".to_owned(),
-        State::Blank => "blank".to_owned(),
-        State::Member(_) => "reached".to_owned(),
-        State::Unfit(unfit) => unfit.to_string(),
-    }
 }
 
 impl reactor::Program for Seat {
