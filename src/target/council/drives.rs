@@ -260,3 +260,179 @@ fn check(facts: &TargetFacts, namespace: &Namespace) -> Option<Unfit> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nvme::nqn::Nqn;
+
+    use super::*;
+    use crate::icl::membership::label::voters_of;
+    use crate::icl::{ArrayId, Slot};
+    use crate::target::council::{DriveSpec, ShelfSpec};
+
+    /// Two shelves with two drives each.
+    fn setup() -> Setup {
+        let shelf = |name: &str| ShelfSpec {
+            name: name.to_owned(),
+            addresses: vec!["127.0.0.1:1".parse().unwrap()],
+            nqn: Nqn::parse("nqn.2026-01.io.braid:s").unwrap(),
+        };
+        let drive = |number: u16| DriveSpec {
+            name: format!("d{number}"),
+            shelf: number / 2,
+            namespace: NamespaceName::Nsid(u32::from(number % 2) * 2 + 1),
+        };
+        Setup {
+            name: "vault".to_owned(),
+            slot: Slot::new(0).unwrap(),
+            key: [1; 32],
+            failures: 1,
+            listen: "127.0.0.1:1".parse().unwrap(),
+            peers: Vec::new(),
+            shelves: vec![shelf("a"), shelf("b")],
+            drives: (0..4).map(drive).collect(),
+        }
+    }
+
+    fn namespace(nsid: u32, shelf: u8, blocks: u64) -> Namespace {
+        Namespace {
+            nsid,
+            blocks,
+            block_bytes: 4096,
+            nguid: [0; 16],
+            uuid: [shelf * 16 + u8::try_from(nsid).unwrap(); 16],
+        }
+    }
+
+    fn facts(shelf: u8) -> TargetFacts {
+        let pair = |nsid| [namespace(nsid, shelf, 1000), namespace(nsid + 1, shelf, 256)];
+        TargetFacts {
+            max_transfer_bytes: 256 << 10,
+            namespaces: [1, 3].into_iter().flat_map(pair).collect(),
+            ..TargetFacts::default()
+        }
+    }
+
+    fn label(setup: &Setup, drives: &Drives, drive: usize) -> Label {
+        Label {
+            array: setup.array(),
+            name: setup.name.clone(),
+            drive: DriveIndex::new(u8::try_from(drive).unwrap()).unwrap(),
+            namespace: drives.get(drive).namespace.unwrap().uuid,
+            drives: DriveSet(0b1111),
+            voters: voters_of(4, 1),
+        }
+    }
+
+    /// Drives whose labels are about to be read.
+    fn reading() -> (Setup, Drives) {
+        let setup = setup();
+        let mut drives = Drives::new(&setup);
+        assert_eq!(drives.shelf_up(&setup, 0, &facts(0)), [0, 1]);
+        assert_eq!(drives.shelf_up(&setup, 1, &facts(1)), [2, 3]);
+        (setup, drives)
+    }
+
+    fn unfit(drives: &Drives, drive: usize) -> &Unfit {
+        let State::Unfit(unfit) = &drives.get(drive).state else {
+            panic!("{:?}", drives.get(drive))
+        };
+        unfit
+    }
+
+    #[test]
+    fn labels_say_which_drive_is_which() {
+        let (setup, mut drives) = reading();
+        for (drive, place) in [(0, 3), (1, 0), (2, 1), (3, 2)] {
+            let label = Label {
+                drive: DriveIndex::new(place).unwrap(),
+                ..label(&setup, &drives, drive)
+            };
+            let found = drives.labelled(&setup, drive, Some(&label.encode()));
+            assert_eq!(found, DriveIndex::new(place));
+        }
+        assert_eq!(drives.find(DriveIndex::new(3).unwrap()), Some(0));
+        assert_eq!(drives.array(), Some((DriveSet(0b1111), voters_of(4, 1))));
+        let gone = drives.shelf_down(&setup, 1);
+        assert_eq!(gone, [DriveIndex::new(1).unwrap(), DriveIndex::new(2).unwrap()]);
+        assert_eq!(
+            drives.shelf_up(&setup, 1, &facts(1)),
+            [2, 3],
+            "they are read anew"
+        );
+    }
+
+    #[test]
+    fn what_is_no_drive_of_the_array_takes_no_part_and_says_why() {
+        let (setup, mut drives) = reading();
+        let good = label(&setup, &drives, 0);
+        assert!(drives.labelled(&setup, 0, Some(&good.encode())).is_some());
+        let mut read = |drive: usize, bytes: Option<&[u8]>, expected: &Unfit| {
+            assert_eq!(drives.labelled(&setup, drive, bytes), None);
+            assert_eq!(unfit(&drives, drive), expected);
+            assert!(!expected.to_string().is_empty());
+            drives.all[drive].state = State::Reading;
+        };
+        let uuid = |drive: u32, shelf| namespace(drive, shelf, 0).uuid;
+        let other = Label {
+            array: ArrayId([9; 16]),
+            namespace: uuid(3, 0),
+            ..good.clone()
+        };
+        read(1, Some(&other.encode()), &Unfit::OtherArray("vault".to_owned()));
+        read(1, Some(&good.encode()), &Unfit::Copy);
+        let twice = Label {
+            namespace: uuid(1, 1),
+            ..good.clone()
+        };
+        read(2, Some(&twice.encode()), &Unfit::Twice("d0".to_owned()));
+        let contradicts = Label {
+            namespace: uuid(3, 1),
+            drive: DriveIndex::new(3).unwrap(),
+            voters: DriveSet(1),
+            ..good
+        };
+        read(3, Some(&contradicts.encode()), &Unfit::Contradicts);
+        read(3, Some(&[7; 512]), &Unfit::Label(LabelError::Magic));
+        read(3, None, &Unfit::Unreadable);
+    }
+
+    #[test]
+    fn namespaces_that_cannot_carry_records_are_refused_before_they_are_read() {
+        let setup = setup();
+        let expect = |facts: &TargetFacts, expected: Unfit| {
+            let mut drives = Drives::new(&setup);
+            let to_read = drives.shelf_up(&setup, 0, facts);
+            assert!(!to_read.contains(&0), "{expected:?}");
+            assert_eq!(unfit(&drives, 0), &expected);
+        };
+        let mut none = facts(0);
+        none.namespaces.remove(0);
+        expect(&none, Unfit::Missing);
+        let mut alone = facts(0);
+        alone.namespaces.remove(1);
+        expect(&alone, Unfit::NoQuorum);
+        let mut small = facts(0);
+        small.namespaces[1].blocks = 32;
+        expect(&small, Unfit::NoQuorum);
+        let mut slow = facts(0);
+        slow.max_transfer_bytes = 8192;
+        expect(&slow, Unfit::Blocks);
+    }
+
+    #[test]
+    fn a_blank_drive_is_looked_at_again_and_others_are_not() {
+        let (setup, mut drives) = reading();
+        assert_eq!(drives.labelled(&setup, 0, Some(&[0; 4096])), None);
+        assert_eq!(drives.get(0).state, State::Blank);
+        assert!(
+            drives.look_again(0) && !drives.look_again(1),
+            "one is read already"
+        );
+        let label = label(&setup, &drives, 0);
+        assert!(drives.labelled(&setup, 0, Some(&label.encode())).is_some());
+        assert!(!drives.look_again(0));
+        drives.doubt(0);
+        assert!(drives.look_again(0), "it did not do what it was asked");
+    }
+}
