@@ -17,6 +17,9 @@ const REPORT_BYTES: u64 = Report::bytes(nvme::reservation::REGISTRANTS_MAX, true
 /// Registered hosts read and write, and nobody else does: a node that was put out reads nothing old either.
 const KIND: Kind = Kind::ExclusiveAccessAllRegistrants;
 
+/// Claims of one node that ended in doubt and of which the drive may still know; of older ones it is not told apart from others.
+const TRIED_MAX: usize = 64;
+
 /// Who a node is to a drive, for one association.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -33,9 +36,68 @@ pub enum Rivals {
     Respect,
     /// They are put out, because an operator says so.
     TakeOver,
-    /// One of these is this node before, and has the drive: these are put out, by their keys. Nobody else is: whoever takes the drive over in
-    /// this moment takes those keys away, so that this node notices and does not take it back.
-    Renew(Vec<HostId>),
+    /// This node before is put out, by its keys. Nobody else is: whoever takes the drive over in this moment takes those keys away, so that
+    /// this node notices and does not take it back.
+    Renew(Custody),
+}
+
+/// What a node knows of its own registrations at a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Custody {
+    /// This one had the drive: as long as it is registered, nobody else has had it since.
+    holder: HostId,
+    /// Those of claims that ended before their end was known, oldest first.
+    tried: Vec<Tried>,
+}
+
+/// A claim that ended before its end was known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tried {
+    host: HostId,
+    /// The drive's generation if all that it asked has taken effect, and nothing else has happened since it found the drive this node's;
+    /// `None` if it had not, or if that would not tell.
+    expected: Option<u32>,
+}
+
+impl Custody {
+    /// Of a node that had the drive as this host.
+    pub const fn of(holder: HostId) -> Self {
+        Self {
+            holder,
+            tried: Vec::new(),
+        }
+    }
+
+    /// A claim was broken off.
+    pub fn tried(&mut self, claim: &Claim) {
+        if !claim.has_changed {
+            return;
+        }
+        let host = claim.mine.host;
+        self.tried.retain(|tried| tried.host != host);
+        if self.tried.len() == TRIED_MAX {
+            self.tried.remove(0);
+        }
+        let expected = claim.expected;
+        self.tried.push(Tried { host, expected });
+    }
+
+    fn is_own(&self, registrant: &Reported) -> bool {
+        registrant.host == self.holder || self.tried.iter().any(|tried| tried.host == registrant.host)
+    }
+
+    /// Whether nobody else can have had the drive in between: its last holder is still there, or the fence of a claim, whose answer was lost,
+    /// is the last thing that has happened.
+    fn is_continuous(&self, report: &Report) -> bool {
+        if report.registrants.iter().any(|it| it.host == self.holder) {
+            return true;
+        }
+        let [alone] = &report.registrants[..] else {
+            return false;
+        };
+        let (host, expected) = (alone.host, Some(report.generation));
+        report.kind == Some(KIND) && self.tried.contains(&Tried { host, expected })
+    }
 }
 
 /// Why a drive is not this node's.
@@ -111,6 +173,10 @@ pub struct Claim {
     /// Keys of those that have yet to be put out.
     victims: Vec<Key>,
     continuous: bool,
+    /// Something was asked that changes what the drive knows.
+    has_changed: bool,
+    /// The drive's generation when all of it has taken effect, if that tells that nothing else has happened.
+    expected: Option<u32>,
 }
 
 const REPORT: Command = Command::Report {
@@ -128,6 +194,8 @@ impl Claim {
             found: Report::default(),
             victims: Vec::new(),
             continuous: false,
+            has_changed: false,
+            expected: None,
         };
         (claim, REPORT)
     }
@@ -175,25 +243,34 @@ impl Claim {
             | Answer::Interrupted
             | Answer::Failed(_)) => return Step::Refused(unexpected(&answer)),
         };
-        let is_own = |registrant: &Reported| match &self.rivals {
-            Rivals::Renew(past) => past.contains(&registrant.host),
-            Rivals::Respect | Rivals::TakeOver => false,
-        };
-        self.continuous = report.registrants.iter().any(is_own);
-        let is_taken = !report.registrants.is_empty() && !self.continuous;
-        if is_taken && self.rivals != Rivals::TakeOver {
-            return Step::Refused(Refusal::Held(report));
-        }
-        let registrants = report.registrants.iter();
+        let registrants = &report.registrants;
         self.victims = match &self.rivals {
-            Rivals::Renew(_) => registrants.filter(|it| is_own(it)).map(|it| it.key).collect(),
+            Rivals::Respect if registrants.is_empty() => Vec::new(),
+            Rivals::TakeOver if registrants.is_empty() => Vec::new(),
             // Under a reservation of all registrants no key means all others.
-            Rivals::TakeOver if is_taken => vec![Key::NONE],
-            Rivals::Respect | Rivals::TakeOver => Vec::new(),
+            Rivals::TakeOver => vec![Key::NONE],
+            Rivals::Respect => return Step::Refused(Refusal::Held(report)),
+            Rivals::Renew(custody) => {
+                self.continuous = custody.is_continuous(&report);
+                let is_foreign = |it: &Reported| !custody.is_own(it) && it.host != self.mine.host;
+                let has_foreign = registrants.iter().any(is_foreign);
+                if !self.continuous && has_foreign {
+                    return Step::Refused(Refusal::Held(report));
+                }
+                let mut own: Vec<&Reported> = registrants.iter().filter(|it| custody.is_own(it)).collect();
+                // Again after a claim that failed half-way.
+                own.retain(|it| it.host != self.mine.host);
+                // The last one comes first.
+                own.sort_by_key(|it| it.host == custody.holder);
+                // Whoever takes the drive over and gives it back changes the generation three times, beside the own registration.
+                let is_telling = self.continuous && !has_foreign && own.len() < 3;
+                let steps = 1 + u32::try_from(own.len()).expect("registrants are few");
+                self.expected = is_telling.then(|| report.generation.wrapping_add(steps));
+                own.iter().map(|it| it.key).collect()
+            }
         };
-        // Again after a claim that failed half-way.
-        self.victims.retain(|victim| *victim != self.mine.key);
         self.found = report;
+        self.has_changed = true;
         let persistence = Persistence::On;
         let new = self.mine.key;
         self.ask(State::AwaitingRegister, Command::Register { new, persistence })

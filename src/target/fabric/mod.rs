@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::host::{Namespace, Target};
 use session::Session;
 
-pub use claim::{Claim, Identity, Refusal, Rivals, Step, give_back};
+pub use claim::{Claim, Custody, Identity, Refusal, Rivals, Step, give_back};
 pub use command::{answer_of, encode_ask, encode_instance, instance_of};
 pub use core::{Fabric, FabricJob, FabricOrder, FabricReport};
 pub use transfer::{Errand, Route, Wanted};

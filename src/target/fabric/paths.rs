@@ -6,17 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use nvme::reservation::{Command as Reservation, HostId};
+use nvme::reservation::Command as Reservation;
 
-use super::claim::{Claim, Identity, Refusal, Rivals, Step};
+use super::claim::{Claim, Custody, Identity, Refusal, Rivals, Step};
 use super::{Answer, Route, hostid_of, identity_of};
 use crate::drive::DriveError;
 use crate::target::host::{Namespace, TargetFacts};
 
 /// How long a claim that failed is let be.
 const CLAIM_AGAIN_NS: u64 = 1_000_000_000;
-/// Identities of a node that a drive may know beside the present one: attempts that ended between their registration and the fence.
-const PAST_MAX: usize = 64;
 
 /// Why a drive is a lost member although it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +174,7 @@ struct Path {
     /// What is on it is not to be relied on, and the cores have been told.
     stale: Option<Stale>,
     /// Who this node may be to the drive.
-    past: Vec<HostId>,
+    custody: Custody,
 }
 
 #[derive(Debug)]
@@ -191,6 +189,15 @@ struct ShelfState {
     instance: Option<[u8; 16]>,
     /// It was connected before.
     known: bool,
+}
+
+impl Path {
+    /// A claim that is under way does not come to an end.
+    fn break_off(&mut self) {
+        if let State::Claiming(claim) = &self.state {
+            self.custody.tried(claim);
+        }
+    }
 }
 
 /// The paths to all drives of all shelves.
@@ -221,7 +228,7 @@ impl Paths {
             state: State::Down,
             is_shared: false,
             stale: None,
-            past: vec![identity.host],
+            custody: Custody::of(identity.host),
         };
         let old = self.paths.insert(drive, path);
         assert!(old.is_none() && usize::from(shelf) < self.shelves.len());
@@ -322,6 +329,7 @@ impl Paths {
             if matches!(path.state, State::Fenced) {
                 continue;
             }
+            path.break_off();
             path.state = State::Down;
             if path.stale.is_none() {
                 let route = Route::Down;
@@ -375,13 +383,7 @@ impl Paths {
             path.state = State::Connected;
             return out.push(Action::Connected { drive });
         }
-        let (claim, command) = Claim::begin(identity, Rivals::Renew(path.past.clone()));
-        if !path.past.contains(&identity.host) {
-            if path.past.len() == PAST_MAX {
-                path.past.remove(1); // The first one is the last that certainly had it.
-            }
-            path.past.push(identity.host);
-        }
+        let (claim, command) = Claim::begin(identity, Rivals::Renew(path.custody.clone()));
         path.state = State::Claiming(claim);
         out.push(Action::Reserve {
             drive,
@@ -395,6 +397,8 @@ impl Paths {
         if self.shelves[usize::from(shelf)].attempt != Some(attempt) {
             return; // Of an association that is lost.
         }
+        let base = self.shelves[usize::from(shelf)].base;
+        let identity = identity_of(hostid_of(base, attempt));
         let path = self.path(drive);
         let State::Claiming(claim) = &mut path.state else {
             return;
@@ -407,8 +411,7 @@ impl Paths {
             }),
             Step::Claimed { continuous } => {
                 path.state = State::Claimed;
-                let own = path.past.pop().expect("the present one was added last");
-                path.past = vec![own];
+                path.custody = Custody::of(identity.host);
                 if !continuous {
                     self.make_stale(drive, Stale::Forgotten, out);
                 }
@@ -419,6 +422,7 @@ impl Paths {
             Step::Refused(Refusal::Held(_) | Refusal::Preempted) => self.fence(drive, out),
             // A target that could not wait for the end of commands has what follows wait for it (PROTOCOL H09).
             Step::Refused(refusal) => {
+                path.break_off();
                 path.state = State::Unclaimed {
                     until_ns: now_ns + CLAIM_AGAIN_NS,
                 };
@@ -487,7 +491,7 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
-    use nvme::reservation::{Report, Reported};
+    use nvme::reservation::{HostId, Report, Reported};
 
     use super::*;
     use crate::target::fabric::base_of;
