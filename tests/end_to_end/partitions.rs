@@ -307,8 +307,10 @@ fn carry_out(scene: &mut Scene, blow: Blow, random: &mut Random) -> Duration {
             for other in &rest {
                 scene.cut(victim, *other, muted, deafened);
             }
-            // Who hears nobody, and is heard, may be first to propose; whoever is left goes on, and the others begin anew.
-            let took = scene.until_one_opens("after a cut", &[&rest, &[victim]]);
+            // Who hears nobody, and is heard, may be first to propose, and those whom it leaves out may have decided otherwise in the
+            // meantime: whoever is left goes on, and the others begin anew.
+            let sets: [&[u8]; 6] = [&[0], &[1], &[2], &[0, 1], &[0, 2], &[1, 2]];
+            let took = scene.until_one_opens("after a cut", &sets);
             for other in &rest {
                 scene.cut(victim, *other, false, false);
             }
@@ -375,6 +377,15 @@ fn never_two_sides_write() {
             times[times.len() - 1],
             late.count()
         );
+    }
+    // Drives that a node had lost for a while are all in use again.
+    let whole = Instant::now();
+    while !all.iter().all(|slot| {
+        let status = scene.show(*slot);
+        status.is_some_and(|status| status.drives.iter().all(|drive| drive.in_use))
+    }) {
+        assert!(whole.elapsed() < WAIT, "all drives are in use");
+        std::thread::sleep(Duration::from_millis(50));
     }
     scene.nodes.clear();
     drop(scene.shelf.take());

@@ -16,7 +16,7 @@ use super::drives::{Drives, State};
 use super::{Ending, Setup};
 use crate::icl::link::{LinkConfig, PastLives};
 use crate::icl::membership::label::{Label, voters_of};
-use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Ticket};
+use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Ticket, Wish};
 use crate::icl::membership::message::Announcement;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::membership::status::{Halt, Stage};
@@ -281,6 +281,7 @@ impl Seat {
         self.queues.tick(io);
         if now >= self.labels_at {
             self.labels_at = now + LABELS_NS;
+            self.take_drives_back(io);
             if self.making.is_none() {
                 for drive in 0..self.setup.drives.len() {
                     if self.drives.look_again(drive) {
@@ -294,6 +295,30 @@ impl Seat {
 
 // Shelves and their drives.
 impl Seat {
+    /// Drives that are reached again are to be in use again. Nothing of hosts is on them yet that would have to be rebuilt first.
+    fn take_drives_back(&mut self, io: &mut Io<Order>) {
+        let Some(machine) = &self.machine else { return };
+        let is_open = machine.status(io.now()).stage == Stage::Open;
+        let Some(record) = machine.record().filter(|_| is_open) else {
+            return;
+        };
+        let reached: DriveSet = (0..self.setup.drives.len())
+            .filter_map(|drive| match self.drives.get(drive).state {
+                State::Member(index) => Some(index),
+                State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
+            })
+            .collect();
+        let is_more = reached != record.drives && reached.covers(record.drives);
+        if is_more && record.leader().slot == self.setup.slot {
+            let wish = Wish {
+                drives: reached,
+                generation: record.generation + 1,
+                dirty_ram: record.dirty_ram,
+            };
+            self.machine_event(io, Event::Configure(wish));
+        }
+    }
+
     /// Hands out what the associations want. Whether they wanted anything.
     fn associate(&mut self, io: &mut Io<Order>) -> bool {
         let mut any = false;

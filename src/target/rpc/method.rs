@@ -678,7 +678,7 @@ mod tests {
             "-32601 there is no method \"group.lst\"; did you mean group.list?"
         );
         assert!(refused("x", json!({})).contains("the methods are node.show, "));
-        assert!(refused(&"y".repeat(1000), json!({})).len() < 500);
+        assert!(refused(&"y".repeat(1000), json!({})).len() < 700);
     }
 
     #[test]
