@@ -67,6 +67,8 @@ fn a_stop_and_some_seconds_of_quiet_leave_nothing_to_ask() {
     let mut host = Host::connect(node.address);
     assert!(host.read(1, 64, 16, 4096) == written);
     host.write(1, 128, 4096, &written);
+    // The write is in the journal, and may be answered before it is confessed that the next ones are not.
+    node.until("the confession", |group| group.dirty_ram);
     let group = node.until("nothing is in memory alone", |group| !group.dirty_ram);
     assert_eq!(
         (group.durability, group.state),
