@@ -91,7 +91,7 @@ fn are_open(all: &[ArrayStatus], members: usize) -> bool {
     })
 }
 
-/// CHECKLIST A1, A2: nodes that share the drives of a shelf form an array, lose a member, and take it in again as another life.
+/// Nodes that share the drives of a shelf form an array, lose a member, and take it in again as another life.
 #[test]
 fn nodes_form_an_array_lose_one_and_take_it_in_again() {
     let shelf = shelf();

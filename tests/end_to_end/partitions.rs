@@ -331,7 +331,7 @@ fn carry_out(scene: &mut Scene, blow: Blow, random: &mut Random) -> Duration {
     }
 }
 
-/// CHECKLIST A1, A2, A12, E1 (PROTOCOL H01-H06): whatever happens to nodes, links and shelf, one side goes on, and nothing of the other lands.
+/// CHECKLIST E1 (PROTOCOL H01 to H06, I4): whatever happens to nodes, links and shelf, one side goes on, and nothing of the other lands.
 #[test]
 fn never_two_sides_write() {
     let number = |name: &str, default: u64| {
