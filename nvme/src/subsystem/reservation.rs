@@ -115,6 +115,10 @@ impl Subsystem {
         data: &[u8],
         out: &mut Vec<Action>,
     ) -> Result<Option<Reply>, Status> {
+        // Where no namespace could keep it there is no such command, whatever namespace it names.
+        if !self.reservations.machines.values().any(Machine::can_persist) {
+            return Err(Status::INVALID_OPCODE.do_not_retry());
+        }
         let nsid = command.entry.nsid();
         let namespace = self.namespaces.get(&nsid).ok_or(NO_NAMESPACE)?;
         let nsid = namespace.admission_of.unwrap_or(nsid);
