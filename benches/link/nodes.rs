@@ -83,7 +83,7 @@ fn start(
             owed: 0,
             payload: vec![0x5a; bytes],
             asked: VecDeque::new(),
-            latencies: Histogram::new(3).expect("three digits are possible"),
+            latencies: Histogram::new_with_max(10_000_000_000, 3).expect("three digits are possible"),
             counting: None,
             received: Vec::new(),
             is_up: false,
