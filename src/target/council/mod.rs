@@ -149,6 +149,8 @@ struct Present {
     /// How the last one ended.
     ended: Option<String>,
     lives: u32,
+    /// No other life is to go on.
+    stops: bool,
 }
 
 /// Why something about an array could not be done.
@@ -255,7 +257,12 @@ impl Council {
 
     fn end(&self) {
         let _ = self.wish.try_send(Wish::Stop); // The thread may have ended by itself.
-        if let Some(remote) = locked(&self.present).remote.clone() {
+        let remote = {
+            let mut present = locked(&self.present);
+            present.stops = true; // For a life that is just beginning.
+            present.remote.clone()
+        };
+        if let Some(remote) = remote {
             let _ = remote.post(CoreIndex(0), Order::Stop); // Likewise.
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -333,6 +340,9 @@ fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -
         let mut present = locked(present);
         present.remote = Some(running.handle());
         present.lives += 1;
+        if present.stops {
+            let _ = running.handle().post(CoreIndex(0), Order::Stop); // The mailbox of a new life is empty.
+        }
     }
     // A thread that fails drops its end.
     let ending = endings.recv().unwrap_or(Ending::Stopped);
