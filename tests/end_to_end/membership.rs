@@ -3,12 +3,14 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use braid::icl::Slot;
+use braid::icl::membership::label::{LABEL_BLOCK, Label, voters_of};
+use braid::icl::{DriveIndex, DriveSet, Slot};
 use braid::target::council::{Council, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use braid::target::icl::Peer;
 use braid::target::manage::ArrayStatus;
 use nvme::nqn::Nqn;
 
+use super::queue::Host;
 use super::stage::{NQN, Stage, WAIT};
 
 /// Five file drives.
@@ -81,6 +83,13 @@ fn until(what: &str, councils: &[&Council], done: impl Fn(&[ArrayStatus]) -> boo
     panic!("{what}: {last:#?}")
 }
 
+fn all_blank(councils: &[&Council]) {
+    until("blank", councils, |all| {
+        all.iter()
+            .all(|status| status.drives.iter().all(|drive| drive.state == "blank"))
+    });
+}
+
 /// Whether all of them serve in the same epoch with so many members.
 fn are_open(all: &[ArrayStatus], members: usize) -> bool {
     all.iter().all(|status| {
@@ -136,10 +145,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     let start = |number| Council::start(setup(number, &nodes, shelf.address())).unwrap();
     let councils: Vec<Council> = (0..2).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
-    until("blank", &all, |all| {
-        all.iter()
-            .all(|status| status.drives.iter().all(|drive| drive.state == "blank"))
-    });
+    all_blank(&all);
     all[0].create().unwrap();
     let formed = until("two members", &all, |all| are_open(all, 2));
     for (council, peer) in [(all[0], 1), (all[1], 0)] {
@@ -163,21 +169,91 @@ fn a_node_leaves_and_joins_again() {
     let start = |number| Council::start(setup(number, &nodes, shelf.address())).unwrap();
     let councils: Vec<Council> = (0..2).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
-    until("blank", &all, |all| {
-        all.iter()
-            .all(|status| status.drives.iter().all(|drive| drive.state == "blank"))
-    });
+    all_blank(&all);
     all[0].create().unwrap();
     until("two members", &all, |all| are_open(all, 2));
     assert!(all[1].join().is_err(), "it has not left");
     all[1].leave().unwrap();
     until("one member", &all[..1], |all| are_open(all, 1));
-    let end = Instant::now() + WAIT;
-    while all[1].join().is_err() {
-        assert!(Instant::now() < end);
-        std::thread::yield_now();
+    let left = until("it has left", &all[1..], |all| all[0].stage == "left");
+    assert_eq!(left[0].ended_before.as_deref(), Some("left, as asked"));
+    let again = all[1].leave().unwrap_err();
+    assert!(again.to_string().contains("braid node join"), "{again}");
+    // Asked twice it joins once, and nothing of it is left over for the next time.
+    for _ in 0..2 {
+        let asked = all[1].join();
+        assert!(
+            asked.is_ok() || are_open(&[all[1].status().unwrap()], 2),
+            "{asked:?}"
+        );
     }
     until("two again", &all, |all| are_open(all, 2));
+    all[1].leave().unwrap();
+    until("it has left again", &all[1..], |all| all[0].stage == "left");
+    until("one member again", &all[..1], |all| are_open(all, 1));
+    assert_eq!(all[1].status().unwrap().stage, "left");
+}
+
+/// A node that was killed while it made an array leaves labels on some drives.
+#[test]
+fn an_array_that_was_not_made_to_the_end_is_made_to_the_end() {
+    let shelf = shelf();
+    let nodes = addresses(1);
+    let mut host = Host::connect(shelf.address());
+    let setup = setup(0, &nodes, shelf.address());
+    let mut label_the_first = |failures| {
+        let descriptors = host.identify(3, 1);
+        let uuid = descriptors
+            .chunks(20)
+            .find(|descriptor| descriptor[..2] == [3, 16]);
+        let label = Label {
+            array: setup.array(),
+            name: setup.name.clone(),
+            drive: DriveIndex::new(0).unwrap(),
+            namespace: uuid.unwrap()[4..20].try_into().unwrap(),
+            drives: DriveSet(0b11111),
+            voters: voters_of(5, failures),
+        };
+        let mut block = label.encode().to_vec();
+        block.resize(4096, 0);
+        host.write(2, LABEL_BLOCK as u64, 4096, &block);
+    };
+    label_the_first(2);
+    let council = Council::start(setup.clone()).unwrap();
+    let is_labelled = |all: &[ArrayStatus]| {
+        let mut drives = all[0].drives.iter().map(|drive| drive.state.as_str());
+        drives.next() == Some("reached") && drives.all(|state| state == "blank")
+    };
+    until("one is labelled", &[&council], is_labelled);
+    let refused = until_created(&council, |created| match created {
+        Err(error) if error.contains("the array exists") => None, // It was not read yet.
+        other => Some(other),
+    });
+    assert!(refused.unwrap_err().contains("with other failures"));
+    drop(council);
+    label_the_first(1);
+    let council = Council::start(setup).unwrap();
+    until("one is labelled", &[&council], is_labelled);
+    until_created(&council, Result::ok);
+    let made = until("alone", &[&council], |all| are_open(all, 1));
+    assert!(
+        made[0]
+            .drives
+            .iter()
+            .all(|drive| drive.state == "reached" && drive.in_use)
+    );
+}
+
+fn until_created<R>(council: &Council, done: impl Fn(Result<(), String>) -> Option<R>) -> R {
+    let end = Instant::now() + WAIT;
+    loop {
+        let created = council.create().map_err(|error| error.to_string());
+        if let Some(result) = done(created.clone()) {
+            return result;
+        }
+        assert!(Instant::now() < end, "{created:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -185,9 +261,7 @@ fn a_node_with_another_key_sees_drives_of_another_array_and_changes_nothing() {
     let shelf = shelf();
     let nodes = addresses(2);
     let first = Council::start(setup(0, &nodes, shelf.address())).unwrap();
-    until("blank", &[&first], |all| {
-        all[0].drives.iter().all(|drive| drive.state == "blank")
-    });
+    all_blank(&[&first]);
     first.create().unwrap();
     let formed = until("alone", &[&first], |all| are_open(all, 1));
     let stranger = Council::start(Setup {

@@ -96,7 +96,10 @@ pub(super) fn text(array: &ArrayStatus) -> String {
         ("array", format!("{} ({})", array.array, array.uuid)),
         (
             "this node",
-            format!("slot {}, incarnation {}", array.slot, array.incarnation),
+            match array.incarnation.as_str() {
+                "" => format!("slot {}", array.slot),
+                incarnation => format!("slot {}, incarnation {incarnation}", array.slot),
+            },
         ),
         ("stage", array.stage.clone()),
         ("epoch", array.epoch.to_string()),
@@ -128,6 +131,12 @@ pub(super) fn text(array: &ArrayStatus) -> String {
         facts.push((
             "remedy",
             "the array does not exist yet; `braid array create` makes it".to_owned(),
+        ));
+    }
+    if array.stage == "left" {
+        facts.push((
+            "remedy",
+            "this node takes no part until `braid node join` has it come back".to_owned(),
         ));
     }
     let mut table = Table::new(&[

@@ -30,7 +30,7 @@ use reactor::{CoreIndex, Options, PollMode, Remote};
 use uuid::Uuid;
 
 use super::icl::Peer;
-use super::manage::ArrayStatus;
+use super::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
 use crate::icl::link::hmac::MAC_BYTES;
 use crate::icl::{ArrayId, Incarnation, Slot};
 use seat::{Order, Seat};
@@ -142,15 +142,41 @@ enum Ending {
     Lost(String),
 }
 
+/// What there is of this node in the array.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// A life goes on, or begins.
+    #[default]
+    Living,
+    /// One has ended, and another one follows soon.
+    Between,
+    /// It left, as asked, and stays outside until it is asked to join.
+    Left,
+    /// It was asked to join after it had left, and a life is about to begin.
+    Joining,
+}
+
 /// The life that runs.
 #[derive(Default)]
 struct Present {
+    phase: Phase,
     remote: Option<Remote<Order>>,
     /// How the last one ended.
     ended: Option<String>,
     lives: u32,
     /// No other life is to go on.
     stops: bool,
+}
+
+impl Present {
+    /// One word for [`ArrayStatus::stage`] while no life can be asked.
+    const fn stage(&self) -> &'static str {
+        match self.phase {
+            Phase::Living | Phase::Joining => "beginning",
+            Phase::Between => "halted",
+            Phase::Left => "left",
+        }
+    }
 }
 
 /// Why something about an array could not be done.
@@ -193,8 +219,16 @@ impl Council {
         order: impl FnOnce(SyncSender<R>) -> Order,
     ) -> Result<R, CouncilError> {
         let (answer, answers) = mpsc::sync_channel(1);
-        let remote = locked(&self.present).remote.clone();
-        let remote = remote.ok_or(CouncilError::Silent)?;
+        let (remote, phase) = {
+            let present = locked(&self.present);
+            (present.remote.clone(), present.phase)
+        };
+        let remote = remote.ok_or_else(|| match phase {
+            Phase::Left => CouncilError::Refused(
+                "this node has left the array; `braid node join` has it come back".to_owned(),
+            ),
+            Phase::Living | Phase::Between | Phase::Joining => CouncilError::Silent,
+        })?;
         let posted = remote.post(CoreIndex(0), order(answer));
         posted.map_err(|_| CouncilError::Silent)?;
         answers.recv_timeout(timeout).map_err(|_| CouncilError::Silent)
@@ -202,11 +236,44 @@ impl Council {
 
     /// What there is to say of the array and of this node in it.
     pub fn status(&self) -> Result<ArrayStatus, CouncilError> {
-        let mut status = self.ask(CALL_TIMEOUT, Order::Status)?;
+        let asked = self.ask(CALL_TIMEOUT, Order::Status);
         let present = locked(&self.present);
+        let mut status = match asked {
+            Ok(status) => status,
+            // A life may also have ended while it was asked.
+            Err(_) if present.remote.is_none() => self.outside(present.stage()),
+            Err(error) => return Err(error),
+        };
         status.ended_before.clone_from(&present.ended);
         status.lives = present.lives;
         Ok(status)
+    }
+
+    /// What there is to say while no life of this node goes on.
+    fn outside(&self, stage: &str) -> ArrayStatus {
+        let setup = &self.setup;
+        let drives = setup.drives.iter().map(|drive| ArrayDriveStatus {
+            name: drive.name.clone(),
+            shelf: setup.shelves[usize::from(drive.shelf)].name.clone(),
+            place: None,
+            votes: false,
+            in_use: false,
+            state: "this node takes no part".to_owned(),
+        });
+        let peers = setup.peers.iter().map(|peer| ArrayPeerStatus {
+            slot: peer.slot.number(),
+            addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            incarnation: None,
+        });
+        ArrayStatus {
+            array: setup.name.clone(),
+            uuid: Uuid::from_bytes(setup.array().0).to_string(),
+            slot: setup.slot.number(),
+            stage: stage.to_owned(),
+            drives: drives.collect(),
+            peers: peers.collect(),
+            ..ArrayStatus::default()
+        }
     }
 
     /// Makes the array on its drives, which have to be blank.
@@ -217,10 +284,17 @@ impl Council {
 
     /// Joins again after having left.
     pub fn join(&self) -> Result<(), CouncilError> {
-        if locked(&self.present).remote.is_some() {
-            return Err(CouncilError::Refused("this node has not left".to_owned()));
+        let mut present = locked(&self.present);
+        match present.phase {
+            Phase::Left => {}
+            Phase::Joining => return Ok(()), // It was asked before.
+            Phase::Living | Phase::Between => {
+                return Err(CouncilError::Refused("this node has not left".to_owned()));
+            }
         }
-        self.wish.try_send(Wish::Join).map_err(|_| CouncilError::Silent)
+        self.wish.try_send(Wish::Join).map_err(|_| CouncilError::Silent)?;
+        present.phase = Phase::Joining;
+        Ok(())
     }
 
     /// Leaves the array: others go on without this node at once.
@@ -285,12 +359,18 @@ fn live_on(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>
             Ending::Stopped => return,
             Ending::Left => {
                 tracing::info!(array = %setup.name, slot = %setup.slot, "this node has left the array");
-                locked(present).ended = Some("left, as asked".to_owned());
+                let mut present = locked(present);
+                present.ended = Some("left, as asked".to_owned());
+                present.phase = Phase::Left;
+                drop(present);
                 wishes.recv().unwrap_or(Wish::Stop)
             }
             Ending::Lost(why) => {
                 tracing::error!(array = %setup.name, slot = %setup.slot, "membership ended: {why}; a new life begins");
-                locked(present).ended = Some(why);
+                let mut ended = locked(present);
+                ended.ended = Some(why);
+                ended.phase = Phase::Between;
+                drop(ended);
                 match wishes.recv_timeout(REBIRTH) {
                     Err(RecvTimeoutError::Timeout) => Wish::Join,
                     Err(RecvTimeoutError::Disconnected) => Wish::Stop,
@@ -339,6 +419,7 @@ fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -
     {
         let mut present = locked(present);
         present.remote = Some(running.handle());
+        present.phase = Phase::Living;
         present.lives += 1;
         if present.stops {
             let _ = running.handle().post(CoreIndex(0), Order::Stop); // The mailbox of a new life is empty.

@@ -101,6 +101,8 @@ enum Then {
 /// An array that is being made.
 struct Making {
     answer: SyncSender<Result<(), String>>,
+    /// Drives whose labels are written once that of the first drive is there.
+    later: Vec<usize>,
     left: usize,
     failed: Option<String>,
 }
@@ -551,33 +553,44 @@ impl Seat {
 // Making the array.
 impl Seat {
     fn create(&mut self, io: &mut Io<Order>, answer: SyncSender<Result<(), String>>) {
-        let stage = self
-            .machine
-            .as_ref()
-            .map(|machine| machine.status(io.now()).stage);
-        if stage == Some(Stage::Blank) {
-            // The labels are there already: whoever wrote them was stopped before the first epoch.
+        let is_blank = |drive: &usize| self.drives.get(*drive).state == State::Blank;
+        let mut blank = (0..self.setup.drives.len()).filter(is_blank);
+        let first = blank.next();
+        let machine = self.machine.as_ref();
+        let is_labelled = machine.is_some_and(|machine| machine.status(io.now()).stage == Stage::Blank);
+        if is_labelled && first.is_none() {
+            // Whoever wrote the labels was stopped before the first epoch.
             self.machine_event(io, Event::Format);
             let _ = answer.send(Ok(())); // Whoever asked may have gone.
             return;
         }
-        if let Some(why) = self.cannot_create() {
-            let _ = answer.send(Err(why)); // Whoever asked may have gone.
-            return;
-        }
-        let count = self.setup.drives.len();
-        for drive in 0..count {
-            if self.claimed.contains(&drive) {
-                self.hold_keys(drive);
-            } else {
-                self.claim(drive, Then::Label);
+        let later: Vec<usize> = blank.collect();
+        let first = match (self.cannot_create(), first) {
+            (None, Some(first)) => first,
+            (why, _) => {
+                let why = why.unwrap_or_else(|| "no drive is blank".to_owned());
+                let _ = answer.send(Err(why)); // Likewise.
+                return;
             }
-        }
+        };
+        // The first drive's label goes before all others, so that whoever finds some of them knows from its records, as it votes, whether
+        // an epoch has ever begun.
         self.making = Some(Making {
             answer,
-            left: count,
+            later,
+            left: 1,
             failed: None,
         });
+        self.make(first);
+    }
+
+    /// Has a drive become one of the array.
+    fn make(&mut self, drive: usize) {
+        if self.claimed.contains(&drive) {
+            self.hold_keys(drive);
+        } else {
+            self.claim(drive, Then::Label);
+        }
     }
 
     fn hold_keys(&mut self, drive: usize) {
@@ -604,27 +617,37 @@ impl Seat {
     }
 
     fn cannot_create(&self) -> Option<String> {
-        if self.machine.is_some() {
-            return Some("the array exists: its drives have labels. `braid array show` says more".to_owned());
-        }
         if self.making.is_some() {
             return Some("the array is being made".to_owned());
         }
-        let not_blank = self.drives.iter().zip(&self.setup.drives);
-        let named: Vec<String> = not_blank
-            .filter(|(drive, _)| drive.state != State::Blank)
-            .map(|(drive, spec)| format!("drive \"{}\": {}", spec.name, state_text(&drive.state)))
-            .collect();
         if self.setup.drives.is_empty() {
-            Some("the configuration names no drives of a shelf".to_owned())
-        } else if named.is_empty() {
-            None
-        } else {
-            Some(format!(
-                "all drives have to be there and blank; {}",
-                named.join("; ")
-            ))
+            return Some("the configuration names no drives of a shelf".to_owned());
         }
+        // A node that was stopped while it wrote labels left some of them, and it may be made to the end: if they are those that would be
+        // written now, and no epoch has begun.
+        if let Some(machine) = &self.machine
+            && !machine.has_found_blank(DriveSet(1))
+        {
+            return Some("the array exists: its drives have labels. `braid array show` says more".to_owned());
+        }
+        let all: DriveSet = (0..self.setup.drives.len()).filter_map(index_of).collect();
+        let planned = (all, voters_of(all.count(), self.setup.failures));
+        if self.drives.array().is_some_and(|array| array != planned) {
+            return Some(
+                "some drives have labels of an array with other drives, or with other failures that it survives".to_owned(),
+            );
+        }
+        let is_fit = |place: usize| match self.drives.get(place).state {
+            State::Blank => true,
+            State::Member(index) => Some(index) == index_of(place),
+            State::Away | State::Reading | State::Unfit(_) => false,
+        };
+        let named: Vec<String> = (0..self.setup.drives.len())
+            .filter(|place| !is_fit(*place))
+            .map(|place| (&self.setup.drives[place].name, &self.drives.get(place).state))
+            .map(|(name, state)| format!("drive \"{name}\": {}", state_text(state)))
+            .collect();
+        (!named.is_empty()).then(|| format!("all drives have to be there and blank; {}", named.join("; ")))
     }
 
     fn label_written(&mut self, io: &mut Io<Order>, drive: usize, outcome: &Outcome) {
@@ -638,6 +661,14 @@ impl Seat {
         }
         making.left -= 1;
         if making.left > 0 {
+            return;
+        }
+        let later = std::mem::take(&mut making.later);
+        if making.failed.is_none() && !later.is_empty() {
+            making.left = later.len();
+            for drive in later {
+                self.make(drive);
+            }
             return;
         }
         let Making { answer, failed, .. } = self.making.take().expect("it is being made");

@@ -22,6 +22,9 @@ const REDIAL_NS: std::ops::RangeInclusive<Nanos> = 100_000_000..=1_000_000_000;
 const SILENT_NS: Nanos = 2_000_000_000;
 /// Connections of a port at most: each peer's, and as many that have not shown yet who they are.
 const WIRES_MAX: usize = 64;
+/// Connections at once whose other end has yet to prove who it is. The oldest goes when there are more, so that strangers that say
+/// nothing keep no node out.
+const STRANGERS_MAX: usize = 24;
 
 /// The parts of a token: place of the wire above, its generation below.
 const GENERATION_BITS: u32 = u32::BITS;
@@ -267,12 +270,14 @@ impl Port {
     pub fn accepted<M: Send + 'static>(&mut self, io: &mut Io<M>, result: Result<OwnedFd, Errno>) {
         let socket = match result {
             Ok(socket) => socket,
+            Err(Errno::CANCELLED) => return, // Its core stops.
             Err(error) => {
                 tracing::warn!(lane = self.lane.0, %error, "listening for other nodes failed and begins again");
                 self.accepting = None;
                 return;
             }
         };
+        self.end_oldest_stranger(io);
         let Some(place) = self.free_place() else {
             tracing::warn!(
                 connections = WIRES_MAX,
@@ -436,6 +441,23 @@ impl Port {
         Some((self.token)(
             (place as u64) << GENERATION_BITS | u64::from(wire.generation),
         ))
+    }
+
+    /// Makes room among those that have come in and not proved anything yet, if they are as many as there may be.
+    fn end_oldest_stranger<M: Send + 'static>(&mut self, io: &mut Io<M>) {
+        let is_stranger =
+            |wire: &Wire| wire.dialled.is_none() && matches!(wire.life, Life::Greeting(_) | Life::Refusing);
+        let strangers = || {
+            let wires = self.wires.iter().enumerate();
+            wires.filter_map(|(place, wire)| Some((place, wire.as_deref().filter(|wire| is_stranger(wire))?)))
+        };
+        if strangers().count() < STRANGERS_MAX {
+            return;
+        }
+        let oldest = strangers().max_by_key(|(_, wire)| self.generation.wrapping_sub(wire.generation));
+        if let Some((place, _)) = oldest {
+            self.lose(io, place, &mut |_| {}); // Nobody has heard of it.
+        }
     }
 
     fn free_place(&mut self) -> Option<usize> {

@@ -360,6 +360,34 @@ fn garbage_ends_its_connection_and_no_other() {
     second.stop();
 }
 
+#[test]
+fn strangers_that_say_nothing_push_each_other_out_and_keep_no_node_out() {
+    let (first, second, address) = pair();
+    let connect = |_| {
+        let stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
+        stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+        stranger
+    };
+    let strangers: Vec<TcpStream> = (0..100).map(connect).collect();
+    let mut byte = [0];
+    let ended = (&strangers[0]).read(&mut byte);
+    assert!(
+        matches!(ended, Ok(0))
+            || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    );
+    strangers[99].set_nonblocking(true).expect("a TCP socket");
+    let waits = (&strangers[99]).read(&mut byte);
+    assert_eq!(
+        waits.unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "the last one is let in"
+    );
+    second.order(Order::Say(0, 1, vec![1]));
+    first.awaits(&Said::Message(1, 1, vec![1]));
+    first.stop();
+    second.stop();
+}
+
 /// H01: silence makes a suspect; what was said meanwhile arrives when it is over, once and in order.
 #[test]
 fn a_link_that_is_cut_one_way_makes_suspects_and_heals() {

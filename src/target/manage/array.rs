@@ -59,7 +59,8 @@ pub struct ArrayStatus {
     pub lives: u32,
     /// How the life before ended.
     pub ended_before: Option<String>,
-    /// What this node is doing, as a word: `reading`, `blank`, `outside`, `settling`, `open`, `leaving` or `halted`.
+    /// What this node is doing, as a word: `beginning`, `reading`, `blank`, `outside`, `settling`, `open`,
+    /// `leaving`, `halted` (another life follows) or `left` (until it is asked to join).
     pub stage: String,
     /// The newest decided epoch; 0 if there is none.
     pub epoch: u32,

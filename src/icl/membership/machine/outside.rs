@@ -16,6 +16,8 @@ use crate::icl::membership::{DriveIndex, DriveSet, Incarnation, Slot};
 pub(super) struct Outside {
     /// Voters whose records were read.
     read: DriveSet,
+    /// Whether any of them had one.
+    has_records: bool,
     /// Since when there is no sign of life.
     quiet_since_ns: u64,
     /// The last heartbeat that was seen, by voter and slot.
@@ -28,6 +30,7 @@ impl Outside {
     pub(super) const fn new(now_ns: u64) -> Self {
         Self {
             read: DriveSet::EMPTY,
+            has_records: false,
             quiet_since_ns: now_ns,
             beats: BTreeMap::new(),
             wants_format: false,
@@ -45,6 +48,11 @@ impl Outside {
 }
 
 impl Machine {
+    /// Whether these voters were read and none of them has a record: nobody has ever begun an epoch on them.
+    pub fn has_found_blank(&self, voters: DriveSet) -> bool {
+        !self.outside.has_records && self.outside.read.covers(voters)
+    }
+
     /// What a node that is no member does in each turn.
     pub(super) fn look(&mut self, now_ns: u64, is_beat: bool, out: &mut Vec<Action>) {
         let lives = |standing| matches!(standing, Standing::Member | Standing::Leaving);
@@ -96,6 +104,7 @@ impl Machine {
     ) {
         let Answer::Quorum(quorum) = answer else { return };
         self.outside.read = self.outside.read.with(drive);
+        self.outside.has_records |= !quorum.is_blank();
         if let Some(inside) = &mut self.inside {
             inside.note_read(drive);
         }

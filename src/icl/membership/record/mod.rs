@@ -292,6 +292,11 @@ pub struct Quorum {
 }
 
 impl Quorum {
+    /// Whether there is no record at all.
+    pub const fn is_blank(&self) -> bool {
+        self.blocks.is_empty() && self.decided.is_empty() && self.certificates.is_empty()
+    }
+
     /// The newest decided record.
     pub fn newest(&self) -> Option<&EpochRecord> {
         let records = self.decided.iter().map(|(_, record)| record);
