@@ -1,6 +1,6 @@
 //! Who is a member of an array, in which epoch, and who may answer hosts.
 //!
-//! Owns the records of the quorum area ([`record`]), the decision ([`paxos`]), the lease that bounds what a node that was cut off
+//! Owns the records of the quorum area ([`record`]), the decision ([`authority`], on the drives [`paxos`]), the lease that bounds what a node that was cut off
 //! may still say ([`lease`]), the fence that takes a lost node's way to the drives ([`fence`]), what nodes tell one another
 //! ([`message`]), which nodes and drives to go on with ([`choice`]), and the machine that joins them in the only safe order: decide,
 //! fence, wait, recover, open ([`Machine`]).
@@ -13,6 +13,7 @@
 //! Deliberately knows no clock, link, drive, lock or redundancy level: time and randomness come in with events, and what a drive or
 //! the array management function has to do goes out as an action.
 
+pub mod authority;
 pub mod choice;
 pub mod fence;
 pub mod label;
@@ -26,6 +27,6 @@ pub mod record;
 pub mod status;
 pub mod times;
 
-pub use super::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, SlotSet, majority};
+pub use super::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, Node, SLOTS, Slot, SlotSet, majority};
 pub use machine::Machine;
 pub use nvme::reservation::{Key, Report};

@@ -14,9 +14,10 @@
 //!
 //! Source: Gafni and Lamport, "Disk Paxos", Distributed Computing 16 (2003), sections 3 and 4 (phases 0, 1 and 2).
 
+use super::authority::Authority;
 use super::record::{Ballot, EpochRecord, PaxosBlock};
 use super::times::{BACKOFF_NS, COMPONENT_NS, RETRY_NS};
-use super::{DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot, majority};
+use super::{DriveIndex, DriveSet, Epoch, Incarnation, Node, SLOTS, Slot, majority};
 
 /// Doublings of the pause after a lost ballot: 10 ms << 5 is 320 ms, far above the time of a ballot on sound drives.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
@@ -125,6 +126,73 @@ pub struct Paxos {
     lost: u32,
 }
 
+impl Authority for Paxos {
+    fn propose(now_ns: u64, own: Node, record: EpochRecord, size: usize, expelled: DriveSet) -> Self {
+        let mut paxos = Self::new(now_ns, own.slot, own.incarnation, record, size);
+        paxos.set_expelled(expelled);
+        paxos
+    }
+
+    fn instance(&self) -> Epoch {
+        self.block.instance
+    }
+
+    fn is_waiting_to_begin(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. }) && !self.has_begun
+    }
+
+    fn expelled(&self) -> DriveSet {
+        let voters = self.voters.iter().filter(|voter| voter.is_expelled);
+        voters.map(|voter| voter.drive).collect()
+    }
+
+    fn wake_at_ns(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Waiting { until_ns } => Some(until_ns),
+            Phase::Recall | Phase::Prepare | Phase::Accept | Phase::Over => None,
+        }
+    }
+
+    /// Panics at an answer to what was not asked.
+    fn handle(&mut self, now_ns: u64, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Expelled { drive, done } => {
+                if let Some(index) = self.answered(drive, Pending::Expel, out) {
+                    self.voters[index].is_expelled = done;
+                    self.step_or_fail(now_ns, index, done, out);
+                } else if done {
+                    self.set_expelled(DriveSet::EMPTY.with(drive));
+                }
+            }
+            Event::Written { drive, done } => {
+                if let Some(index) = self.answered(drive, Pending::Write, out) {
+                    if done {
+                        self.voters[index].pending = Pending::Read;
+                        out.push(Action::Read(drive));
+                    } else {
+                        self.step_or_fail(now_ns, index, false, out);
+                    }
+                }
+            }
+            Event::Read { drive, blocks } => {
+                if let Some(index) = self.answered(drive, Pending::Read, out) {
+                    match blocks {
+                        Some(blocks) => self.read(now_ns, index, blocks, out),
+                        None => self.step_or_fail(now_ns, index, false, out),
+                    }
+                }
+            }
+            Event::Tick => {
+                if let Phase::Waiting { until_ns } = self.phase
+                    && now_ns >= until_ns
+                {
+                    self.begin(out);
+                }
+            }
+        }
+    }
+}
+
 impl Paxos {
     /// A proposer of `input` that begins after the head start of larger components: `size` is the number of nodes in its own.
     ///
@@ -163,80 +231,15 @@ impl Paxos {
         }
     }
 
-    /// The epoch whose record is decided.
-    pub const fn instance(&self) -> Epoch {
-        self.block.instance
-    }
-
     /// Whether it has ended; then it takes no more events but late answers.
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over)
-    }
-
-    /// Whether it has not begun yet: then it may be dropped without a trace.
-    pub const fn is_waiting_to_begin(&self) -> bool {
-        matches!(self.phase, Phase::Waiting { .. }) && !self.has_begun
-    }
-
-    /// Drives that have past lives of this slot ended.
-    pub fn expelled(&self) -> DriveSet {
-        let voters = self.voters.iter().filter(|voter| voter.is_expelled);
-        voters.map(|voter| voter.drive).collect()
     }
 
     /// These drives need not end past lives of this slot again.
     pub fn set_expelled(&mut self, drives: DriveSet) {
         for voter in &mut self.voters {
             voter.is_expelled |= drives.contains(voter.drive);
-        }
-    }
-
-    /// When the next [`Event::Tick`] matters, if one does.
-    pub const fn wake_at_ns(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Waiting { until_ns } => Some(until_ns),
-            Phase::Recall | Phase::Prepare | Phase::Accept | Phase::Over => None,
-        }
-    }
-
-    /// Advances the proposal by one event; what has to be done goes to `out`.
-    ///
-    /// Panics at an answer to what was not asked.
-    pub fn handle(&mut self, now_ns: u64, event: Event, out: &mut Vec<Action>) {
-        match event {
-            Event::Expelled { drive, done } => {
-                if let Some(index) = self.answered(drive, Pending::Expel, out) {
-                    self.voters[index].is_expelled = done;
-                    self.step_or_fail(now_ns, index, done, out);
-                } else if done {
-                    self.set_expelled(DriveSet::EMPTY.with(drive));
-                }
-            }
-            Event::Written { drive, done } => {
-                if let Some(index) = self.answered(drive, Pending::Write, out) {
-                    if done {
-                        self.voters[index].pending = Pending::Read;
-                        out.push(Action::Read(drive));
-                    } else {
-                        self.step_or_fail(now_ns, index, false, out);
-                    }
-                }
-            }
-            Event::Read { drive, blocks } => {
-                if let Some(index) = self.answered(drive, Pending::Read, out) {
-                    match blocks {
-                        Some(blocks) => self.read(now_ns, index, blocks, out),
-                        None => self.step_or_fail(now_ns, index, false, out),
-                    }
-                }
-            }
-            Event::Tick => {
-                if let Phase::Waiting { until_ns } = self.phase
-                    && now_ns >= until_ns
-                {
-                    self.begin(out);
-                }
-            }
         }
     }
 

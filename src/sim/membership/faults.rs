@@ -1,7 +1,7 @@
 //! What goes wrong, and when it is right again.
 
 use super::drive::Life;
-use super::{Answer, Coming, Event, Flight, MS, World};
+use super::{Answer, Authority, Coming, Event, Flight, MS, World};
 
 /// Something goes wrong, or ends.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(super) enum Fault {
     Heal,
 }
 
-impl World {
+impl<A: Authority> World<A> {
     /// Plans some faults between `from_ns` and `to_ns`, and their end at `to_ns`.
     pub(super) fn plan(&mut self, from_ns: u64, to_ns: u64) {
         let count = 2 + self.random.below(6);

@@ -15,9 +15,11 @@ use std::collections::BTreeMap;
 use self::checks::Checks;
 use self::drive::{Drive, Life, Outcome, What, host_of};
 use self::faults::Fault;
+use crate::icl::membership::authority::Authority;
 use crate::icl::membership::choice::Need;
 use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Machine, Ticket, Wish};
 use crate::icl::membership::message::Announcement;
+use crate::icl::membership::paxos::Paxos;
 use crate::icl::membership::status::Stage;
 use crate::icl::membership::times::IO_NS;
 use crate::icl::{ArrayId, DriveIndex, DriveSet, Epoch, Incarnation, Slot};
@@ -98,10 +100,10 @@ struct Flight {
     is_stuck: bool,
 }
 
-struct Node {
+struct Node<A> {
     slot: Slot,
     life: u64,
-    machine: Option<Machine>,
+    machine: Option<Machine<A>>,
     /// The clock of a node runs a little faster or slower: nanoseconds in a million.
     rate: u64,
     paused: bool,
@@ -110,7 +112,7 @@ struct Node {
     halts: u32,
 }
 
-impl Node {
+impl<A> Node<A> {
     fn incarnation(&self) -> Incarnation {
         Incarnation(self.life * 100 + u64::from(self.slot.number()) + 1)
     }
@@ -131,9 +133,14 @@ pub struct Summary {
 ///
 /// Panics, and says why, if an invariant does not hold.
 pub fn run(seed: u64, mutant: Mutant) -> Summary {
+    run_with::<Paxos>(seed, mutant)
+}
+
+/// The same, with records decided by `A`.
+fn run_with<A: Authority>(seed: u64, mutant: Mutant) -> Summary {
     let nodes = 2 + usize::try_from(seed % 3).expect("below three");
     let drives = if seed.is_multiple_of(2) { 3 } else { 5 };
-    let mut world = World::formed(seed, nodes, drives, mutant);
+    let mut world = World::<A>::formed(seed, nodes, drives, mutant);
     let now_ns = world.now_ns;
     world.stuck_percent = 10;
     world.plan(now_ns, now_ns + FAULTS_NS);
@@ -146,12 +153,12 @@ pub fn run(seed: u64, mutant: Mutant) -> Summary {
     }
 }
 
-struct World {
+struct World<A = Paxos> {
     now_ns: u64,
     random: Random,
     queue: BTreeMap<(u64, u64), Coming>,
     count: u64,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<A>>,
     drives: Vec<Drive>,
     flights: BTreeMap<u64, Flight>,
     /// `cuts[from][to]`: nothing arrives.
@@ -165,7 +172,7 @@ struct World {
     mutant: Mutant,
 }
 
-impl World {
+impl<A: Authority> World<A> {
     /// An array that is whole.
     fn formed(seed: u64, nodes: usize, drives: usize, mutant: Mutant) -> Self {
         let mut world = Self::new(seed, nodes, drives, mutant);
@@ -187,7 +194,7 @@ impl World {
             backlog: Vec::new(),
             halts: 0,
         };
-        let nodes: Vec<Node> = (0..nodes).map(node).collect();
+        let nodes: Vec<Node<A>> = (0..nodes).map(node).collect();
         let mut world = Self {
             now_ns: 0,
             random,

@@ -1,9 +1,16 @@
 //! Seeds, scripts and mutants.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use super::faults::Fault;
-use super::{LIVENESS_NS, MS, Mutant, Summary, World, run};
-use crate::icl::membership::Epoch;
+use super::{LIVENESS_NS, MS, Mutant, Summary, World, run, run_with};
+use crate::icl::membership::authority::Authority;
+use crate::icl::membership::paxos;
+use crate::icl::membership::record::EpochRecord;
 use crate::icl::membership::status::Halt;
+use crate::icl::membership::times::COMPONENT_NS;
+use crate::icl::membership::{DriveSet, Epoch, Node, SLOTS};
 
 /// Goal: whatever happens, one set of nodes writes, and in the end all are back (I3, I4, I10, I19).
 /// Method: a thousand seeds; more with `braid sim --membership`.
@@ -23,6 +30,80 @@ fn arrays_survive_random_faults() {
         sum.epochs > 3000 && sum.writes > 300_000 && sum.halts > 300,
         "{sum:?}"
     );
+}
+
+/// A service outside of the array that keeps one record an epoch, first come, first served.
+struct Register {
+    record: EpochRecord,
+    begins_ns: u64,
+    is_over: bool,
+}
+
+thread_local! {
+    static KEPT: RefCell<BTreeMap<Epoch, EpochRecord>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+impl Authority for Register {
+    fn propose(now_ns: u64, _own: Node, record: EpochRecord, size: usize, _expelled: DriveSet) -> Self {
+        Self {
+            record,
+            // As long as it takes to reach the service.
+            begins_ns: now_ns + (SLOTS - size) as u64 * COMPONENT_NS + 2 * MS,
+            is_over: false,
+        }
+    }
+
+    fn instance(&self) -> Epoch {
+        self.record.epoch
+    }
+
+    fn is_waiting_to_begin(&self) -> bool {
+        !self.is_over
+    }
+
+    fn expelled(&self) -> DriveSet {
+        DriveSet::EMPTY
+    }
+
+    fn wake_at_ns(&self) -> Option<u64> {
+        (!self.is_over).then_some(self.begins_ns)
+    }
+
+    fn handle(&mut self, now_ns: u64, event: paxos::Event, out: &mut Vec<paxos::Action>) {
+        assert_eq!(event, paxos::Event::Tick, "it asks nothing of drives");
+        if self.is_over || now_ns < self.begins_ns {
+            return;
+        }
+        self.is_over = true;
+        let record = KEPT.with_borrow_mut(|kept| {
+            let newest = kept.keys().next_back().copied();
+            match newest {
+                Some(newest) if newest > self.record.epoch => Err(newest),
+                _ => Ok(kept
+                    .entry(self.record.epoch)
+                    .or_insert_with(|| self.record.clone())
+                    .clone()),
+            }
+        });
+        out.push(match record {
+            Ok(record) => paxos::Action::Decided(record),
+            Err(newest) => paxos::Action::Behind(newest),
+        });
+    }
+}
+
+/// Goal: nothing but the decision itself depends on who decides. Method: the same faults, and a register instead of drives that vote.
+#[test]
+fn arrays_survive_random_faults_with_another_authority() {
+    let mut epochs = 0;
+    for seed in 0..200 {
+        KEPT.take();
+        let Ok(seen) = std::panic::catch_unwind(|| run_with::<Register>(seed, Mutant::None)) else {
+            panic!("seed {seed}")
+        };
+        epochs += seen.epochs;
+    }
+    assert!(epochs > 600, "{epochs}");
 }
 
 fn is_caught(mutant: Mutant, what: &str) {
@@ -58,7 +139,7 @@ fn takeover_ms(world: &mut World, opened: u32) -> u64 {
 #[test]
 fn a_killed_node_is_replaced_in_time_and_comes_back() {
     for seed in 0..20 {
-        let mut world = World::formed(seed, 3, 3, Mutant::None);
+        let mut world: World = World::formed(seed, 3, 3, Mutant::None);
         let opened = world.checks.epochs_opened;
         world.inject(Fault::Kill(usize::try_from(seed % 3).unwrap()));
         let took_ms = takeover_ms(&mut world, opened);
@@ -71,7 +152,7 @@ fn a_killed_node_is_replaced_in_time_and_comes_back() {
 fn a_cut_between_two_nodes_leaves_the_lower_one_and_tells_the_other() {
     for seed in 0..20 {
         for both in [false, true] {
-            let mut world = World::formed(seed, 2, 3, Mutant::None);
+            let mut world: World = World::formed(seed, 2, 3, Mutant::None);
             let opened = world.checks.epochs_opened;
             world.inject(Fault::Cut { from: 0, to: 1, both });
             let took_ms = takeover_ms(&mut world, opened);
@@ -87,7 +168,7 @@ fn a_cut_between_two_nodes_leaves_the_lower_one_and_tells_the_other() {
 #[test]
 fn a_paused_node_finds_out_that_it_was_evicted() {
     for seed in 0..20 {
-        let mut world = World::formed(seed, 2, 3, Mutant::None);
+        let mut world: World = World::formed(seed, 2, 3, Mutant::None);
         world.inject(Fault::Pause(0));
         world.run_until(world.now_ns + 8_000 * MS);
         assert!(world.checks.halts.is_empty());
@@ -100,7 +181,7 @@ fn a_paused_node_finds_out_that_it_was_evicted() {
 
 #[test]
 fn who_leaves_leaves_without_a_wait() {
-    let mut world = World::formed(3, 3, 3, Mutant::None);
+    let mut world: World = World::formed(3, 3, 3, Mutant::None);
     let opened = world.checks.epochs_opened;
     world.inject(Fault::Leave(2));
     let took_ms = takeover_ms(&mut world, opened);
@@ -111,7 +192,7 @@ fn who_leaves_leaves_without_a_wait() {
 #[test]
 fn after_all_lost_power_any_one_starts_the_array_again() {
     for alone in 0..3 {
-        let mut world = World::formed(11 + alone, 3, 3, Mutant::None);
+        let mut world: World = World::formed(11 + alone, 3, 3, Mutant::None);
         let opened = world.checks.epochs_opened;
         for node in 0..3 {
             world.nodes[node].machine = None;
@@ -131,7 +212,7 @@ fn after_all_lost_power_any_one_starts_the_array_again() {
 
 #[test]
 fn without_a_voter_majority_nobody_serves_for_longer_than_a_lease() {
-    let mut world = World::formed(5, 2, 3, Mutant::None);
+    let mut world: World = World::formed(5, 2, 3, Mutant::None);
     world.inject(Fault::DriveOff(0));
     world.inject(Fault::DriveOff(1));
     world.run_until(world.now_ns + 2_300 * MS);
@@ -150,7 +231,7 @@ fn without_a_voter_majority_nobody_serves_for_longer_than_a_lease() {
 
 #[test]
 fn a_path_that_one_node_lost_costs_the_node_and_a_lost_drive_the_drive() {
-    let mut world = World::formed(6, 3, 5, Mutant::None);
+    let mut world: World = World::formed(6, 3, 5, Mutant::None);
     let opened = world.checks.epochs_opened;
     world.inject(Fault::LosePath { node: 1, drive: 2 });
     takeover_ms(&mut world, opened);

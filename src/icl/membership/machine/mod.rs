@@ -23,6 +23,7 @@ use self::desk::Desk;
 use self::outside::Outside;
 use self::peers::Peers;
 use self::settle::Inside;
+use super::authority::Authority;
 use super::choice::{self, Need};
 use super::lease::{self, Lease};
 use super::message::{Announcement, Standing, Step};
@@ -241,9 +242,9 @@ pub enum Action {
     Halt(Halt),
 }
 
-/// Membership of one node in one array.
+/// Membership of one node in one array, whose records `A` decides.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct Machine<A = Paxos> {
     config: Config,
     desk: Desk,
     peers: Peers,
@@ -259,7 +260,7 @@ pub struct Machine {
     outside: Outside,
     /// What a member of `record` is about; `None` for a node that is none.
     inside: Option<Inside>,
-    paxos: Option<Paxos>,
+    proposal: Option<A>,
     /// Voters on which other lives of this slot have been ended.
     expelled: DriveSet,
     lease: Option<Lease>,
@@ -276,7 +277,7 @@ pub struct Machine {
     has_news: bool,
 }
 
-impl Machine {
+impl<A: Authority> Machine<A> {
     /// A node that knows nothing and reaches nothing yet.
     ///
     /// Panics if the configuration is none that could ever have a majority, or the incarnation is 0.
@@ -299,7 +300,7 @@ impl Machine {
             record: None,
             outside: Outside::new(now_ns),
             inside: None,
-            paxos: None,
+            proposal: None,
             expelled: DriveSet::EMPTY,
             lease: None,
             wish: None,
@@ -329,10 +330,10 @@ impl Machine {
 
     /// When [`Event::Tick`] is due if nothing else happens before.
     pub fn wake_at_ns(&self) -> u64 {
-        let paxos = self.paxos.as_ref().and_then(Paxos::wake_at_ns);
+        let proposal = self.proposal.as_ref().and_then(A::wake_at_ns);
         let opens = self.inside.as_ref().and_then(Inside::opens_at_ns);
         let opens = opens.filter(|opens_ns| *opens_ns > self.last_turn_ns);
-        [paxos, opens]
+        [proposal, opens]
             .into_iter()
             .flatten()
             .fold(self.next_beat_ns, u64::min)
@@ -419,7 +420,7 @@ impl Machine {
         if self.halt.is_none() {
             self.consider(now_ns, out);
             self.note_suspects(now_ns, out);
-            self.drive_paxos(now_ns, paxos::Event::Tick, out);
+            self.drive_proposal(now_ns, paxos::Event::Tick, out);
         }
         let may = self.may_complete(now_ns);
         if may != self.is_serving {
@@ -517,7 +518,7 @@ impl Machine {
         }
         let is_done = answer == Answer::Done;
         match ticket.purpose {
-            Purpose::Paxos => self.paxos_answered(now_ns, drive, &command, answer, out),
+            Purpose::Paxos => self.proposal_answered(now_ns, drive, &command, answer, out),
             Purpose::Lease => self.beat_answered(drive, &answer, out),
             Purpose::Fence => self.fence_answered(now_ns, drive, answer, out),
             Purpose::Enrol => self.enrol_answered(drive, &command, is_done, out),
@@ -552,7 +553,7 @@ impl Machine {
         }
         self.halt = Some(halt);
         self.standing = Standing::Halted;
-        self.paxos = None;
+        self.proposal = None;
         for purpose in [
             Purpose::Paxos,
             Purpose::Lease,

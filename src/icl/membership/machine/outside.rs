@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Action, Answer, Command, Machine, Purpose};
+use crate::icl::membership::authority::Authority;
 use crate::icl::membership::message::Standing;
 use crate::icl::membership::times::{BOOT_NS, DEAD_NS};
 use crate::icl::membership::{DriveIndex, DriveSet, Incarnation, Slot};
@@ -47,7 +48,7 @@ impl Outside {
     }
 }
 
-impl Machine {
+impl<A: Authority> Machine<A> {
     /// Whether these voters were read and none of them has a record: nobody has ever begun an epoch on them.
     pub fn has_found_blank(&self, voters: DriveSet) -> bool {
         !self.outside.has_records && self.outside.read.covers(voters)

@@ -1,40 +1,42 @@
 //! Seeing that another set of nodes or drives is needed, and having it decided.
 
 use super::{Action, Answer, Command, Machine, Purpose};
+use crate::icl::membership::authority::Authority;
 use crate::icl::membership::choice::{Candidate, Choice, choose};
 use crate::icl::membership::message::{Announcement, Standing, Step};
-use crate::icl::membership::paxos::{self, Paxos};
+use crate::icl::membership::paxos;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::membership::status::Halt;
 use crate::icl::membership::times::{IO_NS, SUSPECT_NS};
-use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Slot, SlotSet};
+use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Node, Slot, SlotSet};
 
-impl Machine {
+impl<A: Authority> Machine<A> {
     /// Looks whether the record still is what the nodes and drives allow, and proposes another one if this node is to.
     pub(super) fn consider(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         if self
-            .paxos
+            .proposal
             .as_ref()
-            .is_some_and(|paxos| !paxos.is_waiting_to_begin())
+            .is_some_and(|proposal| !proposal.is_waiting_to_begin())
         {
             return;
         }
-        let proposal = self.proposal(now_ns);
-        let Some((record, size)) = proposal else {
-            self.end_paxos();
+        let Some((record, size)) = self.due_proposal(now_ns) else {
+            self.end_proposal();
             return;
         };
-        if self.paxos.is_some() {
+        if self.proposal.is_some() {
             return;
         }
-        let mut paxos = Paxos::new(now_ns, self.config.slot, self.config.incarnation, record, size);
-        paxos.set_expelled(self.expelled);
-        self.paxos = Some(paxos);
-        self.drive_paxos(now_ns, paxos::Event::Tick, out);
+        let own = Node {
+            slot: self.config.slot,
+            incarnation: self.config.incarnation,
+        };
+        self.proposal = Some(A::propose(now_ns, own, record, size, self.expelled));
+        self.drive_proposal(now_ns, paxos::Event::Tick, out);
     }
 
     /// The record that this node is to propose now, and how many nodes stand behind it.
-    fn proposal(&mut self, now_ns: u64) -> Option<(EpochRecord, usize)> {
+    fn due_proposal(&mut self, now_ns: u64) -> Option<(EpochRecord, usize)> {
         let is_member = self.inside.is_some();
         if !is_member && !self.may_start(now_ns) {
             return None;
@@ -237,14 +239,14 @@ impl Machine {
     }
 
     /// Nobody waits for the proposal any more.
-    pub(super) fn end_paxos(&mut self) {
-        if let Some(paxos) = self.paxos.take() {
-            self.expelled = self.expelled.or(paxos.expelled());
+    pub(super) fn end_proposal(&mut self) {
+        if let Some(proposal) = self.proposal.take() {
+            self.expelled = self.expelled.or(proposal.expelled());
             self.desk.forget(Purpose::Paxos);
         }
     }
 
-    pub(super) fn paxos_answered(
+    pub(super) fn proposal_answered(
         &mut self,
         now_ns: u64,
         drive: DriveIndex,
@@ -275,14 +277,16 @@ impl Machine {
             | Command::WriteHeartbeat(_)
             | Command::Reserve(_) => unreachable!("a proposer does not ask for {command:?}"),
         };
-        self.drive_paxos(now_ns, event, out);
+        self.drive_proposal(now_ns, event, out);
     }
 
     /// Advances the proposal, and carries out what it says.
-    pub(super) fn drive_paxos(&mut self, now_ns: u64, event: paxos::Event, out: &mut Vec<Action>) {
-        let Some(paxos) = &mut self.paxos else { return };
+    pub(super) fn drive_proposal(&mut self, now_ns: u64, event: paxos::Event, out: &mut Vec<Action>) {
+        let Some(proposal) = &mut self.proposal else {
+            return;
+        };
         let mut actions = Vec::new();
-        paxos.handle(now_ns, event, &mut actions);
+        proposal.handle(now_ns, event, &mut actions);
         for action in actions {
             match action {
                 paxos::Action::Expel(drive) => {
@@ -296,11 +300,11 @@ impl Machine {
                         .ask(Purpose::Paxos, drive, Command::WritePaxos(block), out);
                 }
                 paxos::Action::Decided(record) => {
-                    self.end_paxos();
+                    self.end_proposal();
                     self.learn(now_ns, record, out);
                 }
                 paxos::Action::Behind(_) => {
-                    self.end_paxos();
+                    self.end_proposal();
                     for drive in self.up.and(self.config.voters).iter() {
                         self.ask_if_idle(Purpose::Learn, drive, Command::ReadQuorum, out);
                     }

@@ -7,6 +7,7 @@
 use nvme::reservation::{Command as Reservation, Report};
 
 use super::{Action, Answer, Command, Machine, Purpose};
+use crate::icl::membership::authority::Authority;
 use crate::icl::membership::choice;
 use crate::icl::membership::fence::{self, Fence, RESERVATION};
 use crate::icl::membership::lease::Lease;
@@ -103,7 +104,7 @@ fn leader(record: &EpochRecord) -> &Member {
     record.members.iter().find(is_senior).unwrap_or(record.leader())
 }
 
-impl Machine {
+impl<A: Authority> Machine<A> {
     /// Takes in a decided record, if it is newer than the own one.
     pub(super) fn learn(&mut self, now_ns: u64, record: EpochRecord, out: &mut Vec<Action>) {
         if record.epoch <= self.epoch() || record.voters != self.config.voters {
@@ -112,11 +113,11 @@ impl Machine {
         let own = record.member(self.config.slot).copied();
         let own = own.filter(|own| own.incarnation == self.config.incarnation);
         if self
-            .paxos
+            .proposal
             .as_ref()
-            .is_some_and(|paxos| paxos.instance() <= record.epoch)
+            .is_some_and(|proposal| proposal.instance() <= record.epoch)
         {
-            self.end_paxos();
+            self.end_proposal();
         }
         self.deviates_since_ns = None;
         self.has_news = true;

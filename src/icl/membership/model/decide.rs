@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stateright::{Model, Property};
 
 use super::search;
+use crate::icl::membership::authority::Authority;
 use crate::icl::membership::paxos::{Action, Event, Paxos};
 use crate::icl::membership::record::{ArbiterRule, Ballot, EpochRecord, Member, PaxosBlock};
 use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot};
