@@ -1,7 +1,7 @@
 //! Tests of `[array]` and `[[peer]]`.
 
 use crate::testing::{LEAST, good, refuses};
-use crate::{Config, NamespaceName};
+use crate::{ArrayText, NamespaceName};
 
 const SHELF: &str = "[[shelf]]\nname=\"s\"\nnqn=\"nqn.2026-01.io.braid:s\"\naddresses=[\"10.0.0.9:4420\"]\n\
                      [[drive]]\nname=\"d\"\nshelf=\"s\"\nnsid=1\n";
@@ -15,15 +15,43 @@ const KEYS: &str = "name=\"vault\"\nslot=2\nkey_file=\"k\"\nlisten=\"10.0.0.1:44
 
 #[test]
 fn the_example_is_good_and_its_drives_are_the_arrays() {
-    let config = good(Config::array_example());
-    let array = config.array.expect("there is an array");
-    assert_eq!((array.name.as_str(), array.slot, array.failures), ("vault", 0, 1));
-    assert_eq!(array.peers.len(), 2);
-    assert_eq!(array.drives.len(), 5);
-    assert!(
-        config.drives.is_empty() && config.shelves.is_empty(),
-        "they are the array's"
-    );
+    for (nodes, slot) in [(1, 0), (2, 0), (2, 1), (4, 0), (4, 3), (8, 7)] {
+        let config = good(&ArrayText::example(nodes, slot).to_string());
+        let array = config.array.expect("there is an array");
+        assert_eq!(
+            (array.name.as_str(), array.slot, array.failures),
+            ("vault", slot, 1)
+        );
+        assert_eq!(array.peers.len(), usize::from(nodes) - 1);
+        assert_eq!(array.drives.len(), 5);
+        assert!(
+            config.drives.is_empty() && config.shelves.is_empty(),
+            "they are the array's"
+        );
+    }
+}
+
+#[test]
+fn what_is_written_for_an_array_is_read_as_it_was() {
+    let text = ArrayText {
+        name: "other".to_owned(),
+        key_file: "k\\ey".to_owned(),
+        peers: vec![(
+            5,
+            vec!["10.0.0.2:1".parse().unwrap(), "10.1.0.2:1".parse().unwrap()],
+        )],
+        ..ArrayText::example(3, 2)
+    };
+    let parsed = crate::parse(&text.to_string(), std::path::Path::new("node.toml"));
+    match parsed {
+        Ok(config) => {
+            let array = config.array.expect("there is an array");
+            assert_eq!(array.name, text.name);
+            assert!(array.key_file.ends_with("k\\ey"));
+            assert_eq!((array.peers[0].slot, array.peers[0].addresses.len()), (5, 2));
+        }
+        Err(problems) => panic!("{problems:?}"),
+    }
 }
 
 #[test]

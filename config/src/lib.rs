@@ -13,6 +13,7 @@
 mod array;
 #[cfg(test)]
 mod array_tests;
+mod array_text;
 mod check;
 #[cfg(test)]
 mod fabric_tests;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use nvme::nqn::Nqn;
 
+pub use array_text::{ArrayText, ShelfText};
 pub use problem::{Note, PROBLEMS_MAX, Problem};
 
 /// Longest file in bytes: a thousand drives with all their keys are a tenth of it.
@@ -517,11 +519,6 @@ impl Config {
     /// The same for a shelf.
     pub fn shelf_example() -> &'static str {
         include_str!("../examples/shelf.toml")
-    }
-
-    /// The same for a node that shares drives with others.
-    pub fn array_example() -> &'static str {
-        include_str!("../examples/array.toml")
     }
 
     /// The same for a node whose drives are those of two shelves.

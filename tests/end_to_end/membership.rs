@@ -1,6 +1,7 @@
 //! Nodes that share the drives of a shelf: who is a member, over real connections to the shelf and to each other.
 
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use braid::icl::membership::label::{LABEL_BLOCK, Label, voters_of};
@@ -11,7 +12,7 @@ use braid::target::manage::ArrayStatus;
 use nvme::nqn::Nqn;
 
 use super::queue::Host;
-use super::stage::{NQN, Stage, WAIT};
+use super::stage::{Folder, NQN, Stage, WAIT};
 
 /// Five file drives.
 fn shelf() -> Stage {
@@ -280,4 +281,85 @@ fn a_node_with_another_key_sees_drives_of_another_array_and_changes_nothing() {
     assert!(stranger.create().is_err());
     let after = until("alone still", &[&first], |all| are_open(all, 1));
     assert_eq!(after[0].epoch, formed[0].epoch);
+}
+
+/// Runs the program; what it prints, or what it says is wrong.
+fn braid(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_braid"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn arrays_are_found_on_shelves_and_a_node_is_configured_from_them() {
+    let shelf = shelf();
+    let address = shelf.address().to_string();
+    let nodes = addresses(1);
+    let found = braid(&["array", "list", "--shelf", &address]).unwrap();
+    assert!(
+        found.starts_with("no array") && found.contains("namespace 9 of "),
+        "{found}"
+    );
+    let council = Council::start(setup(0, &nodes, shelf.address())).unwrap();
+    all_blank(&[&council]);
+    council.create().unwrap();
+    let status = until("alone", &[&council], |all| are_open(all, 1)).remove(0);
+    let found = braid(&["array", "list", "--shelf", &address, "--json"]).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let array = &found["arrays"][0];
+    assert_eq!(array["array"], "vault");
+    assert_eq!(array["uuid"], status.uuid);
+    assert_eq!(array["epoch"], status.epoch);
+    assert_eq!(array["members"], serde_json::json!([0]));
+    assert_eq!(array["found"].as_array().unwrap().len(), 5);
+    assert_eq!(found["blank"], serde_json::json!([]));
+
+    let folder = Folder::make();
+    let key = |name: &str, byte: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, byte.repeat(32)).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (key("vault.key", "07"), key("other.key", "08"));
+    let import = |slot: &str, key: &str| {
+        let peer = format!("0={}", nodes[0]);
+        braid(&[
+            "array",
+            "import",
+            "--shelf",
+            &address,
+            "--slot",
+            slot,
+            "--key-file",
+            key,
+            "--peer",
+            &peer,
+        ])
+    };
+    assert!(
+        import("1", &wrong)
+            .unwrap_err()
+            .contains("is not the key of the array")
+    );
+    assert!(import("0", &right).unwrap_err().contains("slot 0 is this node's"));
+    let text = import("1", &right).unwrap();
+    let config = config::parse(&text, &folder.path().join("node.toml")).unwrap();
+    let imported = Setup::of(&config.array.unwrap()).unwrap();
+    assert_eq!(imported.array(), council.setup().array());
+    assert_eq!(imported.failures, 1);
+    // A node that runs with it is a node of the array.
+    let second = Council::start(Setup {
+        listen: addresses(1)[0],
+        ..imported
+    })
+    .unwrap();
+    until("seen from the second", &[&second], |all| {
+        all[0].epoch >= status.epoch && all[0].drives.iter().all(|drive| drive.state == "reached")
+    });
 }

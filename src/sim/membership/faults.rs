@@ -9,11 +9,24 @@ pub(super) enum Fault {
     Kill(usize),
     Pause(usize),
     Resume(usize),
-    Cut { from: usize, to: usize, both: bool },
-    Reset { from: usize, to: usize },
-    LosePath { node: usize, drive: usize },
+    Cut {
+        from: usize,
+        to: usize,
+        both: bool,
+    },
+    Reset {
+        from: usize,
+        to: usize,
+    },
+    LosePath {
+        node: usize,
+        drive: usize,
+    },
     DriveOff(usize),
     DriveOn(usize),
+    /// A shelf is killed: all of its drives are away, and what it had not carried out is gone.
+    ShelfOff(usize),
+    ShelfOn(usize),
     Loss(u64),
     Leave(usize),
     Heal,
@@ -29,7 +42,7 @@ impl<A: Authority> World<A> {
             let other = self.random.index(self.nodes.len());
             let drive = self.random.index(self.drives.len());
             let both = self.random.chance(50);
-            let fault = match self.random.below(12) {
+            let fault = match self.random.below(13) {
                 0 | 1 => Fault::Kill(node),
                 2 | 3 => {
                     let length_ns = self.random.ms(200, 9_000);
@@ -51,6 +64,13 @@ impl<A: Authority> World<A> {
                 }
                 9 => Fault::Loss(self.random.below(60)),
                 10 => Fault::Leave(node),
+                11 => {
+                    let length_ns = self.random.ms(100, 8_000);
+                    let end_ns = (at_ns + length_ns).min(to_ns);
+                    let shelf = drive % self.shelves;
+                    self.later(end_ns - self.now_ns, Coming::Fault(Fault::ShelfOn(shelf)));
+                    Fault::ShelfOff(shelf)
+                }
                 _ => Fault::Reset {
                     from: node,
                     to: other,
@@ -75,21 +95,50 @@ impl<A: Authority> World<A> {
                 self.lost_paths[node][drive] = true;
                 self.path_lost(node, drive);
             }
-            Fault::DriveOff(drive) => {
-                self.drives[drive].is_online = false;
-                for node in 0..self.nodes.len() {
-                    self.path_lost(node, drive);
+            Fault::DriveOff(drive) => self.drive_off(drive),
+            Fault::DriveOn(drive) => self.drive_on(drive),
+            Fault::ShelfOff(shelf) => {
+                for drive in self.drives_of(shelf) {
+                    self.drive_off(drive);
+                    self.forget_held(drive);
                 }
             }
-            Fault::DriveOn(drive) => {
-                self.drives[drive].is_online = true;
-                for node in 0..self.nodes.len() {
-                    self.path_back(node, drive);
+            Fault::ShelfOn(shelf) => {
+                for drive in self.drives_of(shelf) {
+                    self.drive_on(drive);
                 }
             }
             Fault::Loss(percent) => self.loss_percent = percent,
             Fault::Leave(node) => self.nodes_event(node, Event::Leave),
             Fault::Heal => self.heal(),
+        }
+    }
+
+    fn drives_of(&self, shelf: usize) -> impl Iterator<Item = usize> + use<A> {
+        (shelf..self.drives.len()).step_by(self.shelves)
+    }
+
+    fn drive_off(&mut self, drive: usize) {
+        self.drives[drive].is_online = false;
+        for node in 0..self.nodes.len() {
+            self.path_lost(node, drive);
+        }
+    }
+
+    fn drive_on(&mut self, drive: usize) {
+        self.drives[drive].is_online = true;
+        for node in 0..self.nodes.len() {
+            self.path_back(node, drive);
+        }
+    }
+
+    /// Whatever the drive's shelf had taken and not carried out never takes effect.
+    fn forget_held(&mut self, drive: usize) {
+        self.drives[drive].reservation.withdraw(|_| true);
+        let held: Vec<u64> = self.drives[drive].held.keys().copied().collect();
+        for id in held {
+            let outcome = self.drives[drive].released(id);
+            self.follow(outcome);
         }
     }
 

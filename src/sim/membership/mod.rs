@@ -160,6 +160,8 @@ struct World<A = Paxos> {
     count: u64,
     nodes: Vec<Node<A>>,
     drives: Vec<Drive>,
+    /// Drive `d` is on shelf `d` modulo this.
+    shelves: usize,
     flights: BTreeMap<u64, Flight>,
     /// `cuts[from][to]`: nothing arrives.
     cuts: Vec<Vec<bool>>,
@@ -204,6 +206,7 @@ impl<A: Authority> World<A> {
             lost_paths: vec![vec![false; drives]; nodes.len()],
             drives: (0..drives).map(|number| Drive::new(index(number))).collect(),
             nodes,
+            shelves: 1 + usize::try_from(seed / 6 % 3).expect("below three"),
             flights: BTreeMap::new(),
             loss_percent: 1,
             stuck_percent: 0,

@@ -14,6 +14,8 @@ pub(super) fn array(command: ArrayCommand) -> Result<(), Failure> {
             let key = new_key().map_err(|error| Failure::new(format!("no random bytes: {error}"), ""))?;
             return print(&format!("{key}\n"));
         }
+        ArrayCommand::List(options) => return super::survey::list(&options),
+        ArrayCommand::Import(options) => return super::survey::import(options),
         ArrayCommand::Show(client) => (client, ArrayRequest::Show),
         ArrayCommand::Create(client) => (client, ArrayRequest::Create),
         ArrayCommand::Leave(client) => (client, ArrayRequest::Leave),
@@ -33,6 +35,17 @@ pub(super) fn array(command: ArrayCommand) -> Result<(), Failure> {
         }
     };
     ask(&client, &Request::Array(request))
+}
+
+/// Prints the file of a node of an array, as an example.
+pub(super) fn example(nodes: u8, slot: u8) -> Result<(), Failure> {
+    if slot >= nodes {
+        return Err(Failure::usage(
+            format!("there is no slot {slot} among {nodes} nodes"),
+            "slots count from 0",
+        ));
+    }
+    print(&config::ArrayText::example(nodes, slot).to_string())
 }
 
 /// The nodes of the array.

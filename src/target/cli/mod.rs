@@ -16,6 +16,7 @@ pub mod options;
 mod show;
 #[cfg(feature = "sim")]
 mod sim;
+mod survey;
 mod table;
 mod units;
 
@@ -174,17 +175,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         #[cfg(feature = "sim")]
         Command::Sim(options) => sim::run(&options),
         Command::CheckConfig(options) => config_file::check(&options.file, options.json),
-        Command::Config {
-            command: ConfigCommand::Example { shelf, fabric, array },
-        } => print(if array {
-            config::Config::array_example()
-        } else if shelf {
-            config::Config::shelf_example()
-        } else if fabric {
-            config::Config::fabric_example()
-        } else {
-            config::Config::example()
-        }),
+        Command::Config { command } => example(&command),
         Command::Preflight(options) => preflight(options.config.as_deref(), options.json),
         Command::Status(client) => call::status(&client),
         Command::Shelf(options) => match options.command {
@@ -202,6 +193,27 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         Command::Counters(client) => call::counters(&client),
         Command::Shutdown(client) => call::shutdown(&client),
     }
+}
+
+/// Prints an example of a configuration file.
+fn example(command: &ConfigCommand) -> Result<(), Failure> {
+    let ConfigCommand::Example {
+        shelf,
+        fabric,
+        array,
+        nodes,
+        slot,
+    } = *command;
+    if array {
+        return array::example(nodes, slot);
+    }
+    print(if shelf {
+        config::Config::shelf_example()
+    } else if fabric {
+        config::Config::fabric_example()
+    } else {
+        config::Config::example()
+    })
 }
 
 fn node(

@@ -2,11 +2,13 @@
 //!
 //! Values are checked here, so that a command gets only what can work. Decides nothing.
 
+mod array;
 mod help;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+pub use array::{ArrayCommand, ArrayImport, ArrayList, NodeCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nvme::nqn::Nqn;
 
@@ -127,47 +129,6 @@ pub struct NodeArgs {
     pub options: Option<NodeOptions>,
 }
 
-/// What to do with the nodes of an array.
-#[derive(Clone, Debug, Subcommand)]
-pub enum NodeCommand {
-    /// List the nodes of the array, and which of them are members
-    List(Client),
-    /// Have this node leave the array; the others go on without it
-    Leave(Client),
-    /// Have this node join the array again after it has left
-    Join(Client),
-}
-
-/// What to do with the array that a node shares with others.
-#[derive(Clone, Debug, Subcommand)]
-pub enum ArrayCommand {
-    /// Print a new key for the nodes of an array
-    Key,
-    /// Make the array on its drives, which have to be blank: once, through any of its nodes
-    Create(Client),
-    /// Show the array as a node sees it
-    Show(Client),
-    /// Have this node leave it; the others go on without it
-    Leave(Client),
-    /// Have this node join it again after it has left
-    Join(Client),
-    /// Cut the link to another node, to see what follows; without a direction it is whole again
-    Cut {
-        /// Slot of the other node
-        #[arg(long, value_parser = clap::value_parser!(u8).range(0..8))]
-        peer: u8,
-        /// Send nothing to it
-        #[arg(long)]
-        muted: bool,
-        /// Hear nothing of it
-        #[arg(long)]
-        deafened: bool,
-        /// Which node
-        #[command(flatten)]
-        client: Client,
-    },
-}
-
 /// How to run a node.
 #[derive(Clone, Debug, Args)]
 pub struct NodeOptions {
@@ -233,6 +194,12 @@ pub enum ConfigCommand {
         /// The file of a node that shares drives of a shelf with others
         #[arg(long, conflicts_with_all = ["shelf", "fabric"])]
         array: bool,
+        /// How many nodes the array has
+        #[arg(long, default_value_t = 3, requires = "array", value_parser = clap::value_parser!(u8).range(1..=8))]
+        nodes: u8,
+        /// Which of them the file is for, from 0
+        #[arg(long, default_value_t = 0, requires = "array", value_parser = clap::value_parser!(u8).range(0..8))]
+        slot: u8,
     },
 }
 
@@ -830,7 +797,7 @@ fn parse_nqn(text: &str) -> Result<Nqn, String> {
 }
 
 /// Resolves `host`, `host:port`, `address:port` or `[v6]:port`; the port is 4420 if there is none.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }

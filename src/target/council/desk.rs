@@ -64,6 +64,12 @@ pub fn read_label(namespace: &Namespace) -> Encoded {
     read(quorum_of(namespace.nsid), block, 1, namespace.block_bytes)
 }
 
+/// Reads the records of a drive's quorum area.
+pub fn read_quorum(namespace: &Namespace) -> Encoded {
+    let quorum = quorum_of(namespace.nsid);
+    read(quorum, 0, QUORUM_BLOCKS, namespace.block_bytes)
+}
+
 /// Writes the label of a drive.
 pub fn write_label(namespace: &Namespace, label: &[u8; RECORD_BYTES]) -> Encoded {
     let block = LABEL_BLOCK as u64;
@@ -109,7 +115,7 @@ pub fn encode(setup: &Setup, incarnation: Incarnation, namespace: &Namespace, co
                 ..Encoded::new(entry, data, 0)
             }
         }
-        Command::ReadQuorum => read(quorum, 0, QUORUM_BLOCKS, block_bytes),
+        Command::ReadQuorum => read_quorum(namespace),
         Command::ReadHeartbeats => read(nsid, heartbeats_block(block_bytes), SLOTS, block_bytes),
         Command::WritePaxos(_) | Command::WriteDecided(_) | Command::WriteCertificate(_) => {
             let (block, record) = record_of(setup, command);

@@ -5,6 +5,7 @@
 //! | `seat` | one life of the node in the array: a program on a reactor of its own |
 //! | `drives` | which namespaces of the shelves are drives of the array, by their labels |
 //! | `manage` | what the configuration and operators ask for |
+//! | `survey` | which arrays there are on shelves, for tools that are no node |
 //! | `desk` | what the machine asks of drives as NVMe commands, and what their answers mean |
 //!
 //! A life runs on a thread of its own, which sleeps between its beats, so that no load on the cores of the data path delays a heartbeat. When
@@ -17,6 +18,7 @@ mod desk;
 mod drives;
 pub mod manage;
 mod seat;
+pub mod survey;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -91,13 +93,18 @@ pub struct Setup {
     pub drives: Vec<DriveSpec>,
 }
 
+/// An array follows from its key and its name, so that nodes with another key belong to another array.
+pub fn array_id(key: &[u8; MAC_BYTES], name: &str) -> ArrayId {
+    let secret = super::icl::hmac_sha256(key, &[b"braid array"]);
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret;
+    let space = Uuid::from_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+    ArrayId(*Uuid::new_v5(&space, name.as_bytes()).as_bytes())
+}
+
 impl Setup {
-    /// The array: follows from its name and its key, so that nodes with another key belong to another array.
+    /// The array.
     pub fn array(&self) -> ArrayId {
-        let secret = super::icl::hmac_sha256(&self.key, &[b"braid array"]);
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret;
-        let space = Uuid::from_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
-        ArrayId(*Uuid::new_v5(&space, self.name.as_bytes()).as_bytes())
+        array_id(&self.key, &self.name)
     }
 
     /// Who a life of a slot is to the drives (PROTOCOL 1, decision 5).

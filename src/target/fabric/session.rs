@@ -3,8 +3,7 @@
 //! A session is a host of its own, on one core, that ends before the node's cores start; these connect as somebody else and fence it. The
 //! thread that asks waits for each answer.
 
-use std::collections::VecDeque;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use nvme::command::SubmissionEntry;
 use nvme::host::DownReason;
 use nvme::status::Status;
 use nvme::tcp::initiator::Payload;
-use reactor::{CoreIndex, Nanos, Options, PollMode};
+use reactor::{Options, PollMode};
 use thiserror::Error;
 
 use super::claim::{Claim, Identity, Refusal, Rivals, Step, give_back};
@@ -21,9 +20,8 @@ use super::command::{encode, encode_ask, encode_instance, instance_of, part_byte
 use super::{Answer, Ask, FabricDrive, Shelf, answer_of, base_of, hostid_of, identity_of, target_of};
 use crate::drive::DriveError;
 use crate::target::drives::Kind;
-use crate::target::host::{
-    Event, Host, HostError, Job, Namespace, Next, Outcome, Payload as Data, QueueName, TargetFacts, Workload,
-};
+use crate::target::host::ask::Questions;
+use crate::target::host::{Event, Host, HostError, Namespace, Outcome, TargetFacts};
 
 /// How long a shelf may take to be reached: one that is restarted may be on its way.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
@@ -46,51 +44,6 @@ pub enum SessionError {
     /// Something that does not go away by itself.
     #[error("{0}")]
     Unusable(String),
-}
-
-/// What is asked of a shelf, and who waits for the answer.
-struct Question {
-    target: u16,
-    is_admin: bool,
-    job: Job,
-    data: Vec<u8>,
-    reply: SyncSender<(Outcome, Vec<u8>)>,
-}
-
-/// The questions of a session.
-#[derive(Default)]
-struct Questions {
-    waiting: VecDeque<Question>,
-    asked: Vec<Question>,
-    next_tag: u64,
-}
-
-impl Workload for Questions {
-    fn ready(&mut self, _: Nanos, _: usize, _: &TargetFacts) {}
-
-    fn next(&mut self, _: Nanos, queue: QueueName) -> Next {
-        let fits = |it: &Question| it.target == queue.target && it.is_admin == (queue.qid == 0);
-        let Some(place) = self.waiting.iter().position(fits) else {
-            return Next::Idle;
-        };
-        let mut question = self.waiting.remove(place).expect("it was found there");
-        self.next_tag += 1;
-        question.job.tag = self.next_tag;
-        let job = question.job;
-        self.asked.push(question);
-        Next::Job(job)
-    }
-
-    fn fill(&mut self, job: &Job, data: &mut [u8]) {
-        let asked = self.asked.iter().find(|question| question.job.tag == job.tag);
-        data.copy_from_slice(&asked.expect("it was handed out").data);
-    }
-
-    fn done(&mut self, _: Nanos, _: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
-        let place = self.asked.iter().position(|question| question.job.tag == job.tag);
-        let question = self.asked.swap_remove(place.expect("it was handed out"));
-        let _ = question.reply.send((outcome, data.to_vec())); // Who asked may have given up.
-    }
 }
 
 /// The shelf of a session.
@@ -303,30 +256,11 @@ impl Session {
         data: Vec<u8>,
         read_bytes: u32,
     ) -> (Outcome, Vec<u8>) {
-        let write_bytes = u32::try_from(data.len()).expect("parts are within what a target takes");
-        let mut job = Job::new(entry.opcode(), entry.nsid(), 0);
-        job.entry = entry;
-        job.data = match (write_bytes, read_bytes) {
-            (0, 0) => Data::None,
-            (0, bytes) => Data::FromTarget(bytes),
-            (bytes, _) => Data::ToTarget(bytes),
-        };
-        let (reply, answer) = mpsc::sync_channel(1);
-        let question = Question {
-            target: 0,
-            is_admin,
-            job,
-            data,
-            reply,
-        };
-        let lost = || (Err(crate::target::host::JobError::Lost), Vec::new());
         let host = self.host.lock().expect("nobody panics while holding it");
-        let Some(host) = host.as_ref() else { return lost() };
-        let asked = host.with(CoreIndex(0), |questions, _| questions.waiting.push_back(question));
-        if asked.is_err() {
-            return lost();
-        }
-        answer.recv_timeout(ANSWER_WAIT).unwrap_or_else(|_| lost())
+        let Some(host) = host.as_ref() else {
+            return (Err(crate::target::host::JobError::Lost), Vec::new());
+        };
+        host.ask(0, is_admin, entry, data, read_bytes, ANSWER_WAIT)
     }
 
     /// Carries out a command of any length; what a read brings is the answer.

@@ -9,6 +9,7 @@
 //! a queue is lost end with [`JobError::Lost`] once no byte of their buffers is with the kernel any more; a command in
 //! flight is a place in a table, not a box.
 
+pub mod ask;
 pub mod associations;
 mod core;
 pub mod identity;

@@ -24,7 +24,9 @@ Examples:
   braid config example --array > node-0.toml
   braid node --config node-0.toml
   braid array create
-  braid array show";
+  braid array show
+  braid array list --shelf 10.0.0.9
+  braid array import --shelf 10.0.0.9 --slot 2 --key-file vault.key --peer 0=10.0.0.1:4500 > node-2.toml";
 pub const DEMO: &str = "\
 Examples:
   braid demo

@@ -1,0 +1,148 @@
+//! Writes the file of a node that shares drives with others: as an example, or for an array that was found on its drives.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use nvme::nqn::Nqn;
+
+/// A shelf and the namespaces of it that are drives of the array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShelfText {
+    /// What the file calls it.
+    pub name: String,
+    /// Where it listens; at least one.
+    pub addresses: Vec<SocketAddr>,
+    /// Its subsystem.
+    pub nqn: Nqn,
+    /// Names and numbers of namespaces.
+    pub drives: Vec<(String, u32)>,
+}
+
+/// A file to be written. Displayed, it is text that [`crate::parse`] accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrayText {
+    /// Where hosts reach the node.
+    pub host_listen: SocketAddr,
+    /// What people call the array.
+    pub name: String,
+    /// The node's place.
+    pub slot: u8,
+    /// Where its key is.
+    pub key_file: String,
+    /// Where the node listens for the others.
+    pub listen: SocketAddr,
+    /// Drives that may be lost.
+    pub failures: u8,
+    /// Slots and addresses of the others.
+    pub peers: Vec<(u8, Vec<SocketAddr>)>,
+    /// The shelves; at least one.
+    pub shelves: Vec<ShelfText>,
+}
+
+impl ArrayText {
+    /// An example: the node in `slot` of so many, all on this machine, with the five drives of one shelf.
+    ///
+    /// Panics unless `slot` is below `nodes` and there are at most eight.
+    pub fn example(nodes: u8, slot: u8) -> Self {
+        assert!(slot < nodes && nodes <= 8, "an array has up to eight nodes");
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        // Ports above a node's own are those of its cores.
+        let listen = |slot: u8| local(4500 + 20 * u16::from(slot));
+        Self {
+            host_listen: local(4420 + u16::from(slot)),
+            name: "vault".to_owned(),
+            slot,
+            key_file: "vault.key".to_owned(),
+            listen: listen(slot),
+            failures: 1,
+            peers: (0..nodes)
+                .filter(|peer| *peer != slot)
+                .map(|peer| (peer, vec![listen(peer)]))
+                .collect(),
+            shelves: vec![ShelfText {
+                name: "shelf-a".to_owned(),
+                addresses: vec![local(4440)],
+                nqn: Nqn::parse("nqn.2026-01.io.braid:shelf-a").expect("it is one"),
+                drives: (0..5).map(|drive| (format!("d{drive}"), 2 * drive + 1)).collect(),
+            }],
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let quoted: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+impl fmt::Display for ArrayText {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host_listen,
+            slot,
+            listen,
+            failures,
+            ..
+        } = self;
+        let (name, key_file) = (quoted(&self.name), quoted(&self.key_file));
+        write!(
+            out,
+            "\
+# Configuration of a `braid node` that shares the drives of shelves with other nodes. Everything that is not about arrays is
+# explained in node.toml and fabric.toml (`braid config example`, also with --fabric); a shelf has a file like shelf.toml (--shelf).
+#
+# All nodes of an array have this file, with another slot, other addresses, and themselves left out of the peers. Which of them are members, and
+# who may write to the drives, they decide by the drives themselves. `braid array create` makes the array, once, through any of them.
+
+[node]
+name = \"node-{slot}\"
+
+[[listen]]
+address = \"{host_listen}\"
+
+[array]
+name = {name}
+# This node's place: 0 to 7, another one for each node.
+slot = {slot}
+# 64 hexadecimal digits that all nodes of the array have and nobody else knows: `braid array key > vault.key`.
+key_file = {key_file}
+# Where this node listens for the others; also the ports above it, one for each core.
+listen = \"{listen}\"
+# Drives that may be lost: twice as many and one more keep the votes, when the array is made.
+failures = {failures}
+"
+        )?;
+        if self.peers.is_empty() {
+            out.write_str("\n# There are no other nodes. Each one would have a section like this:\n")?;
+            out.write_str("# [[peer]]\n# slot = 1\n# addresses = [\"127.0.0.1:4520\"]\n")?;
+        } else {
+            out.write_str("\n# The other nodes. Two addresses are two ways to a node.\n")?;
+        }
+        for (at, (slot, addresses)) in self.peers.iter().enumerate() {
+            let (space, addresses) = (if at == 0 { "" } else { "\n" }, list(addresses));
+            write!(out, "{space}[[peer]]\nslot = {slot}\naddresses = {addresses}\n")?;
+        }
+        for shelf in &self.shelves {
+            let (name, addresses) = (quoted(&shelf.name), list(&shelf.addresses));
+            let nqn = shelf.nqn.as_str();
+            write!(
+                out,
+                "\n[[shelf]]\nname = {name}\naddresses = {addresses}\nnqn = \"{nqn}\"\n"
+            )?;
+        }
+        out.write_str("\n# Drives of shelves are the array's; others are this node's alone.\n")?;
+        for shelf in &self.shelves {
+            for (drive, nsid) in &shelf.drives {
+                let (drive, shelf) = (quoted(drive), quoted(&shelf.name));
+                write!(
+                    out,
+                    "[[drive]]\nname = {drive}\nshelf = {shelf}\nnsid = {nsid}\n\n"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
