@@ -34,7 +34,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::expansion::Layout;
-use super::lock::LockTable;
+use super::lock::{LockTable, Mode};
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -344,7 +344,15 @@ pub enum Action {
         /// Bit `i` is core `i`; never this engine's own.
         mask: u16,
     },
-    /// Call [`Engine::wake`] with this row on the engines of these cores.
+    /// The node does not hold this row, which other nodes may have, or not for this: the home of its slot, which is in, has to get it
+    /// ([`super::lock::LockTable::set_held`]). Never in a group that is this node's alone.
+    WantRow {
+        /// The row.
+        row: RowIndex,
+        /// For what.
+        mode: Mode,
+    },
+    /// Call [`Engine::wake`] with this row on the engines of these cores, and tell the home of its slot if [`super::lock::HOME`] is among them.
     WakeCores {
         /// Bit `i` is core `i`; never this engine's own.
         mask: u16,
@@ -457,6 +465,8 @@ pub struct EngineConfig {
 
 #[cfg(test)]
 mod cached;
+#[cfg(test)]
+mod elsewhere;
 #[cfg(test)]
 mod executor;
 #[cfg(test)]

@@ -12,10 +12,12 @@
 
 #[cfg(all(test, loom))]
 mod loom;
+mod shared;
 mod word;
 
 use std::sync::Arc;
 
+pub use shared::{Entry, HOME};
 use word::LockWord;
 
 #[cfg(loom)]
@@ -30,6 +32,21 @@ pub const CORES_MAX: u16 = 16;
 
 /// Fewest slots of a table: the word's tag leaves out the 6 bits that the slot number says.
 const SLOTS_MIN: usize = 1 << 6;
+
+/// 2^32 divided by the golden ratio, odd.
+const SPREAD: u32 = 0x9E37_79B9;
+/// Times [`SPREAD`] it is 1.
+const SPREAD_INVERSE: u32 = {
+    let mut inverse = SPREAD;
+    // Newton's method doubles the right bits; three are right at first.
+    let mut round = 0;
+    while round < 4 {
+        inverse = inverse.wrapping_mul(2u32.wrapping_sub(SPREAD.wrapping_mul(inverse)));
+        round += 1;
+    }
+    inverse
+};
+const _: () = assert!(SPREAD.wrapping_mul(SPREAD_INVERSE) == 1);
 
 /// Most slots of a table: 256 MiB of words.
 const SLOTS_MAX: usize = 1 << 24;
@@ -70,12 +87,39 @@ pub enum Acquire {
         /// for its dirty data and must be told that it is wanted. Another who waits has told it before.
         recall: Option<u16>,
     },
+    /// The node does not hold the row, or not for this. This core is named as waiting, nobody is inside, and the slot's home is in: it has to be
+    /// told what is wanted ([`LockTable::held`]), and will tell this core.
+    Absent,
+}
+
+/// What a node holds of a row that other nodes may hold, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Nothing: others may change the row.
+    Nothing,
+    /// Nobody changes the row.
+    Read,
+    /// No other node is in the row.
+    Write,
+}
+
+impl Held {
+    /// Whether an operation needs nothing more.
+    pub const fn covers(self, mode: Mode) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Read => !mode.is_write(),
+            Self::Write => true,
+        }
+    }
 }
 
 /// The lock table of one group, shared by the node's cores.
 #[derive(Debug)]
 pub struct LockTable {
     words: Box<[LockWord]>,
+    /// Other nodes hold rows, too.
+    is_shared: bool,
     /// log2 of the number of slots.
     slot_bits: u32,
     members: MembersWord,
@@ -87,10 +131,20 @@ impl LockTable {
     ///
     /// Four times the operations that may be in flight keeps chance conflicts rare.
     pub fn new(slots: usize) -> Arc<Self> {
+        Self::with_sharing(slots, false)
+    }
+
+    /// The same for rows that other nodes may hold, too: nothing is held before a slot's home has said so. At most [`HOME`] cores.
+    pub fn shared(slots: usize) -> Arc<Self> {
+        Self::with_sharing(slots, true)
+    }
+
+    fn with_sharing(slots: usize, is_shared: bool) -> Arc<Self> {
         let slots = slots.clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
         let words = (0..slots).map(|_| LockWord::new()).collect();
         Arc::new(Self {
             words,
+            is_shared,
             slot_bits: slots.trailing_zeros(),
             members: MembersWord::new(),
             rebuild: RebuildWord::new(),
@@ -115,7 +169,12 @@ impl LockTable {
     /// waiters for a slot must not try for newcomers: it would take its own waiters' turn from them.
     pub fn try_acquire(&self, row: RowIndex, mode: Mode, core: u16) -> Acquire {
         let (slot, tag) = self.place(row);
-        self.words[slot as usize].try_acquire(tag, mode, core)
+        let word = &self.words[slot as usize];
+        if self.is_shared {
+            word.try_acquire_shared(tag, mode, core)
+        } else {
+            word.try_acquire(tag, mode, core)
+        }
     }
 
     /// Adds one more reader to a row that the calling core has just been granted for reading, for the
@@ -130,7 +189,12 @@ impl LockTable {
     #[must_use]
     pub fn try_read(&self, row: RowIndex, core: u16) -> bool {
         let (slot, tag) = self.place(row);
-        self.words[slot as usize].try_read(tag, core)
+        let word = &self.words[slot as usize];
+        if self.is_shared {
+            word.try_read_shared(tag, core)
+        } else {
+            word.try_read(tag, core)
+        }
     }
 
     /// The version of what the drives hold of this row, and of all others of its slot: it is another one whenever that may have
@@ -150,12 +214,45 @@ impl LockTable {
     /// Panics if nobody holds it in this mode: that is a bug of ours.
     pub fn release(&self, row: RowIndex, mode: Mode) -> WakeMask {
         let (slot, tag) = self.place(row);
-        self.words[slot as usize].release(tag, mode)
+        let word = &self.words[slot as usize];
+        if self.is_shared {
+            word.release_shared(tag, mode)
+        } else {
+            word.release(tag, mode)
+        }
     }
 
     /// `core` has nobody waiting any more for the row's slot; its turn, if it has come, goes to the next.
     pub fn withdraw(&self, row: RowIndex, core: u16) -> WakeMask {
-        self.words[self.slot(row) as usize].withdraw(core)
+        let word = &self.words[self.slot(row) as usize];
+        if self.is_shared {
+            word.withdraw_shared(core)
+        } else {
+            word.withdraw(core)
+        }
+    }
+
+    /// The home of a slot wants to be alone in it, to give back or to get rows. In the table of a group that nobody shares there is no home.
+    pub fn enter_home(&self, slot: u32) -> Entry {
+        assert!(self.is_shared, "only shared rows have a home");
+        self.words[slot as usize].enter_home()
+    }
+
+    /// The row of a slot that the node holds something of, and what. Exact for the home while it is in.
+    pub fn held(&self, slot: u32) -> Option<(RowIndex, Held)> {
+        let (tag, held) = self.words[slot as usize].held();
+        (held != Held::Nothing).then(|| (self.row_of(slot, tag), held))
+    }
+
+    /// The home of the row's slot, which is in, has got this for the node. What the node held in this slot before is given up.
+    pub fn set_held(&self, row: RowIndex, held: Held) {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].set_held(tag, held);
+    }
+
+    /// The home leaves a slot. The turn goes to the core `next`, if that waits, or round to whoever does; the caller tells the cores in the answer.
+    pub fn leave_home(&self, slot: u32, next: Option<u16>) -> WakeMask {
+        self.words[slot as usize].leave_home(next)
     }
 
     /// Whether any core waits for the row's slot. A core that keeps a row looks here before it settles down with it: who
@@ -230,13 +327,18 @@ impl LockTable {
         self.rebuild.advance(rebuilding, rows)
     }
 
+    /// The row that has this slot and tag: what [`Self::place`] does, undone.
+    fn row_of(&self, slot: u32, tag: u32) -> RowIndex {
+        let key = slot << (u32::BITS - self.slot_bits) | (tag - 1);
+        RowIndex(u64::from(key.wrapping_mul(SPREAD_INVERSE)))
+    }
+
     /// Slot and tag of a row. The product with an odd number is a permutation of the 32-bit numbers
     /// that spreads neighbours evenly; its upper bits are the slot and its lower 26 the tag, which
     /// overlap or touch, so that the two name the row.
     fn place(&self, row: RowIndex) -> (u32, u32) {
         let row = u32::try_from(row.0).expect("geometry admits rows below 2^32 only");
-        // 2^32 divided by the golden ratio, odd.
-        let key = row.wrapping_mul(0x9E37_79B9);
+        let key = row.wrapping_mul(SPREAD);
         (
             key >> (u32::BITS - self.slot_bits),
             (key & word::TAG_KEY_MASK) + 1,

@@ -441,6 +441,7 @@ impl Core {
                 }
             }
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
+            Action::WantRow { .. } => unreachable!("a group of one node has all of its rows"),
             Action::ReportMedia {
                 member,
                 row,

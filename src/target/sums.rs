@@ -101,6 +101,7 @@ impl Sums {
             | Action::Committed { .. }
             | Action::TailMoved { .. }
             | Action::WakeCores { .. }
+            | Action::WantRow { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::ReportFault { .. }
@@ -174,6 +175,7 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::Committed { .. }
         | Action::TailMoved { .. }
         | Action::WakeCores { .. }
+        | Action::WantRow { .. }
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::ReportFault { .. }

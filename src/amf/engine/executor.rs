@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::elsewhere::Elsewhere;
 use super::*;
 use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
 use crate::amf::expansion::{Layout, ScratchArea};
@@ -55,6 +56,8 @@ pub enum Owed {
         equal: bool,
     },
     Wake(RowIndex),
+    /// To the home of the row's slot, where rows are shared.
+    Home(RowIndex),
     Recall(RowIndex),
     Hurry {
         core: u16,
@@ -135,6 +138,8 @@ pub struct World {
     scratch_bytes: u32,
     commands: u32,
     journaled: bool,
+    /// What other nodes do with the rows, if they are shared.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 pub struct Shape {
@@ -149,6 +154,8 @@ pub struct Shape {
     pub scratch_strips: u32,
     /// Whether there is a journal, and when writes are done then.
     pub journal: Option<Durability>,
+    /// Other nodes want rows, too.
+    pub shared: bool,
 }
 
 /// Blocks of a lane: short, so that it is full all the time.
@@ -169,6 +176,7 @@ impl Shape {
         pieces: 16,
         scratch_strips: 64,
         journal: None,
+        shared: false,
     };
 }
 
@@ -191,7 +199,11 @@ impl World {
         )
         .expect("legal");
         let layout = layout(geometry);
-        let lock = LockTable::new(64);
+        let lock = if shape.shared {
+            LockTable::shared(64)
+        } else {
+            LockTable::new(64)
+        };
         let members = MemberSet {
             generation: 1,
             failed: 0,
@@ -267,6 +279,7 @@ impl World {
             scratch_bytes,
             commands: shape.commands,
             journaled: shape.journal.is_some(),
+            elsewhere: shape.shared.then(Elsewhere::default),
         }
     }
 
@@ -399,6 +412,7 @@ impl World {
             }
             Owed::Compared { .. }
             | Owed::Wake(_)
+            | Owed::Home(_)
             | Owed::Recall(_)
             | Owed::Hurry { .. }
             | Owed::TailMoved
@@ -431,6 +445,9 @@ impl World {
 
     fn answer(&mut self, core: usize, owed: Owed, result: Result<(), DriveError>) {
         let mut out = Vec::new();
+        if let Owed::Home(row) = owed {
+            return self.go_home(row);
+        }
         let engine = &mut self.cores[core].engine;
         match owed {
             Owed::Drive(action) => engine.drive_done(drive_io(&action).0, result, &mut out),
@@ -447,6 +464,7 @@ impl World {
                 engine.intent_durable(&mut out);
             }
             Owed::LostDurable => engine.lost_durable(&mut out),
+            Owed::Home(_) => unreachable!("it went its own way"),
         }
         self.act(core, out);
     }
@@ -485,6 +503,9 @@ impl World {
             self.cores[core].engine.tick(&mut out);
             self.act(core, out);
         }
+        if self.elsewhere.is_some() && self.random.chance(10) {
+            self.want_elsewhere();
+        }
         let total: usize = self.cores.iter().map(|core| core.owed.len()).sum();
         if total == 0 {
             return false;
@@ -515,6 +536,7 @@ impl World {
             Owed::Drive(action) => Some(*action),
             Owed::Compared { .. }
             | Owed::Wake(_)
+            | Owed::Home(_)
             | Owed::Recall(_)
             | Owed::Hurry { .. }
             | Owed::TailMoved
@@ -704,7 +726,9 @@ impl World {
                     for other in (0..self.cores.len()).filter(|other| mask >> other & 1 == 1) {
                         self.cores[other].owed.push(Owed::Wake(row));
                     }
+                    self.call_home(mask, row);
                 }
+                Action::WantRow { row, mode } => self.want_row(core, row, mode),
                 Action::PersistLost => self.cores[core].owed.push(Owed::LostDurable),
                 Action::PersistIntent => {
                     let marked = |row: &u64| self.intent.is_marked(RowIndex(*row));
@@ -803,6 +827,7 @@ impl World {
             | Action::Committed { .. }
             | Action::Compare { .. }
             | Action::WakeCores { .. }
+            | Action::WantRow { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::RangeHeld
@@ -898,6 +923,7 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::Committed { .. }
         | Action::Compare { .. }
         | Action::WakeCores { .. }
+        | Action::WantRow { .. }
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::RangeHeld

@@ -391,6 +391,7 @@ fn shape(level: Level, members: u8, journal: bool, random: &mut Random) -> Shape
         // Rows of the wider group need more than those of the first.
         scratch_strips: 64,
         journal: journal.then_some(durability),
+        shared: false,
     }
 }
 

@@ -505,6 +505,7 @@ fn rows_count_as_rebuilt_in_order() {
         Owed::Drive(_)
         | Owed::Compared { .. }
         | Owed::Wake(_)
+        | Owed::Home(_)
         | Owed::Recall(_)
         | Owed::Hurry { .. }
         | Owed::TailMoved
@@ -678,6 +679,7 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             Owed::Drive(_)
             | Owed::Compared { .. }
             | Owed::Wake(_)
+            | Owed::Home(_)
             | Owed::Recall(_)
             | Owed::Hurry { .. }
             | Owed::TailMoved

@@ -562,6 +562,7 @@ impl Engine {
                     return self.begin(index, out);
                 }
                 Acquire::Busy { recall: holder } => recall = holder,
+                Acquire::Absent => out.push(Action::WantRow { row: row.row, mode }),
             }
         }
         let piece = &mut self.pieces[index as usize];
@@ -624,6 +625,7 @@ impl Engine {
             let wake = match self.lock.try_acquire(row, mode, self.core) {
                 Acquire::Acquired { wake } => wake,
                 Acquire::Busy { recall } => return self.ask_for(recall, row, out),
+                Acquire::Absent => return out.push(Action::WantRow { row, mode }),
             };
             self.tell(wake, row, out);
             self.hold_row(index);

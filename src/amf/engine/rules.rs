@@ -193,6 +193,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::Copy { .. }
                 | Action::Compare { .. }
                 | Action::WakeCores { .. }
+                | Action::WantRow { .. }
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::PersistIntent

@@ -344,6 +344,7 @@ fn shape(random: &mut Random) -> Shape {
         pieces: small(pick(random, 1, 32)),
         scratch_strips: small(pick(random, 0, 24)),
         journal: None,
+        shared: false,
     }
 }
 

@@ -68,6 +68,7 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::Copy { .. }
                 | Action::Compare { .. }
                 | Action::WakeCores { .. }
+                | Action::WantRow { .. }
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }

@@ -5,8 +5,9 @@ use ::loom::sync::Notify;
 use ::loom::sync::atomic::{AtomicUsize, Ordering};
 use ::loom::thread;
 
+use super::shared::{Entry, HOME};
 use super::word::LockWord;
-use super::{Acquire, Mode, WakeMask};
+use super::{Acquire, Held, Mode, WakeMask};
 
 const TAG: u32 = 7;
 
@@ -46,6 +47,7 @@ impl Shared {
             match self.word.try_acquire(TAG, mode, core) {
                 Acquire::Acquired { wake } => return self.ring(wake),
                 Acquire::Busy { .. } => self.bells[usize::from(core)].wait(),
+                Acquire::Absent => unreachable!("nobody shares it"),
             }
         }
     }
@@ -163,7 +165,151 @@ fn giving_up_loses_no_turn() {
                 shared.unlock(Mode::Write);
             }
             Acquire::Busy { .. } => shared.ring(shared.word.withdraw(core)),
+            Acquire::Absent => unreachable!("nobody shares it"),
         }
     }
     bounded(|| run(&[Shared::write, give_up, Shared::write], 2));
+}
+
+/// Two cores and the home of a row that is here only when the home has got it. What the row holds is checked as above: whoever else has it
+/// meanwhile changes it, too.
+struct Away {
+    word: LockWord,
+    left: AtomicUsize,
+    right: AtomicUsize,
+    over: AtomicUsize,
+    bells: Vec<Notify>,
+    home: Notify,
+}
+
+impl Away {
+    fn ring(&self, wake: WakeMask) {
+        for (core, bell) in self.bells.iter().enumerate() {
+            if wake.0 >> core & 1 == 1 {
+                bell.notify();
+            }
+        }
+        if wake.0 >> HOME & 1 == 1 {
+            self.home.notify();
+        }
+    }
+
+    fn lock(&self, mode: Mode, core: u16) {
+        loop {
+            match self.word.try_acquire_shared(TAG, mode, core) {
+                Acquire::Acquired { wake } => return self.ring(wake),
+                Acquire::Busy { .. } => {}
+                Acquire::Absent => self.home.notify(),
+            }
+            self.bells[usize::from(core)].wait();
+        }
+    }
+
+    fn change(&self) {
+        let left = self.left.load(Ordering::Relaxed);
+        self.left.store(left + 1, Ordering::Relaxed);
+        let right = self.right.load(Ordering::Relaxed);
+        assert_eq!(left, right, "a writer is alone");
+        self.right.store(right + 1, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.over.fetch_add(1, Ordering::AcqRel);
+        self.home.notify();
+    }
+
+    fn write(&self, core: u16) {
+        self.lock(Mode::Write, core);
+        self.change();
+        self.ring(self.word.release_shared(TAG, Mode::Write));
+        self.end();
+    }
+
+    fn read(&self, core: u16) {
+        self.lock(Mode::Read, core);
+        let right = self.right.load(Ordering::Relaxed);
+        assert_eq!(
+            self.left.load(Ordering::Relaxed),
+            right,
+            "no writer is inside with a reader"
+        );
+        self.ring(self.word.release_shared(TAG, Mode::Read));
+        self.end();
+    }
+
+    /// Gets the row when it is wanted, and gives it up once for another node, which changes it.
+    fn serve(&self, cores: usize, mut recalls: usize) {
+        // Whether its turn is still to come: until then it stays named in the word.
+        let mut is_due = false;
+        loop {
+            if recalls == 0 || is_due {
+                self.home.wait();
+            }
+            if self.over.load(Ordering::Acquire) == cores && recalls == 0 && !is_due {
+                return;
+            }
+            is_due = self.word.enter_home() != Entry::In;
+            if is_due {
+                continue;
+            }
+            if recalls > 0 {
+                recalls -= 1;
+                self.word.set_held(0, Held::Nothing);
+                self.change();
+            }
+            self.word.set_held(TAG, Held::Write);
+            self.ring(self.word.leave_home(None));
+            if self.over.load(Ordering::Acquire) == cores && recalls == 0 {
+                return;
+            }
+        }
+    }
+}
+
+fn run_away(workers: &[fn(&Away, u16)], recalls: usize, writes: usize) {
+    let away = Arc::new(Away {
+        word: LockWord::new(),
+        left: AtomicUsize::new(0),
+        right: AtomicUsize::new(0),
+        over: AtomicUsize::new(0),
+        bells: workers.iter().map(|_| Notify::new()).collect(),
+        home: Notify::new(),
+    });
+    let threads: Vec<_> = (0..)
+        .zip(workers)
+        .map(|(core, worker)| {
+            let (away, worker) = (Arc::clone(&away), *worker);
+            thread::spawn(move || worker(&away, core))
+        })
+        .collect();
+    away.serve(workers.len(), recalls);
+    for thread in threads {
+        thread.join().expect("a worker ends");
+    }
+    assert_eq!(
+        away.left.load(Ordering::Relaxed),
+        writes + recalls,
+        "no write is lost"
+    );
+    assert!(away.word.is_idle());
+}
+
+/// One forced switch: three parties and their bells make more than that too many.
+fn few_switches(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = ::loom::model::Builder::new();
+    builder.preemption_bound = Some(1);
+    builder.check(check);
+}
+
+#[test]
+fn what_a_node_does_not_hold_is_got_once_for_all_who_wait() {
+    few_switches(|| run_away(&[Away::write, Away::write], 0, 2));
+    few_switches(|| run_away(&[Away::write, Away::read], 0, 1));
+}
+
+#[test]
+fn a_row_that_is_given_up_and_got_again_loses_no_write_and_no_turn() {
+    bounded(|| run_away(&[Away::write], 1, 1));
+    bounded(|| run_away(&[Away::read], 1, 0));
+    few_switches(|| run_away(&[Away::write, Away::write], 1, 2));
 }

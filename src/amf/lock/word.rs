@@ -12,11 +12,11 @@ use super::{Acquire, CORES_MAX, Mode, WakeMask};
 // Layout, from the top:
 //   63..37 tag: the row that holds the slot, 0 = none
 //   36..33 turn: the core whose turn it is, or was when the present holders came in
-//   32..31 held by this node: 0 none, 1 read, 2 write; the cores of one node share the node's hold
+//   32..31 held by this node: 0 none, 1 read, 2 write; the cores of one node share the node's hold. Always write where the row is no other
+//          node's; see `shared` for the others
 //   30..19 readers inside
 //   18     writer inside
-//   17     recall pending: reserved for the lock protocol between nodes, always 0 here
-//   16     release when done: likewise
+//   17..16 unused
 //   15..0  waiting: bit i is core i
 //
 // States: all zero is free. Tag 0 with waiting cores is promised to core `turn`, which is one of them
@@ -31,14 +31,14 @@ use super::{Acquire, CORES_MAX, Mode, WakeMask};
 /// The bits of a row's key that its tag keeps.
 pub const TAG_KEY_MASK: u32 = (1 << 26) - 1;
 
-const TAG_SHIFT: u32 = 37;
-const TURN_SHIFT: u32 = 33;
-const TURN_MASK: u64 = 0xF;
+pub(super) const TAG_SHIFT: u32 = 37;
+pub(super) const TURN_SHIFT: u32 = 33;
+pub(super) const TURN_MASK: u64 = 0xF;
 const HELD_WRITE: u64 = 2 << 31;
-const READER: u64 = 1 << 19;
-const READERS: u64 = 0xFFF << 19;
-const WRITER: u64 = 1 << 18;
-const WAITING: u64 = 0xFFFF;
+pub(super) const READER: u64 = 1 << 19;
+pub(super) const READERS: u64 = 0xFFF << 19;
+pub(super) const WRITER: u64 = 1 << 18;
+pub(super) const WAITING: u64 = 0xFFFF;
 
 const _: () = assert!(CORES_MAX as u32 == WAITING.count_ones() && TURN_MASK + 1 == CORES_MAX as u64);
 const _: () = assert!((TAG_KEY_MASK as u64 + 1) << TAG_SHIFT >> TAG_SHIFT == TAG_KEY_MASK as u64 + 1);
@@ -47,7 +47,7 @@ const _: () = assert!((TAG_KEY_MASK as u64 + 1) << TAG_SHIFT >> TAG_SHIFT == TAG
 #[derive(Debug)]
 #[repr(align(16))]
 pub struct LockWord {
-    word: AtomicU64,
+    pub(super) word: AtomicU64,
     /// Changed by the one writer that is inside, read by those who are inside: the word orders all of that.
     version: AtomicU64,
 }
@@ -224,7 +224,7 @@ impl LockWord {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.word.load(Ordering::Acquire) == 0
+        self.word.load(Ordering::Acquire) & (READERS | WRITER | WAITING) == 0
     }
 
     /// See [`super::LockTable::is_awaited`].
@@ -243,35 +243,42 @@ fn holding(tag: u32, mode: Mode) -> u64 {
     u64::from(tag) << TAG_SHIFT | HELD_WRITE | inside
 }
 
-fn tag_of(word: u64) -> u64 {
+pub(super) fn tag_of(word: u64) -> u64 {
     word >> TAG_SHIFT
 }
 
-fn turn(word: u64) -> u16 {
+pub(super) fn turn(word: u64) -> u16 {
     u16::try_from(word >> TURN_SHIFT & TURN_MASK).expect("four bits fit")
 }
 
-fn waiting(word: u64) -> WakeMask {
+pub(super) fn waiting(word: u64) -> WakeMask {
     WakeMask(u16::try_from(word & WAITING).expect("sixteen bits fit"))
 }
 
 /// Whether readers of this row are inside and one more can be counted.
-fn may_join(word: u64, tag: u32) -> bool {
+pub(super) fn may_join(word: u64, tag: u32) -> bool {
     tag_of(word) == u64::from(tag) && word & READERS != 0 && word & READERS != READERS
 }
 
 /// Nobody is inside any more: the slot is free, or promised to the next waiting core round from `turn`.
 fn pass_on(word: u64) -> (u64, WakeMask) {
-    let waiting = waiting(word).0;
-    if waiting == 0 {
-        return (0, WakeMask(0));
+    match next_turn(word) {
+        None => (0, WakeMask(0)),
+        Some(next) => (
+            u64::from(next) << TURN_SHIFT | word & WAITING,
+            WakeMask(1 << next),
+        ),
     }
+}
+
+/// The waiting core whose turn comes after the present one's.
+pub(super) fn next_turn(word: u64) -> Option<u16> {
+    let waiting = waiting(word).0;
     let start = u32::from(turn(word)) + 1;
     // Sixteen bits rotate as a ring: bit 0 of `ring` is the core after `turn`.
     let ring = waiting.rotate_right(start);
     let next = (ring.trailing_zeros() + start) % u32::from(CORES_MAX);
-    let wake = WakeMask(1 << next);
-    (u64::from(next) << TURN_SHIFT | u64::from(waiting), wake)
+    (waiting != 0).then(|| u16::try_from(next).expect("below 16"))
 }
 
 #[cfg(all(test, not(loom)))]

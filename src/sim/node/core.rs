@@ -373,6 +373,7 @@ impl Core {
             | Action::RamWanted
             | Action::RamCommitted
             | Action::WakeCores { .. }
+            | Action::WantRow { .. }
             | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
         }
     }
@@ -524,6 +525,7 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Seal { .. }
         | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
+        Action::WantRow { .. } => unreachable!("a group of one node has all of its rows"),
     }
 }
 
