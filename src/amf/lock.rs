@@ -52,7 +52,7 @@ const _: () = assert!(SPREAD.wrapping_mul(SPREAD_INVERSE) == 1);
 const SLOTS_MAX: usize = 1 << 24;
 
 /// What an operation wants to do with the row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Only look: any number at once.
     Read,

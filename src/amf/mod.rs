@@ -3,6 +3,7 @@
 //! Owns the meaning of a group: where a block lives, who may touch its row, which drive commands a
 //! host command becomes, and what happens when a member fails. Knows no host, socket or clock.
 
+pub mod arbiter;
 pub mod background;
 pub mod cache;
 pub mod code;
