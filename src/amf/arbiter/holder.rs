@@ -658,10 +658,6 @@ impl Holder {
                 then: held.then,
             };
             self.put(resource, Entry::Giving(giving));
-        } else if let Some(want) = held.then {
-            // To ask again is to give back.
-            self.ask(want, arbiter, out);
-            return;
         } else if terms.keep == Hold::Read && held.mode.is_write() {
             kept = Hold::Read;
             let reader = Held {
@@ -670,6 +666,10 @@ impl Holder {
                 ..held
             };
             self.put(resource, Entry::Held(reader));
+        } else if let Some(want) = held.then {
+            // To ask again is to give back.
+            self.ask(want, arbiter, out);
+            return;
         } else {
             self.entries.remove(resource);
         }
@@ -680,6 +680,9 @@ impl Holder {
             is_handed_over,
         };
         out.send(arbiter.route(resource), released);
+        if kept == Hold::Read && held.then.is_some() {
+            self.tell(resource, NOTHING, out);
+        }
     }
 
     /// The next writer says that it has the dirty data.

@@ -29,14 +29,14 @@ mod docket;
 mod event;
 mod holder;
 pub mod message;
-#[cfg(test)]
-mod model;
 mod name;
 mod placement;
 mod queue;
 #[cfg(test)]
 mod random;
 mod report;
+#[cfg(test)]
+mod station;
 mod table;
 #[cfg(test)]
 mod tests;

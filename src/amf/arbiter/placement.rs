@@ -69,7 +69,7 @@ pub struct FixedMap;
 impl Placement for FixedMap {
     fn home(&self, resource: Resource, members: SlotSet) -> Slot {
         // The upper half of a product with the count is an even share of it.
-        member(members, spread(resource) * u64::from(members.count()) >> 32)
+        member(members, (spread(resource) * u64::from(members.count())) >> 32)
     }
 }
 
@@ -98,7 +98,7 @@ impl Placement for Balanced {
         if whole == 0 {
             return FixedMap.home(resource, members);
         }
-        let mut at = spread(resource) * whole >> 32;
+        let mut at = (spread(resource) * whole) >> 32;
         let mut all = members.iter();
         let found = all.find(|slot| {
             let left = at.checked_sub(share(*slot));
