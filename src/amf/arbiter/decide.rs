@@ -30,6 +30,9 @@ pub(super) struct Arbiter {
     rule: Rule,
     members: SlotSet,
     dockets: Table<Docket>,
+    limit: usize,
+    /// Dockets of resources whose arbitership is elsewhere.
+    away: usize,
     /// Requests that wait for room, at most [`PARKED_MAX`] of each node.
     parked: VecDeque<(Slot, Request)>,
     /// Where to look next for a resource that nobody waits for.
@@ -56,6 +59,8 @@ impl Arbiter {
             rule: Rule::preferred(members),
             members,
             dockets: Table::new(limit),
+            limit,
+            away: 0,
             parked: VecDeque::with_capacity(SLOTS * PARKED_MAX),
             hand: 0,
             serial: 0,
@@ -96,50 +101,21 @@ impl Arbiter {
     pub(super) fn route(&self, resource: Resource) -> Slot {
         match self.dockets.get(resource).map(|docket| docket.seat) {
             Some(SeatState::Here) => self.local,
-            Some(SeatState::Away { .. }) => {
-                let other = self.members.without(self.local).first();
-                other.expect("an arbitership travels between two members")
-            }
+            Some(SeatState::Away { at }) => at,
             None => self.home(resource),
-        }
-    }
-
-    /// Whether an arbitership that comes with a write grant is to be taken although the grant itself answers nothing: it is at home here, or
-    /// was asked for, and it is newer than what is known of it.
-    pub(super) fn may_take_seat(&self, resource: Resource, token: Token) -> bool {
-        let docket = self.dockets.get(resource);
-        self.route(resource) != self.local && docket.is_some_and(|docket| docket.token < token)
-    }
-
-    /// This node asks the other one for a resource for writing: the arbitership will come, and requests may come before it.
-    pub(super) fn expect_seat(&mut self, resource: Resource) {
-        if self.dockets.get(resource).is_none() {
-            self.dockets.insert(resource, Docket::away());
-        }
-    }
-
-    /// The other one has refused: no arbitership will come.
-    pub(super) fn expect_seat_no_more(&mut self, resource: Resource) {
-        let seat = self.dockets.get(resource).map(|docket| docket.seat);
-        if seat == Some(SeatState::Away { granted: None }) {
-            self.dockets.remove(resource);
         }
     }
 
     /// A node asks for a resource.
     pub(super) fn request(&mut self, from: Slot, request: Request, out: &mut Outbox<'_>) {
         let resource = request.resource;
-        if self.dockets.get(resource).is_none() {
-            if self.home(resource) != self.local {
-                self.refer(from, request, out);
-                return;
-            }
-            if self.dockets.is_full() {
-                self.park(from, request, out);
-                return;
-            }
+        if self.route(resource) != self.local {
+            self.refer(from, request, out);
+        } else if self.dockets.get(resource).is_none() && self.is_full() {
+            self.park(from, request, out);
+        } else {
+            self.accept(from, request, out);
         }
-        self.accept(from, request, out);
     }
 
     /// Somebody asks this node for what it does not arbitrate.
@@ -168,6 +144,11 @@ impl Arbiter {
         } else {
             out.counters.stale += 1;
         }
+    }
+
+    /// Notes about arbiterships that are elsewhere do not count: there are no more of them than the other node has entries.
+    const fn is_full(&self) -> bool {
+        self.dockets.count() - self.away >= self.limit
     }
 
     fn docket(&mut self, resource: Resource) -> &mut Docket {
@@ -215,7 +196,7 @@ impl Arbiter {
     /// Lets the longest waiting request in if there is room now; whether it did.
     pub(super) fn let_in(&mut self, out: &mut Outbox<'_>) -> bool {
         let known = |(_, parked): &(Slot, Request)| self.dockets.get(parked.resource).is_some();
-        if self.dockets.is_full() && !self.parked.front().is_some_and(known) {
+        if self.is_full() && !self.parked.front().is_some_and(known) {
             return false;
         }
         let Some((from, request)) = self.parked.pop_front() else {
@@ -227,12 +208,12 @@ impl Arbiter {
 
     /// Time has passed: if requests still wait for room, another resource is asked back.
     pub(super) fn tick(&mut self, out: &mut Outbox<'_>) {
-        if self.is_open && !self.parked.is_empty() && self.dockets.is_full() {
+        if self.is_open && !self.parked.is_empty() && self.is_full() {
             self.reclaim(out);
         }
     }
 
-    /// A node gives something back. True if the arbitership came back with it, because nobody had asked for what it went with.
+    /// A node gives something back.
     pub(super) fn released(
         &mut self,
         from: Slot,
@@ -240,51 +221,36 @@ impl Arbiter {
         kept: Hold,
         is_handed_over: bool,
         out: &mut Outbox<'_>,
-    ) -> bool {
-        let Some(docket) = self.dockets.get_mut(resource) else {
-            out.counters.stale += 1;
-            return false;
-        };
-        let granted = Some((from, number));
-        let seat_returns = docket.seat == SeatState::Away { granted } && kept == Hold::None;
-        if seat_returns {
-            docket.seat = SeatState::Here;
-        } else if !docket.released(from, number, kept, is_handed_over) {
+    ) {
+        let docket = self.dockets.get_mut(resource);
+        if docket.is_some_and(|docket| docket.released(from, number, kept, is_handed_over)) {
+            self.serve(resource, out);
+        } else {
             out.counters.stale += 1;
         }
-        self.serve(resource, out);
-        seat_returns
     }
 
     /// An arbitership comes with a write grant of `from` to this node.
     pub(super) fn take_seat(&mut self, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
         self.note_token(grant.token);
         let (local, order) = (self.local, self.order);
-        let docket = self.docket(grant.resource);
-        assert!(
-            docket.seat != SeatState::Here || docket.is_idle(),
-            "an arbitership is in one place"
-        );
-        docket.take_seat(local, grant, from, order);
+        self.away -= usize::from(self.dockets.get(grant.resource).is_some());
+        self.docket(grant.resource).take_seat(local, grant, from, order);
         self.serve(grant.resource, out);
     }
 
-    /// The other node has no use for an arbitership any more. Whether it was away until now.
-    pub(super) fn returned(&mut self, resource: Resource, token: Token, out: &mut Outbox<'_>) -> bool {
+    /// The other node has no use for an arbitership any more.
+    pub(super) fn returned(&mut self, resource: Resource, token: Token, out: &mut Outbox<'_>) {
         self.note_token(token);
-        let is_home = self.home(resource) == self.local;
-        let docket = self.dockets.get_mut(resource).filter(|docket| {
-            let is_away = matches!(docket.seat, SeatState::Away { .. });
-            is_home && is_away && docket.token <= token
-        });
-        let Some(docket) = docket else {
+        let docket = self.dockets.get_mut(resource);
+        let Some(docket) = docket.filter(|docket| docket.seat != SeatState::Here) else {
             out.counters.stale += 1;
-            return false;
+            return;
         };
         docket.seat = SeatState::Here;
         docket.token = token;
+        self.away -= 1;
         self.serve(resource, out);
-        true
     }
 
     fn note_token(&mut self, token: Token) {
@@ -376,7 +342,7 @@ impl Arbiter {
                 let moves = self.travels() && mode.is_write() && slot != self.local;
                 let prefetch = self.prefetch(&waiting, resource, token, prefetch, moves);
                 let seat = moves.then(|| Seat {
-                    waiting: self.move_seat(resource, slot, number),
+                    waiting: self.move_seat(resource, slot),
                 });
                 let grant = Grant {
                     resource,
@@ -406,7 +372,7 @@ impl Arbiter {
         let mut granted = Prefetch::NONE;
         for (bit, further) in asked.resources(resource) {
             let is_free = self.dockets.get(further).is_none();
-            if !is_free || self.home(further) != self.local || self.dockets.is_full() {
+            if !is_free || self.home(further) != self.local || self.is_full() {
                 continue;
             }
             let docket = self.dockets.insert(further, Docket::default());
@@ -415,7 +381,7 @@ impl Arbiter {
             }
             docket.hold(waiting.slot, number, mode, false);
             if moves {
-                docket.move_seat(waiting.slot, number);
+                self.move_seat(further, waiting.slot);
             }
             granted = granted.with(bit);
         }
@@ -423,9 +389,11 @@ impl Arbiter {
     }
 
     /// Lets the arbitership go with a write grant: at its home a note stays behind.
-    fn move_seat(&mut self, resource: Resource, slot: Slot, number: Number) -> Option<Waiter> {
-        let waiting = self.docket(resource).move_seat(slot, number);
-        if self.home(resource) != self.local {
+    fn move_seat(&mut self, resource: Resource, slot: Slot) -> Option<Waiter> {
+        let waiting = self.docket(resource).move_seat(slot);
+        if self.home(resource) == self.local {
+            self.away += 1;
+        } else {
             self.dockets.remove(resource);
         }
         waiting
@@ -441,7 +409,7 @@ impl Arbiter {
     ) {
         for (resource, docket) in self.dockets.iter() {
             let away = match docket.seat {
-                SeatState::Away { granted } => granted.map(|(slot, _)| slot),
+                SeatState::Away { at } => Some(at),
                 SeatState::Here => None,
             };
             let lost = docket.writer().or(away).filter(|slot| !survivors.contains(*slot));
@@ -453,7 +421,9 @@ impl Arbiter {
                 });
             }
         }
-        let Self { local, order, .. } = *self;
+        let Self {
+            local, order, limit, ..
+        } = *self;
         self.dockets.clear();
         self.parked.clear();
         *self = Self {
@@ -463,6 +433,8 @@ impl Arbiter {
             rule,
             members,
             dockets: std::mem::replace(&mut self.dockets, Table::new(1)),
+            limit,
+            away: 0,
             parked: std::mem::take(&mut self.parked),
             hand: 0,
             serial: 0,

@@ -15,10 +15,10 @@ pub enum SeatState {
     /// Here.
     #[default]
     Here,
-    /// At the other node, or on its way: here it is known since when.
+    /// At the other node, or on its way.
     Away {
-        /// The grant that took it there; `None` while this node has asked for it for the first time.
-        granted: Option<(Slot, Number)>,
+        /// Which one.
+        at: Slot,
     },
 }
 
@@ -74,14 +74,6 @@ pub struct Docket {
 }
 
 impl Docket {
-    /// Of a resource whose arbitership this node has asked for, with the resource itself.
-    pub fn away() -> Self {
-        Self {
-            seat: SeatState::Away { granted: None },
-            ..Self::default()
-        }
-    }
-
     /// Whether nobody holds or wants it.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.holdings.iter().all(Option::is_none) && self.gives.is_none()
@@ -176,11 +168,11 @@ impl Docket {
                 true
             }
             ClaimKind::Gives => {
-                let newest = self.gives.is_none_or(|(_, _, other)| other < token);
-                if newest {
+                // Of two, the older one was taken by the newer one, which will say so.
+                if self.gives.is_none_or(|(_, _, other)| other < token) {
                     self.gives = Some((slot, waiter.number, token));
                 }
-                newest
+                true
             }
             ClaimKind::Holds(mode) => {
                 let asks_again = self.queue.number_of(slot) > Some(waiter.number);
@@ -294,15 +286,13 @@ impl Docket {
     }
 
     /// Moves the arbitership to a node that was just granted the resource for writing; what waits goes with it.
-    pub fn move_seat(&mut self, slot: Slot, number: Number) -> Option<Waiter> {
+    pub fn move_seat(&mut self, slot: Slot) -> Option<Waiter> {
         let waiting = self.queue.take_first();
         assert!(self.queue.is_empty(), "two nodes share what moves");
         self.holdings = [None; SLOTS];
         self.hand_over = None;
         self.is_pinned = false;
-        self.seat = SeatState::Away {
-            granted: Some((slot, number)),
-        };
+        self.seat = SeatState::Away { at: slot };
         waiting.map(|waiting| waiting.waiter)
     }
 

@@ -88,8 +88,12 @@ enum Recall {
 struct Giving {
     /// Names it in reports: another one in each epoch; 0, which is never granted, in that of the hand-over.
     number: Number,
+    /// The hold that it was given from: nothing but the hand-over may tell the arbiter that this is over.
+    given: Number,
     token: Token,
     to: Slot,
+    /// A recall that has overtaken the grant that reinstates this.
+    recalled: Option<Terms>,
     then: Option<Want>,
 }
 
@@ -161,7 +165,7 @@ impl Holder {
     }
 
     /// Users want what may not be here.
-    pub(super) fn want(&mut self, want: Want, arbiter: &mut Arbiter, out: &mut Outbox<'_>) {
+    pub(super) fn want(&mut self, want: Want, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         out.counters.wants += 1;
         let has_room = self.queue.is_empty() && !self.entries.is_full();
         if has_room || self.entries.get(want.resource).is_some() {
@@ -180,7 +184,7 @@ impl Holder {
         out.push(Action::Failed { resource, failure });
     }
 
-    fn want_now(&mut self, want: Want, arbiter: &mut Arbiter, out: &mut Outbox<'_>) {
+    fn want_now(&mut self, want: Want, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let resource = want.resource;
         match self.entries.get_mut(resource) {
             // Its prefetch may wait for a long time behind others, and nobody may wait for a prefetch (PROTOCOL H14).
@@ -219,7 +223,7 @@ impl Holder {
     }
 
     /// Asks the arbiter, and names what else may come.
-    fn ask(&mut self, want: Want, arbiter: &mut Arbiter, out: &mut Outbox<'_>) {
+    fn ask(&mut self, want: Want, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let Want {
             resource,
             mode,
@@ -253,9 +257,6 @@ impl Holder {
         if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(resource) {
             waiting.want.prefetch = prefetch;
         }
-        if mode.is_write() && route != self.local && arbiter.travels() {
-            arbiter.expect_seat(resource);
-        }
         let request = Request {
             resource,
             mode,
@@ -275,23 +276,19 @@ impl Holder {
         }
     }
 
-    /// The arbitership of a resource is here now: a request that was sent to where it was is made here.
-    pub(super) fn ask_here(&self, resource: Resource, arbiter: &Arbiter, out: &mut Outbox<'_>) {
-        let Some(Entry::Waiting(waiting)) = self.entries.get(resource) else {
-            return;
-        };
-        if arbiter.route(resource) != self.local {
-            // It is on its way to here, and this node will look again when it comes.
-            return;
+    /// The arbitership of a resource has moved: what waits for it is asked for where it is now. An arbiter that has that request already
+    /// knows it by its number.
+    pub(super) fn ask_again(&self, resource: Resource, arbiter: &Arbiter, out: &mut Outbox<'_>) {
+        if let Some(Entry::Waiting(waiting)) = self.entries.get(resource) {
+            let request = Request {
+                resource,
+                mode: waiting.want.mode,
+                priority: waiting.want.priority,
+                number: waiting.number,
+                prefetch: waiting.want.prefetch,
+            };
+            out.send(arbiter.route(resource), Message::Request(request));
         }
-        let request = Request {
-            resource,
-            mode: waiting.want.mode,
-            priority: waiting.want.priority,
-            number: waiting.number,
-            prefetch: waiting.want.prefetch,
-        };
-        out.send(self.local, Message::Request(request));
     }
 
     /// Whether a grant answers what this node has asked for.
@@ -316,7 +313,12 @@ impl Holder {
                 self.complete(now_ns, resource, out);
             }
             Some(Entry::Giving(giving)) if giving.number == number => {
-                let Giving { token, then, .. } = *giving;
+                let Giving {
+                    token,
+                    recalled,
+                    then,
+                    ..
+                } = *giving;
                 let held = Held {
                     number,
                     mode: Mode::Write,
@@ -328,17 +330,13 @@ impl Holder {
                     then: None,
                 };
                 self.put(resource, Entry::Held(held));
-                out.push(Action::Reinstated { resource, token });
-                if then.is_some() {
-                    out.push(Action::Granted {
-                        resource,
-                        mode: Mode::Write,
-                        token,
-                        hand_over: None,
-                    });
+                reinstated(resource, token, then, out);
+                if let Some(terms) = recalled {
+                    self.tell(resource, terms, out);
                 }
             }
             Some(Entry::Held(held)) if held.number == number => out.counters.stale += 1,
+            Some(Entry::Giving(giving)) if giving.given == number => out.counters.stale += 1,
             Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Held(_) | Entry::Giving(_))
             | None => {
                 out.counters.stale += 1;
@@ -513,7 +511,11 @@ impl Holder {
                     self.due.insert((at_ns, resource));
                 }
             }
-            Some(Entry::Giving(_)) => {}
+            Some(Entry::Giving(giving)) => {
+                if giving.number == number {
+                    giving.recalled = Some(terms);
+                }
+            }
             Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Held(_)) | None => {
                 // It went before the recall came.
                 out.counters.stale += 1;
@@ -570,7 +572,7 @@ impl Holder {
     }
 
     /// The first want in line is asked for if there is room now; whether it was.
-    pub(super) fn let_in(&mut self, arbiter: &mut Arbiter, out: &mut Outbox<'_>) -> bool {
+    pub(super) fn let_in(&mut self, arbiter: &Arbiter, out: &mut Outbox<'_>) -> bool {
         let known = |want: &Want| self.entries.get(want.resource).is_some();
         if self.entries.is_full() && !self.queue.front().is_some_and(known) {
             return false;
@@ -587,7 +589,7 @@ impl Holder {
         &mut self,
         resource: Resource,
         is_handed_over: bool,
-        arbiter: &mut Arbiter,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
@@ -612,7 +614,7 @@ impl Holder {
         &mut self,
         resource: Resource,
         keep: Hold,
-        arbiter: &mut Arbiter,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
@@ -621,10 +623,9 @@ impl Holder {
         if keep >= held.mode.into() || matches!(held.recall, Recall::Told(_) | Recall::Quiet { .. }) {
             return;
         }
-        let mut keep = keep;
-        if let Recall::Due { at_ns, terms } = held.recall {
+        if let Recall::Due { at_ns, .. } = held.recall {
+            // The arbiter asks again if this is not enough.
             self.due.remove(&(at_ns, resource));
-            keep = keep.min(terms.keep);
         }
         held.recall = Recall::Quiet {
             terms: Terms { keep, next: None },
@@ -634,7 +635,7 @@ impl Holder {
     }
 
     /// Gives back what is quiet, as soon as the giver of its dirty data knows that this was taken.
-    fn release_if_quiet(&mut self, resource: Resource, arbiter: &mut Arbiter, out: &mut Outbox<'_>) {
+    fn release_if_quiet(&mut self, resource: Resource, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let Some(Entry::Held(held)) = self.entries.get(resource) else {
             return;
         };
@@ -653,8 +654,10 @@ impl Holder {
         if let Some(to) = terms.next.filter(|_| is_handed_over) {
             let giving = Giving {
                 number: Number(0),
+                given: held.number,
                 token: held.token,
                 to,
+                recalled: None,
                 then: held.then,
             };
             self.put(resource, Entry::Giving(giving));
@@ -691,7 +694,7 @@ impl Holder {
         from: Slot,
         resource: Resource,
         token: Token,
-        arbiter: &mut Arbiter,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         out.send(from, Message::Noted { resource, token });
@@ -715,7 +718,7 @@ impl Holder {
         from: Slot,
         resource: Resource,
         token: Token,
-        arbiter: &mut Arbiter,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         if let Some(Entry::Held(held)) = self.entries.get_mut(resource)
@@ -745,7 +748,7 @@ impl Holder {
     }
 
     /// An epoch begins: what is held stays held, what is wanted stays wanted, and what was on its way is not.
-    pub(super) fn enter(&mut self, survivors: SlotSet, arbiter: &mut Arbiter, out: &mut Outbox<'_>) {
+    pub(super) fn enter(&mut self, survivors: SlotSet, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         self.due.clear();
         for index in 0..self.entries.end() {
             let number = Number(self.last_number + 1);
@@ -759,19 +762,13 @@ impl Holder {
                 Entry::Waiting(waiting) => {
                     waiting.want.prefetch = Prefetch::NONE;
                     (waiting.recalled, waiting.data, waiting.grant) = (None, None, None);
-                    if waiting.want.mode.is_write()
-                        && arbiter.travels()
-                        && arbiter.route(resource) != self.local
-                    {
-                        arbiter.expect_seat(resource);
-                    }
                 }
                 Entry::Held(held) => {
                     enter_held(resource, held, survivors, out);
                     self.release_if_quiet(resource, arbiter, out);
                 }
                 Entry::Giving(giving) => {
-                    giving.number = number;
+                    (giving.number, giving.recalled) = (number, None);
                     self.last_number = number.0;
                     let Giving { to, token, .. } = *giving;
                     if !survivors.contains(to) {
@@ -819,7 +816,19 @@ fn enter_held(resource: Resource, held: &mut Held, survivors: SlotSet, out: &mut
         Some(_) | None => held.owes = None,
     }
     match held.recall {
-        Recall::None | Recall::Quiet { .. } => {}
+        Recall::None
+        | Recall::Quiet {
+            is_handed_over: false,
+            ..
+        } => {}
+        Recall::Quiet {
+            is_handed_over: true,
+            ..
+        } => {
+            // The arbiter was never told, and the next writer may be gone.
+            held.recall = Recall::None;
+            reinstated(resource, held.token, held.then.take(), out);
+        }
         Recall::Due { .. } => held.recall = Recall::None,
         Recall::Told(terms) if terms.next.is_some() => {
             // Its next writer may be gone, and the new arbiter has named none.
@@ -828,6 +837,19 @@ fn enter_held(resource: Resource, held: &mut Held, survivors: SlotSet, out: &mut
             out.push(Action::Recall { resource, terms });
         }
         Recall::Told(_) => {}
+    }
+}
+
+/// Dirty data that was handed over is this node's again, and the resource with it; whoever has asked for that meanwhile is told.
+fn reinstated(resource: Resource, token: Token, then: Option<Want>, out: &mut Outbox<'_>) {
+    out.push(Action::Reinstated { resource, token });
+    if then.is_some() {
+        out.push(Action::Granted {
+            resource,
+            mode: Mode::Write,
+            token,
+            hand_over: None,
+        });
     }
 }
 

@@ -20,8 +20,8 @@
 //! - I18: a lock costs at most two messages, and two more for each holder that has to give it back, however many nodes there are.
 //! - I19: whoever waits is served, unless told that the table is full.
 //!
-//! What the link owes: within an epoch requests, and all messages where an arbitership travels, arrive once. Any order will do, and other messages may arrive twice: every grant has a
-//! number of its own, and what does not fit is of no effect. The protocol knows no time but the shortest hold of a lock, and nothing is taken from anybody by a timer.
+//! What the link owes, and more than that: within an epoch all messages of a pair arrive once and in order. Where an arbitership travels that is needed. Otherwise requests have to
+//! arrive once, any order will do, and other messages may arrive twice: every grant has a number of its own, and what does not fit is of no effect. The protocol knows no time but the shortest hold of a lock, and nothing is taken from anybody by a timer.
 
 mod counters;
 mod decide;
@@ -46,7 +46,7 @@ use std::collections::VecDeque;
 use self::decide::Arbiter;
 use self::event::Outbox;
 use self::holder::Holder;
-use self::message::{Grant, Message};
+use self::message::{Grant, Message, Seat};
 use self::report::Reporter;
 use crate::icl::{Epoch, Slot, SlotSet};
 
@@ -274,21 +274,17 @@ impl Parts {
                 number,
                 kept,
                 is_handed_over,
-            } => {
-                if arbiter.released(from, (resource, number), kept, is_handed_over, out) {
-                    holder.ask_here(resource, arbiter, out);
-                }
-            }
+            } => arbiter.released(from, (resource, number), kept, is_handed_over, out),
             Message::Grant(grant) => self.granted(now_ns, from, &grant, out),
-            Message::Moved { resource, .. } => holder.ask_here(resource, arbiter, out),
-            Message::Refused { resource, number } => {
-                arbiter.expect_seat_no_more(resource);
-                holder.refused(resource, number, out);
-            }
-            Message::Returned { resource, token } => {
-                if arbiter.returned(resource, token, out) {
-                    holder.ask_here(resource, arbiter, out);
+            Message::Moved { resource, number } => {
+                if holder.expects(resource, number) {
+                    holder.ask_again(resource, arbiter, out);
                 }
+            }
+            Message::Refused { resource, number } => holder.refused(resource, number, out),
+            Message::Returned { resource, token } => {
+                arbiter.returned(resource, token, out);
+                holder.ask_again(resource, arbiter, out);
             }
             Message::Taken { resource, token } => holder.taken(from, resource, token, arbiter, out),
             Message::Noted { resource, token } => holder.noted(from, resource, token, arbiter, out),
@@ -307,49 +303,34 @@ impl Parts {
             self.holder.granted(now_ns, from, grant, out);
             return;
         }
-        let Grant { resource, number, .. } = *grant;
-        if self.arbiter.route(resource) == self.local {
+        if self.arbiter.route(grant.resource) == self.local {
             out.counters.stale += 1;
             return;
         }
-        let is_expected = self.holder.expects(resource, number);
         self.take_seat(from, grant, out);
-        let further: Vec<Grant> = grant
-            .prefetch
-            .resources(resource)
-            .map(|(_, further)| Grant {
-                resource: further,
+        for (_, resource) in grant.prefetch.resources(grant.resource) {
+            let further = Grant {
+                resource,
                 prefetch: Prefetch::NONE,
                 when_done: None,
                 hand_over: None,
-                seat: grant.seat.map(|_| message::Seat { waiting: None }),
+                seat: Some(Seat { waiting: None }),
                 ..*grant
-            })
-            .collect();
-        for grant in &further {
-            self.take_seat(from, grant, out);
+            };
+            self.take_seat(from, &further, out);
         }
-        if is_expected {
+        if self.holder.expects(grant.resource, grant.number) {
             self.holder.granted(now_ns, from, grant, out);
         }
     }
 
-    /// Takes an arbitership that was waited for; one that nobody waits for goes back.
+    /// Takes an arbitership. A lock that comes with it is given up here if it is not expected: it was prefetched, and asked for by itself since.
     fn take_seat(&mut self, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
         let Grant {
-            resource,
-            number,
-            token,
-            ..
+            resource, number, ..
         } = *grant;
-        if self.arbiter.route(resource) == self.local {
-            return;
-        }
         let is_expected = self.holder.expects(resource, number);
-        let is_taken = is_expected || self.arbiter.may_take_seat(resource, token);
-        if is_taken {
-            self.arbiter.take_seat(from, grant, out);
-        }
+        self.arbiter.take_seat(from, grant, out);
         if !is_expected {
             let released = Message::Released {
                 resource,
@@ -357,10 +338,8 @@ impl Parts {
                 kept: Hold::None,
                 is_handed_over: false,
             };
-            out.send(if is_taken { self.local } else { from }, released);
-        }
-        if is_taken {
-            self.holder.ask_here(resource, &self.arbiter, out);
+            out.send(self.local, released);
+            self.holder.ask_again(resource, &self.arbiter, out);
         }
     }
 

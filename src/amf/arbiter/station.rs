@@ -70,7 +70,9 @@ impl Store {
     pub(super) fn recover<'a>(&mut self, stations: impl Iterator<Item = &'a mut Station>) {
         let journals = std::mem::take(&mut self.journals);
         for &(resource, _, value) in &journals {
-            self.drive.insert(resource, value);
+            // Numbers only grow: the greater one is the newer.
+            let drive = self.drive.entry(resource).or_default();
+            *drive = value.max(*drive);
         }
         for station in stations {
             for &(resource, token, value) in &journals {
@@ -334,7 +336,9 @@ impl Station {
     /// Hands an event to the machine and does what it asks for.
     pub(super) fn handle(&mut self, now_ns: u64, event: Event, store: &mut Store) {
         let mut actions = Vec::new();
+        if std::env::var("T").is_ok() { eprintln!("{now_ns} {} e{} {event:?}", self.slot, self.machine.epoch()); }
         self.machine.handle(now_ns, event, &mut actions);
+        if std::env::var("T").is_ok() { eprintln!("     -> {actions:?}"); }
         let mut granted = Vec::new();
         for action in actions {
             match action {
@@ -466,6 +470,9 @@ impl Station {
             if let Some((token, value)) = users.dirty {
                 store.journals.push((*resource, token, value));
             }
+        }
+        for (resource, (token, value)) in &self.handing {
+            store.journals.push((*resource, *token, *value));
         }
     }
 }

@@ -47,3 +47,12 @@ fn random_worlds_break_nothing() {
     ];
     assert!(seen.iter().all(|count| *count > seeds / 10), "{seen:?}");
 }
+
+#[test]
+fn debug_one() {
+    let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
+    let setting = Setting::of_seed(seed);
+    println!("{setting:?}");
+    let (broken, _) = run(seed, setting);
+    println!("{broken:?}");
+}

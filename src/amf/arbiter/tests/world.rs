@@ -241,7 +241,7 @@ impl World {
     fn is_deliverable(&self, index: usize) -> bool {
         let packet = &self.flying[index];
         let pair = |other: &Packet| (other.from, other.to) == (packet.from, packet.to);
-        let is_first = !self.setting.is_ordered || !self.flying[..index].iter().any(pair);
+        let is_first = !(self.setting.is_ordered || self.is_two()) || !self.flying[..index].iter().any(pair);
         let Some(place) = &self.places[packet.to.index()] else {
             return true;
         };
