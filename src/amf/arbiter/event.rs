@@ -118,7 +118,7 @@ pub enum Action {
         mode: Mode,
         /// The number of the last write grant that is known: the own one, when this is for writing.
         token: Token,
-        /// Its dirty data, which came in with [`Event::DataCame`], is this node's now.
+        /// Its dirty data, which came in with [`Event::DataCame`], is this node's now; [`Action::Confirmed`] follows.
         hand_over: Option<HandOver>,
     },
     /// Others want it: let those finish who are inside, nobody else in beyond what may be kept, and answer [`Event::Quiesced`], once.
@@ -141,6 +141,12 @@ pub enum Action {
         resource: Resource,
         /// Of which grant.
         token: Token,
+    },
+    /// The giver of the dirty data that came with a grant knows that it was taken, or is gone. What users have written since then may be destaged
+    /// before, but must not leave this node's journal before: if this node is lost, only that tells the giver's copy from the newest data.
+    Confirmed {
+        /// What.
+        resource: Resource,
     },
     /// Dirty data that was handed over has found no taker: this node holds the resource for writing again, and the data is its own.
     Reinstated {

@@ -58,7 +58,7 @@ struct Held {
     token: Token,
     since_ns: u64,
     recall: Recall,
-    /// It came with the grant of another one, and nobody has asked for it since.
+    /// It came with the grant of another one, and nobody has asked for it since: the layer below does not know of it.
     is_prefetched: bool,
     /// Dirty data came with it, and the giver does not know yet: it stays until then, so that the giver never takes its older data for the newest.
     owes: Option<HandOver>,
@@ -172,7 +172,7 @@ impl Holder {
             self.want_now(want, arbiter, out);
         } else if self.queue.len() < self.queue_max {
             self.queue.push_back(want);
-            self.evict(out);
+            self.evict(arbiter, out);
         } else {
             let failure = Failure::HolderFull;
             self.fail(want.resource, failure, out);
@@ -204,7 +204,7 @@ impl Holder {
                     held.then = stronger(held.then, want);
                     if matches!(held.recall, Recall::None | Recall::Due { .. }) {
                         // An upgrade: what is read meanwhile may be another's by then (PROTOCOL H14).
-                        self.tell(resource, NOTHING, out);
+                        self.tell(resource, NOTHING, arbiter, out);
                     }
                 } else if kept == Hold::from(held.mode) {
                     out.counters.wants_held += 1;
@@ -301,16 +301,16 @@ impl Holder {
     }
 
     /// A lock comes from its arbiter, `from`.
-    pub(super) fn granted(&mut self, now_ns: u64, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
+    pub(super) fn granted(&mut self, now_ns: u64, from: Slot, grant: &Grant, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let Grant { resource, number, .. } = *grant;
         match self.entries.get_mut(resource) {
             Some(Entry::Waiting(waiting)) if waiting.number == number => {
                 let asked = waiting.want.prefetch;
                 waiting.grant = Some(*grant);
                 for (bit, further) in asked.resources(resource) {
-                    self.prefetched(now_ns, further, grant, grant.prefetch.covers(bit), out);
+                    self.prefetched(now_ns, further, grant, grant.prefetch.covers(bit), arbiter, out);
                 }
-                self.complete(now_ns, resource, out);
+                self.complete(now_ns, resource, arbiter, out);
             }
             Some(Entry::Giving(giving)) if giving.number == number => {
                 let Giving {
@@ -332,7 +332,7 @@ impl Holder {
                 self.put(resource, Entry::Held(held));
                 reinstated(resource, token, then, out);
                 if let Some(terms) = recalled {
-                    self.tell(resource, terms, out);
+                    self.tell(resource, terms, arbiter, out);
                 }
             }
             Some(Entry::Held(held)) if held.number == number => out.counters.stale += 1,
@@ -370,6 +370,7 @@ impl Holder {
         resource: Resource,
         grant: &Grant,
         is_granted: bool,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         let Grant {
@@ -400,19 +401,13 @@ impl Holder {
             then: None,
         };
         self.put(resource, Entry::Held(held));
-        out.push(Action::Granted {
-            resource,
-            mode,
-            token,
-            hand_over: None,
-        });
         if let Some(terms) = recalled {
-            self.tell(resource, terms, out);
+            self.tell(resource, terms, arbiter, out);
         }
     }
 
     /// Lets users in, if everything that makes the grant valid is here.
-    fn complete(&mut self, now_ns: u64, resource: Resource, out: &mut Outbox<'_>) {
+    fn complete(&mut self, now_ns: u64, resource: Resource, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let Some(Entry::Waiting(waiting)) = self.entries.get(resource) else {
             return;
         };
@@ -463,7 +458,7 @@ impl Holder {
         out.counters.releases_when_done += u64::from(when_done.is_some());
         // Users that wait are let in by the grant before they hear of this: one operation at least (PROTOCOL H15).
         if let Some(terms) = when_done.or(recalled).or(upgrade.map(|_| NOTHING)) {
-            self.tell(resource, terms, out);
+            self.tell(resource, terms, arbiter, out);
         }
     }
 
@@ -473,6 +468,7 @@ impl Holder {
         now_ns: u64,
         resource: Resource,
         hand_over: HandOver,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(resource) {
@@ -480,7 +476,7 @@ impl Holder {
             if newest {
                 waiting.data = Some(hand_over);
             }
-            self.complete(now_ns, resource, out);
+            self.complete(now_ns, resource, arbiter, out);
         }
     }
 
@@ -491,6 +487,7 @@ impl Holder {
         from: Slot,
         (resource, number): (Resource, Number),
         terms: Terms,
+        arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
         match self.entries.get_mut(resource) {
@@ -504,8 +501,8 @@ impl Holder {
                     return;
                 }
                 let at_ns = held.since_ns.saturating_add(self.hold_ns_min);
-                if at_ns <= now_ns {
-                    self.tell(resource, terms, out);
+                if at_ns <= now_ns || held.is_prefetched {
+                    self.tell(resource, terms, arbiter, out);
                 } else {
                     held.recall = Recall::Due { at_ns, terms };
                     self.due.insert((at_ns, resource));
@@ -524,13 +521,21 @@ impl Holder {
         }
     }
 
-    /// Tells the layer below to finish with a resource that is held.
-    fn tell(&mut self, resource: Resource, terms: Terms, out: &mut Outbox<'_>) {
+    /// Tells the layer below to finish with a resource that is held. What it does not know of goes at once.
+    fn tell(&mut self, resource: Resource, terms: Terms, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
             return;
         };
         if let Recall::Due { at_ns, .. } = held.recall {
             self.due.remove(&(at_ns, resource));
+        }
+        if held.is_prefetched {
+            held.recall = Recall::Quiet {
+                terms,
+                is_handed_over: false,
+            };
+            self.release_if_quiet(resource, arbiter, out);
+            return;
         }
         held.recall = Recall::Told(terms);
         out.counters.recalls += 1;
@@ -538,7 +543,7 @@ impl Holder {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now_ns: u64, out: &mut Outbox<'_>) {
+    pub(super) fn tick(&mut self, now_ns: u64, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         while let Some(&(at_ns, resource)) = self.due.first() {
             if at_ns > now_ns {
                 break;
@@ -547,16 +552,16 @@ impl Holder {
             if let Some(Entry::Held(held)) = self.entries.get(resource)
                 && let Recall::Due { terms, .. } = held.recall
             {
-                self.tell(resource, terms, out);
+                self.tell(resource, terms, arbiter, out);
             }
         }
         if !self.queue.is_empty() && self.entries.is_full() {
-            self.evict(out);
+            self.evict(arbiter, out);
         }
     }
 
     /// Asks the layer below for the next resource round the table that nobody has asked for.
-    fn evict(&mut self, out: &mut Outbox<'_>) {
+    fn evict(&mut self, arbiter: &Arbiter, out: &mut Outbox<'_>) {
         let end = self.entries.end();
         for _ in 0..end {
             self.hand = (self.hand + 1) % end;
@@ -565,7 +570,7 @@ impl Holder {
             };
             if held.recall == Recall::None {
                 out.counters.evictions += 1;
-                self.tell(resource, NOTHING, out);
+                self.tell(resource, NOTHING, arbiter, out);
                 return;
             }
         }
@@ -684,7 +689,7 @@ impl Holder {
         };
         out.send(arbiter.route(resource), released);
         if kept == Hold::Read && held.then.is_some() {
-            self.tell(resource, NOTHING, out);
+            self.tell(resource, NOTHING, arbiter, out);
         }
     }
 
@@ -725,6 +730,7 @@ impl Holder {
             && held.owes == Some(HandOver { from, token })
         {
             held.owes = None;
+            out.push(Action::Confirmed { resource });
             self.release_if_quiet(resource, arbiter, out);
         }
     }
@@ -813,7 +819,11 @@ fn enter_held(resource: Resource, held: &mut Held, survivors: SlotSet, out: &mut
         Some(HandOver { from, token }) if survivors.contains(from) => {
             out.send(from, Message::Taken { resource, token });
         }
-        Some(_) | None => held.owes = None,
+        Some(_) => {
+            held.owes = None;
+            out.push(Action::Confirmed { resource });
+        }
+        None => {}
     }
     match held.recall {
         Recall::None

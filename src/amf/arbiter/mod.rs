@@ -204,7 +204,7 @@ impl Parts {
                 is_handed_over,
             } => holder.quiesced(resource, is_handed_over, arbiter, out),
             Event::GiveBack { resource, keep } => holder.give_back(resource, keep, arbiter, out),
-            Event::DataCame { resource, hand_over } => holder.data_came(now_ns, resource, hand_over, out),
+            Event::DataCame { resource, hand_over } => holder.data_came(now_ns, resource, hand_over, arbiter, out),
             Event::Message { from, epoch, message } => {
                 if epoch != arbiter.epoch() {
                     out.counters.stale += 1;
@@ -228,7 +228,7 @@ impl Parts {
                 }
             }
             Event::Tick => {
-                holder.tick(now_ns, out);
+                holder.tick(now_ns, arbiter, out);
                 arbiter.tick(out);
             }
         }
@@ -268,7 +268,7 @@ impl Parts {
                 resource,
                 number,
                 terms,
-            } => holder.recall(now_ns, from, (resource, number), terms, out),
+            } => holder.recall(now_ns, from, (resource, number), terms, arbiter, out),
             Message::Released {
                 resource,
                 number,
@@ -300,7 +300,7 @@ impl Parts {
     /// A lock comes, and where that is so, the arbitership with it.
     fn granted(&mut self, now_ns: u64, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
         if grant.seat.is_none() {
-            self.holder.granted(now_ns, from, grant, out);
+            self.holder.granted(now_ns, from, grant, &self.arbiter, out);
             return;
         }
         if self.arbiter.route(grant.resource) == self.local {
@@ -320,7 +320,7 @@ impl Parts {
             self.take_seat(from, &further, out);
         }
         if self.holder.expects(grant.resource, grant.number) {
-            self.holder.granted(now_ns, from, grant, out);
+            self.holder.granted(now_ns, from, grant, &self.arbiter, out);
         }
     }
 

@@ -128,6 +128,8 @@ pub(super) struct Station {
     pub(super) users: BTreeMap<Resource, Users>,
     pub(super) handing: BTreeMap<Resource, (Token, u64)>,
     coming: BTreeMap<Resource, (HandOver, u64)>,
+    /// Resources that came with dirty data and are not confirmed, and what was destaged of them and is still in the journal.
+    retained: BTreeMap<Resource, Option<(Token, u64)>>,
     /// Whether dirty data goes to the next writer.
     pub(super) hands_over: bool,
     pub(super) mutant: Mutant,
@@ -147,6 +149,7 @@ impl Station {
             users: BTreeMap::new(),
             handing: BTreeMap::new(),
             coming: BTreeMap::new(),
+            retained: BTreeMap::new(),
             hands_over,
             mutant,
             sent: Vec::new(),
@@ -199,8 +202,11 @@ impl Station {
 
     fn destage(&mut self, resource: Resource, keep: Hold, store: &mut Store) {
         let users = self.users.entry(resource).or_default();
-        if let Some((_, value)) = users.dirty.take() {
-            store.drive.insert(resource, value);
+        if let Some(dirty) = users.dirty.take() {
+            store.drive.insert(resource, dirty.1);
+            if let Some(retained) = self.retained.get_mut(&resource) {
+                *retained = Some(dirty);
+            }
         }
         users.hold = keep.min(users.hold);
         if users.hold == Hold::None {
@@ -371,6 +377,11 @@ impl Station {
                         store.blame("what was not handed over is settled");
                     }
                 }
+                Action::Confirmed { resource } => {
+                    if self.retained.remove(&resource).is_none() {
+                        store.blame("what was not taken is confirmed");
+                    }
+                }
                 Action::Reinstated { resource, token } => self.reinstated(resource, token, store),
                 Action::NeedsRecovery { resource, holder, .. } => self.recoveries.push((resource, holder)),
                 Action::Reported(epoch) => self.reported = epoch,
@@ -398,7 +409,10 @@ impl Station {
         (users.hold, users.asked, users.token) = (mode.into(), Hold::None, token);
         if let Some(hand_over) = hand_over {
             match self.coming.remove(&resource) {
-                Some((known, value)) if known == hand_over => users.dirty = Some((token, value)),
+                Some((known, value)) if known == hand_over => {
+                    users.dirty = Some((token, value));
+                    self.retained.insert(resource, None);
+                }
                 Some(_) | None => store.blame("a grant is valid without its dirty data"),
             }
         }
@@ -471,7 +485,8 @@ impl Station {
                 store.journals.push((*resource, token, value));
             }
         }
-        for (resource, (token, value)) in &self.handing {
+        let retained = self.retained.iter().filter_map(|(resource, kept)| Some((resource, kept.as_ref()?)));
+        for (resource, (token, value)) in self.handing.iter().chain(retained) {
             store.journals.push((*resource, *token, *value));
         }
     }
@@ -482,13 +497,18 @@ pub(super) fn check<'a>(stations: impl Iterator<Item = &'a Station> + Clone, sto
     for station in stations.clone() {
         for (resource, users) in &station.users {
             let others = stations.clone().filter(|other| other.slot != station.slot);
-            let mut held_elsewhere = others.filter_map(|other| other.users.get(resource));
-            let conflict = |other: &Users| match users.hold {
-                Hold::Write => other.hold > Hold::None || other.is_used(),
-                Hold::Read => other.hold == Hold::Write || other.is_writing,
+            // What was prefetched only the machine knows of.
+            let hold_of = |station: &Station| {
+                let users = station.users.get(resource);
+                users.map_or(Hold::None, |users| users.hold).max(station.machine.hold(*resource))
+            };
+            let others = others.map(|other| hold_of(other));
+            let conflict = |other: Hold| match hold_of(station) {
+                Hold::Write => other > Hold::None,
+                Hold::Read => other == Hold::Write,
                 Hold::None => false,
             };
-            if held_elsewhere.any(conflict) {
+            if others.into_iter().any(conflict) {
                 store.blame("I1: a writer is not alone");
             }
             if users.is_writing && users.hold != Hold::Write || users.readers > 0 && users.hold == Hold::None
