@@ -227,7 +227,8 @@ impl Docket {
         if frozen.contains(first.slot) {
             return;
         }
-        for slot in Slot::all() {
+        // From the last slot down, as Figure 20 has it (1446, 1448).
+        for slot in (0..8).rev().filter_map(Slot::new) {
             self.ask_back(slot, &first, begin, out);
         }
     }

@@ -301,7 +301,14 @@ impl Holder {
     }
 
     /// A lock comes from its arbiter, `from`.
-    pub(super) fn granted(&mut self, now_ns: u64, from: Slot, grant: &Grant, arbiter: &Arbiter, out: &mut Outbox<'_>) {
+    pub(super) fn granted(
+        &mut self,
+        now_ns: u64,
+        from: Slot,
+        grant: &Grant,
+        arbiter: &Arbiter,
+        out: &mut Outbox<'_>,
+    ) {
         let Grant { resource, number, .. } = *grant;
         match self.entries.get_mut(resource) {
             Some(Entry::Waiting(waiting)) if waiting.number == number => {
@@ -497,7 +504,19 @@ impl Holder {
             }) if *asked == number => *recalled = Some(terms),
             Some(Entry::Waiting(waiting)) if waiting.number == number => waiting.recalled = Some(terms),
             Some(Entry::Held(held)) if held.number == number => {
-                if held.recall != Recall::None || terms.keep >= held.mode.into() {
+                let hold = Hold::from(held.mode);
+                if held.recall != Recall::None {
+                    return;
+                }
+                if terms.keep >= hold {
+                    // Its report has told more than it has by now, or this was asked twice.
+                    let released = Message::Released {
+                        resource,
+                        number,
+                        kept: hold,
+                        is_handed_over: false,
+                    };
+                    out.send(from, released);
                     return;
                 }
                 let at_ns = held.since_ns.saturating_add(self.hold_ns_min);
@@ -625,12 +644,20 @@ impl Holder {
         let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
             return;
         };
-        if keep >= held.mode.into() || matches!(held.recall, Recall::Told(_) | Recall::Quiet { .. }) {
+        if keep >= held.mode.into() {
             return;
         }
-        if let Recall::Due { at_ns, .. } = held.recall {
+        match &mut held.recall {
+            Recall::None => {}
             // The arbiter asks again if this is not enough.
-            self.due.remove(&(at_ns, resource));
+            Recall::Due { at_ns, .. } => {
+                self.due.remove(&(*at_ns, resource));
+            }
+            Recall::Quiet { terms, .. } => {
+                terms.keep = keep.min(terms.keep);
+                return;
+            }
+            Recall::Told(_) => return,
         }
         held.recall = Recall::Quiet {
             terms: Terms { keep, next: None },
@@ -832,8 +859,7 @@ fn enter_held(resource: Resource, held: &mut Held, survivors: SlotSet, out: &mut
             ..
         } => {}
         Recall::Quiet {
-            is_handed_over: true,
-            ..
+            is_handed_over: true, ..
         } => {
             // The arbiter was never told, and the next writer may be gone.
             held.recall = Recall::None;

@@ -204,7 +204,9 @@ impl Parts {
                 is_handed_over,
             } => holder.quiesced(resource, is_handed_over, arbiter, out),
             Event::GiveBack { resource, keep } => holder.give_back(resource, keep, arbiter, out),
-            Event::DataCame { resource, hand_over } => holder.data_came(now_ns, resource, hand_over, arbiter, out),
+            Event::DataCame { resource, hand_over } => {
+                holder.data_came(now_ns, resource, hand_over, arbiter, out)
+            }
             Event::Message { from, epoch, message } => {
                 if epoch != arbiter.epoch() {
                     out.counters.stale += 1;
@@ -326,9 +328,7 @@ impl Parts {
 
     /// Takes an arbitership. A lock that comes with it is given up here if it is not expected: it was prefetched, and asked for by itself since.
     fn take_seat(&mut self, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
-        let Grant {
-            resource, number, ..
-        } = *grant;
+        let Grant { resource, number, .. } = *grant;
         let is_expected = self.holder.expects(resource, number);
         self.arbiter.take_seat(from, grant, out);
         if !is_expected {

@@ -342,9 +342,7 @@ impl Station {
     /// Hands an event to the machine and does what it asks for.
     pub(super) fn handle(&mut self, now_ns: u64, event: Event, store: &mut Store) {
         let mut actions = Vec::new();
-        if std::env::var("T").is_ok() { eprintln!("{now_ns} {} e{} {event:?}", self.slot, self.machine.epoch()); }
         self.machine.handle(now_ns, event, &mut actions);
-        if std::env::var("T").is_ok() { eprintln!("     -> {actions:?}"); }
         let mut granted = Vec::new();
         for action in actions {
             match action {
@@ -485,7 +483,10 @@ impl Station {
                 store.journals.push((*resource, token, value));
             }
         }
-        let retained = self.retained.iter().filter_map(|(resource, kept)| Some((resource, kept.as_ref()?)));
+        let retained = self
+            .retained
+            .iter()
+            .filter_map(|(resource, kept)| Some((resource, kept.as_ref()?)));
         for (resource, (token, value)) in self.handing.iter().chain(retained) {
             store.journals.push((*resource, *token, *value));
         }
@@ -500,7 +501,9 @@ pub(super) fn check<'a>(stations: impl Iterator<Item = &'a Station> + Clone, sto
             // What was prefetched only the machine knows of.
             let hold_of = |station: &Station| {
                 let users = station.users.get(resource);
-                users.map_or(Hold::None, |users| users.hold).max(station.machine.hold(*resource))
+                users
+                    .map_or(Hold::None, |users| users.hold)
+                    .max(station.machine.hold(*resource))
             };
             let others = others.map(|other| hold_of(other));
             let conflict = |other: Hold| match hold_of(station) {

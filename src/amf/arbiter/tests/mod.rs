@@ -1,4 +1,8 @@
 //! Several real machines together: scripts of the figures, counts of messages, and random worlds.
 
+mod costs;
+mod figures;
 mod random;
+mod refusals;
+mod script;
 mod world;
