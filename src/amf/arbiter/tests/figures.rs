@@ -3,7 +3,7 @@
 
 use super::super::*;
 use super::script::{placed_at, setting, world};
-use super::world::slot;
+use super::world::{World, slot};
 use crate::amf::lock::Mode::{Read, Write};
 
 const X: Resource = Resource(0);
@@ -97,7 +97,7 @@ fn b7_readers_are_granted_together_and_in_order() {
         world.wants(amf, mode, x);
         world.settle();
     }
-    let inside = |world: &mut world::World| {
+    let inside = |world: &mut World| {
         (1..=6)
             .filter(|amf| world.is_inside(*amf, x))
             .collect::<Vec<u8>>()

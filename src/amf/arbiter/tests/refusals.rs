@@ -1,7 +1,6 @@
 //! Goal: full tables refuse and starve nobody (B10), the shortest hold is kept (H15), large tables are reported in batches (B15), peers that break the rules are named.
 
 use super::super::message::{CLAIMS_MAX, Kind, Message, Request};
-use super::super::station::Wire;
 use super::super::*;
 use super::script::{placed_at, setting, world};
 use super::world::slot;
@@ -166,8 +165,6 @@ fn b15_many_locks_are_reported_in_batches() {
     world.kill(slot(3));
     world.decide();
     world.form();
-    let claims: Vec<usize> = Vec::new();
-    drop(claims);
     for number in 0..many {
         assert_eq!(world.hold(1, Resource(number)), Hold::Read);
         let arbiter = world.station(slot(0)).machine.status(Resource(number)).arbiter;
@@ -226,11 +223,6 @@ fn rules_that_peers_break_are_named() {
     assert_eq!(tell(2, request(2, 1)), [misbehaved(2, Misbehaviour::NotMember)]);
     assert_eq!(tell(1, request(0, 1)), [misbehaved(0, Misbehaviour::NotArbiter)]);
     assert!(matches!(tell(2, request(0, 1))[..], [Action::Send { .. }]));
-    let taken = world
-        .trace
-        .iter()
-        .filter(|(_, _, wire)| matches!(wire, Wire::Data { .. }));
-    assert_eq!(taken.count(), 0);
 }
 
 /// What an operator sees.
