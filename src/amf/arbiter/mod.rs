@@ -29,6 +29,8 @@ mod docket;
 mod event;
 mod holder;
 pub mod message;
+#[cfg(test)]
+mod model;
 mod name;
 mod placement;
 mod queue;
