@@ -50,6 +50,10 @@ pub(super) struct Arbiter {
 }
 
 impl Arbiter {
+    /// Memory of one docket.
+    #[cfg(test)]
+    pub(super) const DOCKET_BYTES: usize = Table::<Docket>::PLACE_BYTES;
+
     pub(super) fn new(local: Slot, order: QueueOrder, limit: usize) -> Self {
         let members = SlotSet::EMPTY.with(local);
         Self {

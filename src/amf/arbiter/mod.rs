@@ -255,7 +255,7 @@ impl Parts {
             "with more members, who arbitrates would have to be searched for"
         );
         self.arbiter.enter((epoch, rule), members, survivors, out);
-        self.holder.enter(survivors, &mut self.arbiter, out);
+        self.holder.enter(survivors, &self.arbiter, out);
         self.reporter.enter(members, &self.holder, &self.arbiter, out);
     }
 
@@ -346,7 +346,7 @@ impl Parts {
     }
 
     fn let_in(&mut self, out: &mut Outbox<'_>) -> bool {
-        let has_moved = self.holder.let_in(&mut self.arbiter, out);
+        let has_moved = self.holder.let_in(&self.arbiter, out);
         self.arbiter.let_in(out) || has_moved
     }
 }

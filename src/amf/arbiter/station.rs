@@ -505,7 +505,7 @@ pub(super) fn check<'a>(stations: impl Iterator<Item = &'a Station> + Clone, sto
                     .map_or(Hold::None, |users| users.hold)
                     .max(station.machine.hold(*resource))
             };
-            let others = others.map(|other| hold_of(other));
+            let others = others.map(hold_of);
             let conflict = |other: Hold| match hold_of(station) {
                 Hold::Write => other > Hold::None,
                 Hold::Read => other == Hold::Write,

@@ -29,6 +29,10 @@ pub struct Table<T> {
 }
 
 impl<T> Table<T> {
+    /// Memory of one place, its bucket included.
+    #[cfg(test)]
+    pub const PLACE_BYTES: usize = size_of::<Place<T>>() + 2 * size_of::<u32>();
+
     /// An empty table with room for `limit`. Panics unless that is in `1..2^31`.
     pub fn new(limit: usize) -> Self {
         assert!(limit > 0 && limit < 1 << 31, "a table has a size");
@@ -183,7 +187,7 @@ mod tests {
         let mut random = Random::new(1);
         let (mut table, mut map) = (Table::new(16), BTreeMap::new());
         for step in 0..20_000 {
-            let resource = Resource(random.below(40) << random.below(3) * 20);
+            let resource = Resource(random.below(40) << (random.below(3) * 20));
             match (random.chance(550), table.get(resource).is_some()) {
                 (true, false) => {
                     table.insert(resource, step);
