@@ -71,9 +71,10 @@ pub struct Config {
     pub order: QueueOrder,
     /// Usually [`HOLD_NS_MIN`].
     pub hold_ns_min: u64,
-    /// Most resources that this node holds and waits for, about 200 bytes each.
+    /// Most resources that this node holds and waits for, about 220 bytes each.
     pub holder_limit: usize,
-    /// Most resources for which this node takes requests as their arbiter, about 700 bytes each. What peers hold when an epoch begins comes on top.
+    /// Most resources for which this node takes requests as their arbiter, about 520 bytes each. What peers hold when an epoch begins, and notes about
+    /// arbiterships that are at the other one of two nodes, come on top.
     pub arbiter_limit: usize,
     /// Most wants that wait for room in the holder's table.
     pub queue_max: usize,
