@@ -207,10 +207,6 @@ impl Docket {
             self.queue.take_first();
             self.is_pinned = false;
             let hand_over = self.hand_over.take();
-            assert!(
-                hand_over.is_none() || mode.is_write(),
-                "only a writer was named as the next"
-            );
             if mode.is_write() {
                 self.token = next_token(self.token);
             }

@@ -26,7 +26,8 @@ pub struct Want {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Users want what this node does not hold, or not enough of. [`Action::Granted`] or [`Action::Failed`] follows, or nothing, if an
-    /// earlier want of the same resource is not answered yet: then one answer is for both, and whoever finds it too little asks again.
+    /// earlier want of the same resource is not answered yet: then one answer is for both, and whoever finds it too little asks again. Locks that were
+    /// prefetched are kept here and not announced: the first want of one is answered at once.
     Want(Want),
     /// Answers [`Action::Recall`]: no user is inside beyond what may be kept, no drive command of the rows is under way, and there is no dirty data
     /// that was not destaged or, with `is_handed_over`, sent to the next writer (PROTOCOL H13).
@@ -37,7 +38,7 @@ pub enum Event {
         is_handed_over: bool,
     },
     /// Nobody uses this any more, and it is as quiet as [`Event::Quiesced`] says: all but `keep` may go. Without effect while a recall is
-    /// to be answered.
+    /// to be answered. Also lets a writer go on reading (Figure 19, 1360).
     GiveBack {
         /// What.
         resource: Resource,

@@ -10,7 +10,7 @@
 //! | `name`, `message` | what is locked, and what nodes say about it |
 //! | `placement` | which node arbitrates what |
 //! | `decide`, `docket`, `queue` | the arbiter: all resources; one resource; who waits for it |
-//! | `holder` | what this node has and wants |
+//! | `holder` | what this node has and wants; what comes, what goes, and what an epoch does to it |
 //! | `report` | telling the arbiters of a new epoch |
 //! | `table` | both tables |
 //!
@@ -20,8 +20,10 @@
 //! - I18: a lock costs at most two messages, and two more for each holder that has to give it back, however many nodes there are.
 //! - I19: whoever waits is served, unless told that the table is full.
 //!
-//! What the link owes, and more than that: within an epoch all messages of a pair arrive once and in order. Where an arbitership travels that is needed. Otherwise requests have to
-//! arrive once, any order will do, and other messages may arrive twice: every grant has a number of its own, and what does not fit is of no effect. The protocol knows no time but the shortest hold of a lock, and nothing is taken from anybody by a timer.
+//! What the link owes: within an epoch all messages of a pair arrive once and in order. Where an arbitership travels that is needed. Otherwise requests have to arrive once, any
+//! order will do, and other messages may arrive twice: every grant has a number of its own, and what does not fit is of no effect. The protocol knows no time but
+//! the shortest hold of a lock, and nothing is taken from anybody by a timer. It knows no lease either: whoever carries out its actions sends no grant, and lets no user in, without
+//! one (PROTOCOL H05).
 
 mod counters;
 mod decide;
@@ -304,12 +306,15 @@ impl Parts {
 
     /// A lock comes, and where that is so, the arbitership with it.
     fn granted(&mut self, now_ns: u64, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
-        if grant.seat.is_none() {
-            self.holder.granted(now_ns, from, grant, &self.arbiter, out);
+        let travels = self.arbiter.travels();
+        let is_arbiter = from == self.local || travels || self.arbiter.home(grant.resource) == from;
+        if !is_arbiter || grant.seat.is_some() && !travels {
+            let what = Misbehaviour::NotArbiter;
+            out.push(Action::Misbehaved { peer: from, what });
             return;
         }
-        if self.arbiter.route(grant.resource) == self.local {
-            out.counters.stale += 1;
+        if grant.seat.is_none() {
+            self.holder.granted(now_ns, from, grant, &self.arbiter, out);
             return;
         }
         self.take_seat(from, grant, out);
@@ -332,6 +337,10 @@ impl Parts {
     /// Takes an arbitership. A lock that comes with it is given up here if it is not expected: it was prefetched, and asked for by itself since.
     fn take_seat(&mut self, from: Slot, grant: &Grant, out: &mut Outbox<'_>) {
         let Grant { resource, number, .. } = *grant;
+        if self.arbiter.route(resource) == self.local {
+            out.counters.stale += 1;
+            return;
+        }
         let is_expected = self.holder.expects(resource, number);
         self.arbiter.take_seat(from, grant, out);
         if !is_expected {

@@ -15,6 +15,8 @@ const _: () = assert!(REQUEST_BYTES <= 64 && GRANT_BYTES_MAX <= 64);
 
 /// Bytes of a claim in a report.
 const CLAIM_BYTES: usize = 30;
+/// Bits that the serial of a token may have: nobody grants that often.
+const SERIAL_BITS: u32 = 56;
 /// The place of a slot that is none.
 const NOBODY: u8 = u8::MAX;
 
@@ -427,10 +429,12 @@ impl Input<'_> {
     }
 
     fn token(&mut self) -> Result<Token, MessageError> {
-        Ok(Token {
-            epoch: Epoch(self.int()?),
-            serial: self.long()?,
-        })
+        let epoch = Epoch(self.int()?);
+        let serial = self.long()?;
+        match serial >> SERIAL_BITS {
+            0 => Ok(Token { epoch, serial }),
+            _ => unknown("serial of a token", u8::MAX),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Goal: full tables refuse and starve nobody (B10), the shortest hold is kept (H15), large tables are reported in batches (B15), peers that break the rules are named.
 
-use super::super::message::{CLAIMS_MAX, Kind, Message, Request};
+use super::super::message::{CLAIMS_MAX, Grant, Kind, Message, Request, Seat};
 use super::super::*;
 use super::script::{placed_at, setting, world};
 use super::world::slot;
@@ -222,7 +222,31 @@ fn rules_that_peers_break_are_named() {
     assert_eq!(tell(2, request(7, 1)), [misbehaved(7, Misbehaviour::NotMember)]);
     assert_eq!(tell(2, request(2, 1)), [misbehaved(2, Misbehaviour::NotMember)]);
     assert_eq!(tell(1, request(0, 1)), [misbehaved(0, Misbehaviour::NotArbiter)]);
-    assert!(matches!(tell(2, request(0, 1))[..], [Action::Send { .. }]));
+    let answer = tell(2, request(0, 1));
+    let [
+        Action::Send {
+            message: Message::Grant(grant),
+            ..
+        },
+    ] = answer[..]
+    else {
+        panic!("it is free: {answer:?}");
+    };
+    // A grant of somebody else, and one with an arbitership that does not travel.
+    let seated = Grant {
+        mode: Write,
+        seat: Some(Seat { waiting: None }),
+        ..grant
+    };
+    for (from, grant) in [(1, grant), (2, seated)] {
+        let message = Message::Grant(grant);
+        let event = Event::Message {
+            from: slot(from),
+            epoch: Epoch(1),
+            message,
+        };
+        assert_eq!(tell(0, event), [misbehaved(from, Misbehaviour::NotArbiter)]);
+    }
 }
 
 /// What an operator sees.
