@@ -92,10 +92,11 @@ pub enum Acquire {
     Absent,
 }
 
-/// What a node holds of a row that other nodes may hold, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node holds of a row that other nodes may hold, too; in the order of what it may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Held {
     /// Nothing: others may change the row.
+    #[default]
     Nothing,
     /// Nobody changes the row.
     Read,
@@ -110,6 +111,15 @@ impl Held {
             Self::Nothing => false,
             Self::Read => !mode.is_write(),
             Self::Write => true,
+        }
+    }
+}
+
+impl From<Mode> for Held {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Read => Self::Read,
+            Mode::Write => Self::Write,
         }
     }
 }

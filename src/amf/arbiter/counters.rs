@@ -3,7 +3,8 @@
 use std::hash::{Hash, Hasher};
 
 use super::message::{KINDS, Kind};
-use super::name::{Hold, Resource, Token};
+use super::name::{Resource, Token};
+use crate::amf::lock::Held;
 use crate::icl::{Slot, SlotSet};
 
 /// Counted since the start of this node.
@@ -60,7 +61,7 @@ pub struct Status {
     /// Who arbitrates it, as far as this node knows.
     pub arbiter: Slot,
     /// What this node holds of it.
-    pub hold: Hold,
+    pub hold: Held,
     /// Whether this node waits for it.
     pub is_waiting: bool,
     /// Whether it is to be given back.

@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 use super::docket::{Docket, SeatState, Verdict};
 use super::event::{Action, Misbehaviour, Outbox};
 use super::message::{Claim, ClaimKind, Grant, Message, Request, Seat, Waiter};
-use super::name::{Hold, Number, Prefetch, Resource, Token};
+use super::name::{Number, Prefetch, Resource, Token};
 use super::placement::Rule;
 use super::queue::{QueueOrder, Waiting};
 use super::table::Table;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 use crate::icl::{Epoch, SLOTS, Slot, SlotSet};
 
 /// Requests of one node that wait for room in the table.
@@ -222,7 +222,7 @@ impl Arbiter {
         &mut self,
         from: Slot,
         (resource, number): (Resource, Number),
-        kept: Hold,
+        kept: Held,
         is_handed_over: bool,
         out: &mut Outbox<'_>,
     ) {

@@ -4,9 +4,9 @@
 //! queue has been asked for the resource, once; what was granted with others behind it is not asked for at all, because the grant said so.
 
 use super::message::{ClaimKind, Grant, HandOver, Terms, Waiter};
-use super::name::{Hold, Number, Prefetch, Token};
+use super::name::{Number, Prefetch, Token};
 use super::queue::{Queue, QueueOrder, Waiting};
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 use crate::icl::{SLOTS, Slot, SlotSet};
 
 /// Where the arbitership of a resource is, seen from a node that may have it.
@@ -117,7 +117,7 @@ impl Docket {
     }
 
     /// A node gives back what it was granted under a number, all but `kept`; false if it does not hold that.
-    pub fn released(&mut self, slot: Slot, number: Number, kept: Hold, is_handed_over: bool) -> bool {
+    pub fn released(&mut self, slot: Slot, number: Number, kept: Held, is_handed_over: bool) -> bool {
         let Some(holding) = &mut self.holdings[slot.index()] else {
             return false;
         };
@@ -131,12 +131,12 @@ impl Docket {
             });
         }
         match kept {
-            Hold::None => self.holdings[slot.index()] = None,
-            Hold::Read => {
+            Held::Nothing => self.holdings[slot.index()] = None,
+            Held::Read => {
                 holding.mode = Mode::Read;
                 holding.is_recalled = false;
             }
-            Hold::Write => {}
+            Held::Write => {}
         }
         true
     }
@@ -240,7 +240,7 @@ impl Docket {
             return;
         }
         holding.is_recalled = true;
-        let keep = if writer_waits { Hold::None } else { Hold::Read };
+        let keep = if writer_waits { Held::Nothing } else { Held::Read };
         let passes_data = wants_write && holding.mode.is_write();
         self.is_pinned |= passes_data;
         let terms = Terms {
@@ -273,7 +273,7 @@ impl Docket {
                     slot,
                     number: holding.number,
                     terms: Terms {
-                        keep: Hold::None,
+                        keep: Held::Nothing,
                         next: None,
                     },
                 });

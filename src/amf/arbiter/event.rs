@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::counters::Counters;
 use super::message::{HandOver, Message, Terms};
-use super::name::{Hold, Prefetch, Resource, Token};
+use super::name::{Prefetch, Resource, Token};
 use super::placement::Rule;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 use crate::icl::{Epoch, Slot, SlotSet};
 
 /// A lock that users of this node want.
@@ -43,7 +43,7 @@ pub enum Event {
         /// What.
         resource: Resource,
         /// What is kept.
-        keep: Hold,
+        keep: Held,
     },
     /// Dirty data of the last writer has come; it counts only once [`Action::Granted`] names it, and is to be dropped at [`Event::Enter`].
     DataCame {

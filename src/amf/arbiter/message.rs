@@ -17,8 +17,8 @@ mod codec;
 
 use thiserror::Error;
 
-use super::name::{Hold, Number, Prefetch, Resource, Token};
-use crate::amf::lock::Mode;
+use super::name::{Number, Prefetch, Resource, Token};
+use crate::amf::lock::{Held, Mode};
 use crate::icl::Slot;
 
 pub use codec::{GRANT_BYTES_MAX, REQUEST_BYTES};
@@ -49,7 +49,7 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Terms {
     /// What it may keep.
-    pub keep: Hold,
+    pub keep: Held,
     /// Who writes next, so that dirty data may go there directly.
     pub next: Option<Slot>,
 }
@@ -149,7 +149,7 @@ pub enum Message {
         /// Which grant.
         number: Number,
         /// What is kept of it.
-        kept: Hold,
+        kept: Held,
         /// Dirty data goes to the next writer, as it was told.
         is_handed_over: bool,
     },

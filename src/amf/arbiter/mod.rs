@@ -52,12 +52,13 @@ use self::event::Outbox;
 use self::holder::Holder;
 use self::message::{Grant, Message, Seat};
 use self::report::Reporter;
+use crate::amf::lock::Held;
 use crate::icl::{Epoch, Slot, SlotSet};
 
 pub use self::counters::{Counters, Status};
 pub use self::decide::PARKED_MAX;
 pub use self::event::{Action, Event, Failure, Misbehaviour, Want};
-pub use self::name::{Granularity, Hold, Number, Prefetch, Resource, Token};
+pub use self::name::{Granularity, Number, Prefetch, Resource, Token};
 pub use self::placement::{Balanced, FixedMap, LastWriter, Placement, RUN, Rule, SingleArbiter};
 pub use self::queue::{PASSED_MAX, QueueOrder};
 
@@ -146,7 +147,7 @@ impl Arbitration {
     }
 
     /// What this node may do with a resource as far as the protocol goes: what a recall or the layer below leaves of it is known there.
-    pub fn hold(&self, resource: Resource) -> Hold {
+    pub fn hold(&self, resource: Resource) -> Held {
         let (hold, ..) = self.parts.holder.standing(resource);
         hold
     }
@@ -347,7 +348,7 @@ impl Parts {
             let released = Message::Released {
                 resource,
                 number,
-                kept: Hold::None,
+                kept: Held::Nothing,
                 is_handed_over: false,
             };
             out.send(self.local, released);

@@ -1,7 +1,6 @@
 //! Names of what is locked, of what is held of it, and of requests and grants.
 
 use crate::amf::RowIndex;
-use crate::amf::lock::Mode;
 use crate::icl::Epoch;
 
 /// What one lock covers: a stripe row, or as many adjacent ones as [`Granularity`] says.
@@ -67,37 +66,6 @@ pub struct Token {
 /// belongs to an earlier request or an earlier hold is recognised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number(pub u64);
-
-/// What a node has of a resource, in the order of what it may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hold {
-    /// Nothing: neither the lock nor anything cached.
-    #[default]
-    None,
-    /// It may read, and what it has cached is right.
-    Read,
-    /// It may read and change, alone.
-    Write,
-}
-
-impl Hold {
-    /// Whether it is enough for an operation of this mode.
-    pub const fn covers(self, mode: Mode) -> bool {
-        match (self, mode) {
-            (Self::Write, Mode::Read | Mode::Write) | (Self::Read, Mode::Read) => true,
-            (Self::None, Mode::Read | Mode::Write) | (Self::Read, Mode::Write) => false,
-        }
-    }
-}
-
-impl From<Mode> for Hold {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Read => Self::Read,
-            Mode::Write => Self::Write,
-        }
-    }
-}
 
 /// Further resources that a request names: bit `i` is the one `i + 1` behind the one that it is about.
 ///
@@ -174,7 +142,6 @@ mod tests {
             serial,
         };
         assert!(token(1, u64::MAX) < token(2, 0) && token(2, 0) < token(2, 1));
-        assert!(Hold::Write > Hold::Read && Hold::Read.covers(Mode::Read) && !Hold::Read.covers(Mode::Write));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::message::{ClaimKind, Grant, HandOver, Message, Terms};
 use super::*;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 
 /// A mistake in the wiring of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,21 +88,21 @@ impl Store {
 /// Users of one resource on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Users {
-    pub(super) hold: Hold,
+    pub(super) hold: Held,
     pub(super) readers: u8,
     pub(super) is_writing: bool,
     recall: Option<Terms>,
     /// Readers and writers that wait.
     pub(super) waiting: [u8; 2],
     /// What was asked for.
-    asked: Hold,
+    asked: Held,
     token: Token,
     dirty: Option<(Token, u64)>,
     cached: Option<u64>,
 }
 
 impl Users {
-    fn allowed(&self) -> Hold {
+    fn allowed(&self) -> Held {
         self.recall.map_or(self.hold, |terms| terms.keep.min(self.hold))
     }
 
@@ -111,8 +111,8 @@ impl Users {
         is_free && self.allowed().covers(mode)
     }
 
-    fn is_quiet(&self, keep: Hold) -> bool {
-        !self.is_writing && (self.readers == 0 || keep == Hold::Read)
+    fn is_quiet(&self, keep: Held) -> bool {
+        !self.is_writing && (self.readers == 0 || keep == Held::Read)
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -191,7 +191,7 @@ impl Station {
     }
 
     /// Gives back what is unused.
-    pub(super) fn give_back(&mut self, now_ns: u64, resource: Resource, keep: Hold, store: &mut Store) {
+    pub(super) fn give_back(&mut self, now_ns: u64, resource: Resource, keep: Held, store: &mut Store) {
         let users = self.users.entry(resource).or_default();
         let is_free = users.is_quiet(keep) && users.recall.is_none() && users.hold > keep;
         if is_free && users.waiting == [0, 0] {
@@ -200,7 +200,7 @@ impl Station {
         }
     }
 
-    fn destage(&mut self, resource: Resource, keep: Hold, store: &mut Store) {
+    fn destage(&mut self, resource: Resource, keep: Held, store: &mut Store) {
         let users = self.users.entry(resource).or_default();
         if let Some(dirty) = users.dirty.take() {
             store.drive.insert(resource, dirty.1);
@@ -209,7 +209,7 @@ impl Station {
             }
         }
         users.hold = keep.min(users.hold);
-        if users.hold == Hold::None {
+        if users.hold == Held::Nothing {
             users.cached = None;
         }
     }
@@ -262,8 +262,8 @@ impl Station {
         let slot = self.slot;
         let users = self.users.entry(resource).or_default();
         users.recall = None;
-        let to = terms.next.filter(|_| hands_over && terms.keep == Hold::None);
-        let dirty = users.dirty.filter(|_| users.hold == Hold::Write);
+        let to = terms.next.filter(|_| hands_over && terms.keep == Held::Nothing);
+        let dirty = users.dirty.filter(|_| users.hold == Held::Write);
         let is_handed_over = if let (Some(to), Some((_, value))) = (to, dirty) {
             let token = users.token;
             let hand_over = HandOver { from: slot, token };
@@ -367,7 +367,7 @@ impl Station {
                 Action::Failed { resource, .. } => {
                     let users = self.users.entry(resource).or_default();
                     self.failed += u32::from(users.waiting[0] + users.waiting[1]);
-                    (users.waiting, users.asked) = ([0, 0], Hold::None);
+                    (users.waiting, users.asked) = ([0, 0], Held::Nothing);
                 }
                 Action::Settled { resource, token } => {
                     let settled = self.handing.remove(&resource);
@@ -401,10 +401,10 @@ impl Station {
                 store.blame("a token does not grow");
             }
         }
-        if users.hold == Hold::None && users.cached.is_some() {
+        if users.hold == Held::Nothing && users.cached.is_some() {
             store.blame("I10: something is cached without a lock");
         }
-        (users.hold, users.asked, users.token) = (mode.into(), Hold::None, token);
+        (users.hold, users.asked, users.token) = (mode.into(), Held::Nothing, token);
         if let Some(hand_over) = hand_over {
             match self.coming.remove(&resource) {
                 Some((known, value)) if known == hand_over => {
@@ -418,7 +418,7 @@ impl Station {
 
     fn reinstated(&mut self, resource: Resource, token: Token, store: &mut Store) {
         let users = self.users.entry(resource).or_default();
-        (users.hold, users.token) = (Hold::Write, token);
+        (users.hold, users.token) = (Held::Write, token);
         match self.handing.remove(&resource) {
             Some((handed, value)) if handed == token => users.dirty = Some((token, value)),
             Some(_) | None => store.blame("what was not handed over is reinstated"),
@@ -436,7 +436,7 @@ impl Station {
                 forged = Some(Message::Released {
                     resource: *resource,
                     number: *number,
-                    kept: Hold::None,
+                    kept: Held::Nothing,
                     is_handed_over: false,
                 });
             }
@@ -502,19 +502,20 @@ pub(super) fn check<'a>(stations: impl Iterator<Item = &'a Station> + Clone, sto
             let hold_of = |station: &Station| {
                 let users = station.users.get(resource);
                 users
-                    .map_or(Hold::None, |users| users.hold)
+                    .map_or(Held::Nothing, |users| users.hold)
                     .max(station.machine.hold(*resource))
             };
             let others = others.map(hold_of);
-            let conflict = |other: Hold| match hold_of(station) {
-                Hold::Write => other > Hold::None,
-                Hold::Read => other == Hold::Write,
-                Hold::None => false,
+            let conflict = |other: Held| match hold_of(station) {
+                Held::Write => other > Held::Nothing,
+                Held::Read => other == Held::Write,
+                Held::Nothing => false,
             };
             if others.into_iter().any(conflict) {
                 store.blame("I1: a writer is not alone");
             }
-            if users.is_writing && users.hold != Hold::Write || users.readers > 0 && users.hold == Hold::None
+            if users.is_writing && users.hold != Held::Write
+                || users.readers > 0 && users.hold == Held::Nothing
             {
                 store.blame("I2: a lock is used that is not held");
             }
@@ -524,7 +525,7 @@ pub(super) fn check<'a>(stations: impl Iterator<Item = &'a Station> + Clone, sto
                     && other.machine.epoch() == station.machine.epoch()
                     && status.arbiter == other.slot
             });
-            if let Some(arbiter) = arbiter.filter(|_| users.hold > Hold::None)
+            if let Some(arbiter) = arbiter.filter(|_| users.hold > Held::Nothing)
                 && !arbiter.machine.status(*resource).holders.contains(station.slot)
             {
                 store.blame("I2: an arbiter does not know a holder");

@@ -5,7 +5,7 @@ use super::super::event::{Action, Outbox, Want};
 use super::super::message::{Claim, ClaimKind, HandOver, Message, Terms};
 use super::super::name::{Number, Prefetch, Resource, Token};
 use super::grant::reinstated;
-use super::{Entry, Giving, Held, Holder, Recall};
+use super::{Entry, Giving, Holder, Kept, Recall};
 use crate::icl::SlotSet;
 
 impl Holder {
@@ -30,7 +30,7 @@ impl Holder {
                     waiting.want.prefetch = Prefetch::NONE;
                     (waiting.recalled, waiting.data, waiting.grant) = (None, None, None);
                 }
-                Entry::Held(held) => {
+                Entry::Kept(held) => {
                     enter_held(resource, held, survivors, out);
                     self.release_if_quiet(resource, arbiter, out);
                 }
@@ -60,7 +60,7 @@ impl Holder {
                 let Want { mode, priority, .. } = waiting.want;
                 (ClaimKind::Wants(mode), waiting.number, Token::default(), priority)
             }
-            Entry::Held(held) => (ClaimKind::Holds(held.mode), held.number, held.token, 0),
+            Entry::Kept(held) => (ClaimKind::Holds(held.mode), held.number, held.token, 0),
             Entry::Giving(giving) => (ClaimKind::Gives, giving.number, giving.token, 0),
         };
         let claim = Claim {
@@ -75,7 +75,7 @@ impl Holder {
 }
 
 /// What becomes of a lock that is held when an epoch begins: new arbiters ask for it by themselves.
-fn enter_held(resource: Resource, held: &mut Held, survivors: SlotSet, out: &mut Outbox<'_>) {
+fn enter_held(resource: Resource, held: &mut Kept, survivors: SlotSet, out: &mut Outbox<'_>) {
     match held.owes {
         Some(HandOver { from, token }) if survivors.contains(from) => {
             out.send(from, Message::Taken { resource, token });

@@ -3,9 +3,9 @@
 use super::super::decide::Arbiter;
 use super::super::event::{Action, Outbox, Want};
 use super::super::message::{Grant, HandOver, Message};
-use super::super::name::{Hold, Number, Resource, Token};
-use super::{Entry, Giving, Held, Holder, NOTHING, Recall, Waiting};
-use crate::amf::lock::Mode;
+use super::super::name::{Number, Resource, Token};
+use super::{Entry, Giving, Holder, Kept, NOTHING, Recall, Waiting};
+use crate::amf::lock::{Held, Mode};
 use crate::icl::Slot;
 
 impl Holder {
@@ -14,7 +14,7 @@ impl Holder {
         match self.entries.get(resource) {
             Some(Entry::Prefetching { number: asked, .. }) => *asked == number,
             Some(Entry::Waiting(waiting)) => waiting.number == number,
-            Some(Entry::Held(_) | Entry::Giving(_)) | None => false,
+            Some(Entry::Kept(_) | Entry::Giving(_)) | None => false,
         }
     }
 
@@ -44,7 +44,7 @@ impl Holder {
                     then,
                     ..
                 } = *giving;
-                let held = Held {
+                let held = Kept {
                     number,
                     mode: Mode::Write,
                     token,
@@ -54,21 +54,21 @@ impl Holder {
                     owes: None,
                     then: None,
                 };
-                self.put(resource, Entry::Held(held));
+                self.put(resource, Entry::Kept(held));
                 reinstated(resource, token, then, out);
                 if let Some(terms) = recalled {
                     self.tell(resource, terms, arbiter, out);
                 }
             }
-            Some(Entry::Held(held)) if held.number == number => out.counters.stale += 1,
+            Some(Entry::Kept(held)) if held.number == number => out.counters.stale += 1,
             Some(Entry::Giving(giving)) if giving.given == number => out.counters.stale += 1,
-            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Held(_) | Entry::Giving(_))
+            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Kept(_) | Entry::Giving(_))
             | None => {
                 out.counters.stale += 1;
                 self.decline(from, resource, number, out);
                 for (_, further) in grant.prefetch.resources(resource) {
                     let is_held =
-                        matches!(self.entries.get(further), Some(Entry::Held(held)) if held.number == number);
+                        matches!(self.entries.get(further), Some(Entry::Kept(held)) if held.number == number);
                     if !is_held {
                         self.decline(from, further, number, out);
                     }
@@ -82,7 +82,7 @@ impl Holder {
         let released = Message::Released {
             resource,
             number,
-            kept: Hold::None,
+            kept: Held::Nothing,
             is_handed_over: false,
         };
         out.send(to, released);
@@ -107,7 +107,7 @@ impl Holder {
                 recalled,
             }) if *asked == number => *recalled,
             // It was asked for by itself since then; by that the arbiter knows that this grant is not used.
-            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Held(_) | Entry::Giving(_))
+            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Kept(_) | Entry::Giving(_))
             | None => return,
         };
         if !is_granted {
@@ -115,7 +115,7 @@ impl Holder {
             return;
         }
         out.counters.prefetched += 1;
-        let held = Held {
+        let held = Kept {
             number,
             mode,
             token,
@@ -125,7 +125,7 @@ impl Holder {
             owes: None,
             then: None,
         };
-        self.put(resource, Entry::Held(held));
+        self.put(resource, Entry::Kept(held));
         if let Some(terms) = recalled {
             self.tell(resource, terms, arbiter, out);
         }
@@ -160,7 +160,7 @@ impl Holder {
             when_done,
             ..
         } = grant;
-        let held = Held {
+        let held = Kept {
             number,
             mode,
             token,
@@ -170,7 +170,7 @@ impl Holder {
             owes: hand_over,
             then: None,
         };
-        self.put(resource, Entry::Held(held));
+        self.put(resource, Entry::Kept(held));
         out.counters.grants += 1;
         out.push(Action::Granted {
             resource,
@@ -182,8 +182,8 @@ impl Holder {
             out.counters.hand_overs += 1;
             out.send(from, Message::Taken { resource, token });
         }
-        let upgrade = then.filter(|want| !Hold::from(mode).covers(want.mode));
-        if let Some(Entry::Held(held)) = self.entries.get_mut(resource) {
+        let upgrade = then.filter(|want| !Held::from(mode).covers(want.mode));
+        if let Some(Entry::Kept(held)) = self.entries.get_mut(resource) {
             held.then = upgrade;
         }
         out.counters.releases_when_done += u64::from(when_done.is_some());

@@ -16,14 +16,14 @@ use std::collections::{BTreeSet, VecDeque};
 use super::decide::Arbiter;
 use super::event::{Action, Failure, Outbox, Want};
 use super::message::{Grant, HandOver, Message, Request, Terms};
-use super::name::{Hold, Number, Prefetch, Resource, Token};
+use super::name::{Number, Prefetch, Resource, Token};
 use super::table::Table;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 use crate::icl::Slot;
 
 /// What is to be kept when nothing is, and nobody writes next.
 const NOTHING: Terms = Terms {
-    keep: Hold::None,
+    keep: Held::Nothing,
     next: None,
 };
 
@@ -35,7 +35,7 @@ enum Entry {
     /// It was asked for.
     Waiting(Waiting),
     /// It is here.
-    Held(Held),
+    Kept(Kept),
     /// Its dirty data is on its way to the next writer, and still here.
     Giving(Giving),
 }
@@ -56,7 +56,7 @@ struct Waiting {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Held {
+struct Kept {
     number: Number,
     mode: Mode,
     token: Token,
@@ -152,18 +152,18 @@ impl Holder {
     }
 
     /// What is held, whether it is waited for, whether it is to go, and the token.
-    pub(super) fn standing(&self, resource: Resource) -> (Hold, bool, bool, Token) {
+    pub(super) fn standing(&self, resource: Resource) -> (Held, bool, bool, Token) {
         match self.entries.get(resource) {
-            None | Some(Entry::Prefetching { .. }) => (Hold::None, false, false, Token::default()),
+            None | Some(Entry::Prefetching { .. }) => (Held::Nothing, false, false, Token::default()),
             Some(Entry::Waiting(waiting)) => {
                 let token = waiting.grant.map_or(Token::default(), |grant| grant.token);
-                (Hold::None, true, false, token)
+                (Held::Nothing, true, false, token)
             }
-            Some(Entry::Held(held)) => {
+            Some(Entry::Kept(held)) => {
                 let recalled = held.recall != Recall::None;
                 (held.mode.into(), held.then.is_some(), recalled, held.token)
             }
-            Some(Entry::Giving(giving)) => (Hold::None, giving.then.is_some(), false, giving.token),
+            Some(Entry::Giving(giving)) => (Held::Nothing, giving.then.is_some(), false, giving.token),
         }
     }
 
@@ -198,14 +198,14 @@ impl Holder {
             // Its prefetch may wait for a long time behind others, and nobody may wait for a prefetch (PROTOCOL H14).
             None | Some(Entry::Prefetching { .. }) => self.ask(want, arbiter, out),
             Some(Entry::Waiting(waiting)) => {
-                if !Hold::from(waiting.want.mode).covers(want.mode) {
+                if !Held::from(waiting.want.mode).covers(want.mode) {
                     waiting.then = Some(want);
                 }
             }
             Some(Entry::Giving(giving)) => giving.then = stronger(giving.then, want),
-            Some(Entry::Held(held)) => {
+            Some(Entry::Kept(held)) => {
                 let kept = match held.recall {
-                    Recall::None | Recall::Due { .. } => Hold::from(held.mode),
+                    Recall::None | Recall::Due { .. } => Held::from(held.mode),
                     Recall::Told(terms) | Recall::Quiet { terms, .. } => terms.keep.min(held.mode.into()),
                 };
                 if !kept.covers(want.mode) {
@@ -214,7 +214,7 @@ impl Holder {
                         // An upgrade: what is read meanwhile may be another's by then (PROTOCOL H14).
                         self.tell(resource, NOTHING, arbiter, out);
                     }
-                } else if kept == Hold::from(held.mode) {
+                } else if kept == Held::from(held.mode) {
                     out.counters.wants_held += 1;
                     out.counters.prefetch_hits += u64::from(held.is_prefetched);
                     held.is_prefetched = false;
@@ -334,7 +334,7 @@ impl Holder {
 /// The more demanding one of two wants.
 fn stronger(known: Option<Want>, want: Want) -> Option<Want> {
     match known {
-        Some(known) if Hold::from(known.mode).covers(want.mode) => Some(known),
+        Some(known) if Held::from(known.mode).covers(want.mode) => Some(known),
         Some(_) | None => Some(want),
     }
 }

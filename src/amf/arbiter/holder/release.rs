@@ -3,9 +3,9 @@
 use super::super::decide::Arbiter;
 use super::super::event::{Action, Outbox};
 use super::super::message::{HandOver, Message, Terms};
-use super::super::name::{Hold, Number, Resource, Token};
-use super::{Entry, Giving, Held, Holder, NOTHING, Recall};
-use crate::amf::lock::Mode;
+use super::super::name::{Number, Resource, Token};
+use super::{Entry, Giving, Holder, Kept, NOTHING, Recall};
+use crate::amf::lock::{Held, Mode};
 use crate::icl::Slot;
 
 impl Holder {
@@ -25,8 +25,8 @@ impl Holder {
                 recalled,
             }) if *asked == number => *recalled = Some(terms),
             Some(Entry::Waiting(waiting)) if waiting.number == number => waiting.recalled = Some(terms),
-            Some(Entry::Held(held)) if held.number == number => {
-                let hold = Hold::from(held.mode);
+            Some(Entry::Kept(held)) if held.number == number => {
+                let hold = Held::from(held.mode);
                 if held.recall != Recall::None {
                     return;
                 }
@@ -54,7 +54,7 @@ impl Holder {
                     giving.recalled = Some(terms);
                 }
             }
-            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Held(_)) | None => {
+            Some(Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Kept(_)) | None => {
                 // It went before the recall came.
                 out.counters.stale += 1;
                 self.decline(from, resource, number, out);
@@ -64,7 +64,7 @@ impl Holder {
 
     /// Tells the layer below to finish with a resource that is held. What it does not know of goes at once.
     pub(super) fn tell(&mut self, resource: Resource, terms: Terms, arbiter: &Arbiter, out: &mut Outbox<'_>) {
-        let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
+        let Some(Entry::Kept(held)) = self.entries.get_mut(resource) else {
             return;
         };
         if let Recall::Due { at_ns, .. } = held.recall {
@@ -90,7 +90,7 @@ impl Holder {
                 break;
             }
             self.due.remove(&(at_ns, resource));
-            if let Some(Entry::Held(held)) = self.entries.get(resource)
+            if let Some(Entry::Kept(held)) = self.entries.get(resource)
                 && let Recall::Due { terms, .. } = held.recall
             {
                 self.tell(resource, terms, arbiter, out);
@@ -106,7 +106,7 @@ impl Holder {
         let end = self.entries.end();
         for _ in 0..end {
             self.hand = (self.hand + 1) % end;
-            let Some((resource, Entry::Held(held))) = self.entries.at(self.hand) else {
+            let Some((resource, Entry::Kept(held))) = self.entries.at(self.hand) else {
                 continue;
             };
             if held.recall == Recall::None {
@@ -125,7 +125,7 @@ impl Holder {
         arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
-        let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
+        let Some(Entry::Kept(held)) = self.entries.get_mut(resource) else {
             return;
         };
         let Recall::Told(terms) = held.recall else {
@@ -146,11 +146,11 @@ impl Holder {
     pub(in crate::amf::arbiter) fn give_back(
         &mut self,
         resource: Resource,
-        keep: Hold,
+        keep: Held,
         arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
-        let Some(Entry::Held(held)) = self.entries.get_mut(resource) else {
+        let Some(Entry::Kept(held)) = self.entries.get_mut(resource) else {
             return;
         };
         if keep >= held.mode.into() {
@@ -177,7 +177,7 @@ impl Holder {
 
     /// Gives back what is quiet, as soon as the giver of its dirty data knows that this was taken.
     pub(super) fn release_if_quiet(&mut self, resource: Resource, arbiter: &Arbiter, out: &mut Outbox<'_>) {
-        let Some(Entry::Held(held)) = self.entries.get(resource) else {
+        let Some(Entry::Kept(held)) = self.entries.get(resource) else {
             return;
         };
         let held = *held;
@@ -191,7 +191,7 @@ impl Holder {
         if held.owes.is_some() {
             return;
         }
-        let mut kept = Hold::None;
+        let mut kept = Held::Nothing;
         if let Some(to) = terms.next.filter(|_| is_handed_over) {
             let giving = Giving {
                 number: Number(0),
@@ -202,14 +202,14 @@ impl Holder {
                 then: held.then,
             };
             self.put(resource, Entry::Giving(giving));
-        } else if terms.keep == Hold::Read && held.mode.is_write() {
-            kept = Hold::Read;
-            let reader = Held {
+        } else if terms.keep == Held::Read && held.mode.is_write() {
+            kept = Held::Read;
+            let reader = Kept {
                 mode: Mode::Read,
                 recall: Recall::None,
                 ..held
             };
-            self.put(resource, Entry::Held(reader));
+            self.put(resource, Entry::Kept(reader));
         } else if let Some(want) = held.then {
             // To ask again is to give back.
             self.ask(want, arbiter, out);
@@ -224,7 +224,7 @@ impl Holder {
             is_handed_over,
         };
         out.send(arbiter.route(resource), released);
-        if kept == Hold::Read && held.then.is_some() {
+        if kept == Held::Read && held.then.is_some() {
             self.tell(resource, NOTHING, arbiter, out);
         }
     }
@@ -262,7 +262,7 @@ impl Holder {
         arbiter: &Arbiter,
         out: &mut Outbox<'_>,
     ) {
-        if let Some(Entry::Held(held)) = self.entries.get_mut(resource)
+        if let Some(Entry::Kept(held)) = self.entries.get_mut(resource)
             && held.owes == Some(HandOver { from, token })
         {
             held.owes = None;

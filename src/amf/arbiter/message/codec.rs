@@ -3,8 +3,8 @@
 use super::{
     CLAIMS_MAX, Claim, ClaimKind, Grant, HandOver, Kind, Message, MessageError, Request, Seat, Terms, Waiter,
 };
-use crate::amf::arbiter::name::{Hold, Number, Prefetch, Resource, Token};
-use crate::amf::lock::Mode;
+use crate::amf::arbiter::name::{Number, Prefetch, Resource, Token};
+use crate::amf::lock::{Held, Mode};
 use crate::icl::{Epoch, Slot};
 
 /// Bytes of a request.
@@ -123,11 +123,11 @@ const fn mode_code(mode: Mode) -> u8 {
     }
 }
 
-const fn hold_code(hold: Hold) -> u8 {
+const fn hold_code(hold: Held) -> u8 {
     match hold {
-        Hold::None => 0,
-        Hold::Read => 1,
-        Hold::Write => 2,
+        Held::Nothing => 0,
+        Held::Read => 1,
+        Held::Write => 2,
     }
 }
 
@@ -154,7 +154,7 @@ fn encode_grant(grant: &Grant, out: &mut Vec<u8>) {
         | flag(grant.seat.is_some(), SEAT)
         | flag(waiting.is_some(), WAITING);
     let terms = grant.when_done.unwrap_or(Terms {
-        keep: Hold::None,
+        keep: Held::Nothing,
         next: None,
     });
     // Two slots and a hold in two bytes: a slot has three bits, and one says that there is none.
@@ -299,7 +299,7 @@ impl Input<'_> {
         if !has(WHEN_DONE)
             && terms
                 != (Terms {
-                    keep: Hold::None,
+                    keep: Held::Nothing,
                     next: None,
                 })
         {
@@ -410,7 +410,7 @@ impl Input<'_> {
         }
     }
 
-    fn hold(&mut self) -> Result<Hold, MessageError> {
+    fn hold(&mut self) -> Result<Held, MessageError> {
         hold(self.byte()?)
     }
 
@@ -442,11 +442,11 @@ fn unknown<T>(field: &'static str, value: u8) -> Result<T, MessageError> {
     Err(MessageError::Unknown { field, value })
 }
 
-fn hold(code: u8) -> Result<Hold, MessageError> {
+fn hold(code: u8) -> Result<Held, MessageError> {
     match code {
-        0 => Ok(Hold::None),
-        1 => Ok(Hold::Read),
-        2 => Ok(Hold::Write),
+        0 => Ok(Held::Nothing),
+        1 => Ok(Held::Read),
+        2 => Ok(Held::Write),
         value => unknown("hold", value),
     }
 }
@@ -471,7 +471,7 @@ mod tests {
         let mut all = Vec::new();
         for bits in 0..32 {
             let terms = Terms {
-                keep: Hold::Read,
+                keep: Held::Read,
                 next: (bits & 1 == 0).then(|| slot(7)),
             };
             let waiter = Waiter {
@@ -502,7 +502,7 @@ mod tests {
     fn samples() -> Vec<Message> {
         let (resource, number, token) = (Resource(0x0102_0304_0506), Number(77), token(9));
         let terms = Terms {
-            keep: Hold::None,
+            keep: Held::Nothing,
             next: Some(slot(2)),
         };
         let claim = |kind| Claim {
@@ -533,7 +533,7 @@ mod tests {
             Message::Released {
                 resource,
                 number,
-                kept: Hold::Read,
+                kept: Held::Read,
                 is_handed_over: false,
             },
             Message::Moved { resource, number },

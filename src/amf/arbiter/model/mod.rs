@@ -15,7 +15,7 @@ use self::paths::note_paths;
 use super::message::{Kind, Message};
 use super::station::{Mutant, Station, Store, Wire, check};
 use super::*;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 
 /// A user that comes once, at any time.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl PartialEq for State {
 enum Step {
     Comes(u8),
     Finishes(u8, Resource),
-    GivesBack(u8, Resource, Hold),
+    GivesBack(u8, Resource, Held),
     Arrives(u8, u8, usize),
     IsRepeated(u8, u8, usize),
     Dies(u8),
@@ -322,8 +322,8 @@ impl Model for Case {
             for (resource, users) in &station.users {
                 if users.is_used() {
                     steps.push(Step::Finishes(at, *resource));
-                } else if state.give_backs > 0 && users.hold > Hold::None {
-                    let keeps = [Hold::None, Hold::Read]
+                } else if state.give_backs > 0 && users.hold > Held::Nothing {
+                    let keeps = [Held::Nothing, Held::Read]
                         .into_iter()
                         .filter(|keep| *keep < users.hold);
                     steps.extend(keeps.map(|keep| Step::GivesBack(at, *resource, keep)));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::super::message::Message;
 use super::super::station::Wire;
 use super::super::*;
+use crate::amf::lock::Held;
 
 /// By its bit.
 pub(super) const PATHS: [&str; 14] = [
@@ -61,7 +62,7 @@ pub(super) fn note_paths(
                 note(1, request.is_some());
                 note(9, recalls == 2);
             }
-            Message::Released { kept, .. } => note(4, *kept == Hold::Read),
+            Message::Released { kept, .. } => note(4, *kept == Held::Read),
             Message::Moved { .. } => note(7, true),
             Message::Returned { .. } => note(8, *to != local),
             Message::Request(_)

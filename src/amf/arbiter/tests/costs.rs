@@ -6,6 +6,7 @@ use super::super::*;
 use super::script::{placed_at, setting, world};
 use super::world::{World, slot};
 use crate::amf::RowIndex;
+use crate::amf::lock::Held;
 use crate::amf::lock::Mode::{Read, Write};
 
 /// Messages about locks, not counting dirty data, and grants that were sent.
@@ -57,7 +58,7 @@ fn read_everywhere(world: &mut World, nodes: u8, x: Resource) {
         world.settle();
         world.is_done(amf, x);
     }
-    world.give_back(slot(0), x, Hold::None);
+    world.give_back(slot(0), x, Held::Nothing);
     world.settle();
 }
 

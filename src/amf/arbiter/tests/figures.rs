@@ -4,6 +4,7 @@
 use super::super::*;
 use super::script::{placed_at, setting, world};
 use super::world::{World, slot};
+use crate::amf::lock::Held;
 use crate::amf::lock::Mode::{Read, Write};
 
 const X: Resource = Resource(0);
@@ -30,7 +31,7 @@ fn b11_a_lock_goes_from_holder_to_requester_by_four_messages() {
     world.is_done(2, x);
     world.settle();
     assert_eq!(world.said(&names), ["2>3 released X", "3>1 grant write X"]);
-    assert_eq!((world.hold(1, x), world.hold(2, x)), (Hold::Write, Hold::None));
+    assert_eq!((world.hold(1, x), world.hold(2, x)), (Held::Write, Held::Nothing));
 }
 
 /// B12: a free resource costs a request and a grant.
@@ -122,11 +123,11 @@ fn b8_a_writer_is_alone() {
     for (amf, mode) in [(2, Read), (3, Write), (4, Read)] {
         world.wants(amf, mode, x);
         world.settle();
-        assert_eq!((world.hold(amf, x), world.is_inside(1, x)), (Hold::None, true));
+        assert_eq!((world.hold(amf, x), world.is_inside(1, x)), (Held::Nothing, true));
     }
     world.is_done(1, x);
     world.settle();
-    assert_eq!((world.hold(1, x), world.hold(2, x)), (Hold::None, Hold::Read));
+    assert_eq!((world.hold(1, x), world.hold(2, x)), (Held::Nothing, Held::Read));
     world.said(&[]);
 }
 
@@ -179,7 +180,7 @@ fn b13_figure_19() {
     world.wants(1, Read, X); // 1320
     world.settle(); // 1330
     assert_eq!(world.said(&NAMES), ["1>2 request read X", "2>1 grant read X"]);
-    assert_eq!((world.hold(1, X), world.hold(2, X)), (Hold::Read, Hold::Read));
+    assert_eq!((world.hold(1, X), world.hold(2, X)), (Held::Read, Held::Read));
     world.is_done(1, X);
 
     world.wants(1, Write, X); // 1340
@@ -188,13 +189,13 @@ fn b13_figure_19() {
         world.said(&NAMES),
         ["1>2 request write X", "2>1 grant write X, arbiter"]
     );
-    assert_eq!((world.hold(1, X), world.hold(2, X)), (Hold::Write, Hold::None));
+    assert_eq!((world.hold(1, X), world.hold(2, X)), (Held::Write, Held::Nothing));
     world.is_done(1, X);
 
-    world.give_back(slot(0), X, Hold::Read); // 1360
+    world.give_back(slot(0), X, Held::Read); // 1360
     world.wants(1, Read, X);
     assert!(world.is_inside(1, X));
-    assert_eq!(world.hold(1, X), Hold::Read);
+    assert_eq!(world.hold(1, X), Held::Read);
     assert_eq!(
         world.said(&NAMES),
         [""; 0],
@@ -215,7 +216,7 @@ fn b13_requests_cross_a_moving_arbitership() {
     world.settle();
     world.is_done(2, X);
     world.said(&NAMES);
-    world.give_back(slot(1), X, Hold::None);
+    world.give_back(slot(1), X, Held::Nothing);
     world.wants(1, Write, X);
     world.settle();
     assert_eq!(
@@ -253,7 +254,7 @@ fn b13_the_last_writer_writes_again_without_a_message() {
         world.settle();
         world.is_done(amf, X);
         world.said(&NAMES);
-        world.give_back(slot(amf - 1), X, Hold::Read);
+        world.give_back(slot(amf - 1), X, Held::Read);
         world.wants(amf, Write, X);
         world.settle();
         assert!(world.is_inside(amf, X));
@@ -323,7 +324,7 @@ fn b17_figure_20() {
     ];
     assert_eq!(world.said(&names), second);
     // A writer behind whom only readers wait keeps what it may go on reading: one message less when it reads again.
-    assert_eq!((world.hold(1, y), world.hold(3, y)), (Hold::Read, Hold::Read));
+    assert_eq!((world.hold(1, y), world.hold(3, y)), (Held::Read, Held::Read));
 }
 
 /// B15, H12: the arbiter dies while a lock is held and others wait. The lock stays, the others are served.
@@ -355,7 +356,10 @@ fn b15_the_arbiter_dies() {
             .all(|arbiter| *arbiter == arbiters[0] && *arbiter != slot(2)),
         "all agree"
     );
-    assert_eq!((world.hold(1, x), world.hold(4, x)), (Hold::None, Hold::None));
+    assert_eq!(
+        (world.hold(1, x), world.hold(4, x)),
+        (Held::Nothing, Held::Nothing)
+    );
     let status = world.station(arbiters[0]).machine.status(x);
     assert_eq!(
         (status.holders, status.queue.len()),
@@ -484,14 +488,14 @@ fn dirty_data_without_a_taker_goes_back() {
     world.wants(1, Write, x);
     world.deliver(0);
     world.deliver(0);
-    assert_eq!(world.hold(2, x), Hold::None);
+    assert_eq!(world.hold(2, x), Held::Nothing);
     world.kill(slot(0));
     world.decide();
     for amf in [2, 3, 4] {
         world.enter(slot(amf - 1));
     }
     world.form();
-    assert_eq!(world.hold(2, x), Hold::Write);
+    assert_eq!(world.hold(2, x), Held::Write);
     world.wants(4, Read, x);
     world.settle();
     assert!(world.is_inside(4, x), "and gives it to the next");

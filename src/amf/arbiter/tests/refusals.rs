@@ -4,6 +4,7 @@ use super::super::message::{CLAIMS_MAX, Grant, Kind, Message, Request, Seat};
 use super::super::*;
 use super::script::{placed_at, setting, world};
 use super::world::slot;
+use crate::amf::lock::Held;
 use crate::amf::lock::Mode::{Read, Write};
 
 /// B10: an arbiter whose table is full lets so many of a node wait, refuses the others, with nothing held, and asks back what nobody uses.
@@ -27,7 +28,7 @@ fn b10_a_full_arbiter_refuses_and_starves_nobody() {
     assert!(
         refused
             .into_iter()
-            .all(|resource| world.hold(1, resource) == Hold::None)
+            .all(|resource| world.hold(1, resource) == Held::Nothing)
     );
     assert_eq!(world.station(slot(2)).machine.counts(), (0, 2));
     // Somebody else has a place in the line of its own.
@@ -74,7 +75,7 @@ fn b10_a_full_holder_makes_room_or_fails() {
     assert_eq!(world.station(slot(0)).machine.counts().0, 2);
     assert_eq!(
         (world.hold(1, next(0)), world.hold(1, next(1))),
-        (Hold::None, Hold::None)
+        (Held::Nothing, Held::Nothing)
     );
     world.said(&[]);
 }
@@ -93,7 +94,7 @@ fn a_lock_is_held_for_a_shortest_time() {
     world.now_ns += 5;
     world.wants(2, Write, x);
     world.settle();
-    assert_eq!(world.hold(1, x), Hold::Write);
+    assert_eq!(world.hold(1, x), Held::Write);
     assert_eq!(
         world.station(slot(0)).machine.wake_at_ns(),
         Some(granted_ns + HOLD_NS_MIN)
@@ -106,7 +107,7 @@ fn a_lock_is_held_for_a_shortest_time() {
     world.now_ns += 1;
     world.event(slot(0), Event::Tick);
     world.settle();
-    assert_eq!((world.hold(1, x), world.hold(2, x)), (Hold::None, Hold::Write));
+    assert_eq!((world.hold(1, x), world.hold(2, x)), (Held::Nothing, Held::Write));
     assert_eq!(world.station(slot(0)).machine.wake_at_ns(), None);
     // With others behind, the grant ends with the operation.
     world.wants(1, Write, x);
@@ -166,7 +167,7 @@ fn b15_many_locks_are_reported_in_batches() {
     world.decide();
     world.form();
     for number in 0..many {
-        assert_eq!(world.hold(1, Resource(number)), Hold::Read);
+        assert_eq!(world.hold(1, Resource(number)), Held::Read);
         let arbiter = world.station(slot(0)).machine.status(Resource(number)).arbiter;
         let holders = world.station(arbiter).machine.status(Resource(number)).holders;
         assert_eq!(holders, SlotSet::EMPTY.with(slot(0)));
@@ -266,10 +267,10 @@ fn the_status_of_a_resource_tells_who_holds_and_who_waits() {
     let status = world.station(slot(0)).machine.status(x);
     assert_eq!(
         (status.hold, status.is_recalled, status.arbiter),
-        (Hold::Write, true, slot(2))
+        (Held::Write, true, slot(2))
     );
     assert_eq!(status.token.epoch, Epoch(1));
     let status = world.station(slot(1)).machine.status(x);
-    assert_eq!((status.hold, status.is_waiting), (Hold::None, true));
+    assert_eq!((status.hold, status.is_waiting), (Held::Nothing, true));
     world.said(&[]);
 }

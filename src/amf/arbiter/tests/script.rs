@@ -4,7 +4,7 @@ use super::super::message::{ClaimKind, Message};
 use super::super::station::{Mutant, Wire};
 use super::super::*;
 use super::world::{Setting, World, slot};
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 
 /// So many nodes, without faults; nothing is kept for a shortest time.
 pub(super) fn setting(nodes: u8) -> Setting {
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// What an AMF holds.
-    pub(super) fn hold(&mut self, amf: u8, resource: Resource) -> Hold {
+    pub(super) fn hold(&mut self, amf: u8, resource: Resource) -> Held {
         self.station(slot(amf - 1)).machine.hold(resource)
     }
 
@@ -98,7 +98,7 @@ fn words(wire: &Wire, names: &[(Resource, &str)]) -> String {
         Message::Request(request) => format!("request {} {}", mode(&request.mode), name(&request.resource)),
         Message::Recall { resource, .. } => format!("release {}", name(resource)),
         Message::Released { resource, kept, .. } => {
-            let kept = if *kept == Hold::Read { ", keeps read" } else { "" };
+            let kept = if *kept == Held::Read { ", keeps read" } else { "" };
             format!("released {}{kept}", name(resource))
         }
         Message::Grant(grant) => {

@@ -6,7 +6,7 @@
 use super::super::random::Random;
 use super::super::station::{Mutant, Station, Store, Wire, check};
 use super::super::*;
-use crate::amf::lock::Mode;
+use crate::amf::lock::{Held, Mode};
 use crate::icl::SLOTS;
 
 /// What a seed decides, and what a test may set.
@@ -306,7 +306,7 @@ impl World {
         }
     }
 
-    pub(super) fn give_back(&mut self, at: Slot, resource: Resource, keep: Hold) {
+    pub(super) fn give_back(&mut self, at: Slot, resource: Resource, keep: Held) {
         let now_ns = self.now_ns;
         if let Some(place) = &mut self.places[at.index()] {
             place.station.give_back(now_ns, resource, keep, &mut self.store);
@@ -415,9 +415,9 @@ impl World {
             if self.random.chance(load / 8) {
                 let resource = self.some_resource();
                 let keep = if self.random.chance(500) {
-                    Hold::None
+                    Held::Nothing
                 } else {
-                    Hold::Read
+                    Held::Read
                 };
                 self.give_back(at, resource, keep);
             }
