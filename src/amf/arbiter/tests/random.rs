@@ -36,7 +36,16 @@ fn random_worlds_break_nothing() {
         totals.stale += counters.stale;
         totals.releases_when_done += counters.releases_when_done;
     }
-    println!("{seeds} seeds: {totals:?}");
+    println!(
+        "{seeds} seeds: {} grants, {} until done, {} with dirty data, {} prefetch hits, {} evictions, {} failures, {} stale messages",
+        totals.grants,
+        totals.releases_when_done,
+        totals.hand_overs,
+        totals.prefetch_hits,
+        totals.evictions,
+        totals.failures,
+        totals.stale,
+    );
     assert_eq!(failed, []);
     assert!(totals.prefetch_hits > seeds / 50, "{totals:?}");
     let often = [
