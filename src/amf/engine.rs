@@ -478,6 +478,8 @@ mod levels;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod several;
+#[cfg(test)]
 mod striped;
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,7 @@ impl World {
                 lock.set_held(row, Held::Nothing);
             }
             elsewhere.got += 1;
+            elsewhere.recalled.remove(&slot);
             let is_write = mode.is_write() || has_more;
             lock.set_held(row, if is_write { Held::Write } else { Held::Read });
             lock.leave_home(slot, Some(asker))
@@ -72,6 +73,8 @@ impl World {
                 let wake = self.lose_row(slot);
                 self.call_in(wake, row);
             }
+            // A core's want is on its way: it takes the row away.
+            Entry::Called => {}
             Entry::Busy { recall } => {
                 self.elsewhere().recalled.insert(slot);
                 if let Some(core) = recall {
@@ -95,18 +98,18 @@ impl World {
     }
 
     fn call_in(&mut self, wake: WakeMask, row: RowIndex) {
-        for core in 0..self.cores.len() {
-            if wake.0 >> core & 1 == 1 {
-                self.cores[core].owed.push(Owed::Wake(row));
-            }
-        }
-        self.call_home(wake.0, row);
+        self.wake_cores(0, wake.0, row);
     }
 
-    /// Tells the home of a row's slot, if it is among those whose turn has come.
-    pub fn call_home(&mut self, mask: u16, row: RowIndex) {
+    /// Wakes cores of a node, and the home of the row's slot if it is among them.
+    pub fn wake_cores(&mut self, node: usize, mask: u16, row: RowIndex) {
+        for core in (0..self.cores_each).filter(|core| mask >> core & 1 == 1) {
+            self.cores[node * self.cores_each + core]
+                .owed
+                .push(Owed::Wake(row));
+        }
         if mask >> HOME & 1 == 1 {
-            self.cores[0].owed.push(Owed::Home(row));
+            self.cores[node * self.cores_each].owed.push(Owed::Home(row));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::elsewhere::Elsewhere;
+use super::several::Several;
 use super::*;
 use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
 use crate::amf::expansion::{Layout, ScratchArea};
@@ -105,7 +106,12 @@ pub struct World {
     pub geometry: Geometry,
     /// What is durable of where blocks are.
     pub layout: Layout,
+    /// Of the first node.
     pub lock: Arc<LockTable>,
+    /// Cores of one node.
+    pub cores_each: usize,
+    /// What nodes say to one another, if there are several.
+    pub several: Option<Several>,
     pub drives: Vec<Vec<u8>>,
     pub cores: Vec<Core>,
     pub members: MemberSet,
@@ -156,6 +162,8 @@ pub struct Shape {
     pub journal: Option<Durability>,
     /// Other nodes want rows, too.
     pub shared: bool,
+    /// Nodes, each with as many of the cores; where there are several they share rows.
+    pub nodes: u16,
 }
 
 /// Blocks of a lane: short, so that it is full all the time.
@@ -177,6 +185,7 @@ impl Shape {
         scratch_strips: 64,
         journal: None,
         shared: false,
+        nodes: 1,
     };
 }
 
@@ -199,11 +208,20 @@ impl World {
         )
         .expect("legal");
         let layout = layout(geometry);
-        let lock = if shape.shared {
-            LockTable::shared(64)
-        } else {
-            LockTable::new(64)
+        let is_shared = shape.shared || shape.nodes > 1;
+        let table = |_| {
+            if is_shared {
+                LockTable::shared(64)
+            } else {
+                LockTable::new(64)
+            }
         };
+        let locks: Vec<Arc<LockTable>> = (0..shape.nodes).map(table).collect();
+        let cores_each = shape.cores / shape.nodes;
+        assert!(
+            cores_each * shape.nodes == shape.cores,
+            "nodes have equally many cores"
+        );
         let members = MemberSet {
             generation: 1,
             failed: 0,
@@ -217,7 +235,8 @@ impl World {
         let shared = Arc::new(JournalShared::new(shape.cores, 1));
         let intent = Arc::new(IntentMap::new(shape.rows, 1));
         let lost = Arc::new(LostMap::default());
-        let journal = |durability| WriteBackConfig {
+        let journal = |durability, node| WriteBackConfig {
+            first_lane: node * cores_each,
             layout: JournalLayout {
                 start: MemberLba(data_blocks),
                 lane_blocks: LANE_BLOCKS,
@@ -235,14 +254,16 @@ impl World {
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
                 layout,
-                core,
-                lock: Arc::clone(&lock),
+                core: core % cores_each,
+                lock: Arc::clone(&locks[usize::from(core / cores_each)]),
                 // More, for the test's own drains and moves.
                 commands_max: shape.commands + 1 + OWN_COMMANDS,
                 pieces_max: shape.pieces,
                 scratch_bytes,
                 members,
-                write_back: shape.journal.map(journal),
+                write_back: shape
+                    .journal
+                    .map(|durability| journal(durability, core / cores_each)),
             }),
             ring: vec![JUNK; LANE_BLOCKS as usize],
             clean: Vec::new(),
@@ -256,7 +277,9 @@ impl World {
         Self {
             geometry,
             layout,
-            lock,
+            lock: Arc::clone(&locks[0]),
+            cores_each: usize::from(cores_each),
+            several: (shape.nodes > 1).then(|| Several::new(&locks)),
             stable: vec![vec![0; blocks]; usize::from(shape.members)],
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
             intent,
@@ -446,7 +469,11 @@ impl World {
     fn answer(&mut self, core: usize, owed: Owed, result: Result<(), DriveError>) {
         let mut out = Vec::new();
         if let Owed::Home(row) = owed {
-            return self.go_home(row);
+            return if self.several.is_some() {
+                self.home_turn(core, row)
+            } else {
+                self.go_home(row)
+            };
         }
         let engine = &mut self.cores[core].engine;
         match owed {
@@ -506,7 +533,13 @@ impl World {
         if self.elsewhere.is_some() && self.random.chance(10) {
             self.want_elsewhere();
         }
+        if self.several.is_some() && self.random.chance(40) && self.nodes_go_on() {
+            return true;
+        }
         let total: usize = self.cores.iter().map(|core| core.owed.len()).sum();
+        if total == 0 && self.several.is_some() {
+            return self.nodes_go_on();
+        }
         if total == 0 {
             return false;
         }
@@ -692,8 +725,9 @@ impl World {
                     payload_bytes: _,
                 } => self.seal(core, slot, offset_bytes),
                 Action::RecallCore { core: other, row } => {
-                    assert_ne!(usize::from(other), core, "another core is asked");
-                    self.cores[usize::from(other)].owed.push(Owed::Recall(row));
+                    let other = core / self.cores_each * self.cores_each + usize::from(other);
+                    assert_ne!(other, core, "another core is asked");
+                    self.cores[other].owed.push(Owed::Recall(row));
                 }
                 Action::HurryCores { below } => {
                     let from = u16::try_from(core).expect("small");
@@ -722,11 +756,14 @@ impl World {
                     self.cores[core].owed.push(Owed::Compared { io, equal });
                 }
                 Action::WakeCores { mask, row } => {
-                    assert!(mask != 0 && mask >> core & 1 == 0, "others are woken");
-                    for other in (0..self.cores.len()).filter(|other| mask >> other & 1 == 1) {
-                        self.cores[other].owed.push(Owed::Wake(row));
-                    }
-                    self.call_home(mask, row);
+                    assert!(
+                        mask != 0 && mask >> (core % self.cores_each) & 1 == 0,
+                        "others are woken"
+                    );
+                    self.wake_cores(core / self.cores_each, mask, row);
+                }
+                Action::WantRow { row, mode } if self.several.is_some() => {
+                    self.want_from_nodes(core, row, mode);
                 }
                 Action::WantRow { row, mode } => self.want_row(core, row, mode),
                 Action::PersistLost => self.cores[core].owed.push(Owed::LostDurable),

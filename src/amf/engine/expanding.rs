@@ -392,6 +392,7 @@ fn shape(level: Level, members: u8, journal: bool, random: &mut Random) -> Shape
         scratch_strips: 64,
         journal: journal.then_some(durability),
         shared: false,
+        nodes: 1,
     }
 }
 

@@ -345,6 +345,7 @@ fn shape(random: &mut Random) -> Shape {
         scratch_strips: small(pick(random, 0, 24)),
         journal: None,
         shared: false,
+        nodes: 1,
     }
 }
 

@@ -56,8 +56,11 @@ pub enum Durability {
 /// What a core needs to write back.
 #[derive(Clone, Debug)]
 pub struct WriteBackConfig {
-    /// Where the journal is; the core's number is its lane.
+    /// Where the journal is.
     pub layout: JournalLayout,
+    /// Lane of core 0; other cores have those behind it. Above 0 where other nodes write to the journal, too: cores are then told apart by
+    /// their lanes in [`Action::HurryCores`], [`Action::TailMoved`], [`Action::CommitCores`] and [`Action::Committed`].
+    pub first_lane: u16,
     /// Sequence numbers of all cores.
     pub shared: Arc<JournalShared>,
     /// When a write is done.
@@ -103,6 +106,7 @@ pub(super) struct WriteBack {
     /// Flushes that wait for this lane, in order of batches: up to which batch, and the core that has the flush and its name there.
     commits: VecDeque<(BatchNumber, u16, u32)>,
     lanes: u16,
+    own_lane: u16,
     /// Pieces that wait until nothing is dirty and all is retired.
     pub(super) drain_waiters: List,
     retire: retire::Retire,
@@ -120,6 +124,7 @@ impl WriteBack {
         let geometry = placement.widest();
         let WriteBackConfig {
             layout,
+            first_lane,
             shared,
             durability,
             write_blocks_max,
@@ -135,7 +140,7 @@ impl WriteBack {
         let append_blocks_max = write_blocks_max.max(checks * geometry.strip_blocks());
         let lane = Lane::new(LaneConfig {
             layout,
-            lane: core,
+            lane: first_lane + core,
             geometry: *placement.relied_on(),
             append_blocks_max,
             shared,
@@ -169,6 +174,7 @@ impl WriteBack {
             commit_waiters: List::EMPTY,
             commits: VecDeque::new(),
             lanes: layout.lanes,
+            own_lane: first_lane + core,
             drain_waiters: List::EMPTY,
             retire: retire::Retire::new(),
             hurry: retire::Hurry::default(),
@@ -479,7 +485,6 @@ impl Engine {
     /// A flush where there is a lane: what hosts were told is committed already, or is committed now, in all lanes, because a host's
     /// queues are on many cores.
     pub(super) fn flush_lane(&mut self, index: u32, out: &mut Vec<Action>) {
-        let core = self.core;
         let write_back = self.write_back.as_mut().expect("there is a lane");
         if write_back.durability == Durability::Journal {
             return self.finish(index, Ok(()), out);
@@ -490,7 +495,7 @@ impl Engine {
         piece.state = State::AwaitingCommits;
         piece.await_answers(others + u32::from(own.is_some()));
         if let Some(batch) = own {
-            write_back.commits.push_back((batch, core, index));
+            write_back.commits.push_back((batch, write_back.own_lane, index));
         }
         if others > 0 {
             out.push(Action::CommitCores { flush: index });
@@ -545,7 +550,7 @@ impl Engine {
                 return;
             };
             write_back.commits.pop_front();
-            if core == self.core {
+            if core == write_back.own_lane {
                 self.flush_answer(flush, out);
             } else {
                 out.push(Action::Committed { core, flush });

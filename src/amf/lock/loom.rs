@@ -248,7 +248,7 @@ impl Away {
             if self.over.load(Ordering::Acquire) == cores && recalls == 0 && !is_due {
                 return;
             }
-            is_due = self.word.enter_home() != Entry::In;
+            is_due = matches!(self.word.enter_home(), Entry::Busy { .. });
             if is_due {
                 continue;
             }

@@ -37,6 +37,8 @@ const HELD: u64 = 0b11 << HELD_SHIFT;
 pub enum Entry {
     /// It is in, and nobody else is.
     In,
+    /// It was in already, and has been told so or will be: by a core that wants a row, or because its turn has come.
+    Called,
     /// It will be told when its turn has come.
     Busy {
         /// The core whose writer is inside: it may keep the row for its dirty data and must be told that it is wanted.
@@ -206,7 +208,7 @@ impl LockWord {
     pub fn enter_home(&self) -> Entry {
         self.update(|word| {
             if is_home_in(word) {
-                return (word, Entry::In);
+                return (word, Entry::Called);
             }
             let asked = word | 1 << HOME;
             if !is_inside(word) && word & WAITING == 0 {
@@ -278,7 +280,7 @@ mod tests {
             BUSY,
             "the home is in"
         );
-        assert_eq!(word.enter_home(), Entry::In);
+        assert_eq!(word.enter_home(), Entry::Called);
         assert_eq!(word.held(), (0, Held::Nothing));
         word.set_held(ROW, Held::Write);
         assert_eq!(
@@ -345,7 +347,7 @@ mod tests {
         assert_eq!(word.try_acquire_shared(ROW, Mode::Write, 7), ACQUIRED);
         assert_eq!(word.release_shared(ROW, Mode::Write), HOMES);
         assert_eq!(word.try_acquire_shared(ROW, Mode::Write, 7), BUSY);
-        assert_eq!(word.enter_home(), Entry::In);
+        assert_eq!(word.enter_home(), Entry::Called);
         let version = word.version();
         word.set_held(0, Held::Nothing);
         assert_ne!(
@@ -401,7 +403,7 @@ mod tests {
             "one turn round"
         );
         assert_eq!(word.withdraw_shared(3), HOMES);
-        assert_eq!(word.enter_home(), Entry::In);
+        assert_eq!(word.enter_home(), Entry::Called);
         word.set_held(ROW, Held::Read);
         assert_eq!(word.leave_home(None), NOBODY);
         assert!(word.try_read_shared(ROW, 1), "demoted, it may still be read");

@@ -332,6 +332,7 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
         .filter(|_| scenario.is_journaled())?;
     let geometry = group.geometry();
     Some(WriteBackConfig {
+        first_lane: 0,
         layout: JournalLayout {
             start: journal.start,
             lane_blocks: journal.lane_blocks,

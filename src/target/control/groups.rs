@@ -230,6 +230,7 @@ fn machine_of(source: GroupSource, intent: Option<IntentMap>, lost: LostList) ->
 fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&ReplayReport>) -> WriteBackConfig {
     let block = machine.geometry().block();
     WriteBackConfig {
+        first_lane: 0,
         layout: JournalLayout {
             start: journal.start,
             lane_blocks: journal.lane_blocks,

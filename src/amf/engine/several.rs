@@ -1,0 +1,172 @@
+//! Engines of several nodes over the same drives, with the real lock protocol between them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::executor::{Owed, Random, Shape, World};
+use super::tests::{Run, any_shape};
+use super::{Durability, RowIndex};
+use crate::amf::arbiter::message::Message;
+use crate::amf::arbiter::{Arbitration, Config, FixedMap, HOLD_NS_MIN, LastWriter, QueueOrder, Rule};
+use crate::amf::homes::{HomeAction, Homes};
+use crate::amf::lock::{LockTable, Mode};
+use crate::icl::{Epoch, Slot, SlotSet};
+
+const EPOCH: Epoch = Epoch(1);
+
+/// The homes of each node, and what is on its way between them: in order between the same two.
+pub struct Several {
+    homes: Vec<Homes>,
+    links: BTreeMap<(usize, usize), VecDeque<Message>>,
+    now_ns: u64,
+    messages: u64,
+}
+
+fn slot(node: usize) -> Slot {
+    Slot::new(u8::try_from(node).expect("few nodes")).expect("few nodes")
+}
+
+impl Several {
+    pub fn new(locks: &[Arc<LockTable>]) -> Self {
+        let homes = locks.iter().enumerate().map(|(node, lock)| {
+            let config = Config {
+                local: slot(node),
+                order: QueueOrder::Fifo,
+                hold_ns_min: HOLD_NS_MIN,
+                holder_limit: 48,
+                arbiter_limit: 400,
+                queue_max: 64,
+            };
+            Homes::new(Arc::clone(lock), Arbitration::new(config))
+        });
+        Self {
+            homes: homes.collect(),
+            links: BTreeMap::new(),
+            now_ns: 0,
+            messages: 0,
+        }
+    }
+}
+
+impl World {
+    fn several(&mut self) -> &mut Several {
+        self.several.as_mut().expect("there are several nodes")
+    }
+
+    /// All nodes enter the first epoch.
+    fn found_array(&mut self) {
+        let nodes = self.several().homes.len();
+        let members: SlotSet = (0..nodes).map(slot).collect();
+        let rule = if nodes <= 2 {
+            Rule::LastWriter(LastWriter)
+        } else {
+            Rule::FixedMap(FixedMap)
+        };
+        for node in 0..nodes {
+            self.with_homes(node, |homes, now_ns, out| {
+                homes.enter(now_ns, EPOCH, members, SlotSet::EMPTY, rule, out);
+                homes.recovered(now_ns, EPOCH, out);
+            });
+        }
+    }
+
+    fn with_homes(&mut self, node: usize, act: impl FnOnce(&mut Homes, u64, &mut Vec<HomeAction>)) {
+        let several = self.several();
+        let mut out = Vec::new();
+        act(&mut several.homes[node], several.now_ns, &mut out);
+        for action in out {
+            match action {
+                HomeAction::WakeCores { mask, row } => self.wake_cores(node, mask, row),
+                HomeAction::RecallCore { core, row } => {
+                    let core = node * self.cores_each + usize::from(core);
+                    self.cores[core].owed.push(Owed::Recall(row));
+                }
+                HomeAction::Send { to, message } => {
+                    let several = self.several();
+                    several.messages += 1;
+                    let link = several.links.entry((node, usize::from(to.number())));
+                    link.or_default().push_back(message);
+                }
+                HomeAction::Reported(_) => {}
+                HomeAction::NeedsRecovery { .. } | HomeAction::Misbehaved { .. } => {
+                    panic!("all nodes live and keep to the rules: {action:?}")
+                }
+            }
+        }
+    }
+
+    pub fn want_from_nodes(&mut self, core: usize, row: RowIndex, mode: Mode) {
+        let local = u16::try_from(core % self.cores_each).expect("few cores");
+        self.with_homes(core / self.cores_each, |homes, now_ns, out| {
+            homes.want(now_ns, local, row, mode, out);
+        });
+    }
+
+    pub fn home_turn(&mut self, core: usize, row: RowIndex) {
+        self.with_homes(core / self.cores_each, |homes, now_ns, out| {
+            homes.turn(now_ns, row, out)
+        });
+    }
+
+    /// Some time goes by, and a message arrives. True if anything is left to happen.
+    pub fn nodes_go_on(&mut self) -> bool {
+        let later_ns = self.random.below(100_000);
+        let several = self.several();
+        several.now_ns += later_ns;
+        let nodes = several.homes.len();
+        for node in 0..nodes {
+            self.with_homes(node, |homes, now_ns, out| homes.tick(now_ns, out));
+        }
+        let several = self.several();
+        let busy: Vec<(usize, usize)> = several
+            .links
+            .iter()
+            .filter(|(_, link)| !link.is_empty())
+            .map(|(name, _)| *name)
+            .collect();
+        if busy.is_empty() {
+            return several.homes.iter().any(|homes| !homes.is_idle());
+        }
+        let (from, to) = busy[self.random.index(busy.len())];
+        let link = self.several().links.get_mut(&(from, to)).expect("it was listed");
+        let message = link.pop_front().expect("it is not empty");
+        self.with_homes(to, |homes, now_ns, out| {
+            homes.received(now_ns, slot(from), EPOCH, message, out);
+        });
+        true
+    }
+}
+
+/// CHECKLIST B1, B2, B3, B8, B9, PROTOCOL H13: hosts read and write the same blocks through all nodes; all commands end, and what each of them
+/// reads, and the drives hold in the end, is what was written last, wherever that was.
+#[test]
+fn nodes_that_share_a_group_serve_it_as_one() {
+    let mut messages = 0;
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let nodes = 2 + u16::try_from(random.below(3)).expect("small");
+        let shape = any_shape(&mut random);
+        let shape = Shape {
+            nodes,
+            cores: nodes * (1 + shape.cores % 2),
+            // More rows than slots, at times.
+            rows: if seed % 5 == 0 { 150 } else { shape.rows },
+            journal: shape.journal.map(|_| Durability::Journal),
+            ..shape
+        };
+        let mut run = Run::new(&shape, seed);
+        if seed % 3 == 0 {
+            run.world.remember_reads(40, 8192);
+        }
+        run.world.found_array();
+        run.run(2000, |_, _| {});
+        run.check_contents();
+        let several = run.world.several.take().expect("there are several nodes");
+        assert!(
+            several.homes.iter().all(Homes::is_idle),
+            "whoever asked was answered"
+        );
+        messages += several.messages;
+    }
+    assert!(messages > 100_000, "{messages}");
+}

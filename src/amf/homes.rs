@@ -1,0 +1,347 @@
+//! The homes of a node's lock slots: where its lock table meets the lock protocol between nodes.
+//!
+//! Owns what cores have asked for and what other nodes want of rows that are used here. The lock protocol ([`super::arbiter`]) knows what the node has; the
+//! table ([`super::lock`]) says so for at most one row of each slot, which is what cores look at: a row that loses its slot to another one is still the node's, and
+//! comes back without a message. Invariants: a word says no more than the protocol has granted; a row is quiet before it is given up; what a core asks for is got, or asked
+//! for again, as long as it waits.
+//!
+//! One value serves all slots of a node, or those of one of its cores. Deliberately knows neither engines nor links: it is told by calls and asks by [`HomeAction`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::RowIndex;
+use super::arbiter::message::{Message, Terms};
+use super::arbiter::{Action, Arbitration, Event, Hold, Prefetch, Resource, Want};
+use super::arbiter::{Misbehaviour, Rule, Token};
+use super::lock::{Entry, Held, LockTable, Mode, WakeMask};
+use crate::icl::{Epoch, Slot, SlotSet};
+
+/// What the runtime does for the homes, in the order of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HomeAction {
+    /// Call [`super::engine::Engine::wake`] with this row on the engines of these cores.
+    WakeCores {
+        /// Bit `i` is core `i`.
+        mask: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// Call [`super::engine::Engine::recall`] with this row on the engine of this core: another node wants it.
+    RecallCore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// Send to a peer.
+    Send {
+        /// To whom.
+        to: Slot,
+        /// What.
+        message: Message,
+    },
+    /// A member that is gone held this row for writing: it must be recovered before [`Homes::recovered`].
+    NeedsRecovery {
+        /// The row.
+        row: RowIndex,
+        /// Who held it.
+        holder: Slot,
+        /// The last write grant that is known.
+        token: Token,
+    },
+    /// All arbiters of the epoch know what this node has and wants.
+    Reported(Epoch),
+    /// A peer breaks the rules: its session ends.
+    Misbehaved {
+        /// Who.
+        peer: Slot,
+        /// How.
+        what: Misbehaviour,
+    },
+}
+
+/// What a core has asked for: its slot is in its home's hands until it has that.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    row: RowIndex,
+    mode: Mode,
+    core: u16,
+    /// It was refused for want of room, and is asked for again.
+    is_refused: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Homes {
+    table: Arc<LockTable>,
+    arbitration: Arbitration,
+    /// By slot.
+    wanted: BTreeMap<u32, Wanted>,
+    /// Rows that are to go when they are quiet, by slot, and what may be kept of each.
+    recalled: BTreeMap<u32, (RowIndex, Terms)>,
+    actions: Vec<Action>,
+}
+
+fn held(hold: Hold) -> Held {
+    match hold {
+        Hold::None => Held::Nothing,
+        Hold::Read => Held::Read,
+        Hold::Write => Held::Write,
+    }
+}
+
+fn exceeds(held: Held, keep: Hold) -> bool {
+    match held {
+        Held::Nothing => false,
+        Held::Read => !keep.covers(Mode::Read),
+        Held::Write => !keep.covers(Mode::Write),
+    }
+}
+
+/// One lock a row: an engine keeps the slot of each row that it has dirty data of.
+const fn row_of(resource: Resource) -> RowIndex {
+    RowIndex(resource.0)
+}
+
+impl Homes {
+    /// The homes of a shared table's slots, whose node is in no epoch yet.
+    pub fn new(table: Arc<LockTable>, arbitration: Arbitration) -> Self {
+        Self {
+            table,
+            arbitration,
+            wanted: BTreeMap::new(),
+            recalled: BTreeMap::new(),
+            actions: Vec::with_capacity(32),
+        }
+    }
+
+    /// The protocol's state.
+    pub const fn arbitration(&self) -> &Arbitration {
+        &self.arbitration
+    }
+
+    /// Whether no core waits for a row that is not here, and no other node for one that is.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.recalled.is_empty()
+    }
+
+    /// When [`Self::tick`] is due at the latest.
+    pub fn wake_at_ns(&self) -> Option<u64> {
+        self.arbitration.wake_at_ns()
+    }
+
+    /// A core's engine said [`super::engine::Action::WantRow`].
+    pub fn want(&mut self, now_ns: u64, core: u16, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+        let slot = self.table.slot(row);
+        let wanted = Wanted {
+            row,
+            mode,
+            core,
+            is_refused: false,
+        };
+        let earlier = self.wanted.insert(slot, wanted);
+        assert!(
+            earlier.is_none(),
+            "who asks has found the slot in its home's hands"
+        );
+        if let Some((recalled, terms)) = self.recalled.remove(&slot) {
+            // The home is in on this core's account, which is as good as its own.
+            self.keep(recalled, terms);
+            self.quiesced(now_ns, recalled, out);
+        }
+        self.ask(now_ns, row, mode, out);
+    }
+
+    fn ask(&mut self, now_ns: u64, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+        let want = Want {
+            resource: Resource(row.0),
+            mode,
+            priority: 0,
+            prefetch: Prefetch::NONE,
+        };
+        self.handle(now_ns, Event::Want(want), out);
+    }
+
+    /// The turn has come to the home of the row's slot: [`super::lock::HOME`] was among the cores to be woken.
+    pub fn turn(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<HomeAction>) {
+        let slot = self.table.slot(row);
+        let (row, terms) = self
+            .recalled
+            .remove(&slot)
+            .expect("it waits for its turn for a row that is to go");
+        self.give_up(now_ns, slot, row, terms, out);
+    }
+
+    /// Time has passed: at least every few milliseconds.
+    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<HomeAction>) {
+        self.handle(now_ns, Event::Tick, out);
+        let refused: Vec<u32> = self
+            .wanted
+            .iter_mut()
+            .filter_map(|(slot, wanted)| std::mem::take(&mut wanted.is_refused).then_some(*slot))
+            .collect();
+        for slot in refused {
+            if let Some(Wanted { row, mode, .. }) = self.wanted.get(&slot).copied() {
+                self.ask(now_ns, row, mode, out);
+            }
+        }
+    }
+
+    /// A message came in on the link, in this epoch.
+    pub fn received(
+        &mut self,
+        now_ns: u64,
+        from: Slot,
+        epoch: Epoch,
+        message: Message,
+        out: &mut Vec<HomeAction>,
+    ) {
+        let event = Event::Message { from, epoch, message };
+        self.handle(now_ns, event, out);
+    }
+
+    /// These members are not heard.
+    pub fn suspect(&mut self, now_ns: u64, members: SlotSet, out: &mut Vec<HomeAction>) {
+        self.handle(now_ns, Event::Suspect(members), out);
+    }
+
+    /// An epoch was decided; see [`Event::Enter`].
+    pub fn enter(
+        &mut self,
+        now_ns: u64,
+        epoch: Epoch,
+        members: SlotSet,
+        survivors: SlotSet,
+        rule: Rule,
+        out: &mut Vec<HomeAction>,
+    ) {
+        let event = Event::Enter {
+            epoch,
+            members,
+            survivors,
+            rule,
+        };
+        self.handle(now_ns, event, out);
+    }
+
+    /// What members that are gone have left undone is done.
+    pub fn recovered(&mut self, now_ns: u64, epoch: Epoch, out: &mut Vec<HomeAction>) {
+        self.handle(now_ns, Event::Recovered(epoch), out);
+    }
+
+    fn handle(&mut self, now_ns: u64, event: Event, out: &mut Vec<HomeAction>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.arbitration.handle(now_ns, event, &mut actions);
+        for action in actions.drain(..) {
+            self.act(now_ns, action, out);
+        }
+        // Acting may have begun a list of its own.
+        if self.actions.capacity() < actions.capacity() {
+            self.actions = actions;
+        }
+    }
+
+    fn act(&mut self, now_ns: u64, action: Action, out: &mut Vec<HomeAction>) {
+        match action {
+            Action::Send { to, message } => out.push(HomeAction::Send { to, message }),
+            Action::Granted { resource, mode, .. } => self.granted(row_of(resource), mode, out),
+            Action::Recall { resource, terms } => self.recall(now_ns, row_of(resource), terms, out),
+            Action::Failed { resource, .. } => {
+                let slot = self.table.slot(row_of(resource));
+                let wanted = self.wanted.get_mut(&slot);
+                if let Some(wanted) = wanted.filter(|wanted| wanted.row == row_of(resource)) {
+                    wanted.is_refused = true;
+                }
+            }
+            Action::NeedsRecovery {
+                resource,
+                holder,
+                token,
+            } => out.push(HomeAction::NeedsRecovery {
+                row: row_of(resource),
+                holder,
+                token,
+            }),
+            Action::Reported(epoch) => out.push(HomeAction::Reported(epoch)),
+            Action::Misbehaved { peer, what } => out.push(HomeAction::Misbehaved { peer, what }),
+            Action::Settled { .. } | Action::Confirmed { .. } | Action::Reinstated { .. } => {
+                unreachable!("dirty data is destaged and not handed over")
+            }
+        }
+    }
+
+    /// The node has a row: the core that waits for it is let in. If nobody waits any more it is the node's all the same.
+    fn granted(&mut self, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+        let slot = self.table.slot(row);
+        if self.wanted.get(&slot).is_none_or(|wanted| wanted.row != row) {
+            return;
+        }
+        let Some(Wanted { core, .. }) = self.wanted.remove(&slot) else {
+            return;
+        };
+        if let Some((other, _)) = self.table.held(slot).filter(|(other, _)| *other != row) {
+            self.table.set_held(other, Held::Nothing);
+        }
+        self.table.set_held(row, held(mode.into()));
+        // If it was got for less than is wanted, the core finds out and asks again.
+        let wake = self.table.leave_home(slot, Some(core));
+        wake_cores(wake, row, out);
+    }
+
+    /// Another node wants a row.
+    fn recall(&mut self, now_ns: u64, row: RowIndex, terms: Terms, out: &mut Vec<HomeAction>) {
+        let slot = self.table.slot(row);
+        let is_used = self
+            .table
+            .held(slot)
+            .is_some_and(|(used, held)| used == row && exceeds(held, terms.keep));
+        if !is_used || self.wanted.contains_key(&slot) {
+            self.keep(row, terms);
+            return self.quiesced(now_ns, row, out);
+        }
+        match self.table.enter_home(slot) {
+            Entry::In => self.give_up(now_ns, slot, row, terms, out),
+            // A core wants another row, or this one for more, and is about to say so.
+            Entry::Called => drop(self.recalled.insert(slot, (row, terms))),
+            Entry::Busy { recall } => {
+                let earlier = self.recalled.insert(slot, (row, terms));
+                assert!(earlier.is_none(), "a slot says one row, which is recalled once");
+                if let Some(core) = recall {
+                    out.push(HomeAction::RecallCore { core, row });
+                }
+            }
+        }
+    }
+
+    /// The slot's home is in: the node keeps what the terms say of the row, and the home leaves. Only then the protocol hears of it, because it may
+    /// want the home to come in again at once.
+    fn give_up(&mut self, now_ns: u64, slot: u32, row: RowIndex, terms: Terms, out: &mut Vec<HomeAction>) {
+        self.keep(row, terms);
+        let wake = self.table.leave_home(slot, None);
+        wake_cores(wake, row, out);
+        self.quiesced(now_ns, row, out);
+    }
+
+    /// The word says no more than the terms. If the row has its slot, the slot's home is in.
+    fn keep(&self, row: RowIndex, terms: Terms) {
+        let has_slot = self.table.held(self.table.slot(row));
+        if has_slot.is_some_and(|(used, held)| used == row && exceeds(held, terms.keep)) {
+            self.table.set_held(row, held(terms.keep));
+        }
+    }
+
+    fn quiesced(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<HomeAction>) {
+        let quiesced = Event::Quiesced {
+            resource: Resource(row.0),
+            is_handed_over: false,
+        };
+        self.handle(now_ns, quiesced, out);
+    }
+}
+
+fn wake_cores(wake: WakeMask, row: RowIndex, out: &mut Vec<HomeAction>) {
+    if wake.0 != 0 {
+        out.push(HomeAction::WakeCores { mask: wake.0, row });
+    }
+}
