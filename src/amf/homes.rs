@@ -7,13 +7,18 @@
 //!
 //! One value serves all slots of a node, or those of one of its cores. Deliberately knows neither engines nor links: it is told by calls and asks by [`HomeAction`].
 
+mod context;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub use context::{CONTEXT_BYTES, Context, ContextError};
 
 use super::RowIndex;
 use super::arbiter::message::{Message, Terms};
 use super::arbiter::{Action, Arbitration, Event, Hold, Prefetch, Resource, Want};
 use super::arbiter::{Misbehaviour, Rule, Token};
+use super::journal::JournalShared;
 use super::lock::{Entry, Held, LockTable, Mode, WakeMask};
 use crate::icl::{Epoch, Slot, SlotSet};
 
@@ -74,7 +79,12 @@ struct Wanted {
 /// See the module.
 #[derive(Debug)]
 pub struct Homes {
+    local: Slot,
+    members: SlotSet,
     table: Arc<LockTable>,
+    journal: Arc<JournalShared>,
+    /// What of the journal each other member of the epoch still needs.
+    tails: BTreeMap<Slot, u64>,
     arbitration: Arbitration,
     /// By slot.
     wanted: BTreeMap<u32, Wanted>,
@@ -105,10 +115,20 @@ const fn row_of(resource: Resource) -> RowIndex {
 }
 
 impl Homes {
-    /// The homes of a shared table's slots, whose node is in no epoch yet.
-    pub fn new(table: Arc<LockTable>, arbitration: Arbitration) -> Self {
+    /// The homes of a shared table's slots, whose node is in no epoch yet. The journal is made for several nodes
+    /// ([`JournalShared::among_nodes`]).
+    pub fn new(
+        local: Slot,
+        table: Arc<LockTable>,
+        journal: Arc<JournalShared>,
+        arbitration: Arbitration,
+    ) -> Self {
         Self {
+            local,
+            members: SlotSet::EMPTY,
             table,
+            journal,
+            tails: BTreeMap::new(),
             arbitration,
             wanted: BTreeMap::new(),
             recalled: BTreeMap::new(),
@@ -188,7 +208,36 @@ impl Homes {
         }
     }
 
-    /// A message came in on the link, in this epoch.
+    /// What has to go along with each message to another node of the group, whatever it is about, as it is when the message leaves.
+    pub fn context(&self) -> Context {
+        // The tail first: numbers that are taken meanwhile are not below it.
+        let tail = self.journal.own_tail();
+        let next = self.journal.entered();
+        Context {
+            next,
+            tail,
+            members: self.table.known(),
+        }
+    }
+
+    /// A message of a member came in, with this context; before anything is made of the message. True if this node's journal may forget more than before: then
+    /// cores that wait for room are to be told ([`super::engine::Engine::tail_moved`]).
+    pub fn learn(&mut self, from: Slot, context: &Context) -> bool {
+        self.journal.raise(context.next);
+        self.table.publish(context.members);
+        let before = self.journal.tail();
+        if let Some(tail) = self.tails.get_mut(&from) {
+            *tail = context.tail.max(*tail);
+        }
+        self.set_elsewhere();
+        self.journal.tail() > before
+    }
+
+    fn set_elsewhere(&self) {
+        self.journal.set_elsewhere(self.tails.values().min().copied());
+    }
+
+    /// A message about locks came in on the link, in this epoch, and its context was taken in.
     pub fn received(
         &mut self,
         now_ns: u64,
@@ -216,6 +265,14 @@ impl Homes {
         rule: Rule,
         out: &mut Vec<HomeAction>,
     ) {
+        // Of a member that is new nothing is needed below what this node has used; of one that is gone everything is, until it is recovered: its
+        // bound stays.
+        let start = self.journal.tail();
+        self.members = members;
+        for member in members.without(self.local).iter() {
+            self.tails.entry(member).or_insert(start);
+        }
+        self.set_elsewhere();
         let event = Event::Enter {
             epoch,
             members,
@@ -227,6 +284,9 @@ impl Homes {
 
     /// What members that are gone have left undone is done.
     pub fn recovered(&mut self, now_ns: u64, epoch: Epoch, out: &mut Vec<HomeAction>) {
+        let members = self.members;
+        self.tails.retain(|member, _| members.contains(*member));
+        self.set_elsewhere();
         self.handle(now_ns, Event::Recovered(epoch), out);
     }
 

@@ -293,6 +293,20 @@ impl LockTable {
             .publish(members.rebuilding, members.rebuilt_rows, newest);
     }
 
+    /// The set of members as it is known here, its generation modulo 2^30: what other nodes are told, who publish it as it is.
+    pub fn known(&self) -> MemberSet {
+        // Before the members: a member whose rebuild has ended is live in one or the other.
+        let rebuild = self.rebuild.load();
+        let Members { failed, parity } = self.members.load();
+        MemberSet {
+            generation: self.members.generation(),
+            failed,
+            parity,
+            rebuilding: rebuild.members & failed,
+            rebuilt_rows: rebuild.rows,
+        }
+    }
+
     /// Failed members and trust in parity as the newest published set says, members under rebuild among the failed.
     #[inline]
     pub fn members(&self) -> Members {

@@ -232,7 +232,14 @@ impl World {
         let scratch_bytes =
             Engine::scratch_bytes_min(&geometry) + shape.scratch_strips * geometry.strip_bytes();
         let data_blocks = 3 + shape.rows * u64::from(geometry.member_row_blocks());
-        let shared = Arc::new(JournalShared::new(shape.cores, 1));
+        let shared = |_| {
+            Arc::new(if shape.nodes > 1 {
+                JournalShared::among_nodes(shape.cores, 1)
+            } else {
+                JournalShared::new(shape.cores, 1)
+            })
+        };
+        let numbers: Vec<Arc<JournalShared>> = (0..shape.nodes).map(shared).collect();
         let intent = Arc::new(IntentMap::new(shape.rows, 1));
         let lost = Arc::new(LostMap::default());
         let journal = |durability, node| WriteBackConfig {
@@ -245,11 +252,12 @@ impl World {
                 group: Uuid([7; 16]),
                 block: BlockSize::B512,
             },
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(&numbers[usize::from(node)]),
             durability,
             write_blocks_max: WRITE_BLOCKS_MAX,
-            intent: Some(Arc::clone(&intent)),
-            lost: Some(Arc::clone(&lost)),
+            // Nodes that share a group have no such map and list yet.
+            intent: (shape.nodes == 1).then(|| Arc::clone(&intent)),
+            lost: (shape.nodes == 1).then(|| Arc::clone(&lost)),
         };
         let cores = (0..shape.cores).map(|core| Core {
             engine: Engine::new(EngineConfig {
@@ -279,7 +287,7 @@ impl World {
             layout,
             lock: Arc::clone(&locks[0]),
             cores_each: usize::from(cores_each),
-            several: (shape.nodes > 1).then(|| Several::new(&locks)),
+            several: (shape.nodes > 1).then(|| Several::new(&locks, &numbers)),
             stable: vec![vec![0; blocks]; usize::from(shape.members)],
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
             intent,
@@ -314,6 +322,12 @@ impl World {
             core.engine
                 .set_read_cache(ReadCacheConfig { bytes, window_bytes });
         }
+    }
+
+    /// The other cores of a core's node.
+    fn others_of(&self, core: usize) -> impl Iterator<Item = usize> + use<> {
+        let first = core / self.cores_each * self.cores_each;
+        (first..first + self.cores_each).filter(move |other| *other != core)
     }
 
     /// Brings all that is dirty to its place.
@@ -509,6 +523,7 @@ impl World {
 
     /// Where there is a journal, cores look after it as time goes by: true if that made them ask for something.
     fn time_goes_by(&mut self) -> bool {
+        self.nodes_beat();
         for _ in 0..if self.journaled { 25 } else { 0 } {
             for core in 0..self.cores.len() {
                 let mut out = Vec::new();
@@ -731,9 +746,10 @@ impl World {
                 }
                 Action::HurryCores { below } => {
                     let from = u16::try_from(core).expect("small");
-                    for other in (0..self.cores.len()).filter(|other| *other != core) {
+                    for other in self.others_of(core) {
                         self.cores[other].owed.push(Owed::Hurry { core: from, below });
                     }
+                    self.hurry_nodes(core, below);
                 }
                 Action::CommitCores { flush } => {
                     let from = u16::try_from(core).expect("small");
@@ -748,7 +764,7 @@ impl World {
                 }
                 Action::TailMoved { mask } => {
                     for other in (0..self.cores.len()).filter(|other| mask >> other & 1 == 1) {
-                        self.cores[other].owed.push(Owed::TailMoved);
+                        self.tail_moved(core, other);
                     }
                 }
                 Action::Compare { io, a, b, bytes } => {

@@ -8,16 +8,33 @@ use super::tests::{Run, any_shape};
 use super::{Durability, RowIndex};
 use crate::amf::arbiter::message::Message;
 use crate::amf::arbiter::{Arbitration, Config, FixedMap, HOLD_NS_MIN, LastWriter, QueueOrder, Rule};
-use crate::amf::homes::{HomeAction, Homes};
+use crate::amf::homes::{Context, HomeAction, Homes};
+use crate::amf::journal::JournalShared;
 use crate::amf::lock::{LockTable, Mode};
 use crate::icl::{Epoch, Slot, SlotSet};
 
 const EPOCH: Epoch = Epoch(1);
 
+/// What a node says to another one.
+enum Mail {
+    Lock(Message),
+    /// A core wants numbers below this to be retired.
+    Hurry {
+        core: usize,
+        below: u64,
+    },
+    /// That was done for this core.
+    TailMoved {
+        core: usize,
+    },
+    /// Nothing but what every message says.
+    Beat,
+}
+
 /// The homes of each node, and what is on its way between them: in order between the same two.
 pub struct Several {
     homes: Vec<Homes>,
-    links: BTreeMap<(usize, usize), VecDeque<Message>>,
+    links: BTreeMap<(usize, usize), VecDeque<(Context, Mail)>>,
     now_ns: u64,
     messages: u64,
 }
@@ -27,8 +44,9 @@ fn slot(node: usize) -> Slot {
 }
 
 impl Several {
-    pub fn new(locks: &[Arc<LockTable>]) -> Self {
-        let homes = locks.iter().enumerate().map(|(node, lock)| {
+    pub fn new(locks: &[Arc<LockTable>], numbers: &[Arc<JournalShared>]) -> Self {
+        let homes = locks.iter().zip(numbers).enumerate();
+        let homes = homes.map(|(node, (lock, numbers))| {
             let config = Config {
                 local: slot(node),
                 order: QueueOrder::Fifo,
@@ -37,7 +55,8 @@ impl Several {
                 arbiter_limit: 400,
                 queue_max: 64,
             };
-            Homes::new(Arc::clone(lock), Arbitration::new(config))
+            let arbitration = Arbitration::new(config);
+            Homes::new(slot(node), Arc::clone(lock), Arc::clone(numbers), arbitration)
         });
         Self {
             homes: homes.collect(),
@@ -45,6 +64,16 @@ impl Several {
             now_ns: 0,
             messages: 0,
         }
+    }
+
+    fn send(&mut self, from: usize, to: usize, mail: Mail) {
+        let context = self.homes[from].context();
+        let context = Context::parse(&context.encode()).expect("it is read as it was written");
+        self.messages += 1;
+        self.links
+            .entry((from, to))
+            .or_default()
+            .push_back((context, mail));
     }
 }
 
@@ -82,10 +111,8 @@ impl World {
                     self.cores[core].owed.push(Owed::Recall(row));
                 }
                 HomeAction::Send { to, message } => {
-                    let several = self.several();
-                    several.messages += 1;
-                    let link = several.links.entry((node, usize::from(to.number())));
-                    link.or_default().push_back(message);
+                    self.several()
+                        .send(node, usize::from(to.number()), Mail::Lock(message));
                 }
                 HomeAction::Reported(_) => {}
                 HomeAction::NeedsRecovery { .. } | HomeAction::Misbehaved { .. } => {
@@ -108,6 +135,25 @@ impl World {
         });
     }
 
+    /// The lane of a core is full: the other nodes hear of it, too.
+    pub fn hurry_nodes(&mut self, core: usize, below: u64) {
+        let own = core / self.cores_each;
+        let Some(several) = &mut self.several else { return };
+        for to in (0..several.homes.len()).filter(|to| *to != own) {
+            several.send(own, to, Mail::Hurry { core, below });
+        }
+    }
+
+    /// What a core waited for is retired by another one.
+    pub fn tail_moved(&mut self, by: usize, core: usize) {
+        let (from, to) = (by / self.cores_each, core / self.cores_each);
+        if from == to {
+            self.cores[core].owed.push(Owed::TailMoved);
+        } else {
+            self.several().send(from, to, Mail::TailMoved { core });
+        }
+    }
+
     /// Some time goes by, and a message arrives. True if anything is left to happen.
     pub fn nodes_go_on(&mut self) -> bool {
         let later_ns = self.random.below(100_000);
@@ -118,9 +164,8 @@ impl World {
             self.with_homes(node, |homes, now_ns, out| homes.tick(now_ns, out));
         }
         let several = self.several();
-        let busy: Vec<(usize, usize)> = several
-            .links
-            .iter()
+        let links = several.links.iter();
+        let busy: Vec<(usize, usize)> = links
             .filter(|(_, link)| !link.is_empty())
             .map(|(name, _)| *name)
             .collect();
@@ -128,12 +173,44 @@ impl World {
             return several.homes.iter().any(|homes| !homes.is_idle());
         }
         let (from, to) = busy[self.random.index(busy.len())];
-        let link = self.several().links.get_mut(&(from, to)).expect("it was listed");
-        let message = link.pop_front().expect("it is not empty");
-        self.with_homes(to, |homes, now_ns, out| {
-            homes.received(now_ns, slot(from), EPOCH, message, out);
-        });
+        self.arrive(from, to);
         true
+    }
+
+    fn arrive(&mut self, from: usize, to: usize) {
+        let several = self.several();
+        let link = several.links.get_mut(&(from, to)).expect("it was listed");
+        let (context, mail) = link.pop_front().expect("it is not empty");
+        let first = to * self.cores_each;
+        if self.several().homes[to].learn(slot(from), &context) {
+            for core in first..first + self.cores_each {
+                self.cores[core].owed.push(Owed::TailMoved);
+            }
+        }
+        match mail {
+            Mail::Lock(message) => self.with_homes(to, |homes, now_ns, out| {
+                homes.received(now_ns, slot(from), EPOCH, message, out);
+            }),
+            Mail::Hurry { core: asker, below } => {
+                let lane = u16::try_from(asker).expect("few lanes");
+                for core in first..first + self.cores_each {
+                    self.cores[core].owed.push(Owed::Hurry { core: lane, below });
+                }
+            }
+            Mail::TailMoved { core } => self.cores[core].owed.push(Owed::TailMoved),
+            Mail::Beat => {}
+        }
+    }
+
+    /// As often as not all nodes say what they know, whether or not anything else is to be said.
+    pub fn nodes_beat(&mut self) {
+        let Some(several) = &mut self.several else { return };
+        let nodes = several.homes.len();
+        for (from, to) in (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to))) {
+            if from != to {
+                several.send(from, to, Mail::Beat);
+            }
+        }
     }
 }
 
@@ -159,7 +236,15 @@ fn nodes_that_share_a_group_serve_it_as_one() {
             run.world.remember_reads(40, 8192);
         }
         run.world.found_array();
-        run.run(2000, |_, _| {});
+        // A member is lost at some moment in half of the runs; nodes hear of it at different times.
+        let moment = u32::try_from(run.world.random.below(4000)).expect("small");
+        let member = run.world.random.index(run.world.drives.len());
+        let is_redundant = shape.level.is_redundant();
+        run.run(2000, |run, step| {
+            if step == moment && is_redundant {
+                run.world.fail_members(1 << member);
+            }
+        });
         run.check_contents();
         let several = run.world.several.take().expect("there are several nodes");
         assert!(

@@ -5,6 +5,9 @@
 //! above the number of an entry that is not retired, whatever the other cores do meanwhile, because
 //! replay ignores everything below the largest tail that it finds.
 //!
+//! Where nodes share a journal each has its own lanes and one such value; of the others' lanes it knows one bound. Numbers of an entry are above those
+//! of all entries that its writer has heard of ([`JournalShared::raise`]), so that a row's entries ascend from node to node as its lock does.
+//!
 //! Why that holds: a lane without entries publishes a lower bound *before* it takes a number, and the
 //! tail reads the counter before it reads the lanes. Either it sees the bound; or it read the lane's word
 //! before the bound was there, so the number is taken later and is not below the counter that was read.
@@ -30,6 +33,8 @@ struct Word(AtomicU64);
 pub struct JournalShared {
     next: Word,
     lowest: Box<[Word]>,
+    /// No entry of another node's lane below this is needed.
+    elsewhere: Word,
 }
 
 impl JournalShared {
@@ -43,7 +48,34 @@ impl JournalShared {
         Self {
             next: Word(AtomicU64::new(start)),
             lowest: (0..lanes).map(|_| Word(AtomicU64::new(NONE))).collect(),
+            elsewhere: Word(AtomicU64::new(NONE)),
         }
+    }
+
+    /// The same where other nodes write lanes, too: until they are heard the tail stays at `start`.
+    pub fn among_nodes(lanes: u16, start: u64) -> Self {
+        let shared = Self::new(lanes, start);
+        shared.set_elsewhere(Some(start));
+        shared
+    }
+
+    /// The numbers of entries from now on are at least this: another node has used those below.
+    pub fn raise(&self, next: u64) {
+        assert!(next < NONE, "there are numbers left");
+        self.next.0.fetch_max(next, Ordering::SeqCst);
+    }
+
+    /// All entries of other nodes' lanes below this are retired, and they take no lower numbers any more; `None` if there are no other nodes.
+    pub fn set_elsewhere(&self, bound: Option<u64>) {
+        self.elsewhere.0.store(bound.unwrap_or(NONE), Ordering::SeqCst);
+    }
+
+    /// As [`Self::tail`], for the lanes of this node alone: what other nodes are told.
+    pub fn own_tail(&self) -> u64 {
+        // The counter first: see the head of this file.
+        let next = self.next.0.load(Ordering::SeqCst);
+        let lanes = self.lowest.iter().map(|word| word.0.load(Ordering::SeqCst));
+        lanes.fold(next, u64::min)
     }
 
     /// Takes the number of an entry of `lane`; from now on the tail stays at or below it until
@@ -89,10 +121,7 @@ impl JournalShared {
 
     /// A number below which every entry of every lane is retired.
     pub fn tail(&self) -> u64 {
-        // The counter first: see the head of this file.
-        let next = self.next.0.load(Ordering::SeqCst);
-        let lanes = self.lowest.iter().map(|word| word.0.load(Ordering::SeqCst));
-        lanes.fold(next, u64::min)
+        self.own_tail().min(self.elsewhere.0.load(Ordering::SeqCst))
     }
 
     fn word(&self, lane: u16) -> &AtomicU64 {
@@ -130,6 +159,25 @@ mod tests {
             "all are retired: the next one is the first that counts"
         );
         assert_eq!((shared.enter(1), shared.tail()), (13, 13));
+    }
+
+    /// PROTOCOL H19: a row's entries ascend as its lock goes from node to node, and nobody forgets what is needed against another's older entry.
+    #[test]
+    fn nodes_take_numbers_above_those_that_they_have_heard_of() {
+        let [here, there] = [0, 1].map(|_| JournalShared::among_nodes(2, 10));
+        let first = here.enter(0);
+        assert_eq!((first, here.tail(), here.own_tail()), (10, 10, 10));
+        there.raise(here.entered());
+        let second = there.enter(0);
+        assert!(second > first);
+        there.set_lowest(0, None);
+        assert_eq!(there.tail(), 10, "the older entry is needed still");
+        here.set_lowest(0, None);
+        there.set_elsewhere(Some(here.own_tail()));
+        assert_eq!(there.tail(), here.own_tail());
+        here.raise(there.entered());
+        there.set_elsewhere(Some(here.own_tail()));
+        assert_eq!(there.tail(), there.entered(), "nothing is needed any more");
     }
 
     #[test]
