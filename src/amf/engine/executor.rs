@@ -110,6 +110,8 @@ pub struct World {
     pub lock: Arc<LockTable>,
     /// Cores of one node.
     pub cores_each: usize,
+    /// Not all nodes were told of the newest members.
+    is_late: bool,
     /// What nodes say to one another, if there are several.
     pub several: Option<Several>,
     pub drives: Vec<Vec<u8>>,
@@ -287,6 +289,7 @@ impl World {
             layout,
             lock: Arc::clone(&locks[0]),
             cores_each: usize::from(cores_each),
+            is_late: false,
             several: (shape.nodes > 1).then(|| Several::new(&locks, &numbers)),
             stable: vec![vec![0; blocks]; usize::from(shape.members)],
             drives: vec![vec![0; blocks]; usize::from(shape.members)],
@@ -427,9 +430,16 @@ impl World {
             ..members
         };
         self.reported &= !members.failed;
-        for core in &mut self.cores {
+        // Cores of other nodes are told when nothing else is left: until then they know what they hear with rows.
+        let told = if self.several.is_some() {
+            self.cores_each
+        } else {
+            self.cores.len()
+        };
+        for core in &mut self.cores[..told] {
             core.owed.push(Owed::Members(self.members));
         }
+        self.is_late = told < self.cores.len();
     }
 
     /// Pays one debt. Drives of broken members answer with an error.
@@ -524,6 +534,12 @@ impl World {
     /// Where there is a journal, cores look after it as time goes by: true if that made them ask for something.
     fn time_goes_by(&mut self) -> bool {
         self.nodes_beat();
+        if std::mem::take(&mut self.is_late) {
+            for core in &mut self.cores[self.cores_each..] {
+                core.owed.push(Owed::Members(self.members));
+            }
+            return true;
+        }
         for _ in 0..if self.journaled { 25 } else { 0 } {
             for core in 0..self.cores.len() {
                 let mut out = Vec::new();
