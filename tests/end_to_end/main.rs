@@ -13,6 +13,7 @@ mod drives;
 mod expansion;
 mod fabric;
 mod fences;
+mod forms;
 mod health;
 mod initiator;
 mod kill_cycles;
