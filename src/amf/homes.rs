@@ -16,7 +16,7 @@ pub use context::{CONTEXT_BYTES, Context, ContextError};
 
 use super::RowIndex;
 use super::arbiter::message::{Message, Terms};
-use super::arbiter::{Action, Arbitration, Event, Hold, Prefetch, Resource, Want};
+use super::arbiter::{Action, Arbitration, Event, Prefetch, Resource, Want};
 use super::arbiter::{Misbehaviour, Rule, Token};
 use super::journal::JournalShared;
 use super::lock::{Entry, Held, LockTable, Mode, WakeMask};
@@ -91,22 +91,6 @@ pub struct Homes {
     /// Rows that are to go when they are quiet, by slot, and what may be kept of each.
     recalled: BTreeMap<u32, (RowIndex, Terms)>,
     actions: Vec<Action>,
-}
-
-fn held(hold: Hold) -> Held {
-    match hold {
-        Hold::None => Held::Nothing,
-        Hold::Read => Held::Read,
-        Hold::Write => Held::Write,
-    }
-}
-
-fn exceeds(held: Held, keep: Hold) -> bool {
-    match held {
-        Held::Nothing => false,
-        Held::Read => !keep.covers(Mode::Read),
-        Held::Write => !keep.covers(Mode::Write),
-    }
 }
 
 /// One lock a row: an engine keeps the slot of each row that it has dirty data of.
@@ -343,7 +327,7 @@ impl Homes {
         if let Some((other, _)) = self.table.held(slot).filter(|(other, _)| *other != row) {
             self.table.set_held(other, Held::Nothing);
         }
-        self.table.set_held(row, held(mode.into()));
+        self.table.set_held(row, mode.into());
         // If it was got for less than is wanted, the core finds out and asks again.
         let wake = self.table.leave_home(slot, Some(core));
         wake_cores(wake, row, out);
@@ -355,7 +339,7 @@ impl Homes {
         let is_used = self
             .table
             .held(slot)
-            .is_some_and(|(used, held)| used == row && exceeds(held, terms.keep));
+            .is_some_and(|(used, held)| used == row && held > terms.keep);
         if !is_used || self.wanted.contains_key(&slot) {
             self.keep(row, terms);
             return self.quiesced(now_ns, row, out);
@@ -386,8 +370,8 @@ impl Homes {
     /// The word says no more than the terms. If the row has its slot, the slot's home is in.
     fn keep(&self, row: RowIndex, terms: Terms) {
         let has_slot = self.table.held(self.table.slot(row));
-        if has_slot.is_some_and(|(used, held)| used == row && exceeds(held, terms.keep)) {
-            self.table.set_held(row, held(terms.keep));
+        if has_slot.is_some_and(|(used, held)| used == row && held > terms.keep) {
+            self.table.set_held(row, terms.keep);
         }
     }
 
