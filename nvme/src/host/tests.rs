@@ -148,6 +148,7 @@ fn config(kind: Kind) -> Config {
         queue_entries: 128,
         admin_entries: 32,
         kato_ms: 10_000,
+        drain: false,
         flow_control: false,
         max_transfer_bytes: 1 << 20,
         command_timeout_ns: 30 * SECOND_NS,
@@ -210,6 +211,7 @@ impl Rig {
                     }
                 }
                 told @ (Action::Live { .. }
+                | Action::Drain(_)
                 | Action::Namespace { .. }
                 | Action::NamespaceRemoved { .. }
                 | Action::NamespacesChanged

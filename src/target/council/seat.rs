@@ -167,6 +167,7 @@ impl Seat {
                     other_addresses: others.to_vec(),
                     depth: DEPTH,
                     kato_ms: KATO_MS,
+                    drain: true,
                     command_timeout: COMMAND_TIMEOUT,
                     reconnect: RECONNECT,
                     loss_timeout: None,

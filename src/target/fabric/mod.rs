@@ -175,6 +175,7 @@ fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target 
         header_digest: shelf.header_digest,
         data_digest: shelf.data_digest,
         kato_ms: KATO_MS,
+        drain: true,
         command_timeout: COMMAND_TIMEOUT,
         reconnect: RECONNECT,
         loss_timeout: None,
