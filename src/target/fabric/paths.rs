@@ -749,8 +749,11 @@ mod tests {
             drain,
             ..facts(0, vec![NAMESPACE])
         };
-        let ready = |facts| Event::Ready { shelf: 0, facts };
-        world.run(ready(&with(Drain::UnderWay)));
+        let ready = |world: &mut World, drain| {
+            let facts = &with(drain);
+            world.run(Event::Ready { shelf: 0, facts })
+        };
+        ready(&mut world, Drain::UnderWay);
         let instance = Event::Instance {
             shelf: 0,
             attempt: 0,
@@ -758,11 +761,11 @@ mod tests {
         };
         assert_eq!(world.run(instance), [], "it is there, and may not be asked");
         for drain in [Drain::UnderWay, Drain::Unsupported] {
-            assert_eq!(world.run(ready(&with(drain))), []);
+            assert_eq!(ready(&mut world, drain), []);
         }
         let connected = Action::Connected { drive: 7 };
-        assert_eq!(world.run(ready(&with(Drain::Proven))), [connected]);
-        assert_eq!(world.run(ready(&with(Drain::Proven))), [], "once");
+        assert_eq!(ready(&mut world, Drain::Proven), [connected]);
+        assert_eq!(ready(&mut world, Drain::Proven), [], "once");
     }
 
     #[test]
