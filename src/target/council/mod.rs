@@ -6,6 +6,7 @@
 //! | `drives` | which namespaces of the shelves are drives of the array, by their labels |
 //! | `manage` | what the configuration and operators ask for |
 //! | `survey` | which arrays there are on shelves, for tools that are no node |
+//! | `admission` | whether a target keeps what the array relies on, tried out before it is made |
 //! | `desk` | what the machine asks of drives as NVMe commands, and what their answers mean |
 //!
 //! A life runs on a thread of its own, which sleeps between its beats, so that no load on the cores of the data path delays a heartbeat. When
@@ -14,6 +15,7 @@
 //!
 //! Deliberately decides nothing: who is a member, who is fenced and who may answer hosts is [`crate::icl::membership`].
 
+pub mod admission;
 mod desk;
 mod drives;
 pub mod manage;
