@@ -173,5 +173,20 @@ pub(super) fn text(array: &ArrayStatus) -> String {
             drive.state.clone(),
         ]);
     }
-    format!("{}\n{}\n{}", show::facts(facts), nodes_text(array), table.text())
+    let admitted = array.drives.iter().filter_map(|drive| {
+        let found = drive.admission.as_ref()?;
+        Some((drive.name.as_str(), found.clone()))
+    });
+    let admitted = show::facts(admitted);
+    let admitted = if admitted.is_empty() {
+        String::new()
+    } else {
+        format!("\ntried out when the array was made:\n{admitted}")
+    };
+    format!(
+        "{}\n{}\n{}{admitted}",
+        show::facts(facts),
+        nodes_text(array),
+        table.text()
+    )
 }

@@ -19,7 +19,8 @@ pub enum NamespaceName {
 }
 
 impl NamespaceName {
-    fn names(self, namespace: &Namespace) -> bool {
+    /// Whether it is the name of this one.
+    pub fn names(self, namespace: &Namespace) -> bool {
         match self {
             Self::Nsid(nsid) => namespace.nsid == nsid,
             Self::Uuid(uuid) => namespace.uuid == uuid,

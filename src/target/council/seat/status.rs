@@ -58,6 +58,7 @@ impl Seat {
                     votes: place.is_some_and(|place| voters.contains(place)),
                     in_use: place.is_some_and(|place| in_use.contains(place)),
                     state: state_text(&drive.state),
+                    admission: None,
                 }
             })
             .collect()
