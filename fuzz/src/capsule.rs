@@ -458,6 +458,7 @@ pub fn association(bytes: &[u8]) -> usize {
         queue_entries: 32,
         admin_entries: 32,
         kato_ms: 5000,
+        keep_alive_ns: 2_500_000_000,
         drain: true,
         flow_control: true,
         max_transfer_bytes: 1 << 18,

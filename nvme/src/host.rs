@@ -174,6 +174,8 @@ impl Association {
         assert!(config.kind == Kind::Discovery || (1..=IO_QUEUES_MAX).contains(&config.io_queues));
         assert!(config.reconnect_min_ns > 0 && config.reconnect_min_ns <= config.reconnect_max_ns);
         assert!(config.command_timeout_ns > 0 && config.max_transfer_bytes >= 4096);
+        // One Keep Alive may be lost in time.
+        assert!(config.keep_alive_ns <= u64::from(config.kato_ms) * 1_000_000 / 2);
         Self {
             queues: vec![QueueState::Closed; usize::from(config.io_queues) + 1],
             config,
@@ -488,16 +490,11 @@ impl Association {
             return Ok(());
         }
         if self.config.kato_ms > 0 {
-            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.keep_alive_ns()));
+            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.config.keep_alive_ns));
         }
         let mut identify = SubmissionEntry::new(admin_opcode::IDENTIFY, CID_STEP);
         identify.set_dword(10, u32::from(cns::CONTROLLER));
         self.step(now_ns, Purpose::IdentifyController, identify, PAGE_BYTES, out)
-    }
-
-    /// Half of the timeout, so that one Keep Alive may be lost in time.
-    fn keep_alive_ns(&self) -> u64 {
-        u64::from(self.config.kato_ms) * 1_000_000 / 2
     }
 
     fn identified(
@@ -747,7 +744,7 @@ impl Association {
             && now_ns >= at_ns
             && self.pending[usize::from(CID_KEEP_ALIVE)].is_none()
         {
-            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.keep_alive_ns()));
+            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.config.keep_alive_ns));
             let entry = SubmissionEntry::new(admin_opcode::KEEP_ALIVE, CID_KEEP_ALIVE);
             self.submit(
                 now_ns,

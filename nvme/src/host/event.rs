@@ -36,6 +36,8 @@ pub struct Config {
     pub admin_entries: u16,
     /// Keep alive timeout in milliseconds; 0 for none.
     pub kato_ms: u32,
+    /// How often Keep Alive is sent, if there is a timeout: often enough for that, and to find a silent connection early.
+    pub keep_alive_ns: u64,
     /// Whether commands of earlier controllers are to be ended, and [`Action::Drain`] to say how far that is.
     pub drain: bool,
     /// Whether submission queue flow control is used. Without, Linux's target saves response capsules.

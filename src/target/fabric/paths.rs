@@ -246,6 +246,11 @@ impl Paths {
         path.is_shared = true;
     }
 
+    /// Whether this attempt to connect a shelf is known to have led somewhere.
+    pub fn is_known(&self, shelf: u16, attempt: u32) -> bool {
+        self.shelves[usize::from(shelf)].attempt == Some(attempt)
+    }
+
     /// Whether a drive answers commands, or would if it was not stale.
     pub fn is_claimed(&self, drive: u16) -> bool {
         matches!(self.paths[&drive].state, State::Claimed)

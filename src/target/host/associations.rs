@@ -351,6 +351,7 @@ fn config(target: &Target) -> Config {
         queue_entries: target.depth.saturating_add(1),
         admin_entries: ADMIN_ENTRIES,
         kato_ms: target.kato_ms,
+        keep_alive_ns: nanos(target.keep_alive).min(u64::from(target.kato_ms) * 1_000_000 / 2),
         drain: target.drain,
         flow_control: target.flow_control,
         max_transfer_bytes: target.max_transfer_bytes,

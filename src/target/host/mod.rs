@@ -77,6 +77,8 @@ pub struct Target {
     pub flow_control: bool,
     /// Keep alive timeout in milliseconds; 0 for none.
     pub kato_ms: u32,
+    /// How often the controller is asked whether it is there; half of the timeout if that is less.
+    pub keep_alive: Duration,
     /// Data bytes of a job at most, in `4096..=2 MiB`; the controller may allow fewer.
     pub max_transfer_bytes: u32,
     /// How long a job may take before its controller is reset.
@@ -107,6 +109,7 @@ impl Target {
             drain: false,
             flow_control: false,
             kato_ms: 10_000,
+            keep_alive: Duration::from_secs(5),
             max_transfer_bytes: 1 << 20,
             job_timeout: Duration::from_secs(30),
             command_timeout: Duration::from_secs(10),

@@ -73,6 +73,7 @@ fn association(drain: bool) -> Association {
         queue_entries: 16,
         admin_entries: 32,
         kato_ms: 0,
+        keep_alive_ns: 0,
         drain,
         flow_control: false,
         max_transfer_bytes: 1 << 18,
