@@ -168,9 +168,7 @@ impl Party {
         data: Vec<u8>,
         read_bytes: u32,
     ) -> (Status, Vec<u8>) {
-        let (outcome, data) = self
-            .host
-            .ask(0, is_admin, entry, data, read_bytes, ANSWER_WAIT);
+        let (outcome, data) = self.host.ask(0, is_admin, entry, data, read_bytes, ANSWER_WAIT);
         (status_of(outcome), data)
     }
 

@@ -665,7 +665,7 @@ impl Seat {
         let is_fit = |place: usize| match self.drives.get(place).state {
             State::Blank => true,
             State::Member(index) => Some(index) == index_of(place),
-            State::Away | State::Reading | State::Unfit(_) => false,
+            State::Away | State::Draining | State::Reading | State::Unfit(_) => false,
         };
         let named: Vec<String> = (0..self.setup.drives.len())
             .filter(|place| !is_fit(*place))
