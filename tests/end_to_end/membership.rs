@@ -481,6 +481,9 @@ fn a_lost_link_between_nodes_costs_no_membership_if_there_is_another() {
     first.create().unwrap();
     let formed = until("two members", &all, |all| are_open(all, 2));
     for wire in &wires {
+        until("both links", &all, |all| {
+            all.iter().all(|status| status.peers[0].paths_up == 2)
+        });
         wire.silence(true);
         // Longer than a member may be silent, and than a node without a lease goes on.
         let end = Instant::now() + Duration::from_secs(4);
@@ -489,6 +492,8 @@ fn a_lost_link_between_nodes_costs_no_membership_if_there_is_another() {
             assert_eq!(now[0].epoch, formed[0].epoch);
             std::thread::sleep(Duration::from_millis(100));
         }
+        let fewer = second.status().unwrap().peers[0].paths_up;
+        assert_eq!(fewer, 1, "it is known to be silent");
         wire.silence(false);
     }
     let after = until("both", &all, |all| are_open(all, 2));

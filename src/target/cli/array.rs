@@ -80,11 +80,12 @@ fn nodes_text(array: &ArrayStatus) -> String {
     let own = (array.slot, "this node".to_owned(), String::new());
     let peers = array.peers.iter().map(|peer| {
         let is_silent = array.silent.contains(&peer.slot);
-        let connected = peer.incarnation.is_some();
         let connected = if is_silent {
             "not heard".to_owned()
+        } else if peer.addresses.len() > 1 && peer.paths_up > 0 {
+            format!("by {} of {} paths", peer.paths_up, peer.addresses.len())
         } else {
-            yes_no(connected)
+            yes_no(peer.incarnation.is_some())
         };
         (peer.slot, connected, peer.addresses.join(" "))
     });

@@ -313,6 +313,7 @@ impl Council {
             slot: peer.slot.number(),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             incarnation: None,
+            paths_up: 0,
         });
         ArrayStatus {
             array: setup.name.clone(),

@@ -253,6 +253,15 @@ impl Port {
         self.refusals
     }
 
+    /// Connections for announcements that there are to a peer.
+    pub fn announcement_paths(&self, peer: Slot) -> usize {
+        let carries = |wire: &&Box<Wire>| {
+            let greeted = wire.greeted.is_some_and(|greeted| greeted.peer.slot == peer);
+            greeted && matches!(wire.life, Life::Announcements(_))
+        };
+        self.wires.iter().flatten().filter(carries).count()
+    }
+
     /// The peer at the other end of a connection for announcements, if there is one.
     pub fn announces_to(&self, peer: Slot) -> Option<Node> {
         let mut wires = self.wires.iter().flatten();

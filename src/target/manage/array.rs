@@ -112,4 +112,6 @@ pub struct ArrayPeerStatus {
     pub addresses: Vec<String>,
     /// Its life, if there is a connection to it.
     pub incarnation: Option<String>,
+    /// Paths by which announcements go.
+    pub paths_up: usize,
 }

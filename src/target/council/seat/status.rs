@@ -74,6 +74,7 @@ impl Seat {
                     .port
                     .announces_to(peer.slot)
                     .map(|node| hex(node.incarnation)),
+                paths_up: self.port.announcement_paths(peer.slot),
             })
             .collect()
     }
