@@ -153,6 +153,16 @@ pub(super) fn text(array: &ArrayStatus) -> String {
             "this node takes no part until `braid node join` has it come back".to_owned(),
         ));
     }
+    format!(
+        "{}\n{}\n{}{}",
+        show::facts(facts),
+        nodes_text(array),
+        drives_text(array),
+        admission_text(array)
+    )
+}
+
+fn drives_text(array: &ArrayStatus) -> String {
     let mut table = Table::new(&[
         ("drive", Align::Left),
         ("shelf", Align::Left),
@@ -174,20 +184,19 @@ pub(super) fn text(array: &ArrayStatus) -> String {
             drive.state.clone(),
         ]);
     }
+    table.text()
+}
+
+/// What was found of the drives, if the array was made here.
+fn admission_text(array: &ArrayStatus) -> String {
     let admitted = array.drives.iter().filter_map(|drive| {
         let found = drive.admission.as_ref()?;
         Some((drive.name.as_str(), found.clone()))
     });
     let admitted = show::facts(admitted);
-    let admitted = if admitted.is_empty() {
+    if admitted.is_empty() {
         String::new()
     } else {
         format!("\ntried out when the array was made:\n{admitted}")
-    };
-    format!(
-        "{}\n{}\n{}{admitted}",
-        show::facts(facts),
-        nodes_text(array),
-        table.text()
-    )
+    }
 }
