@@ -27,7 +27,8 @@ use crate::target::host::{Host, Job, Namespace, Outcome, Target, TargetFacts};
 /// First byte of what is written.
 pub const REGION_AT: u64 = HEARTBEATS_AT;
 /// Blocks that are written.
-pub const REGION_BLOCKS: u32 = SLOTS as u32;
+pub const REGION_BLOCKS: u32 = 8;
+const _: () = assert!(REGION_BLOCKS as usize == SLOTS);
 /// Writes of a round.
 const WRITES: u32 = 512;
 /// Answers to them after which the fence begins.

@@ -191,12 +191,7 @@ impl Associations {
                 );
             }
             Action::Live { .. } => link.live(&action),
-            Action::Drain(drain) => {
-                link.facts.as_mut().expect("it is live").drain = drain;
-                if link.told {
-                    self.scanned(target);
-                }
-            }
+            Action::Drain(drain) => self.drained(target, drain),
             Action::Namespace {
                 nsid,
                 blocks,
@@ -253,6 +248,15 @@ impl Associations {
         };
         let address = link.address();
         self.order(queue, self.epoch, Order::Open { jobs_max, address });
+    }
+
+    /// More is known of what earlier controllers have left behind.
+    fn drained(&mut self, target: usize, drain: Drain) {
+        let link = &mut self.links[target];
+        link.facts.as_mut().expect("it is live").drain = drain;
+        if link.told {
+            self.scanned(target);
+        }
     }
 
     fn scanned(&mut self, target: usize) {

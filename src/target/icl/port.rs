@@ -255,11 +255,11 @@ impl Port {
 
     /// Connections for announcements that there are to a peer.
     pub fn announcement_paths(&self, peer: Slot) -> usize {
-        let carries = |wire: &&Box<Wire>| {
+        let carries = |wire: &Wire| {
             let greeted = wire.greeted.is_some_and(|greeted| greeted.peer.slot == peer);
             greeted && matches!(wire.life, Life::Announcements(_))
         };
-        self.wires.iter().flatten().filter(carries).count()
+        self.wires.iter().flatten().filter(|wire| carries(wire)).count()
     }
 
     /// The peer at the other end of a connection for announcements, if there is one.
