@@ -458,6 +458,8 @@ pub fn association(bytes: &[u8]) -> usize {
         queue_entries: 32,
         admin_entries: 32,
         kato_ms: 5000,
+        keep_alive_ns: 2_500_000_000,
+        drain: true,
         flow_control: true,
         max_transfer_bytes: 1 << 18,
         command_timeout_ns: 1_000_000_000,
@@ -553,7 +555,8 @@ impl Joined<'_> {
                 }
             }
             host::Action::Live { .. } => self.live += 1,
-            host::Action::Namespace { .. }
+            host::Action::Drain(_)
+            | host::Action::Namespace { .. }
             | host::Action::NamespaceRemoved { .. }
             | host::Action::NamespacesChanged
             | host::Action::Scanned { .. }

@@ -14,6 +14,7 @@
 
 mod decode;
 mod discover;
+mod drain;
 mod event;
 mod scan;
 
@@ -21,6 +22,8 @@ use std::collections::BTreeMap;
 
 use self::decode::{Controller, Namespace, Page};
 use self::discover::Discover;
+pub use self::drain::Drain;
+use self::drain::Resets;
 pub use self::event::{Action, Config, DownReason, Event, FailReason, Kind, QueueFault};
 use self::scan::Scan;
 use crate::command::{CompletionEntry, SubmissionEntry, admin_opcode};
@@ -29,7 +32,9 @@ use crate::fabrics::{
     property,
 };
 use crate::feature::fid;
-use crate::identify::{IDENTIFY_BYTES, NOTICE_DISCOVERY_CHANGED, NOTICE_NAMESPACE_CHANGED, cns};
+use crate::identify::{
+    IDENTIFY_BYTES, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED, NOTICE_NAMESPACE_CHANGED, cns,
+};
 use crate::log::{lid, log_command};
 use crate::status::Status;
 
@@ -46,6 +51,8 @@ const CID_STEP: u16 = 2;
 const CID_LOG: u16 = 3;
 /// Shutdown.
 const CID_SHUTDOWN: u16 = 4;
+/// Resets of earlier controllers, one after the other.
+const CID_DRAIN: u16 = 5;
 
 /// Command identifier of Connect on an I/O queue; nothing else is in flight there before it completes.
 const CID_IO_CONNECT: u16 = 0;
@@ -92,6 +99,8 @@ enum Purpose {
     EventLog {
         rescan: bool,
     },
+    Reset,
+    ResetLog,
     Shutdown,
     ShutdownStatus,
 }
@@ -149,6 +158,8 @@ pub struct Association {
     keep_alive_at_ns: Option<u64>,
     scan: Scan,
     discover: Discover,
+    /// Controllers before the present one; survive reconnects.
+    resets: Resets,
     /// What the user knows of; survives reconnects, so that only changes are reported.
     namespaces: BTreeMap<u32, Namespace>,
     failures: u32,
@@ -163,6 +174,8 @@ impl Association {
         assert!(config.kind == Kind::Discovery || (1..=IO_QUEUES_MAX).contains(&config.io_queues));
         assert!(config.reconnect_min_ns > 0 && config.reconnect_min_ns <= config.reconnect_max_ns);
         assert!(config.command_timeout_ns > 0 && config.max_transfer_bytes >= 4096);
+        // One Keep Alive may be lost in time.
+        assert!(config.keep_alive_ns <= u64::from(config.kato_ms) * 1_000_000 / 2);
         Self {
             queues: vec![QueueState::Closed; usize::from(config.io_queues) + 1],
             config,
@@ -177,6 +190,7 @@ impl Association {
             keep_alive_at_ns: None,
             scan: Scan::default(),
             discover: Discover::default(),
+            resets: Resets::default(),
             namespaces: BTreeMap::new(),
             failures: 0,
             lost_at_ns: None,
@@ -331,6 +345,8 @@ impl Association {
             | Purpose::Discover
             | Purpose::KeepAlive
             | Purpose::EventLog { .. }
+            | Purpose::Reset
+            | Purpose::ResetLog
             | Purpose::Shutdown
             | Purpose::ShutdownStatus => now_ns.saturating_add(self.config.command_timeout_ns),
         };
@@ -398,6 +414,16 @@ impl Association {
                     Ok(())
                 }
             }
+            Purpose::Reset => {
+                self.reset_answered(now_ns, entry, out);
+                self.request_event(now_ns, out);
+                Ok(())
+            }
+            Purpose::ResetLog => {
+                self.resets_read(now_ns, entry.status, data, out);
+                self.request_event(now_ns, out);
+                Ok(())
+            }
             Purpose::Shutdown => {
                 self.poll_at_ns = Some(now_ns);
                 Ok(())
@@ -464,16 +490,11 @@ impl Association {
             return Ok(());
         }
         if self.config.kato_ms > 0 {
-            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.keep_alive_ns()));
+            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.config.keep_alive_ns));
         }
         let mut identify = SubmissionEntry::new(admin_opcode::IDENTIFY, CID_STEP);
         identify.set_dword(10, u32::from(cns::CONTROLLER));
         self.step(now_ns, Purpose::IdentifyController, identify, PAGE_BYTES, out)
-    }
-
-    /// Half of the timeout, so that one Keep Alive may be lost in time.
-    fn keep_alive_ns(&self) -> u64 {
-        u64::from(self.config.kato_ms) * 1_000_000 / 2
     }
 
     fn identified(
@@ -486,7 +507,8 @@ impl Association {
         let controller = Controller::parse(page(status, data)?);
         self.check_controller(&controller)?;
         self.controller = Some(controller);
-        let events = controller.events & (NOTICE_NAMESPACE_CHANGED | NOTICE_DISCOVERY_CHANGED);
+        let drained = if self.config.drain { NOTICE_CROSS_RESET } else { 0 };
+        let events = controller.events & (NOTICE_NAMESPACE_CHANGED | NOTICE_DISCOVERY_CHANGED | drained);
         if events == 0 {
             return self.events_configured(now_ns, out);
         }
@@ -613,6 +635,7 @@ impl Association {
             oncs: controller.oncs,
             fuses: controller.fuses,
         });
+        self.start_drain(now_ns, out);
         self.request_event(now_ns, out);
         match self.config.kind {
             Kind::Io => self.start_scan(now_ns, out),
@@ -659,6 +682,9 @@ impl Association {
                 self.discover_first(now_ns, out);
             }
             return;
+        }
+        if log_page == lid::CROSS_CONTROLLER_RESET && self.config.drain {
+            return self.look_at_resets(now_ns, out);
         }
         let read_bytes = match log_page {
             lid::ERROR => 64,
@@ -711,11 +737,14 @@ impl Association {
             self.poll_at_ns = None;
             self.poll_status(now_ns, out);
         }
+        if self.state == State::Live {
+            self.tick_drain(now_ns, out);
+        }
         if let Some(at_ns) = self.keep_alive_at_ns
             && now_ns >= at_ns
             && self.pending[usize::from(CID_KEEP_ALIVE)].is_none()
         {
-            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.keep_alive_ns()));
+            self.keep_alive_at_ns = Some(now_ns.saturating_add(self.config.keep_alive_ns));
             let entry = SubmissionEntry::new(admin_opcode::KEEP_ALIVE, CID_KEEP_ALIVE);
             self.submit(
                 now_ns,
@@ -820,6 +849,10 @@ impl Association {
             }
         }
         self.pending = [None; ADMIN_CIDS_RESERVED as usize];
+        self.resets.interrupt();
+        if let Some(controller) = self.controller.take_if(|_| self.state == State::Live) {
+            self.resets.remember(&controller);
+        }
         self.controller = None;
         self.io_queues = 0;
         self.poll_at_ns = None;

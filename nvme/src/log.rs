@@ -353,6 +353,8 @@ pub enum CrossResetStage {
     InProgress,
     /// 1: nothing of the other controller is under way any more.
     Succeeded,
+    /// 2: the other controller could not be reset.
+    Failed,
 }
 
 /// One entry of the Cross-Controller Reset log.
@@ -370,10 +372,9 @@ pub struct CrossResetEntry {
 
 /// Cross-Controller Reset (LID 1Eh): number of entries, then the entries.
 ///
-/// An entry is ICID, CIU, a reserved byte, ACID, CCRS and CCRF. Nobody reads it yet: no released initiator has the command, and libnvme names
-/// the page (`NVME_LOG_LID_CROSS_CTRL_RESET`) without its entries, so that their layout is to be compared with TP8028 before one does.
+/// The count has two bytes and six are reserved; an entry is ICID, CIU, a reserved byte, ACID, CCRS and CCRF.
 ///
-/// Source: libnvme, `src/nvme/nvme-types-base.h`: log page identifier.
+/// Source: NVM Express Base Specification 2.3, section 5.2.12.3.1, figures 304 and 305, after a review of nvme-cli 3 that quotes both.
 pub fn cross_resets(entries: &[CrossResetEntry]) -> Vec<u8> {
     const ENTRY_BYTES: usize = 8;
     let mut page = vec![0; ENTRY_BYTES * (1 + CROSS_RESETS_MAX)];
@@ -389,10 +390,27 @@ pub fn cross_resets(entries: &[CrossResetEntry]) -> Vec<u8> {
         bytes[6] = match entry.stage {
             CrossResetStage::InProgress => 0,
             CrossResetStage::Succeeded => 1,
+            CrossResetStage::Failed => 2,
         };
         bytes[7] = 0b11; // CCRF: validated and initiated.
     }
     page
+}
+
+/// How far the reset of a controller's instance is, after a page of [`cross_resets`]; `None` if it is not listed.
+pub fn cross_reset_stage(page: &[u8], cntlid: u16, instance: u8) -> Option<CrossResetStage> {
+    let (entries, _) = page.as_chunks::<8>();
+    let (head, entries) = entries.split_first()?;
+    let count = usize::from(u16::from_le_bytes([head[0], head[1]]));
+    let [low, high] = cntlid.to_le_bytes();
+    let meant = [low, high, instance];
+    let entry = entries.iter().take(count).find(|entry| entry[..3] == meant)?;
+    match entry[6] {
+        0 => Some(CrossResetStage::InProgress),
+        1 => Some(CrossResetStage::Succeeded),
+        2 => Some(CrossResetStage::Failed),
+        _ => None,
+    }
 }
 
 /// Bytes of the header of the discovery log and of each entry.

@@ -149,6 +149,10 @@ pub struct DriveReport {
     pub read_bytes: u64,
     /// Bytes that writes brought; zeroing brings none.
     pub written_bytes: u64,
+    /// Writes, zeroing included, that were to be on stable media before they were answered.
+    pub forced: u64,
+    /// Flushes.
+    pub flushes: u64,
     /// Commands that were refused or broken off, also those that then succeeded.
     pub io_errors: u32,
     /// How long commands took.
@@ -316,11 +320,13 @@ impl Core {
                 report.reads += 1;
                 report.read_bytes += u64::from(command.bytes);
             }
-            Kind::Write { .. } => {
+            Kind::Write { fua } => {
                 report.writes += 1;
                 report.written_bytes += u64::from(command.bytes);
+                report.forced += u64::from(fua);
             }
-            Kind::Zero { .. } | Kind::Flush => {}
+            Kind::Zero { fua } => report.forced += u64::from(fua),
+            Kind::Flush => report.flushes += 1,
         }
         let faults = &self.drive_specs[at].faults;
         let verdict = if faults.armed() {

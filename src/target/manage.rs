@@ -730,6 +730,10 @@ pub struct DriveStatus {
     pub read_bytes: u64,
     /// Bytes that writes brought, those of the journal too.
     pub written_bytes: u64,
+    /// Commands carried out: writes, zeroing included, that were to be on stable media before they were answered.
+    pub forced_writes: u64,
+    /// Commands carried out: flushes.
+    pub flushes: u64,
     /// Commands that failed.
     pub errors: u64,
     /// Why it is failed, foreign or missing, as a sentence.

@@ -17,6 +17,7 @@ use nvme::command::{SubmissionEntry, io_opcode};
 use super::bad_hosts::{assert_undisturbed, verify};
 use super::initiator::Wire;
 use super::queue::{Host, pattern};
+use super::relay::Relay;
 use super::stage::{Folder, NQN, Stage, WAIT, start};
 
 /// A shelf with this name and these many drives of 16 MiB, in files of its name.
@@ -105,6 +106,37 @@ fn refusal(text: &str) -> String {
         .err()
         .expect("it does not start")
         .to_string()
+}
+
+/// CHECKLIST A3: a network to a shelf is lost, with a word or without; the node goes on over the other one and loses no drive.
+#[test]
+fn a_lost_path_to_a_shelf_costs_no_drive_if_there_is_another() {
+    let shelf = Stage::set(&shelf("s", 4));
+    let wires = [Relay::to(shelf.address()), Relay::to(shelf.address())];
+    let ways = format!("{}\", \"{}", wires[0].address(), wires[1].address());
+    let ways = at("s", wires[0].address()).replace(&wires[0].address().to_string(), &ways);
+    // Members that do not answer are given up in the time that is the default.
+    let group = group("raid5", &["d0", "d1", "d2", "d3"]).replace("hang_ms = 2000", "");
+    let node = Stage::set(&(ways + &drives("s", "d", 4) + &group));
+    let mut host = Host::connect(node.address());
+    write_all(&mut host, &pattern(1, 2 << 20));
+    for (seed, wire) in (2..).zip(&wires) {
+        // The second way is in use when the first one was lost.
+        if seed == 2 {
+            wire.hold().lose();
+        } else {
+            wire.silence(true);
+        }
+        let data = pattern(seed, 2 << 20);
+        write_all(&mut host, &data);
+        flush(&mut host);
+        assert_holds(&mut host, &data);
+        let members = node.group("g").members;
+        assert!(
+            members.iter().all(|member| member.state == MemberState::Active),
+            "{members:?}"
+        );
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod queue;
 mod ram;
 mod raw;
 mod read_cache;
+mod relay;
 mod reservations;
 mod shelf;
 mod spares;

@@ -8,15 +8,17 @@ use braid::icl::membership::label::{LABEL_BLOCK, Label, voters_of};
 use braid::icl::{DriveIndex, DriveSet, Slot};
 use braid::target::council::{Council, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use braid::target::icl::Peer;
-use braid::target::manage::ArrayStatus;
+use braid::target::manage::{ArrayStatus, FaultKind};
 use nvme::nqn::Nqn;
 
 use super::queue::Host;
+use super::relay::Relay;
+use super::shelf::inject;
 use super::stage::{Folder, NQN, Stage, WAIT};
 
 /// Five file drives.
 fn shelf() -> Stage {
-    let mut text = "[shelf]\nname = \"end-to-end\"\nquorum_mib = 1\ncreate = true\n".to_owned();
+    let mut text = "[shelf]\nname = \"end-to-end\"\nquorum_mib = 1\ncreate = true\n[health]\nallow_fault_injection = true\n".to_owned();
     for drive in 0..5 {
         text += &format!("[[drive]]\nname = \"d{drive}\"\npath = \"d{drive}.img\"\nsize_mib = 8\n");
     }
@@ -362,4 +364,138 @@ fn arrays_are_found_on_shelves_and_a_node_is_configured_from_them() {
     until("seen from the second", &[&second], |all| {
         all[0].epoch >= status.epoch && all[0].drives.iter().all(|drive| drive.state == "reached")
     });
+}
+
+/// Another way to the shelf, or several.
+fn by(setup: Setup, addresses: &[SocketAddr]) -> Setup {
+    let shelves = setup.shelves.iter().cloned().map(|shelf| ShelfSpec {
+        addresses: addresses.to_vec(),
+        ..shelf
+    });
+    Setup {
+        shelves: shelves.collect(),
+        ..setup.clone()
+    }
+}
+
+/// A node alone in its array, which reaches its shelf by a wire.
+fn alone(shelf: &Stage, wire: &Relay) -> Council {
+    let nodes = addresses(1);
+    let council = Council::start(by(setup(0, &nodes, shelf.address()), &[wire.address()])).unwrap();
+    until("blank", &[&council], |all| {
+        all[0].drives.iter().all(|drive| drive.state == "blank")
+    });
+    council.create().unwrap();
+    until("alone", &[&council], |all| are_open(all, 1));
+    council
+}
+
+fn are_reached(status: &ArrayStatus) -> bool {
+    status.drives.iter().all(|drive| drive.state == "reached")
+}
+
+/// What a lost connection has on its way is over before the same life uses the drives again: its bytes were held by the wire, and the shelf
+/// does not take them any more.
+#[test]
+fn what_a_lost_connection_has_on_its_way_is_over_before_the_drives_are_used_again() {
+    let shelf = shelf();
+    let wire = Relay::to(shelf.address());
+    let council = alone(&shelf, &wire);
+    let remains = wire.hold();
+    remains.await_bytes();
+    remains.lose();
+    until("away", &[&council], |all| !are_reached(&all[0]));
+    until("reached again", &[&council], |all| are_reached(&all[0]));
+    assert!(
+        remains.are_over(),
+        "the shelf has ended the connections that were lost"
+    );
+    remains.release();
+    let after = until("still alone", &[&council], |all| {
+        are_open(all, 1) && are_reached(&all[0])
+    });
+    assert_eq!(after[0].lives, 1, "{after:#?}");
+}
+
+/// The same for what the shelf has taken and a drive has not answered.
+#[test]
+fn a_drive_that_holds_a_write_of_a_lost_connection_is_not_used_before_it_has_answered() {
+    let shelf = shelf();
+    let wire = Relay::to(shelf.address());
+    let council = alone(&shelf, &wire);
+    inject(&shelf, FaultKind::Hang);
+    let waited_for = "what a lost connection has left behind is being waited for";
+    until("draining", &[&council], |all| {
+        all[0].drives[0].state == waited_for
+            && all[0].drives[1..].iter().any(|drive| drive.state == "reached")
+    });
+    inject(&shelf, FaultKind::Clear);
+    until("reached again", &[&council], |all| {
+        are_reached(&all[0]) && are_open(all, 1)
+    });
+}
+
+/// CHECKLIST A3: one of two networks to a shelf is lost without a word. The node goes on over the other one, in the same life and epoch.
+#[test]
+fn a_lost_path_to_a_shelf_costs_no_membership_if_there_is_another() {
+    let shelf = shelf();
+    let wire = Relay::to(shelf.address());
+    let nodes = addresses(2);
+    let start = |number| {
+        let ways = [wire.address(), shelf.address()];
+        Council::start(by(setup(number, &nodes, shelf.address()), &ways)).unwrap()
+    };
+    let councils: Vec<Council> = (0..2).map(start).collect();
+    let all: Vec<&Council> = councils.iter().collect();
+    until("blank", &all, |all| {
+        all.iter()
+            .all(|status| status.drives.iter().all(|drive| drive.state == "blank"))
+    });
+    all[0].create().unwrap();
+    let formed = until("two members", &all, |all| are_open(all, 2));
+    wire.silence(true);
+    until("away", &all, |all| !all.iter().any(are_reached));
+    let after = until("reached again", &all, |all| {
+        all.iter().all(are_reached) && are_open(all, 2)
+    });
+    assert_eq!(after[0].epoch, formed[0].epoch);
+    assert!(after.iter().all(|status| status.lives == 1), "{after:#?}");
+}
+
+/// CHECKLIST A3: one of two links between two nodes is cut.
+#[test]
+fn a_lost_link_between_nodes_costs_no_membership_if_there_is_another() {
+    let shelf = shelf();
+    let nodes = addresses(2);
+    let wires = [Relay::to(nodes[0]), Relay::to(nodes[0])];
+    let first = Council::start(setup(0, &nodes, shelf.address())).unwrap();
+    // The higher slot dials.
+    let mut second = setup(1, &nodes, shelf.address());
+    second.peers[0].addresses = wires.iter().map(Relay::address).collect();
+    let second = Council::start(second).unwrap();
+    let all = [&first, &second];
+    until("blank", &all, |all| {
+        all.iter()
+            .all(|status| status.drives.iter().all(|drive| drive.state == "blank"))
+    });
+    first.create().unwrap();
+    let formed = until("two members", &all, |all| are_open(all, 2));
+    for wire in &wires {
+        until("both links", &all, |all| {
+            all.iter().all(|status| status.peers[0].paths_up == 2)
+        });
+        wire.silence(true);
+        // Longer than a member may be silent, and than a node without a lease goes on.
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end {
+            let now = until("both", &all, |all| are_open(all, 2));
+            assert_eq!(now[0].epoch, formed[0].epoch);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let fewer = second.status().unwrap().peers[0].paths_up;
+        assert_eq!(fewer, 1, "it is known to be silent");
+        wire.silence(false);
+    }
+    let after = until("both", &all, |all| are_open(all, 2));
+    assert!(after.iter().all(|status| status.lives == 1));
 }

@@ -50,6 +50,24 @@ drives = ["d0"]
 create = true
 "#;
 
+/// A node with a virtual disk on that drive.
+const NODE_WITH_DISK: &str = r#"
+[[drive]]
+name = "d0"
+path = "d0.img"
+size_mib = 16
+[[group]]
+name = "g"
+level = "raid0"
+drives = ["d0"]
+create = true
+[[vdisk]]
+name = "v"
+group = "g"
+size_mib = 4
+nsid = 1
+"#;
+
 pub(super) const ALL: Kind = Kind::ExclusiveAccessAllRegistrants;
 
 pub(super) fn host(address: SocketAddr, number: u8) -> Host {
@@ -402,6 +420,89 @@ pub(super) fn spawn_with(folder: &Folder, more: &str) -> Killed {
         assert!(Instant::now() < deadline, "the shelf starts: {said}");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
+}
+
+/// H31: a shelf answers Flush after its drive was flushed, and a write with FUA after it was forced; other writes force nothing.
+#[test]
+fn flush_and_forced_writes_reach_the_drive() {
+    const FUA: u32 = 1 << 30;
+    let stage = Stage::set(SHELF);
+    let mut host = host(stage.address(), 1);
+    let counted = || {
+        let drive = stage.drive("d0");
+        (drive.writes, drive.forced_writes, drive.flushes)
+    };
+    let await_writes = |writes| {
+        let end = Instant::now() + WAIT;
+        while counted().0 < writes {
+            assert!(Instant::now() < end, "{:?}", counted());
+            std::thread::yield_now();
+        }
+        counted()
+    };
+    let forced = |mut entry: SubmissionEntry| {
+        entry.set_dword(12, entry.dword(12) | FUA);
+        entry
+    };
+    let page = host.identify(1, 0);
+    assert_eq!(page[525] & 1, 1, "it says that writes have to be flushed");
+    for nsid in [1, 2] {
+        let (writes, before, flushes) = counted();
+        for slba in 0..10 {
+            host.io[0].run(write(nsid, slba, 1), &pattern(slba, 4096), 0).ok();
+        }
+        let (writes, after, none) = await_writes(writes + 10);
+        assert_eq!(
+            (after, none),
+            (before, flushes),
+            "nothing is forced that was not to be"
+        );
+        for slba in 0..3 {
+            let answer = host.io[0].run(forced(write(nsid, slba, 1)), &pattern(slba, 4096), 0);
+            answer.ok();
+        }
+        let (_, after, none) = await_writes(writes + 3);
+        assert_eq!((after, none), (before + 3, flushes));
+        let zeroes = forced(command(io_opcode::WRITE_ZEROES, nsid, 0, 1));
+        host.io[0].run(zeroes, &[], 0).ok();
+        let mut flush = SubmissionEntry::new(io_opcode::FLUSH, 0);
+        flush.set_nsid(nsid);
+        host.io[0].run(flush, &[], 0).ok();
+        let end = Instant::now() + WAIT;
+        while (counted().1, counted().2) != (before + 4, flushes + 1) {
+            assert!(Instant::now() < end, "{:?}", counted());
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// What a person runs before an array is made, against a shelf and against a target whose reservations end with its process.
+#[test]
+fn a_person_tries_out_whether_nodes_can_share_a_target() {
+    let shelf = Stage::set(SHELF);
+    let node = Stage::set(NODE_WITH_DISK);
+    let tried = |stage: &Stage, more: &[&str]| {
+        let address = stage.address().to_string();
+        let output = Process::new(env!("CARGO_BIN_EXE_braid"))
+            .args(["shelf", "test", &address, "--nqn", NQN, "--nsid", "1"])
+            .args(more)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, said, error) = tried(&shelf, &[]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(
+        said.contains("nothing landed after it") && said.contains("nodes can share it"),
+        "{said}"
+    );
+    let (code, said, error) = tried(&node, &[]);
+    assert_eq!(code, Some(1), "{said}{error}");
+    assert!(error.contains("PTPL") && error.contains("remedy: "), "{error}");
+    let (code, said, _) = tried(&node, &["--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["fit"]), (Some(1), &false.into()));
 }
 
 #[test]

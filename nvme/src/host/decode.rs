@@ -11,7 +11,7 @@ pub(super) const DISCOVERY_RECORDS_MAX: u64 = 1024;
 
 /// What Identify Controller says, as far as a host acts on it.
 ///
-/// Source: NVM Express Base Specification 2.0, figure 275 (Identify Controller Data Structure).
+/// Source: NVM Express Base Specification 2.0, figure 275 (Identify Controller Data Structure); 2.3, figure 328, for CIU, CIRN and CCRL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Controller {
     pub cntlid: u16,
@@ -31,6 +31,12 @@ pub(super) struct Controller {
     /// IORCSZ, in units of 16 bytes.
     pub response_units: u32,
     pub icdoff: u16,
+    /// CIU; 0 for a controller without.
+    pub instance: u8,
+    /// CIRN.
+    pub instance_random: u64,
+    /// CCRL: Cross-Controller Resets at a time; 0 for a controller without that command.
+    pub reset_limit: u8,
 }
 
 impl Controller {
@@ -48,6 +54,9 @@ impl Controller {
             command_units: long(page, 1792),
             response_units: long(page, 1796),
             icdoff: short(page, 1800),
+            instance: page[135],
+            instance_random: wide(page, 136),
+            reset_limit: page[1807],
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::drain::Drain;
 use crate::command::{CompletionEntry, SubmissionEntry};
 use crate::log::DiscoveryEntry;
 use crate::nqn::Nqn;
@@ -35,6 +36,10 @@ pub struct Config {
     pub admin_entries: u16,
     /// Keep alive timeout in milliseconds; 0 for none.
     pub kato_ms: u32,
+    /// How often Keep Alive is sent, if there is a timeout: often enough for that, and to find a silent connection early.
+    pub keep_alive_ns: u64,
+    /// Whether commands of earlier controllers are to be ended, and [`Action::Drain`] to say how far that is.
+    pub drain: bool,
     /// Whether submission queue flow control is used. Without, Linux's target saves response capsules.
     pub flow_control: bool,
     /// Data bytes of a command at most; the controller may allow fewer.
@@ -199,6 +204,8 @@ pub enum Action {
         /// FUSES: fused commands.
         fuses: u16,
     },
+    /// What is known of commands that earlier controllers have left behind: said after `Live` and whenever it changes.
+    Drain(Drain),
     /// A namespace is there, or has changed.
     Namespace {
         /// Namespace.

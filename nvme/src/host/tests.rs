@@ -148,6 +148,8 @@ fn config(kind: Kind) -> Config {
         queue_entries: 128,
         admin_entries: 32,
         kato_ms: 10_000,
+        keep_alive_ns: 5 * SECOND_NS,
+        drain: false,
         flow_control: false,
         max_transfer_bytes: 1 << 20,
         command_timeout_ns: 30 * SECOND_NS,
@@ -210,6 +212,7 @@ impl Rig {
                     }
                 }
                 told @ (Action::Live { .. }
+                | Action::Drain(_)
                 | Action::Namespace { .. }
                 | Action::NamespaceRemoved { .. }
                 | Action::NamespacesChanged

@@ -83,15 +83,18 @@ impl Subsystem {
     ) -> Result<Reply, Status> {
         let [low, high, instance, _] = entry.dword(10).to_le_bytes();
         let (cntlid, random) = (u16::from_le_bytes([low, high]), entry.qword(12));
-        if cntlid == own || !self.config.cntlids.contains(&cntlid) {
+        if !self.config.cntlids.contains(&cntlid) {
             return Err(INVALID);
         }
         let controllers = self.controllers.get(&cntlid);
         let is_meant = |it: &&Controller| (it.instance, it.instance_random) == (instance, random);
         let Some(other) = controllers.filter(is_meant) else {
-            // An instance ends only when its queues are drained.
+            // An instance ends only when its queues are drained. Whoever asks may have its number by now.
             return self.reset_of_the_past();
         };
+        if cntlid == own {
+            return Err(INVALID);
+        }
         if other.kind != ControllerKind::Io || other.host != self.controller(own).host {
             return Err(INVALID);
         }

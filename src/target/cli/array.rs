@@ -80,11 +80,12 @@ fn nodes_text(array: &ArrayStatus) -> String {
     let own = (array.slot, "this node".to_owned(), String::new());
     let peers = array.peers.iter().map(|peer| {
         let is_silent = array.silent.contains(&peer.slot);
-        let connected = peer.incarnation.is_some();
         let connected = if is_silent {
             "not heard".to_owned()
+        } else if peer.addresses.len() > 1 && peer.paths_up > 0 {
+            format!("by {} of {} paths", peer.paths_up, peer.addresses.len())
         } else {
-            yes_no(connected)
+            yes_no(peer.incarnation.is_some())
         };
         (peer.slot, connected, peer.addresses.join(" "))
     });
@@ -152,6 +153,16 @@ pub(super) fn text(array: &ArrayStatus) -> String {
             "this node takes no part until `braid node join` has it come back".to_owned(),
         ));
     }
+    format!(
+        "{}\n{}\n{}{}",
+        show::facts(facts),
+        nodes_text(array),
+        drives_text(array),
+        admission_text(array)
+    )
+}
+
+fn drives_text(array: &ArrayStatus) -> String {
     let mut table = Table::new(&[
         ("drive", Align::Left),
         ("shelf", Align::Left),
@@ -173,5 +184,19 @@ pub(super) fn text(array: &ArrayStatus) -> String {
             drive.state.clone(),
         ]);
     }
-    format!("{}\n{}\n{}", show::facts(facts), nodes_text(array), table.text())
+    table.text()
+}
+
+/// What was found of the drives, if the array was made here.
+fn admission_text(array: &ArrayStatus) -> String {
+    let admitted = array.drives.iter().filter_map(|drive| {
+        let found = drive.admission.as_ref()?;
+        Some((drive.name.as_str(), found.clone()))
+    });
+    let admitted = show::facts(admitted);
+    if admitted.is_empty() {
+        String::new()
+    } else {
+        format!("\ntried out when the array was made:\n{admitted}")
+    }
 }

@@ -13,6 +13,7 @@ mod background;
 mod call;
 mod config_file;
 pub mod options;
+mod shelf_test;
 mod show;
 #[cfg(feature = "sim")]
 mod sim;
@@ -180,6 +181,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         Command::Status(client) => call::status(&client),
         Command::Shelf(options) => match options.command {
             Some(ShelfCommand::Show(client)) => call::shelf(&client),
+            Some(ShelfCommand::Test(options)) => shelf_test::run(&options),
             None => Err(Failure::usage(
                 "a shelf needs a configuration file",
                 "braid shelf --config shelf.toml; `braid config example --shelf` prints one",

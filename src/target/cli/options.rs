@@ -166,6 +166,29 @@ pub enum ShelfCommand {
     /// Show what a running shelf exports and who has reserved it
     #[command(after_help = help::SHELF)]
     Show(Client),
+    /// Try out whether nodes can share a namespace of a target: reservations that last, and fences after which nothing lands
+    #[command(after_help = help::SHELF_TEST)]
+    Test(ShelfTest),
+}
+
+/// Options of `braid shelf test`.
+#[derive(Clone, Debug, Args)]
+pub struct ShelfTest {
+    /// Addresses of the target: host or host:port; the later ones are tried when the first does not answer
+    #[arg(required = true, num_args = 1.., value_parser = parse_address, value_name = "ADDRESS")]
+    pub addresses: Vec<SocketAddr>,
+    /// NVMe Qualified Name of the subsystem
+    #[arg(long, value_parser = parse_nqn)]
+    pub nqn: Nqn,
+    /// Namespace identifier
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
+    pub nsid: u32,
+    /// Who to be for the target, if it does not let in everybody
+    #[arg(long, value_parser = parse_nqn, default_value = "nqn.2026-01.io.braid:admission")]
+    pub host_nqn: Nqn,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `braid check-config`.

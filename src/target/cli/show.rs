@@ -451,6 +451,10 @@ fn drive_text(drive: &DriveStatus) -> String {
             ),
         ),
         (
+            "made durable",
+            format!("{} forced writes, {} flushes", drive.forced_writes, drive.flushes),
+        ),
+        (
             "moved",
             format!(
                 "{} read, {} written",
@@ -669,6 +673,8 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
             writes: 2,
             read_bytes: 4096,
             written_bytes: 8192,
+            forced_writes: 1,
+            flushes: 7,
             errors: 3,
             reason: Some("medium error".into()),
             health: HealthStatus {

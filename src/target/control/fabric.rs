@@ -177,7 +177,10 @@ impl Control {
             AssociationEvent::Ready { target, facts } => {
                 let shelf = number(target);
                 self.fabric().said[target] = None;
-                tracing::info!(shelf = %self.fabric().shelves[target].name, controller = facts.cntlid, "shelf is connected");
+                if !self.fabric().paths.is_known(shelf, facts.attempt) {
+                    let name = &self.fabric().shelves[target].name;
+                    tracing::info!(shelf = %name, controller = facts.cntlid, "shelf is connected");
+                }
                 self.path_event(core, io, Event::Ready { shelf, facts: &facts });
             }
             AssociationEvent::Down { target, reason } => {

@@ -102,6 +102,8 @@ impl Control {
             usage.writes += report.writes;
             usage.read_bytes += report.read_bytes;
             usage.written_bytes += report.written_bytes;
+            usage.forced += report.forced;
+            usage.flushes += report.flushes;
             let health = &mut self.health[usize::from(*drive)];
             health.window.merge(&report.latency);
             health.waiting[from.index()] = report.waiting;

@@ -78,6 +78,9 @@ pub(super) struct DriveUse {
     read_bytes: u64,
     /// Bytes that writes brought.
     written_bytes: u64,
+    /// Writes that were forced to stable media.
+    forced: u64,
+    flushes: u64,
     errors: u64,
     /// What was found on it at the start.
     existing: Found,
@@ -94,6 +97,8 @@ impl DriveUse {
             writes: 0,
             read_bytes: 0,
             written_bytes: 0,
+            forced: 0,
+            flushes: 0,
             errors: 0,
             existing: found.existing,
             finding: found.finding,

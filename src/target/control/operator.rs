@@ -643,6 +643,8 @@ impl Control {
             writes: usage.writes,
             read_bytes: usage.read_bytes,
             written_bytes: usage.written_bytes,
+            forced_writes: usage.forced,
+            flushes: usage.flushes,
             errors: usage.errors,
             reason,
             health: self.health[drive].status(),

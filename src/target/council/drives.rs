@@ -7,7 +7,7 @@ use super::desk::{HEARTBEATS_AT, quorum_of};
 use crate::icl::membership::label::{LABEL_BLOCK, Label, LabelError};
 use crate::icl::membership::record::{QUORUM_BLOCKS, RECORD_BYTES};
 use crate::icl::{DriveIndex, DriveSet, SLOTS};
-use crate::target::host::{Namespace, TargetFacts};
+use crate::target::host::{Drain, Namespace, TargetFacts};
 
 /// How a namespace is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +19,8 @@ pub enum NamespaceName {
 }
 
 impl NamespaceName {
-    fn names(self, namespace: &Namespace) -> bool {
+    /// Whether it is the name of this one.
+    pub fn names(self, namespace: &Namespace) -> bool {
         match self {
             Self::Nsid(nsid) => namespace.nsid == nsid,
             Self::Uuid(uuid) => namespace.uuid == uuid,
@@ -48,6 +49,8 @@ pub enum Unfit {
     Contradicts,
     /// Its label could not be read, or it did not let this node claim its name.
     Unreadable,
+    /// Something that a lost connection has left behind may change it at any time, and its target does not end that.
+    Undrained,
 }
 
 impl fmt::Display for Unfit {
@@ -67,6 +70,9 @@ impl fmt::Display for Unfit {
             Self::Twice(other) => write!(out, "drive \"{other}\" is the same drive of the array: one of them is a copy"),
             Self::Contradicts => out.write_str("its label contradicts those of the other drives"),
             Self::Unreadable => out.write_str("its label cannot be read, or it takes no commands of this node"),
+            Self::Undrained => out.write_str(
+                "a command of a lost connection may still change it, and its target has no Cross-Controller Reset for that connection: start this node anew when the target has ended it",
+            ),
         }
     }
 }
@@ -76,6 +82,8 @@ impl fmt::Display for Unfit {
 pub enum State {
     /// Its shelf is not connected.
     Away,
+    /// What a lost connection has left behind is being waited for.
+    Draining,
     /// Its label is being read.
     Reading,
     /// It has no label yet.
@@ -93,6 +101,26 @@ pub struct Drive {
     pub namespace: Option<Namespace>,
     /// How far it is.
     pub state: State,
+    /// Something that changes it was under way when its shelf was lost: an answer did not come, and it may take effect at any time.
+    left_behind: bool,
+}
+
+impl Drive {
+    /// How far a drive is that is there. As long as a command of an earlier connection may take effect, nothing is asked of it: a late
+    /// write of this very life could undo a later one.
+    fn after_drain(&mut self, drain: Drain) -> State {
+        if !self.left_behind {
+            return State::Reading;
+        }
+        match drain {
+            Drain::Proven => {
+                self.left_behind = false;
+                State::Reading
+            }
+            Drain::UnderWay => State::Draining,
+            Drain::NotAsked | Drain::Unsupported | Drain::Refused(_) => State::Unfit(Unfit::Undrained),
+        }
+    }
 }
 
 /// All drives of the configuration.
@@ -109,6 +137,7 @@ impl Drives {
         let away = |_| Drive {
             namespace: None,
             state: State::Away,
+            left_behind: false,
         };
         Self {
             all: setup.drives.iter().map(away).collect(),
@@ -156,14 +185,19 @@ impl Drives {
                 None => State::Unfit(Unfit::Missing),
                 Some(namespace) => match check(facts, &namespace) {
                     Some(unfit) => State::Unfit(unfit),
-                    None => {
-                        to_read.push(at);
-                        State::Reading
-                    }
+                    None => drive.after_drain(facts.drain),
                 },
             };
+            if drive.state == State::Reading {
+                to_read.push(at);
+            }
         }
         to_read
+    }
+
+    /// The answer to a command that changes a drive has not come when its shelf was lost.
+    pub fn leave_behind(&mut self, drive: usize) {
+        self.all[drive].left_behind = true;
     }
 
     /// A shelf is not connected any more. Places of drives of the array that are gone with it.
@@ -215,7 +249,7 @@ impl Drives {
         };
         let index = match state {
             State::Member(index) => Some(index),
-            State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
+            State::Away | State::Draining | State::Reading | State::Blank | State::Unfit(_) => None,
         };
         if let State::Unfit(unfit) = &state {
             tracing::warn!(drive = %setup.drives[drive].name, "drive takes no part in the array: {unfit}");
@@ -360,6 +394,33 @@ mod tests {
             [2, 3],
             "they are read anew"
         );
+    }
+
+    /// A write of this life may lie in a socket of the connection that was lost. Without the wait the drive would be asked at once.
+    #[test]
+    fn a_drive_is_asked_nothing_while_something_of_a_lost_connection_may_change_it() {
+        let (setup, mut drives) = reading();
+        for drive in [0, 1] {
+            let label = label(&setup, &drives, drive);
+            drives.labelled(&setup, drive, Some(&label.encode()));
+        }
+        drives.leave_behind(0);
+        drives.shelf_down(&setup, 0);
+        let with = |drain| TargetFacts { drain, ..facts(0) };
+        assert_eq!(drives.shelf_up(&setup, 0, &with(Drain::UnderWay)), [1]);
+        assert_eq!(drives.get(0).state, State::Draining);
+        assert!(!drives.look_again(0));
+        // Lost once more before that is over.
+        drives.shelf_down(&setup, 0);
+        assert_eq!(drives.shelf_up(&setup, 0, &with(Drain::UnderWay)), [1]);
+        assert_eq!(drives.shelf_up(&setup, 0, &with(Drain::Proven)), [0]);
+        drives.shelf_down(&setup, 0);
+        assert_eq!(drives.shelf_up(&setup, 0, &with(Drain::UnderWay)), [0, 1]);
+        drives.leave_behind(1);
+        drives.shelf_down(&setup, 0);
+        assert_eq!(drives.shelf_up(&setup, 0, &with(Drain::Unsupported)), [0]);
+        assert_eq!(unfit(&drives, 1), &Unfit::Undrained);
+        assert!(Unfit::Undrained.to_string().contains("Cross-Controller Reset"));
     }
 
     #[test]

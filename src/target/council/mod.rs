@@ -6,6 +6,7 @@
 //! | `drives` | which namespaces of the shelves are drives of the array, by their labels |
 //! | `manage` | what the configuration and operators ask for |
 //! | `survey` | which arrays there are on shelves, for tools that are no node |
+//! | `admission` | whether a target keeps what the array relies on, tried out before it is made |
 //! | `desk` | what the machine asks of drives as NVMe commands, and what their answers mean |
 //!
 //! A life runs on a thread of its own, which sleeps between its beats, so that no load on the cores of the data path delays a heartbeat. When
@@ -14,6 +15,7 @@
 //!
 //! Deliberately decides nothing: who is a member, who is fenced and who may answer hosts is [`crate::icl::membership`].
 
+pub mod admission;
 mod desk;
 mod drives;
 pub mod manage;
@@ -113,6 +115,38 @@ impl Setup {
         *Uuid::new_v5(&Uuid::from_bytes(self.array().0), life.as_bytes()).as_bytes()
     }
 
+    /// Tries out all drives, one after the other; what was found of each.
+    fn admit(&self) -> Result<Vec<String>, String> {
+        let admit = |drive: &DriveSpec| {
+            let shelf = &self.shelves[usize::from(drive.shelf)];
+            let target = config::RemoteShelf {
+                name: shelf.name.clone(),
+                addresses: shelf.addresses.clone(),
+                nqn: shelf.nqn.clone(),
+                host_nqn: self.admission_nqn(),
+                header_digest: false,
+                data_digest: false,
+                take_over: false,
+            };
+            let mut found = Vec::new();
+            let is_it = |namespace: &_| drive.namespace.names(namespace);
+            let result = admission::examine(&target, is_it, |finding| found.push(finding.found));
+            result
+                .map_err(|refusal| format!("drive \"{}\" is not fit for an array: {refusal}", drive.name))?;
+            let found = found.join("; ");
+            tracing::info!(drive = %drive.name, %found, "drive is fit for an array");
+            Ok(found)
+        };
+        self.drives.iter().map(admit).collect()
+    }
+
+    /// Who tries drives out: lives of it are nobody's past.
+    fn admission_nqn(&self) -> Nqn {
+        let array = Uuid::from_bytes(self.array().0);
+        let name = format!("nqn.2026-01.io.braid:array:{array}:admission");
+        Nqn::parse(&name).expect("it has the form of an NQN and is short")
+    }
+
     /// The name of a slot to the shelves: the same in all its lives.
     pub fn host_nqn(&self, slot: Slot) -> Nqn {
         let array = Uuid::from_bytes(self.array().0);
@@ -127,6 +161,8 @@ pub struct Council {
     present: Arc<Mutex<Present>>,
     wish: SyncSender<Wish>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// What was found of each drive when the array was made here.
+    admitted: Mutex<Vec<String>>,
 }
 
 /// What is wanted of the thread that begins new lives.
@@ -217,6 +253,7 @@ impl Council {
             present,
             wish,
             thread: Mutex::new(Some(thread)),
+            admitted: Mutex::default(),
         })
     }
 
@@ -253,6 +290,10 @@ impl Council {
         };
         status.ended_before.clone_from(&present.ended);
         status.lives = present.lives;
+        let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (drive, found) in status.drives.iter_mut().zip(admitted.iter()) {
+            drive.admission = Some(found.clone());
+        }
         Ok(status)
     }
 
@@ -266,11 +307,13 @@ impl Council {
             votes: false,
             in_use: false,
             state: "this node takes no part".to_owned(),
+            admission: None,
         });
         let peers = setup.peers.iter().map(|peer| ArrayPeerStatus {
             slot: peer.slot.number(),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             incarnation: None,
+            paths_up: 0,
         });
         ArrayStatus {
             array: setup.name.clone(),
@@ -283,8 +326,14 @@ impl Council {
         }
     }
 
-    /// Makes the array on its drives, which have to be blank.
+    /// Makes the array on its drives, which have to be blank, and to keep what an array relies on.
     pub fn create(&self) -> Result<(), CouncilError> {
+        let drives = self.status()?.drives;
+        // Whoever has labels was tried out before; what else is in the way the thread says.
+        if drives.iter().all(|drive| drive.state == "blank") {
+            let found = self.setup.admit().map_err(CouncilError::Refused)?;
+            *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        }
         self.ask(CREATE_TIMEOUT, Order::Create)?
             .map_err(CouncilError::Refused)
     }

@@ -25,7 +25,7 @@ use crate::icl::membership::{DriveSet, Machine};
 use crate::icl::{DriveIndex, Incarnation, Node, Slot};
 use crate::target::host::associations::Associations;
 use crate::target::host::queues::{Happened, Queues, Submission};
-use crate::target::host::{Event as AssociationEvent, Outcome, Payload, Target, TargetFacts};
+use crate::target::host::{Event as AssociationEvent, JobError, Outcome, Payload, Target, TargetFacts};
 use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup};
 use crate::target::manage::ArrayStatus;
 use status::state_text;
@@ -77,6 +77,15 @@ struct Asked {
     span: Option<Span>,
     /// How it ended, and what it read, until its memory is free again.
     over: bool,
+    /// Its shelf was lost while it was under way, and the drive knows.
+    left_behind: bool,
+}
+
+impl Asked {
+    /// Whether it may take effect later although no answer has come.
+    const fn may_change(&self) -> bool {
+        self.encoded.read_bytes == 0 && !self.over && !self.left_behind
+    }
 }
 
 enum Why {
@@ -167,6 +176,7 @@ impl Seat {
                     other_addresses: others.to_vec(),
                     depth: DEPTH,
                     kato_ms: KATO_MS,
+                    drain: true,
                     command_timeout: COMMAND_TIMEOUT,
                     reconnect: RECONNECT,
                     loss_timeout: None,
@@ -307,7 +317,7 @@ impl Seat {
         let reached: DriveSet = (0..self.setup.drives.len())
             .filter_map(|drive| match self.drives.get(drive).state {
                 State::Member(index) => Some(index),
-                State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
+                State::Away | State::Draining | State::Reading | State::Blank | State::Unfit(_) => None,
             })
             .collect();
         let is_more = reached != record.drives && reached.covers(record.drives);
@@ -364,6 +374,11 @@ impl Seat {
         for index in self.drives.shelf_down(&self.setup, shelf) {
             self.machine_event(io, Event::DriveDown(index));
         }
+        for number in self.asked.keys().copied().collect::<Vec<u32>>() {
+            if !self.waiting.contains(&number) {
+                self.leave_behind(number, Some(shelf));
+            }
+        }
         // What was sent ends with its queue; what was not ends here.
         let (asked, setup) = (&self.asked, &self.setup);
         let waiting = std::mem::take(&mut self.waiting).into_iter();
@@ -372,14 +387,20 @@ impl Seat {
         self.waiting = kept.into();
         for number in lost {
             if let Some(asked) = self.asked.remove(&number) {
-                self.answered(
-                    io,
-                    asked.drive,
-                    asked.why,
-                    &Err(crate::target::host::JobError::NotSent),
-                    &[],
-                );
+                self.answered(io, asked.drive, asked.why, &Err(JobError::NotSent), &[]);
             }
+        }
+    }
+
+    /// A command has got no answer and gets none any more, on this shelf if one is named.
+    fn leave_behind(&mut self, number: u32, only: Option<u16>) {
+        let Some(asked) = self.asked.get_mut(&number) else {
+            return;
+        };
+        let shelf = self.setup.drives[asked.drive].shelf;
+        if asked.may_change() && only.is_none_or(|only| only == shelf) {
+            asked.left_behind = true;
+            self.drives.leave_behind(asked.drive);
         }
     }
 
@@ -397,6 +418,7 @@ impl Seat {
             encoded,
             span: None,
             over: false,
+            left_behind: false,
         };
         let old = self.asked.insert(self.next, asked);
         assert!(old.is_none(), "four thousand million commands are not under way");
@@ -460,6 +482,9 @@ impl Seat {
                 data_bytes,
                 ..
             } => {
+                if outcome == Err(JobError::Lost) {
+                    self.leave_behind(job, None);
+                }
                 let Some(asked) = self.asked.get_mut(&job) else {
                     return;
                 };
@@ -640,7 +665,7 @@ impl Seat {
         let is_fit = |place: usize| match self.drives.get(place).state {
             State::Blank => true,
             State::Member(index) => Some(index) == index_of(place),
-            State::Away | State::Reading | State::Unfit(_) => false,
+            State::Away | State::Draining | State::Reading | State::Unfit(_) => false,
         };
         let named: Vec<String> = (0..self.setup.drives.len())
             .filter(|place| !is_fit(*place))

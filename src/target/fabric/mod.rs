@@ -175,6 +175,8 @@ fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target 
         header_digest: shelf.header_digest,
         data_digest: shelf.data_digest,
         kato_ms: KATO_MS,
+        keep_alive: KEEP_ALIVE,
+        drain: true,
         command_timeout: COMMAND_TIMEOUT,
         reconnect: RECONNECT,
         loss_timeout: None,
@@ -186,8 +188,10 @@ fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target 
 const DEPTH: u16 = 127;
 /// A shelf ends an association of which it has heard nothing for so long.
 const KATO_MS: u32 = 10_000;
-/// An association whose admin queue is silent for so long is torn down; less than the default of `hang_ms`, so that drives of a group
-/// that is silent as a whole are reconnected before they are given up.
+/// How often a shelf is asked whether it is there.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(1);
+/// An association whose admin queue is silent for so long is torn down. With the time between two questions that is less than the default of
+/// `hang_ms`, so that drives are reached by another way before they are given up.
 const COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Wait before the first attempt to reconnect; up to five seconds later.
 const RECONNECT: std::time::Duration = std::time::Duration::from_millis(100);

@@ -11,7 +11,7 @@ use nvme::reservation::Command as Reservation;
 use super::claim::{Claim, Custody, Identity, Refusal, Rivals, Step};
 use super::{Answer, Route, hostid_of, identity_of};
 use crate::drive::DriveError;
-use crate::target::host::{Namespace, TargetFacts};
+use crate::target::host::{Drain, Namespace, TargetFacts};
 
 /// How long a claim that failed is let be.
 const CLAIM_AGAIN_NS: u64 = 1_000_000_000;
@@ -154,6 +154,8 @@ enum State {
     Claiming(Claim),
     /// Awaits the time of the next claim.
     Unclaimed { until_ns: u64 },
+    /// Shared with other nodes; awaits the end of what earlier associations have left behind.
+    Draining,
     /// Shared with other nodes; awaits [`Event::Open`].
     Connected,
     /// Awaits nothing.
@@ -185,6 +187,8 @@ struct ShelfState {
     attempt: Option<u32>,
     namespaces: Vec<Namespace>,
     volatile: bool,
+    /// Nothing of earlier associations can take effect any more.
+    is_drained: bool,
     /// Which start of its process it was when it was last known, if it has told.
     instance: Option<[u8; 16]>,
     /// It was connected before.
@@ -215,6 +219,7 @@ impl Paths {
             attempt: None,
             namespaces: Vec::new(),
             volatile: false,
+            is_drained: false,
             instance,
             known: false,
         });
@@ -239,6 +244,11 @@ impl Paths {
         let path = self.path(drive);
         assert!(matches!(path.state, State::Down), "before its shelf is connected");
         path.is_shared = true;
+    }
+
+    /// Whether this attempt to connect a shelf is known to have led somewhere.
+    pub fn is_known(&self, shelf: u16, attempt: u32) -> bool {
+        self.shelves[usize::from(shelf)].attempt == Some(attempt)
     }
 
     /// Whether a drive answers commands, or would if it was not stale.
@@ -291,13 +301,14 @@ impl Paths {
         let state = &mut self.shelves[usize::from(shelf)];
         state.namespaces.clone_from(&facts.namespaces);
         state.volatile = facts.volatile_write_cache;
+        state.is_drained = facts.drain == Drain::Proven;
         let attempt = facts.attempt;
         if state.attempt.replace(attempt) != Some(attempt) {
             return out.push(Action::ReadInstance { shelf, attempt });
         }
-        // One that was missing may be back.
+        // One that was missing may be back, and one that was being drained may be so by now.
         for drive in self.drives_of(shelf) {
-            if matches!(self.paths[&drive].state, State::Missing) && self.is_there(drive) {
+            if matches!(self.paths[&drive].state, State::Missing | State::Draining) && self.is_there(drive) {
                 self.claim(drive, attempt, out);
             }
         }
@@ -376,9 +387,14 @@ impl Paths {
     }
 
     fn claim(&mut self, drive: u16, attempt: u32, out: &mut Vec<Action>) {
-        let base = self.shelves[usize::from(self.paths[&drive].shelf)].base;
-        let identity = identity_of(hostid_of(base, attempt));
+        let shelf = &self.shelves[usize::from(self.paths[&drive].shelf)];
+        let (is_drained, identity) = (shelf.is_drained, identity_of(hostid_of(shelf.base, attempt)));
         let path = self.path(drive);
+        if path.is_shared && !is_drained {
+            // The drive's quorum area knows no reservation that could fence them.
+            path.state = State::Draining;
+            return;
+        }
         if path.is_shared {
             path.state = State::Connected;
             return out.push(Action::Connected { drive });
@@ -518,6 +534,7 @@ mod tests {
             attempt,
             namespaces,
             volatile_write_cache: true,
+            drain: Drain::Proven,
             ..TargetFacts::default()
         }
     }
@@ -727,6 +744,33 @@ mod tests {
             world.run(Event::Restore { drive: 7 }),
             [route(Route::Up { attempt: 1 })]
         );
+    }
+
+    #[test]
+    fn a_shared_drive_waits_for_what_earlier_associations_have_left_behind() {
+        let mut world = World::new();
+        world.paths.share(7);
+        let with = |drain| TargetFacts {
+            drain,
+            ..facts(0, vec![NAMESPACE])
+        };
+        let ready = |world: &mut World, drain| {
+            let facts = &with(drain);
+            world.run(Event::Ready { shelf: 0, facts })
+        };
+        ready(&mut world, Drain::UnderWay);
+        let instance = Event::Instance {
+            shelf: 0,
+            attempt: 0,
+            instance: Ok(INSTANCE),
+        };
+        assert_eq!(world.run(instance), [], "it is there, and may not be asked");
+        for drain in [Drain::UnderWay, Drain::Unsupported] {
+            assert_eq!(ready(&mut world, drain), []);
+        }
+        let connected = Action::Connected { drive: 7 };
+        assert_eq!(ready(&mut world, Drain::Proven), [connected]);
+        assert_eq!(ready(&mut world, Drain::Proven), [], "once");
     }
 
     #[test]

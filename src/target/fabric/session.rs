@@ -26,7 +26,7 @@ use crate::target::host::{Event, Host, HostError, Namespace, Outcome, TargetFact
 /// How long a shelf may take to be reached: one that is restarted may be on its way.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 /// How long a command may take; the association gives up before.
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
+pub const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Memory of the session's core: a few commands of the largest size.
 const ARENA_BYTES: usize = 16 << 20;
 /// Namespaces that a message names.
@@ -356,7 +356,7 @@ impl FabricDrive {
 }
 
 /// Waits until a shelf is connected and its namespaces are known.
-fn await_ready(host: &Host<Questions>, shelf: &RemoteShelf) -> Result<Arc<TargetFacts>, SessionError> {
+pub fn await_ready(host: &Host<Questions>, shelf: &RemoteShelf) -> Result<Arc<TargetFacts>, SessionError> {
     let name = &shelf.name;
     let places: Vec<String> = shelf.addresses.iter().map(ToString::to_string).collect();
     let places = places.join(", ");

@@ -1,7 +1,7 @@
 //! One command after the other, from a thread that waits for each answer: for what happens before cores run, and for tools.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use nvme::command::SubmissionEntry;
@@ -16,6 +16,35 @@ struct Question {
     job: Job,
     data: Vec<u8>,
     reply: SyncSender<(Outcome, Vec<u8>)>,
+}
+
+impl Question {
+    /// A question, and where its answer comes.
+    fn new(
+        target: u16,
+        is_admin: bool,
+        entry: SubmissionEntry,
+        data: Vec<u8>,
+        read_bytes: u32,
+    ) -> (Self, Receiver<(Outcome, Vec<u8>)>) {
+        let write_bytes = u32::try_from(data.len()).expect("parts are within what a target takes");
+        let mut job = Job::new(entry.opcode(), entry.nsid(), 0);
+        job.entry = entry;
+        job.data = match (write_bytes, read_bytes) {
+            (0, 0) => Payload::None,
+            (0, bytes) => Payload::FromTarget(bytes),
+            (bytes, _) => Payload::ToTarget(bytes),
+        };
+        let (reply, answer) = mpsc::sync_channel(1);
+        let question = Self {
+            target,
+            is_admin,
+            job,
+            data,
+            reply,
+        };
+        (question, answer)
+    }
 }
 
 /// What was asked and is not answered.
@@ -67,27 +96,24 @@ impl Host<Questions> {
         read_bytes: u32,
         wait: Duration,
     ) -> (Outcome, Vec<u8>) {
-        let write_bytes = u32::try_from(data.len()).expect("parts are within what a target takes");
-        let mut job = Job::new(entry.opcode(), entry.nsid(), 0);
-        job.entry = entry;
-        job.data = match (write_bytes, read_bytes) {
-            (0, 0) => Payload::None,
-            (0, bytes) => Payload::FromTarget(bytes),
-            (bytes, _) => Payload::ToTarget(bytes),
-        };
-        let (reply, answer) = mpsc::sync_channel(1);
-        let question = Question {
-            target,
-            is_admin,
-            job,
-            data,
-            reply,
-        };
+        let (question, answer) = Question::new(target, is_admin, entry, data, read_bytes);
         let lost = || (Err(JobError::Lost), Vec::new());
         let asked = self.with(CoreIndex(0), |questions, _| questions.waiting.push_back(question));
         if asked.is_err() {
             return lost();
         }
         answer.recv_timeout(wait).unwrap_or_else(|_| lost())
+    }
+    /// Asks a target for many writes at once, so that they are under way together; their answers, in the same order.
+    pub fn ask_writes(
+        &self,
+        target: u16,
+        writes: impl Iterator<Item = (SubmissionEntry, Vec<u8>)>,
+    ) -> Vec<Receiver<(Outcome, Vec<u8>)>> {
+        let posed = writes.map(|(entry, data)| Question::new(target, false, entry, data, 0));
+        let (asked, answers): (Vec<Question>, Vec<_>) = posed.unzip();
+        // Of a host that has ended no answer comes.
+        let _ = self.with(CoreIndex(0), |questions, _| questions.waiting.extend(asked));
+        answers
     }
 }

@@ -8,7 +8,7 @@ use reactor::{CoreIndex, Nanos};
 
 use super::job::QueueName;
 use super::queues::Report;
-use super::{Event, Namespace, Target, TargetFacts};
+use super::{Drain, Event, Namespace, Target, TargetFacts};
 
 /// Entries of an admin queue: the association's commands and those of the workload.
 const ADMIN_ENTRIES: u16 = 32;
@@ -48,6 +48,8 @@ struct Link {
     epochs: Vec<u32>,
     /// What the controller is, while it is live; its namespaces grow as they are reported.
     facts: Option<TargetFacts>,
+    /// The facts of the present association were told.
+    told: bool,
     over: bool,
 }
 
@@ -75,6 +77,7 @@ impl Associations {
             attempt: 0,
             epochs: vec![0; usize::from(target.io_queues) + 1],
             facts: None,
+            told: false,
             over: false,
         });
         Self {
@@ -188,6 +191,7 @@ impl Associations {
                 );
             }
             Action::Live { .. } => link.live(&action),
+            Action::Drain(drain) => self.drained(target, drain),
             Action::Namespace {
                 nsid,
                 blocks,
@@ -246,10 +250,19 @@ impl Associations {
         self.order(queue, self.epoch, Order::Open { jobs_max, address });
     }
 
+    /// More is known of what earlier controllers have left behind.
+    fn drained(&mut self, target: usize, drain: Drain) {
+        let link = &mut self.links[target];
+        link.facts.as_mut().expect("it is live").drain = drain;
+        if link.told {
+            self.scanned(target);
+        }
+    }
+
     fn scanned(&mut self, target: usize) {
-        let Some(facts) = &self.links[target].facts else {
-            return;
-        };
+        let link = &mut self.links[target];
+        let Some(facts) = &link.facts else { return };
+        link.told = true;
         let facts = Arc::new(facts.clone());
         self.ready.push((
             u16::try_from(target).expect("a host has few targets"),
@@ -301,6 +314,7 @@ impl Link {
         else {
             unreachable!("the caller has matched it");
         };
+        self.told = false;
         let namespaces = self.facts.take().map_or_else(Vec::new, |facts| facts.namespaces);
         self.facts = Some(TargetFacts {
             attempt: self.attempt - 1,
@@ -312,6 +326,7 @@ impl Link {
             volatile_write_cache,
             oncs,
             fuses,
+            drain: Drain::NotAsked,
             namespaces,
         });
     }
@@ -340,6 +355,8 @@ fn config(target: &Target) -> Config {
         queue_entries: target.depth.saturating_add(1),
         admin_entries: ADMIN_ENTRIES,
         kato_ms: target.kato_ms,
+        keep_alive_ns: nanos(target.keep_alive).min(u64::from(target.kato_ms) * 1_000_000 / 2),
+        drain: target.drain,
         flow_control: target.flow_control,
         max_transfer_bytes: target.max_transfer_bytes,
         command_timeout_ns: nanos(target.command_timeout),

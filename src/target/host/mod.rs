@@ -25,6 +25,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use nvme::host::Drain;
 use nvme::host::{DownReason, FailReason, Kind};
 use nvme::log::DiscoveryEntry;
 use nvme::nqn::Nqn;
@@ -70,10 +71,14 @@ pub struct Target {
     pub header_digest: bool,
     /// CRC-32C over PDU data.
     pub data_digest: bool,
+    /// Whether what a lost association has left behind is ended over the next one, and [`TargetFacts::drain`] says how far that is.
+    pub drain: bool,
     /// Whether submission queue flow control is used.
     pub flow_control: bool,
     /// Keep alive timeout in milliseconds; 0 for none.
     pub kato_ms: u32,
+    /// How often the controller is asked whether it is there; half of the timeout if that is less.
+    pub keep_alive: Duration,
     /// Data bytes of a job at most, in `4096..=2 MiB`; the controller may allow fewer.
     pub max_transfer_bytes: u32,
     /// How long a job may take before its controller is reset.
@@ -101,8 +106,10 @@ impl Target {
             depth: 1,
             header_digest: false,
             data_digest: false,
+            drain: false,
             flow_control: false,
             kato_ms: 10_000,
+            keep_alive: Duration::from_secs(5),
             max_transfer_bytes: 1 << 20,
             job_timeout: Duration::from_secs(30),
             command_timeout: Duration::from_secs(10),
@@ -148,6 +155,8 @@ pub struct TargetFacts {
     pub oncs: u16,
     /// FUSES: fused commands.
     pub fuses: u16,
+    /// What is known of commands that earlier associations have left behind.
+    pub drain: Drain,
     /// Its namespaces, by ascending identifier.
     pub namespaces: Vec<Namespace>,
 }
@@ -155,7 +164,7 @@ pub struct TargetFacts {
 /// What became of an association.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Jobs run; also after each reconnect and when namespaces have changed.
+    /// Jobs run; also after each reconnect, when namespaces have changed and when more is known of [`TargetFacts::drain`].
     Ready {
         /// Index of the target.
         target: usize,

@@ -102,8 +102,8 @@ impl<J: Copy> Queues<J> {
 
     /// Keeps buffers for the associations' own commands, so that they never wait for memory whose owner waits for them.
     pub fn keep_spares<M: Send + 'static>(&mut self, io: &mut Io<M>) {
-        // Of an admin queue a step, a log page and a shutdown at the same time; of each of the others its Connect.
-        self.spare_max = 4 * self.targets.len();
+        // Of an admin queue a step, a log page, that of resets and a shutdown at the same time; of each of the others its Connect.
+        self.spare_max = 5 * self.targets.len();
         while self.spare.len() < self.spare_max {
             let Some(span) = io.arena_mut().alloc(OWN_BYTES) else {
                 return;

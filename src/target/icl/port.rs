@@ -86,7 +86,6 @@ impl Port {
             if peer.slot > local.slot {
                 continue;
             }
-            // Announcements take the first path that works: see `redial`.
             for path in 0..peer.addresses.len() {
                 let path = PathId(u8::try_from(path).expect("two paths"));
                 let peer = peer.slot;
@@ -252,6 +251,15 @@ impl Port {
     /// Connections that were refused.
     pub const fn refusals(&self) -> Refusals {
         self.refusals
+    }
+
+    /// Connections for announcements that there are to a peer.
+    pub fn announcement_paths(&self, peer: Slot) -> usize {
+        let carries = |wire: &Wire| {
+            let greeted = wire.greeted.is_some_and(|greeted| greeted.peer.slot == peer);
+            greeted && matches!(wire.life, Life::Announcements(_))
+        };
+        self.wires.iter().flatten().filter(|wire| carries(wire)).count()
     }
 
     /// The peer at the other end of a connection for announcements, if there is one.
@@ -750,11 +758,13 @@ impl Port {
         for at in 0..self.dials.len() {
             let Dial { to, at: due, wait } = self.dials[at];
             let is_there = |wire: &Wire| {
-                let is_same = wire.dialled == Some(to);
+                // Announcements go by all paths: the silence of one must not look like that of the node.
                 let announces = to.lane == ANNOUNCEMENTS
                     && matches!(wire.life, Life::Announcements(_))
-                    && wire.greeted.is_some_and(|greeted| greeted.peer.slot == to.peer);
-                is_same || announces
+                    && wire
+                        .greeted
+                        .is_some_and(|greeted| greeted.peer.slot == to.peer && greeted.path == to.path);
+                wire.dialled == Some(to) || announces
             };
             let is_wanted = to.lane == ANNOUNCEMENTS || self.links.is_member(to.peer);
             if now < due || !is_wanted || self.wires.iter().flatten().any(|wire| is_there(wire)) {

@@ -99,6 +99,8 @@ pub struct ArrayDriveStatus {
     pub in_use: bool,
     /// `reached`, `away`, `reading`, `blank`, or why it takes no part.
     pub state: String,
+    /// What was found when it was tried out, if this node has made the array.
+    pub admission: Option<String>,
 }
 
 /// Another node of an array.
@@ -110,4 +112,6 @@ pub struct ArrayPeerStatus {
     pub addresses: Vec<String>,
     /// Its life, if there is a connection to it.
     pub incarnation: Option<String>,
+    /// Paths by which announcements go.
+    pub paths_up: usize,
 }

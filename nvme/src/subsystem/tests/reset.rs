@@ -112,10 +112,19 @@ fn a_reset_is_through_when_the_last_connection_is_drained_and_the_host_hears_of_
 fn a_host_resets_controllers_of_its_own_only() {
     let mut pair = pair();
     let instance = pair.instance();
-    for cntlid in [100, 1, 4000] {
+    let page = pair.rig.command(pair.admin, identify(), &[]).data;
+    let own = (page[135], u64::from_le_bytes(page[136..144].try_into().unwrap()));
+    for (cntlid, instance) in [(100, own), (1, instance), (4000, instance)] {
         let done = pair.reset(cntlid, instance);
         assert!(done.status.same_code(Status::INVALID_FIELD), "{cntlid}");
     }
+    let done = pair.reset(100, instance);
+    let over = (Status::SUCCESS, 1);
+    assert_eq!(
+        (done.status, done.result),
+        over,
+        "who had the own number before is over"
+    );
     let (foreign_admin, foreign) = pair.rig.controller(2);
     let other_admin = std::mem::replace(&mut pair.other_admin, foreign_admin);
     let foreign_instance = pair.instance();

@@ -17,7 +17,16 @@ pub const SHELF: &str = "\
 Examples:
   braid config example --shelf > shelf.toml
   braid shelf --config shelf.toml
-  braid shelf show";
+  braid shelf show
+  braid shelf test 10.0.0.9:4420 --nqn nqn.2026-01.io.braid:shelf-a --nsid 1";
+pub const SHELF_TEST: &str = "\
+Examples:
+  braid shelf test 10.0.0.9:4420 --nqn nqn.2026-01.io.braid:shelf-a --nsid 1
+  braid shelf test 10.0.0.9 10.0.1.9 --nqn nqn.2014-08.org.example:array --nsid 3 --json
+
+Two hosts register and reserve the namespace; one fences the other by Preempt and Abort while that writes. A namespace that
+anybody is registered with is left alone. Written are 8 blocks from byte 131072 on, where the heartbeats of an array's nodes
+are going to be; what was there before is put back, unless the test is killed.";
 pub const ARRAY: &str = "\
 Examples:
   braid array key > vault.key

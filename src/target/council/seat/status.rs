@@ -49,7 +49,7 @@ impl Seat {
             .map(|(spec, drive)| {
                 let place = match drive.state {
                     State::Member(index) => Some(index),
-                    State::Away | State::Reading | State::Blank | State::Unfit(_) => None,
+                    State::Away | State::Draining | State::Reading | State::Blank | State::Unfit(_) => None,
                 };
                 ArrayDriveStatus {
                     name: spec.name.clone(),
@@ -58,6 +58,7 @@ impl Seat {
                     votes: place.is_some_and(|place| voters.contains(place)),
                     in_use: place.is_some_and(|place| in_use.contains(place)),
                     state: state_text(&drive.state),
+                    admission: None,
                 }
             })
             .collect()
@@ -73,6 +74,7 @@ impl Seat {
                     .port
                     .announces_to(peer.slot)
                     .map(|node| hex(node.incarnation)),
+                paths_up: self.port.announcement_paths(peer.slot),
             })
             .collect()
     }
@@ -107,6 +109,7 @@ const fn stage_text(stage: Stage) -> &'static str {
 pub(super) fn state_text(state: &State) -> String {
     match state {
         State::Away => "its shelf is not connected".to_owned(),
+        State::Draining => "what a lost connection has left behind is being waited for".to_owned(),
         State::Reading => "its label is being read".to_owned(),
         State::Blank => "blank".to_owned(),
         State::Member(_) => "reached".to_owned(),
