@@ -203,7 +203,9 @@ impl World {
                     self.close_if_drained(queue);
                 }
                 subsystem::Action::Accept { .. } | subsystem::Action::Report(_) => {}
-                other => panic!("{other:?}"),
+                other @ (subsystem::Action::Abort { .. }
+                | subsystem::Action::EnforceReservation(_)
+                | subsystem::Action::PersistReservation { .. }) => panic!("{other:?}"),
             }
         }
     }
