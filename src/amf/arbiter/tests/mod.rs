@@ -2,6 +2,7 @@
 
 mod costs;
 mod figures;
+mod hostile;
 mod random;
 mod refusals;
 mod script;
