@@ -10,6 +10,7 @@ use std::time::Duration;
 use braid::icl::link::{Address, Gathering, Lane, LinkConfig};
 use braid::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 use braid::target::icl::{News, Peer, Port, PortSetup};
+use config::Encryption;
 use hdrhistogram::Histogram;
 use reactor::{Errno, Io, Nanos, Program, Progress, Received, SendBatch, Token};
 
@@ -56,6 +57,7 @@ fn start(
     listener: Option<OwnedFd>,
     other: SocketAddr,
     gathering: Gathering,
+    encryption: Encryption,
     task: Option<(Task, Sender<Figures>)>,
     bytes: usize,
 ) -> reactor::Running<()> {
@@ -71,6 +73,7 @@ fn start(
         let setup = PortSetup {
             link,
             key: [3; 32],
+            encryption,
             peers: vec![Peer {
                 slot: node(1 - slot).slot,
                 addresses: vec![other],
@@ -93,7 +96,12 @@ fn start(
 }
 
 /// Runs both until the one that asks has its figures.
-pub fn run(bytes: usize, outstanding: u32, gathering: Gathering, time: Duration) -> Figures {
+pub fn run(
+    bytes: usize,
+    outstanding: u32,
+    (gathering, encryption): (Gathering, Encryption),
+    time: Duration,
+) -> Figures {
     let (listener, bound) = listener();
     // Lane 0 listens a port above the node's address.
     let address = SocketAddr::new(bound.ip(), bound.port() - 1);
@@ -105,8 +113,9 @@ pub fn run(bytes: usize, outstanding: u32, gathering: Gathering, time: Duration)
         warm_ns: time_ns / 10,
         time_ns,
     };
-    let answers = start(0, Some(listener), address, gathering, None, bytes);
-    let asks = start(1, None, address, gathering, Some((task, sender)), bytes);
+    let answers = start(0, Some(listener), address, gathering, encryption, None, bytes);
+    let asked = Some((task, sender));
+    let asks = start(1, None, address, gathering, encryption, asked, bytes);
     let figures = figures
         .recv_timeout(time * 2 + Duration::from_secs(20))
         .expect("the nodes find each other");

@@ -69,6 +69,7 @@ pub(crate) fn resolve(
         key_file: draft.key_file,
         listen: draft.listen,
         failures: draft.failures,
+        encryption: draft.encryption,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
         drives: drives.collect(),
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),

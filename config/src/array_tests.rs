@@ -1,7 +1,7 @@
 //! Tests of `[array]` and `[[peer]]`.
 
 use crate::testing::{LEAST, good, refuses};
-use crate::{ArrayText, NamespaceName};
+use crate::{ArrayText, Encryption, NamespaceName};
 
 const SHELF: &str = "[[shelf]]\nname=\"s\"\nnqn=\"nqn.2026-01.io.braid:s\"\naddresses=[\"10.0.0.9:4420\"]\n\
                      [[drive]]\nname=\"d\"\nshelf=\"s\"\nnsid=1\n";
@@ -36,6 +36,7 @@ fn what_is_written_for_an_array_is_read_as_it_was() {
     let text = ArrayText {
         name: "other".to_owned(),
         key_file: "k\\ey".to_owned(),
+        encryption: Encryption::Tls,
         peers: vec![(
             5,
             vec!["10.0.0.2:1".parse().unwrap(), "10.1.0.2:1".parse().unwrap()],
@@ -48,6 +49,7 @@ fn what_is_written_for_an_array_is_read_as_it_was() {
             let array = config.array.expect("there is an array");
             assert_eq!(array.name, text.name);
             assert!(array.key_file.ends_with("k\\ey"));
+            assert_eq!(array.encryption, Encryption::Tls);
             assert_eq!((array.peers[0].slot, array.peers[0].addresses.len()), (5, 2));
         }
         Err(problems) => panic!("{problems:?}"),
@@ -60,6 +62,7 @@ fn one_node_alone_is_an_array() {
     let array = config.array.expect("there is an array");
     assert_eq!(array.drives[0].namespace, NamespaceName::Nsid(1));
     assert_eq!((array.slot, array.failures, array.peers.len()), (2, 1, 0));
+    assert_eq!(array.encryption, Encryption::None);
     assert!(array.key_file.ends_with("k"));
 }
 
@@ -74,6 +77,16 @@ fn what_is_wrong_is_told_with_its_remedy() {
         (KEYS.replace("slot=2", "slot=8"), SHELF.to_owned(), "slot"),
         (KEYS.replace("slot=2\n", ""), SHELF.to_owned(), "slot"),
         (KEYS.replace(":4430", ""), SHELF.to_owned(), "listen"),
+        (
+            format!("{KEYS}\nencryption=\"tsl\""),
+            SHELF.to_owned(),
+            "encryption = \"tsl\" is not known",
+        ),
+        (
+            format!("{KEYS}\nencryption=\"tsl\""),
+            SHELF.to_owned(),
+            "did you mean \"tls\"? It may be \"none\", \"tls\"",
+        ),
         (KEYS.to_owned(), String::new(), "has 0 drives"),
         (
             KEYS.to_owned(),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use nvme::nqn::Nqn;
 
+use crate::Encryption;
+
 /// A shelf and the namespaces of it that are drives of the array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShelfText {
@@ -33,6 +35,8 @@ pub struct ArrayText {
     pub listen: SocketAddr,
     /// Drives that may be lost.
     pub failures: u8,
+    /// Whether connections to the other nodes are encrypted.
+    pub encryption: Encryption,
     /// Slots and addresses of the others.
     pub peers: Vec<(u8, Vec<SocketAddr>)>,
     /// The shelves; at least one.
@@ -55,6 +59,7 @@ impl ArrayText {
             key_file: "vault.key".to_owned(),
             listen: listen(slot),
             failures: 1,
+            encryption: Encryption::default(),
             peers: (0..nodes)
                 .filter(|peer| *peer != slot)
                 .map(|peer| (peer, vec![listen(peer)]))
@@ -88,6 +93,7 @@ impl fmt::Display for ArrayText {
             ..
         } = self;
         let (name, key_file) = (quoted(&self.name), quoted(&self.key_file));
+        let encryption = self.encryption.name();
         write!(
             out,
             "\
@@ -113,6 +119,9 @@ key_file = {key_file}
 listen = \"{listen}\"
 # Drives that may be lost: twice as many and one more keep the votes, when the array is made.
 failures = {failures}
+# What protects the connections between nodes, the same in all of them: \"none\" or \"tls\" (TLS 1.3, which takes some time of the cores). Either way
+# both ends prove the key first. Data on their way to shelves and hosts are not encrypted, whatever is said here.
+encryption = \"{encryption}\"
 "
         )?;
         if self.peers.is_empty() {

@@ -292,12 +292,37 @@ pub struct Array {
     pub listen: SocketAddr,
     /// Drives that may be lost, `1..=3`: twice as many and one more vote, when the array is made. Default: 1.
     pub failures: u8,
+    /// Whether connections to the other nodes are encrypted. Default: they are not.
+    pub encryption: Encryption,
     /// Each `[[peer]]`, in the file's order; all slots are different, and none is this node's.
     pub peers: Vec<Peer>,
     /// The shelves of the file, which are all the array's.
     pub shelves: Vec<RemoteShelf>,
     /// The file's drives that are namespaces of shelves, in the file's order; at least one.
     pub drives: Vec<ArrayDrive>,
+}
+
+/// What protects the connections between nodes, once both ends have proved the array's key.
+///
+/// The default is none. Nodes of an array often have a network of their own; their data cross the network to shelves and hosts unencrypted
+/// too, so that TLS between the nodes alone promises less than it seems to; and it takes time of the cores that serve hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Nothing.
+    #[default]
+    None,
+    /// TLS 1.3.
+    Tls,
+}
+
+impl Encryption {
+    /// As it stands in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tls => "tls",
+        }
+    }
 }
 
 /// `[[peer]]`: another node of the array.

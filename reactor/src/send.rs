@@ -92,6 +92,11 @@ impl SendBatch {
         self.total_bytes
     }
 
+    /// The bytes that it owns: all of them, unless it gathers from elsewhere, too.
+    pub fn owned_bytes(&self) -> &[u8] {
+        &self.header
+    }
+
     /// Segments that were added, adjacent header bytes counted once.
     pub fn segment_count(&self) -> usize {
         self.segments.len()

@@ -9,6 +9,7 @@ use braid::icl::{DriveIndex, DriveSet, Slot};
 use braid::target::council::{Council, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use braid::target::icl::Peer;
 use braid::target::manage::{ArrayStatus, FaultKind};
+use config::Encryption;
 use nvme::nqn::Nqn;
 
 use super::queue::Host;
@@ -47,6 +48,7 @@ fn setup(number: u8, nodes: &[SocketAddr], shelf: SocketAddr) -> Setup {
         slot: slot(number),
         key: [7; 32],
         failures: 1,
+        encryption: Encryption::None,
         listen: nodes[usize::from(number)],
         peers: peers
             .map(|(peer, address)| Peer {
@@ -138,6 +140,44 @@ fn nodes_form_an_array_lose_one_and_take_it_in_again() {
     let whole = until("three members again", &all, |all| are_open(all, 3));
     assert!(whole[0].epoch > fewer[0].epoch);
     assert_ne!(whole[0].members[2], formed[0].members[2], "another life");
+}
+
+/// Nodes that encrypt form an array; one that does not is kept out, and all of them say why, until it does as they do.
+#[test]
+fn nodes_that_encrypt_form_an_array_and_keep_out_who_does_not() {
+    let shelf = shelf();
+    let nodes = addresses(3);
+    let start = |number, encryption| {
+        let setup = setup(number, &nodes, shelf.address());
+        Council::start(Setup { encryption, ..setup }).unwrap()
+    };
+    let councils: Vec<Council> = (0..2).map(|number| start(number, Encryption::Tls)).collect();
+    let other = start(2, Encryption::None);
+    let two: Vec<&Council> = councils.iter().collect();
+    all_blank(&two);
+    two[0].create().unwrap();
+    let formed = until("two members", &two, |all| are_open(all, 2));
+    assert!(formed.iter().all(|status| status.encryption == "tls"));
+    let three = [two[0], two[1], &other];
+    let refused = until("refusals", &three, |all| {
+        all.iter().all(|status| status.refused_connections > 0)
+    });
+    for status in &refused {
+        let why = status.last_refusal.as_deref().unwrap();
+        assert!(
+            why.contains("`encryption` in [array] has to be the same in all nodes"),
+            "{why}"
+        );
+    }
+    assert_eq!(
+        (refused[2].encryption.as_str(), refused[2].serves),
+        ("none", false)
+    );
+
+    drop(other);
+    let back = start(2, Encryption::Tls);
+    let three = [two[0], two[1], &back];
+    until("three members", &three, |all| are_open(all, 3));
 }
 
 /// H01, CHECKLIST E1: the link between two nodes is cut, and both see the drives: one of them goes on, and the other knows that it does not.

@@ -7,7 +7,7 @@ use super::Placed;
 use super::field::{check_name, path};
 use crate::problem::{Problems, quoted};
 use crate::section::{Found, Section};
-use crate::{ARRAY_PATHS_MAX, ARRAY_SLOTS, Peer};
+use crate::{ARRAY_PATHS_MAX, ARRAY_SLOTS, Encryption, Peer};
 
 /// `[array]` before its drives and shelves are known.
 pub(crate) struct ArrayDraft {
@@ -16,6 +16,7 @@ pub(crate) struct ArrayDraft {
     pub(crate) key_file: std::path::PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) failures: u8,
+    pub(crate) encryption: Encryption,
 }
 
 /// `[array]`; `None` if something was wrong, which is reported.
@@ -54,6 +55,10 @@ pub(crate) fn array(
         Found::Wrong => None,
     };
     let failures = section.number("failures", 1..=3, problems).or(1);
+    let choices = [Encryption::None, Encryption::Tls].map(|choice| (choice.name(), choice));
+    let encryption = section
+        .choice("encryption", &choices, problems)
+        .or(Encryption::default());
     section.finish(problems);
     let value = ArrayDraft {
         name: name?,
@@ -61,6 +66,7 @@ pub(crate) fn array(
         key_file: key_file?,
         listen: listen?,
         failures,
+        encryption,
     };
     Some(Placed { value, at })
 }

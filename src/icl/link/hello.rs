@@ -5,7 +5,8 @@
 //! HMAC-SHA-256 over the prover's role and both introductions: fresh nonces of both sides, both slots, lives and epochs,
 //! lane and path. So a proof fits no other connection, and none can be sent back to who made it. The nonces come from
 //! the runtime, and the time that a handshake may take is the runtime's concern. It proves who is there when the
-//! connection begins; against someone who can alter the connection afterwards only encryption below it helps.
+//! connection begins; against someone who can alter the connection afterwards only encryption below it helps. Of that it
+//! knows one thing: how to tell a peer that encrypts, or that does not, when this node does otherwise.
 //!
 //! | bytes | field of an introduction |
 //! |---|---|
@@ -29,6 +30,10 @@ use super::past::PastLives;
 use crate::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 
 const MAGIC: [u8; 4] = *b"BHEL";
+/// With what a peer begins that encrypts.
+///
+/// Source: RFC 8446, section 5.1, `ContentType`: handshake.
+const TLS_HANDSHAKE: u8 = 22;
 /// Version of the handshake and of what follows it.
 pub const VERSION: u8 = 1;
 /// Bytes of a nonce.
@@ -109,6 +114,11 @@ pub enum RefusalCode {
     /// The proof does not fit.
     #[error("the key of the array is not the same")]
     Key,
+    /// One side encrypts, the other does not.
+    #[error(
+        "one of the two nodes encrypts and the other does not: `encryption` in [array] has to be the same in all nodes"
+    )]
+    Encryption,
     /// A code that this version does not know.
     #[error("it refused for a reason that this version does not know")]
     Unknown,
@@ -123,6 +133,7 @@ impl RefusalCode {
             Self::Slot => 4,
             Self::OldIncarnation => 5,
             Self::Key => 6,
+            Self::Encryption => 7,
             Self::Unknown => u8::MAX,
         }
     }
@@ -135,6 +146,7 @@ impl RefusalCode {
             4 => Self::Slot,
             5 => Self::OldIncarnation,
             6 => Self::Key,
+            7 => Self::Encryption,
             _ => Self::Unknown,
         }
     }
@@ -192,6 +204,19 @@ pub enum HelloError {
     /// The peer does not have the key, or has another.
     #[error("the proof does not fit: the key of the array is not the same")]
     Key,
+    /// The peer encrypts, and this node does not.
+    #[error(
+        "the peer encrypts and this node does not: `encryption` in [array] has to be the same in all nodes"
+    )]
+    Encrypted,
+    /// This node encrypts, and the peer does not.
+    #[error(
+        "this node encrypts and the peer does not: `encryption` in [array] has to be the same in all nodes"
+    )]
+    Unencrypted,
+    /// What came in is not what a node says that encrypts.
+    #[error("what came in is no TLS 1.3 of a node")]
+    Tls,
     /// The peer has refused this node.
     #[error("the peer refused: {0}")]
     ByPeer(RefusalCode),
@@ -201,14 +226,22 @@ impl HelloError {
     /// What the peer is told; nothing if it is none, or has ended the handshake itself.
     const fn code(self) -> Option<RefusalCode> {
         Some(match self {
-            Self::NoHello | Self::ByPeer(_) => return None,
+            Self::NoHello | Self::Tls | Self::ByPeer(_) => return None,
             Self::Version { .. } => RefusalCode::Version,
             Self::Order { .. } | Self::Field { .. } => RefusalCode::Protocol,
             Self::Array => RefusalCode::Array,
             Self::WrongSlot { .. } | Self::OwnSlot { .. } => RefusalCode::Slot,
             Self::OldIncarnation { .. } => RefusalCode::OldIncarnation,
             Self::Key => RefusalCode::Key,
+            Self::Encrypted | Self::Unencrypted => RefusalCode::Encryption,
         })
+    }
+
+    /// Appends to `out` what the peer is told of it, which may be nothing.
+    pub fn tell(self, out: &mut Vec<u8>) {
+        if let Some(code) = self.code() {
+            out.extend_from_slice(&verdict(code.wire()));
+        }
     }
 }
 
@@ -327,9 +360,7 @@ impl Handshake {
         let result = self.advance(input, out);
         if let Err(error) = result {
             self.state = State::Over;
-            if let Some(code) = error.code() {
-                out.extend_from_slice(&verdict(code.wire()));
-            }
+            error.tell(out);
         }
         result
     }
@@ -365,10 +396,13 @@ impl Handshake {
         self.partial_bytes += taken.len();
         *input = rest;
         let magic_bytes = self.partial_bytes.min(MAGIC.len());
-        if self.partial[..magic_bytes] != MAGIC[..magic_bytes] {
-            return Err(HelloError::NoHello);
+        if self.partial[..magic_bytes] == MAGIC[..magic_bytes] {
+            return Ok(self.partial_bytes >= wanted);
         }
-        Ok(self.partial_bytes >= wanted)
+        if self.state == State::AwaitingIntroduction && self.partial[0] == TLS_HANDSHAKE {
+            return Err(HelloError::Encrypted);
+        }
+        Err(HelloError::NoHello)
     }
 
     fn check_start(&self, awaited: Kind) -> Result<Kind, HelloError> {
@@ -509,6 +543,11 @@ impl Handshake {
             Err(HelloError::Key)
         }
     }
+}
+
+/// Whether these bytes of a peer begin like a handshake that is not encrypted.
+pub fn is_unencrypted(bytes: &[u8]) -> bool {
+    bytes.first() == MAGIC.first()
 }
 
 /// The first bytes of a message.

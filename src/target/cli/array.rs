@@ -104,6 +104,14 @@ fn nodes_text(array: &ArrayStatus) -> String {
     table.text()
 }
 
+/// What the word in the status means for the links between nodes.
+fn encryption_text(word: &str) -> &str {
+    match word {
+        "tls" => "links between nodes are encrypted with TLS 1.3",
+        _ => "links between nodes are not encrypted",
+    }
+}
+
 /// The array as a person reads it.
 pub(super) fn text(array: &ArrayStatus) -> String {
     let mut facts = vec![
@@ -117,6 +125,7 @@ pub(super) fn text(array: &ArrayStatus) -> String {
         ),
         ("stage", array.stage.clone()),
         ("epoch", array.epoch.to_string()),
+        ("encryption", encryption_text(&array.encryption).to_owned()),
         (
             "lease",
             if array.serves {

@@ -191,6 +191,7 @@ pub(super) fn import(options: ArrayImport) -> Result<(), Failure> {
         key_file: options.key_file.display().to_string(),
         listen: options.link,
         failures: array.failures(),
+        encryption: options.encryption,
         peers: options.peer,
         shelves: shelves_of(&found, array),
     };

@@ -321,6 +321,7 @@ mod tests {
             slot: Slot::new(0).unwrap(),
             key: [1; 32],
             failures: 1,
+            encryption: config::Encryption::None,
             listen: "127.0.0.1:1".parse().unwrap(),
             peers: Vec::new(),
             shelves: vec![shelf("a"), shelf("b")],

@@ -70,6 +70,7 @@ impl Setup {
             slot: slot(array.slot),
             key: read_key(&array.key_file)?,
             failures: u32::from(array.failures),
+            encryption: array.encryption,
             listen: array.listen,
             peers: array
                 .peers

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use config::Encryption;
 use nvme::nqn::Nqn;
 use reactor::{CoreIndex, Options, PollMode, Remote};
 use uuid::Uuid;
@@ -85,6 +86,8 @@ pub struct Setup {
     pub key: [u8; MAC_BYTES],
     /// Drives that may be lost: how many vote, when the array is made, follows from it.
     pub failures: u32,
+    /// What protects the connections to the other nodes.
+    pub encryption: Encryption,
     /// Where this node listens for the others.
     pub listen: SocketAddr,
     /// The other nodes.
@@ -320,6 +323,7 @@ impl Council {
             uuid: Uuid::from_bytes(setup.array().0).to_string(),
             slot: setup.slot.number(),
             stage: stage.to_owned(),
+            encryption: setup.encryption.name().to_owned(),
             drives: drives.collect(),
             peers: peers.collect(),
             ..ArrayStatus::default()

@@ -164,6 +164,7 @@ impl Seat {
         let port = PortSetup {
             link: LinkConfig::new(setup.array(), node, ANNOUNCEMENTS, crate::target::crc32c),
             key: setup.key,
+            encryption: setup.encryption,
             peers: setup.peers.clone(),
             token: port_token,
         };

@@ -5,14 +5,18 @@
 //! the node's address, so that a connection belongs to its core from its first byte on. At that address itself listens the port of
 //! [`ANNOUNCEMENTS`], which go to nodes that are no members yet, too, and belong to no epoch.
 //!
+//! If the array encrypts, everything on its connections is TLS, and what is said here of bytes that come in or leave is meant inside of it.
+//!
 //! Invariants: who is at the other end is proved before a packet or an announcement of it is looked at; a connection that breaks a rule
 //! ends, and its loss is told to the machines; what waits to be sent is bounded by the machines' own bounds and one announcement a peer.
 
 mod port;
+mod tls;
 mod wire;
 
 use std::net::SocketAddr;
 
+use config::Encryption;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -43,6 +47,8 @@ pub struct PortSetup {
     pub link: LinkConfig,
     /// The key of the array.
     pub key: [u8; MAC_BYTES],
+    /// What protects its connections; all nodes of the array have to agree on it.
+    pub encryption: Encryption,
     /// The other nodes of the array.
     pub peers: Vec<Peer>,
     /// Makes a token of the port out of [`TOKEN_BITS`] bits.

@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use config::Encryption;
 use reactor::{Errno, Io, Nanos, OperationId, Received, SendBatch, TimerId, Token};
 
+use super::tls::Identity;
 use super::wire::{Dialled, Life, Wire};
 use super::{ANNOUNCEMENTS, News, Peer, PortSetup, TOKEN_BITS, address_of_lane, hmac_sha256};
 use crate::icl::link::hello::{Greeted, Handshake, HelloConfig, HelloError, NONCE_BYTES};
@@ -57,6 +59,8 @@ pub struct Port {
     hello: HelloConfig,
     peers: Vec<Peer>,
     token: fn(u64) -> Token,
+    /// What it brings to TLS, if the array encrypts.
+    identity: Option<Identity>,
     wires: Vec<Option<Box<Wire>>>,
     generation: u32,
     dirty: Vec<usize>,
@@ -71,6 +75,8 @@ pub struct Port {
     refusals: Refusals,
     outbox: Outbox,
     words: Vec<u8>,
+    /// What TLS has opened of the bytes that have just come in.
+    opened: Vec<u8>,
 }
 
 impl Port {
@@ -110,6 +116,7 @@ impl Port {
             lane,
             peers: setup.peers,
             token: setup.token,
+            identity: (setup.encryption == Encryption::Tls).then(|| Identity::new(&setup.key)),
             wires: Vec::new(),
             generation: 0,
             dirty: Vec::new(),
@@ -123,6 +130,7 @@ impl Port {
             refusals: Refusals::default(),
             outbox: Outbox::default(),
             words: Vec::new(),
+            opened: Vec::new(),
         }
     }
 
@@ -294,7 +302,8 @@ impl Port {
             return;
         };
         let handshake = Box::new(Handshake::accept(self.hello, nonce()));
-        let wire = Wire::new(self.next_generation(), Life::Greeting(handshake), None, io.now());
+        let mut wire = Wire::new(self.next_generation(), Life::Greeting(handshake), None, io.now());
+        wire.tls = self.identity.as_ref().map(|it| Box::new(it.accept()));
         self.wires[place] = Some(Box::new(wire));
         self.adopt(io, place, socket);
     }
@@ -323,6 +332,7 @@ impl Port {
                     &mut words,
                 );
                 wire.life = Life::Greeting(Box::new(handshake));
+                wire.tls = self.identity.as_ref().map(|it| Box::new(it.initiate()));
                 wire.push(&words, true);
                 words.clear();
                 self.words = words;
@@ -364,8 +374,13 @@ impl Port {
             return;
         };
         match received {
-            Received::Data(bytes) => self.take_bytes(io, place, bytes, news),
-            Received::End | Received::Error(_) => self.lose(io, place, news),
+            Received::Data(bytes) => self.take_data(io, place, bytes, news),
+            Received::End | Received::Error(_) => {
+                let wire = self.wires[place].as_deref();
+                let peer = wire.and_then(|wire| Some(wire.greeted?.peer.slot.number()));
+                tracing::debug!(?peer, "a connection between nodes was closed by its other end");
+                self.lose(io, place, news);
+            }
         }
     }
 
@@ -390,7 +405,7 @@ impl Port {
                 bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             };
             self.handle(io, event, &[], news);
-        } else if matches!(wire.life, Life::Refusing) {
+        } else if matches!(wire.life, Life::Refusing) && wire.has_said_all() {
             self.leave(io, place);
         }
         if result.is_err() {
@@ -499,6 +514,73 @@ impl Port {
         self.wires.iter().position(is_it)
     }
 
+    /// Takes what came from the socket: as it is, or what TLS makes of it.
+    fn take_data<M: Send + 'static>(
+        &mut self,
+        io: &mut Io<M>,
+        place: usize,
+        bytes: &[u8],
+        news: &mut impl FnMut(News<'_>),
+    ) {
+        let wire = self.wires[place].as_deref_mut().expect("it was found");
+        let Some(tls) = wire.tls.as_deref_mut() else {
+            return self.take_bytes(io, place, bytes, news);
+        };
+        if matches!(wire.life, Life::Refusing | Life::Leaving) {
+            return;
+        }
+        let mut opened = std::mem::take(&mut self.opened);
+        let result = tls.open(bytes, &mut opened);
+        if tls.wants_to_send() || tls.is_established() {
+            self.mark(place);
+        }
+        if !opened.is_empty() {
+            self.take_bytes(io, place, &opened, news);
+            opened.clear();
+        }
+        self.opened = opened;
+        if let (Err(error), Some(wire)) = (result, self.wires[place].as_deref_mut()) {
+            match wire.life {
+                Life::Greeting(_) => self.refuse_tls(io, place, error),
+                Life::Packets(_) | Life::Announcements(_) => {
+                    let peer = wire.greeted.map(|greeted| greeted.peer.slot.number());
+                    tracing::warn!(?peer, %error, "a connection between nodes ends");
+                    self.lose(io, place, news);
+                }
+                Life::Dialling(_) | Life::Refusing | Life::Leaving => {}
+            }
+        }
+    }
+
+    /// Ends a connection on which TLS has not come about.
+    fn refuse_tls<M: Send + 'static>(&mut self, io: &mut Io<M>, place: usize, error: HelloError) {
+        let wire = self.wires[place].as_deref_mut().expect("it is there");
+        wire.drop_composed();
+        if error == HelloError::Unencrypted {
+            wire.tls = None;
+            // Who was dialled has refused this node already.
+            if wire.dialled.is_none() {
+                error.tell(&mut self.words);
+                wire.push(&self.words, true);
+                self.words.clear();
+            }
+        }
+        self.mark(place);
+        self.refuse(io, place, error);
+    }
+
+    /// Ends a connection whose other end is not who it should be, once it was told.
+    fn refuse<M: Send + 'static>(&mut self, io: &mut Io<M>, place: usize, error: HelloError) {
+        let wire = self.wires[place].as_deref_mut().expect("it is there");
+        tracing::warn!(peer = ?wire.dialled.map(|dialled| dialled.peer.number()), %error, "a connection between nodes is refused");
+        wire.life = Life::Refusing;
+        self.refusals.count += 1;
+        self.refusals.last = Some(error);
+        if wire.has_said_all() {
+            self.leave(io, place);
+        }
+    }
+
     fn take_bytes<M: Send + 'static>(
         &mut self,
         io: &mut Io<M>,
@@ -520,18 +602,7 @@ impl Port {
             match result {
                 Ok(None) => return,
                 Ok(Some(greeted)) => self.greet(io, place, greeted, news),
-                Err(error) => {
-                    let wire = self.wires[place].as_deref_mut().expect("it is there");
-                    tracing::warn!(peer = ?wire.dialled.map(|dialled| dialled.peer.number()), %error, "a connection between nodes is refused");
-                    wire.life = Life::Refusing;
-                    self.refusals.count += 1;
-                    self.refusals.last = Some(error);
-                    let wire = self.wires[place].as_deref_mut().expect("it is there");
-                    if !wire.has_composed() {
-                        self.leave(io, place);
-                    }
-                    return;
-                }
+                Err(error) => return self.refuse(io, place, error),
             }
         }
         let Some(wire) = self.wires[place].as_deref_mut() else {

@@ -14,8 +14,12 @@ use crate::icl::link::SubmitError;
 use crate::icl::link::hello::{HelloError, RefusalCode};
 use crate::icl::{ArrayId, Incarnation};
 
+mod encrypted;
+
 /// Longer than anything that happens here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What holds of links holds of them encrypted, too.
+const BOTH: [Encryption; 2] = [Encryption::None, Encryption::Tls];
 
 /// What a test has a node do.
 enum Order {
@@ -199,8 +203,14 @@ fn listen() -> (OwnedFd, SocketAddr) {
     (listener, bound.local_addr().expect("it is bound"))
 }
 
-fn start(local: Node, listener: Option<OwnedFd>, peers: &[(u8, SocketAddr)], key: u8) -> Started {
-    start_lane(local, listener, peers, key, ANNOUNCEMENTS)
+fn start(
+    local: Node,
+    listener: Option<OwnedFd>,
+    peers: &[(u8, SocketAddr)],
+    key: u8,
+    encryption: Encryption,
+) -> Started {
+    start_lane(local, listener, peers, key, encryption, ANNOUNCEMENTS)
 }
 
 fn start_lane(
@@ -208,6 +218,7 @@ fn start_lane(
     listener: Option<OwnedFd>,
     peers: &[(u8, SocketAddr)],
     key: u8,
+    encryption: Encryption,
     lane: Lane,
 ) -> Started {
     let (heard, all_heard) = mpsc::channel();
@@ -229,6 +240,7 @@ fn start_lane(
         let setup = PortSetup {
             link: LinkConfig::new(ArrayId([7; 16]), local, lane, crate::target::crc32c),
             key: [key; 32],
+            encryption,
             peers,
             token: Token,
         };
@@ -244,12 +256,28 @@ fn start_lane(
 }
 
 /// Two nodes that are members of epoch 1 and have heard each other.
-fn pair() -> (Started, Started, SocketAddr) {
+fn pair(encryption: Encryption) -> (Started, Started, SocketAddr) {
+    pair_over(encryption, |bound| bound)
+}
+
+/// The same, and the second one dials the first one's lane at `way` of where that listens.
+fn pair_over(
+    encryption: Encryption,
+    way: impl FnOnce(SocketAddr) -> SocketAddr,
+) -> (Started, Started, SocketAddr) {
     let (listener, bound) = listen();
     // Lane 0 listens a port above the node's address.
-    let address = SocketAddr::new(bound.ip(), bound.port() - 1);
-    let first = start_lane(life(0, 10), Some(listener), &[(1, address)], 1, Lane(0));
-    let second = start_lane(life(1, 11), None, &[(0, address)], 1, Lane(0));
+    let below = |bound: SocketAddr| SocketAddr::new(bound.ip(), bound.port() - 1);
+    let (address, dialled) = (below(bound), below(way(bound)));
+    let first = start_lane(
+        life(0, 10),
+        Some(listener),
+        &[(1, address)],
+        1,
+        encryption,
+        Lane(0),
+    );
+    let second = start_lane(life(1, 11), None, &[(0, dialled)], 1, encryption, Lane(0));
     let members = vec![life(0, 10), life(1, 11)];
     for node in [&first, &second] {
         node.order(Order::Enter(1, members.clone()));
@@ -261,166 +289,182 @@ fn pair() -> (Started, Started, SocketAddr) {
 
 #[test]
 fn messages_arrive_in_order_both_ways() {
-    let (first, second, _) = pair();
-    for number in 0..200u16 {
-        let payload = vec![number.to_le_bytes()[0]; usize::from(number) * 50];
-        first.order(Order::Say(1, number, payload.clone()));
-        second.order(Order::Say(0, number, payload));
+    for encryption in BOTH {
+        let (first, second, _) = pair(encryption);
+        for number in 0..200u16 {
+            let payload = vec![number.to_le_bytes()[0]; usize::from(number) * 50];
+            first.order(Order::Say(1, number, payload.clone()));
+            second.order(Order::Say(0, number, payload));
+        }
+        for number in 0..200u16 {
+            let payload = vec![number.to_le_bytes()[0]; usize::from(number) * 50];
+            assert_eq!(second.hears(), Said::Message(0, number, payload.clone()));
+            assert_eq!(first.hears(), Said::Message(1, number, payload));
+        }
+        first.stop();
+        second.stop();
     }
-    for number in 0..200u16 {
-        let payload = vec![number.to_le_bytes()[0]; usize::from(number) * 50];
-        assert_eq!(second.hears(), Said::Message(0, number, payload.clone()));
-        assert_eq!(first.hears(), Said::Message(1, number, payload));
-    }
-    first.stop();
-    second.stop();
 }
 
 #[test]
 fn announcements_reach_nodes_that_are_no_members_and_their_loss_is_told() {
-    let (listener, address) = listen();
-    let first = start(life(0, 10), Some(listener), &[(1, address)], 1);
-    first.order(Order::Announce(5));
-    let second = start(life(1, 11), None, &[(0, address)], 1);
-    second.order(Order::Announce(6));
-    second.awaits(&Said::Announcement(life(0, 10), 5));
-    first.awaits(&Said::Announcement(life(1, 11), 6));
-    first.order(Order::Announce(7));
-    second.awaits(&Said::Announcement(life(0, 10), 7));
-    second.stop();
-    first.awaits(&Said::Lost(1));
-    first.stop();
+    for encryption in BOTH {
+        let (listener, address) = listen();
+        let first = start(life(0, 10), Some(listener), &[(1, address)], 1, encryption);
+        first.order(Order::Announce(5));
+        let second = start(life(1, 11), None, &[(0, address)], 1, encryption);
+        second.order(Order::Announce(6));
+        second.awaits(&Said::Announcement(life(0, 10), 5));
+        first.awaits(&Said::Announcement(life(1, 11), 6));
+        first.order(Order::Announce(7));
+        second.awaits(&Said::Announcement(life(0, 10), 7));
+        second.stop();
+        first.awaits(&Said::Lost(1));
+        first.stop();
+    }
 }
 
 #[test]
 fn a_node_with_another_key_is_refused_and_nothing_of_it_is_heard() {
-    let (listener, address) = listen();
-    let first = start(life(0, 10), Some(listener), &[(1, address)], 1);
-    let second = start(life(1, 11), None, &[(0, address)], 2);
-    for node in [&first, &second] {
-        node.order(Order::Announce(9));
-    }
-    let last = |node: &Started| loop {
-        let refusals = node.refusals();
-        if refusals.count > 2 {
-            break refusals.last;
+    for encryption in BOTH {
+        let (listener, address) = listen();
+        let first = start(life(0, 10), Some(listener), &[(1, address)], 1, encryption);
+        let second = start(life(1, 11), None, &[(0, address)], 2, encryption);
+        for node in [&first, &second] {
+            node.order(Order::Announce(9));
         }
-        std::thread::yield_now();
-    };
-    assert_eq!(last(&second), Some(HelloError::Key));
-    assert_eq!(last(&first), Some(HelloError::ByPeer(RefusalCode::Key)));
-    assert!(first.heard.try_recv().is_err() && second.heard.try_recv().is_err());
-    first.stop();
-    second.stop();
+        let last = |node: &Started| loop {
+            let refusals = node.refusals();
+            if refusals.count > 2 {
+                break refusals.last;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(last(&second), Some(HelloError::Key));
+        assert_eq!(last(&first), Some(HelloError::ByPeer(RefusalCode::Key)));
+        assert!(first.heard.try_recv().is_err() && second.heard.try_recv().is_err());
+        first.stop();
+        second.stop();
+    }
 }
 
 #[test]
 fn a_life_that_is_over_is_told_so() {
-    let (listener, address) = listen();
-    let first = start(life(0, 10), Some(listener), &[(1, address)], 1);
-    first.order(Order::IsOver(life(1, 11)));
-    let old = start(life(1, 11), None, &[(0, address)], 1);
-    loop {
-        let refusals = old.refusals();
-        if refusals.count > 0 {
-            assert_eq!(
-                refusals.last,
-                Some(HelloError::ByPeer(RefusalCode::OldIncarnation))
-            );
-            break;
+    for encryption in BOTH {
+        let (listener, address) = listen();
+        let first = start(life(0, 10), Some(listener), &[(1, address)], 1, encryption);
+        first.order(Order::IsOver(life(1, 11)));
+        let old = start(life(1, 11), None, &[(0, address)], 1, encryption);
+        loop {
+            let refusals = old.refusals();
+            if refusals.count > 0 {
+                assert_eq!(
+                    refusals.last,
+                    Some(HelloError::ByPeer(RefusalCode::OldIncarnation))
+                );
+                break;
+            }
+            std::thread::yield_now();
         }
-        std::thread::yield_now();
+        old.stop();
+        let new = start(life(1, 12), None, &[(0, address)], 1, encryption);
+        new.order(Order::Announce(3));
+        first.awaits(&Said::Announcement(life(1, 12), 3));
+        new.stop();
+        first.stop();
     }
-    old.stop();
-    let new = start(life(1, 12), None, &[(0, address)], 1);
-    new.order(Order::Announce(3));
-    first.awaits(&Said::Announcement(life(1, 12), 3));
-    new.stop();
-    first.stop();
 }
 
 #[test]
 fn garbage_ends_its_connection_and_no_other() {
-    let (first, second, address) = pair();
-    for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BHEL\x01\x01", &[0xff; 4096]] {
-        let mut stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
-        stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
-        let _ = stranger.write_all(words); // It may be cut off before it has said everything.
-        let _ = stranger.shutdown(std::net::Shutdown::Write);
-        let mut answer = Vec::new();
-        let _ = stranger.read_to_end(&mut answer);
-        assert!(
-            answer.len() <= 8,
-            "a stranger is told nothing but a refusal: {answer:?}"
-        );
+    for encryption in BOTH {
+        let (first, second, address) = pair(encryption);
+        for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BHEL\x01\x01", &[0xff; 4096]] {
+            let mut stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
+            stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+            let _ = stranger.write_all(words); // It may be cut off before it has said everything.
+            let _ = stranger.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stranger.read_to_end(&mut answer);
+            assert!(
+                answer.len() <= 8,
+                "a stranger is told nothing but a refusal: {answer:?}"
+            );
+        }
+        second.order(Order::Say(0, 1, vec![1]));
+        first.awaits(&Said::Message(1, 1, vec![1]));
+        first.stop();
+        second.stop();
     }
-    second.order(Order::Say(0, 1, vec![1]));
-    first.awaits(&Said::Message(1, 1, vec![1]));
-    first.stop();
-    second.stop();
 }
 
 #[test]
 fn strangers_that_say_nothing_push_each_other_out_and_keep_no_node_out() {
-    let (first, second, address) = pair();
-    let connect = |_| {
-        let stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
-        stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
-        stranger
-    };
-    let strangers: Vec<TcpStream> = (0..100).map(connect).collect();
-    let mut byte = [0];
-    let ended = (&strangers[0]).read(&mut byte);
-    assert!(
-        matches!(ended, Ok(0))
-            || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
-    );
-    strangers[99].set_nonblocking(true).expect("a TCP socket");
-    let waits = (&strangers[99]).read(&mut byte);
-    assert_eq!(
-        waits.unwrap_err().kind(),
-        std::io::ErrorKind::WouldBlock,
-        "the last one is let in"
-    );
-    second.order(Order::Say(0, 1, vec![1]));
-    first.awaits(&Said::Message(1, 1, vec![1]));
-    first.stop();
-    second.stop();
+    for encryption in BOTH {
+        let (first, second, address) = pair(encryption);
+        let connect = |_| {
+            let stranger = TcpStream::connect((address.ip(), address.port() + 1)).expect("it listens");
+            stranger.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+            stranger
+        };
+        let strangers: Vec<TcpStream> = (0..100).map(connect).collect();
+        let mut byte = [0];
+        let ended = (&strangers[0]).read(&mut byte);
+        assert!(
+            matches!(ended, Ok(0))
+                || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        );
+        strangers[99].set_nonblocking(true).expect("a TCP socket");
+        let waits = (&strangers[99]).read(&mut byte);
+        assert_eq!(
+            waits.unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "the last one is let in"
+        );
+        second.order(Order::Say(0, 1, vec![1]));
+        first.awaits(&Said::Message(1, 1, vec![1]));
+        first.stop();
+        second.stop();
+    }
 }
 
 /// H01: silence makes a suspect; what was said meanwhile arrives when it is over, once and in order.
 #[test]
 fn a_link_that_is_cut_one_way_makes_suspects_and_heals() {
-    let (first, second, _) = pair();
-    second.order(Order::Cut(0, true, false));
-    for number in 0..5 {
-        second.order(Order::Say(0, number, vec![0; 100]));
+    for encryption in BOTH {
+        let (first, second, _) = pair(encryption);
+        second.order(Order::Cut(0, true, false));
+        for number in 0..5 {
+            second.order(Order::Say(0, number, vec![0; 100]));
+        }
+        first.awaits(&Said::Suspect(1));
+        second.order(Order::Cut(0, false, false));
+        for number in 0..5 {
+            first.awaits(&Said::Message(1, number, vec![0; 100]));
+        }
+        first.stop();
+        second.stop();
     }
-    first.awaits(&Said::Suspect(1));
-    second.order(Order::Cut(0, false, false));
-    for number in 0..5 {
-        first.awaits(&Said::Message(1, number, vec![0; 100]));
-    }
-    first.stop();
-    second.stop();
 }
 
 /// H10: a node that comes back in another life belongs to another epoch, and nothing of the old one reaches it.
 #[test]
 fn a_new_life_joins_in_a_new_epoch() {
-    let (first, second, address) = pair();
-    second.stop();
-    first.order(Order::Say(1, 1, b"for the old life".to_vec()));
-    let second = start_lane(life(1, 12), None, &[(0, address)], 1, Lane(0));
-    let members = vec![life(0, 10), life(1, 12)];
-    second.order(Order::Enter(2, members.clone()));
-    first.order(Order::Enter(2, members));
-    first.order(Order::Say(1, 2, b"for the new one".to_vec()));
-    let mut said = second.hears();
-    while matches!(said, Said::Heard(_) | Said::Suspect(_)) {
-        said = second.hears();
+    for encryption in BOTH {
+        let (first, second, address) = pair(encryption);
+        second.stop();
+        first.order(Order::Say(1, 1, b"for the old life".to_vec()));
+        let second = start_lane(life(1, 12), None, &[(0, address)], 1, encryption, Lane(0));
+        let members = vec![life(0, 10), life(1, 12)];
+        second.order(Order::Enter(2, members.clone()));
+        first.order(Order::Enter(2, members));
+        first.order(Order::Say(1, 2, b"for the new one".to_vec()));
+        let mut said = second.hears();
+        while matches!(said, Said::Heard(_) | Said::Suspect(_)) {
+            said = second.hears();
+        }
+        assert_eq!(said, Said::Message(0, 2, b"for the new one".to_vec()));
+        first.stop();
+        second.stop();
     }
-    assert_eq!(said, Said::Message(0, 2, b"for the new one".to_vec()));
-    first.stop();
-    second.stop();
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use reactor::{Nanos, OperationId, SendBatch, SocketId};
 
+use super::tls::Session;
 use crate::icl::Slot;
 use crate::icl::link::hello::{Greeted, Handshake};
 use crate::icl::link::{Lane, PathId, Stream};
@@ -48,11 +49,14 @@ pub struct Wire {
     pub dialled: Option<Dialled>,
     /// Who is at the other end, once that is proved.
     pub greeted: Option<Greeted>,
+    /// What stands between it and its socket, if the array encrypts.
+    pub tls: Option<Box<Session>>,
     /// When it began, or brought something last.
     pub heard_at: Nanos,
     /// Whether it is in the port's list of those that have something to send.
     pub is_dirty: bool,
-    /// What leaves at the end of the turn, a batch a send.
+    /// What leaves at the end of the turn, or once TLS is established, a batch a send. It is sealed when it leaves, and not before: until then
+    /// an announcement can be replaced.
     composing: VecDeque<Box<SendBatch>>,
     #[expect(
         clippy::vec_box,
@@ -77,6 +81,7 @@ impl Wire {
             socket: None,
             dialled,
             greeted: None,
+            tls: None,
             heard_at: now,
             is_dirty: false,
             composing: VecDeque::new(),
@@ -121,27 +126,66 @@ impl Wire {
         self.sending > 0
     }
 
-    /// Whether something waits to be sent.
-    pub fn has_composed(&self) -> bool {
-        !self.composing.is_empty()
+    /// Whether nothing waits to be sent, or is on its way.
+    pub fn has_said_all(&self) -> bool {
+        let tls_wants = self.tls.as_deref().is_some_and(Session::wants_to_send);
+        self.composing.is_empty() && !tls_wants && self.sending == 0
+    }
+
+    /// Nothing of what waits leaves any more, except what TLS has to say.
+    pub fn drop_composed(&mut self) {
+        self.composing.clear();
+        self.is_announcing = false;
     }
 
     /// The next batch to send.
     pub fn take_batch(&mut self) -> Option<Box<SendBatch>> {
-        let batch = self.composing.pop_front()?;
+        let batch = match self.tls.take() {
+            None => self.composing.pop_front()?,
+            Some(mut tls) => {
+                let sealed = self.take_sealed(&mut tls);
+                self.tls = Some(tls);
+                sealed?
+            }
+        };
         self.is_announcing &= !self.composing.is_empty();
         self.sending += 1;
         Some(batch)
     }
 
-    /// A batch has left, or failed. How many bytes it had.
-    pub fn sent(&mut self, mut batch: Box<SendBatch>) -> u64 {
+    fn take_sealed(&mut self, tls: &mut Session) -> Option<Box<SendBatch>> {
+        let clear = if tls.is_established() {
+            self.composing.pop_front()
+        } else {
+            None
+        };
+        if clear.is_none() && !tls.wants_to_send() {
+            return None;
+        }
+        let mut sealed = self.spare.pop().unwrap_or_default();
+        let Some(clear) = clear else {
+            sealed.push_with(|out| tls.seal(&[], out));
+            return Some(sealed);
+        };
+        let bytes = clear.owned_bytes();
+        assert_eq!(bytes.len() as u64, clear.total_bytes(), "a wire only adds copies");
+        sealed.push_with(|out| tls.seal(bytes, out));
+        self.keep(clear);
+        Some(sealed)
+    }
+
+    /// A batch has left, or failed. How many bytes it had, before it was sealed.
+    pub fn sent(&mut self, batch: Box<SendBatch>) -> u64 {
         self.sending -= 1;
-        let bytes = batch.total_bytes();
+        let total_bytes = batch.total_bytes();
+        self.keep(batch);
+        self.tls.as_deref_mut().map_or(total_bytes, Session::sent)
+    }
+
+    fn keep(&mut self, mut batch: Box<SendBatch>) {
         batch.clear();
         if self.spare.len() < SPARE_MAX {
             self.spare.push(batch);
         }
-        bytes
     }
 }

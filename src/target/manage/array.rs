@@ -62,6 +62,8 @@ pub struct ArrayStatus {
     /// What this node is doing, as a word: `beginning`, `reading`, `blank`, `outside`, `settling`, `open`,
     /// `leaving`, `halted` (another life follows) or `left` (until it is asked to join).
     pub stage: String,
+    /// What protects the connections to other nodes: `none` or `tls`.
+    pub encryption: String,
     /// The newest decided epoch; 0 if there is none.
     pub epoch: u32,
     /// Slots and incarnations of its members.

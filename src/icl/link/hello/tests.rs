@@ -265,3 +265,17 @@ fn what_follows_the_handshake_is_left_for_the_stream() {
     assert!(matches!(initiator.receive(&mut input, &mut wire), Ok(Some(_))));
     assert_eq!(input, b"BICL and so on");
 }
+
+#[test]
+fn a_peer_that_encrypts_is_told_that_this_node_does_not() {
+    let mut acceptor = Handshake::accept(config(2), [2; NONCE_BYTES]);
+    let mut out = Vec::new();
+    let hello = [TLS_HANDSHAKE, 3, 1, 0, 200];
+    assert_eq!(
+        acceptor.receive(&mut &hello[..], &mut out),
+        Err(HelloError::Encrypted)
+    );
+    assert_eq!(out, verdict(RefusalCode::Encryption.wire()));
+    assert!(is_unencrypted(&out) && !is_unencrypted(&hello) && !is_unencrypted(&[]));
+    assert_eq!(RefusalCode::from_wire(out[CODE_AT]), RefusalCode::Encryption);
+}

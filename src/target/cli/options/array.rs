@@ -87,6 +87,15 @@ pub struct ArrayImport {
     /// Another node: its slot, and one or two addresses where it listens for others
     #[arg(long, value_name = "SLOT=ADDRESS:PORT[,ADDRESS:PORT]", value_parser = parse_peer)]
     pub peer: Vec<(u8, Vec<SocketAddr>)>,
+    /// What protects the connections between nodes: none or tls, as in the files of the others
+    #[arg(long, value_name = "none|tls", default_value = "none", value_parser = parse_encryption)]
+    pub encryption: config::Encryption,
+}
+
+fn parse_encryption(text: &str) -> Result<config::Encryption, String> {
+    let choices = [config::Encryption::None, config::Encryption::Tls];
+    let chosen = choices.into_iter().find(|choice| choice.name() == text);
+    chosen.ok_or_else(|| "it is none or tls".to_owned())
 }
 
 fn parse_peer(text: &str) -> Result<(u8, Vec<SocketAddr>), String> {

@@ -24,6 +24,7 @@ impl Seat {
             slot: self.setup.slot.number(),
             incarnation: hex(self.incarnation),
             stage: machine.map_or("blank", |it| stage_text(it.stage)).to_owned(),
+            encryption: self.setup.encryption.name().to_owned(),
             epoch: machine.map_or(0, |it| it.epoch.0),
             members: members
                 .iter()
