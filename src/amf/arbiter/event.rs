@@ -64,7 +64,8 @@ pub enum Event {
     /// These members are not heard: nothing is granted to them until they are left out of a later one (PROTOCOL 3.4, step 1).
     Suspect(SlotSet),
     /// An epoch was decided: nothing of the last one is granted or received any more, what is held stays held, and all report to the
-    /// arbiters of the new one. [`Action::Reported`] follows.
+    /// arbiters of the new one. [`Action::Reported`] follows. A recall that is not answered yet is told no second time, but its next writer is
+    /// forgotten: dirty data is destaged.
     Enter {
         /// The epoch, greater than the last one.
         epoch: Epoch,
@@ -122,7 +123,7 @@ pub enum Action {
         /// Its dirty data, which came in with [`Event::DataCame`], is this node's now; [`Action::Confirmed`] follows.
         hand_over: Option<HandOver>,
     },
-    /// Others want it: let those finish who are inside, nobody else in beyond what may be kept, and answer [`Event::Quiesced`], once.
+    /// Others want it: let those finish who are inside, nobody else in beyond what may be kept, and answer [`Event::Quiesced`]. Told once, answered once.
     Recall {
         /// What.
         resource: Resource,

@@ -319,6 +319,9 @@ impl Station {
     ) {
         self.coming.clear();
         self.members = members;
+        for terms in self.users.values_mut().filter_map(|users| users.recall.as_mut()) {
+            terms.next = None;
+        }
         let event = Event::Enter {
             epoch,
             members,
@@ -360,7 +363,10 @@ impl Station {
                 Action::Recall { resource, terms } => {
                     let is_ignored = self.mutant == Mutant::WhenDoneIgnored && granted.contains(&resource);
                     if !is_ignored {
-                        self.users.entry(resource).or_default().recall = Some(terms);
+                        let earlier = self.users.entry(resource).or_default().recall.replace(terms);
+                        if earlier.is_some() {
+                            store.blame("something is recalled twice");
+                        }
                         self.pump(now_ns, resource, Prefetch::NONE, store);
                     }
                 }

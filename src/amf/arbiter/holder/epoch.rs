@@ -100,12 +100,7 @@ fn enter_held(resource: Resource, held: &mut Kept, survivors: SlotSet, out: &mut
             reinstated(resource, held.token, held.then.take(), out);
         }
         Recall::Due { .. } => held.recall = Recall::None,
-        Recall::Told(terms) if terms.next.is_some() => {
-            // Its next writer may be gone, and the new arbiter has named none.
-            let terms = Terms { next: None, ..terms };
-            held.recall = Recall::Told(terms);
-            out.push(Action::Recall { resource, terms });
-        }
-        Recall::Told(_) => {}
+        // Its next writer may be gone, and the new arbiter has named none.
+        Recall::Told(terms) => held.recall = Recall::Told(Terms { next: None, ..terms }),
     }
 }
