@@ -327,12 +327,6 @@ impl World {
         }
     }
 
-    /// The other cores of a core's node.
-    fn others_of(&self, core: usize) -> impl Iterator<Item = usize> + use<> {
-        let first = core / self.cores_each * self.cores_each;
-        (first..first + self.cores_each).filter(move |other| *other != core)
-    }
-
     /// Brings all that is dirty to its place.
     pub fn drain(&mut self) {
         if !self.journaled {

@@ -135,6 +135,12 @@ impl World {
         });
     }
 
+    /// The other cores of a core's node.
+    pub fn others_of(&self, core: usize) -> impl Iterator<Item = usize> + use<> {
+        let first = core / self.cores_each * self.cores_each;
+        (first..first + self.cores_each).filter(move |other| *other != core)
+    }
+
     /// The lane of a core is full: the other nodes hear of it, too.
     pub fn hurry_nodes(&mut self, core: usize, below: u64) {
         let own = core / self.cores_each;
