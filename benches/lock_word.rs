@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use braid::amf::RowIndex;
-use braid::amf::lock::{Acquire, LockTable, Mode};
+use braid::amf::lock::{Acquire, Entry, Held, LockTable, Mode};
 
 /// Pairs timed together: long against the clock's own cost, short against an interruption.
 const BATCH: u32 = 1_000;
@@ -69,11 +69,22 @@ fn main() {
     let table = LockTable::new(1 << 14);
     let read = lock_pair(&table, Mode::Read);
     let write = lock_pair(&table, Mode::Write);
+    // Rows that other nodes may hold, and that this one does hold.
+    let shared = LockTable::shared(1 << 14);
+    for row in (0..ROWS).map(RowIndex) {
+        assert_eq!(shared.enter_home(shared.slot(row)), Entry::In, "nobody is there");
+        shared.set_held(row, Held::Write);
+        assert_eq!(shared.leave_home(shared.slot(row), None).0, 0, "nobody waits");
+    }
+    let kept_read = lock_pair(&shared, Mode::Read);
+    let kept_write = lock_pair(&shared, Mode::Write);
     println!("lock and unlock one row, uncontended       p50      p99    p99.9  ns   of baseline");
     for (name, figures) in [
         ("baseline: compare-and-swap, there and back", &baseline),
         ("row lock, read", &read),
         ("row lock, write", &write),
+        ("row that nodes share and this holds, read", &kept_read),
+        ("row that nodes share and this holds, write", &kept_write),
     ] {
         let ratio = figures.p50 / baseline.p50;
         let Figures { p50, p99, p999 } = figures;

@@ -100,8 +100,8 @@ impl LockWord {
         }
     }
 
-    /// See [`super::LockTable::try_acquire`].
-    #[inline]
+    /// See [`super::LockTable::try_acquire`]. Not inlined, so that tables that nobody shares are as fast as without it.
+    #[inline(never)]
     pub fn try_acquire_shared(&self, tag: u32, mode: Mode, core: u16) -> Acquire {
         assert!(
             core < HOME,
@@ -158,7 +158,7 @@ impl LockWord {
     }
 
     /// See [`super::LockTable::release`].
-    #[inline]
+    #[inline(never)]
     pub fn release_shared(&self, tag: u32, mode: Mode) -> WakeMask {
         if mode.is_write() {
             self.changed();
