@@ -36,8 +36,6 @@ mod model;
 mod name;
 mod placement;
 mod queue;
-#[cfg(test)]
-mod random;
 mod report;
 #[cfg(test)]
 mod station;

@@ -174,7 +174,7 @@ mod tests {
     use std::hash::DefaultHasher;
 
     use super::*;
-    use crate::amf::arbiter::random::Random;
+    use crate::icl::link::random::Random;
 
     fn digest(table: &Table<u64>) -> u64 {
         let mut hasher = DefaultHasher::new();

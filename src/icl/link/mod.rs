@@ -23,7 +23,7 @@ mod past;
 mod path;
 mod queue;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 mod session;
 mod stream;
 

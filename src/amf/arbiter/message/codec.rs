@@ -454,7 +454,7 @@ fn hold(code: u8) -> Result<Held, MessageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amf::arbiter::random::Random;
+    use crate::icl::link::random::Random;
 
     fn slot(number: u8) -> Slot {
         Slot::new(number).unwrap()

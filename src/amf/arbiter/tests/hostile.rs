@@ -2,11 +2,11 @@
 //! Method: a node with users gets messages that are made up, from a member that is not one of ours.
 
 use super::super::message::{Claim, ClaimKind, Grant, HandOver, Message, Request, Seat, Terms, Waiter};
-use super::super::random::Random;
 use super::super::*;
 use super::script::{setting, world};
 use super::world::slot;
 use crate::amf::lock::{Held, Mode};
+use crate::icl::link::random::Random;
 
 const RESOURCES: u64 = 4;
 const SEEDS: u64 = 600;

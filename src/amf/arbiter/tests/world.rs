@@ -3,11 +3,11 @@
 //!
 //! What may never happen is looked for after every step; then all is healed, and nobody may be left waiting.
 
-use super::super::random::Random;
 use super::super::station::{Mutant, Station, Store, Wire, check};
 use super::super::*;
 use crate::amf::lock::{Held, Mode};
 use crate::icl::SLOTS;
+use crate::icl::link::random::Random;
 
 /// What a seed decides, and what a test may set.
 #[derive(Clone, Copy, Debug)]
