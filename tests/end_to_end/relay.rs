@@ -64,6 +64,11 @@ impl Relay {
         self.shared.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
+    /// Whether anybody has ever come this way.
+    pub fn is_used(&self) -> bool {
+        !self.shared.connections.lock().unwrap().is_empty()
+    }
+
     /// Keeps what hosts send from now on over the connections that there are.
     pub fn hold(&self) -> Remains {
         let connections = self.shared.connections.lock().unwrap().clone();
