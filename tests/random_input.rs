@@ -373,6 +373,7 @@ fn good_superblock() -> Vec<u8> {
             lane_blocks: 100,
             lanes: 1,
             incarnation: 2,
+            floors: [0; 17],
         }),
         dirty_ram: false,
         intent: Some(IntentRecord {

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use nvme::nqn::Nqn;
+
 use crate::problem::Problems;
 use crate::read::{ArrayDraft, GroupDraft, Placed};
-use crate::{ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Peer, RemoteShelf};
+use crate::{
+    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Peer, RemoteShelf, Subsystem,
+    default_serial,
+};
 
 type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
 
@@ -41,17 +46,15 @@ pub(crate) fn resolve(
         );
         problems.push(&at, what, remedy);
     }
-    for (name, at) in groups
+    let shares = groups
         .iter()
         .flat_map(|group| group.value.drives.iter().flatten())
-    {
-        if shared.iter().any(|drive| drive.value.name == *name) {
-            let what = format!(
-                "[[group]]: drive {name:?} belongs to the array, and groups of an array are not served yet"
-            );
-            problems.push(at, what, "make groups of drives that are this node's alone");
-        }
+        .any(|(name, _)| shared.iter().any(|drive| drive.value.name == *name));
+    if shares {
+        check_shared_groups(groups, &own, problems);
     }
+    let kept = if shares { shared.clone() } else { Vec::new() };
+    let kept_shelves = if shares { shelves.clone() } else { Vec::new() };
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
             return None;
@@ -74,5 +77,64 @@ pub(crate) fn resolve(
         drives: drives.collect(),
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
     };
+    if shares {
+        return (Some(array), kept, kept_shelves);
+    }
     (Some(array), own, Vec::new())
+}
+
+/// What groups of an array's drives cannot have.
+fn check_shared_groups(
+    groups: &[Placed<GroupDraft<'_>>],
+    own: &[Placed<Drive>],
+    problems: &mut Problems<'_>,
+) {
+    for drive in own {
+        let what = format!(
+            "[[drive]]: {:?} is this node's alone, and its groups are shared with other nodes",
+            drive.value.name
+        );
+        problems.push(
+            &drive.at,
+            what,
+            "serve groups that nobody shares with another `braid node`, which has no [array]",
+        );
+    }
+    for Placed { value: group, at } in groups {
+        if !group.spares.is_empty() {
+            let what = format!(
+                "[[group]]: {:?} has spares, and a shared group takes none yet",
+                group.name
+            );
+            problems.push(at, what, "leave spares out");
+        }
+        if let Some((Durability::Ram, at)) = &group.durability {
+            let what = format!(
+                "[[group]]: {:?} acknowledges writes from memory, and a shared group does not do that yet",
+                group.name
+            );
+            problems.push(at, what, "leave durability out: shared groups have a journal");
+        }
+    }
+}
+
+/// All nodes that share groups are one subsystem to hosts: what is not said of it follows from the array's name.
+pub(crate) fn subsystem_of(subsystem: Subsystem, node: &str, array: &str) -> Subsystem {
+    let named = |name: &str| Nqn::parse(&format!("nqn.2026-01.io.braid:{name}")).ok();
+    if Some(&subsystem.nqn) != named(node).as_ref() {
+        return subsystem;
+    }
+    let Some(nqn) = named(&format!("array:{array}")) else {
+        return subsystem;
+    };
+    let has_serial = subsystem.serial != default_serial(&subsystem.nqn);
+    Subsystem {
+        serial: if has_serial {
+            subsystem.serial
+        } else {
+            default_serial(&nqn)
+        },
+        nqn,
+        ..subsystem
+    }
 }

@@ -3,6 +3,7 @@
 use crate::testing::{LEAST, good, refuses};
 use crate::{ArrayText, Encryption, NamespaceName};
 
+const SECOND: &str = "[[drive]]\nname=\"e\"\nshelf=\"s\"\nnsid=3\n";
 const SHELF: &str = "[[shelf]]\nname=\"s\"\nnqn=\"nqn.2026-01.io.braid:s\"\naddresses=[\"10.0.0.9:4420\"]\n\
                      [[drive]]\nname=\"d\"\nshelf=\"s\"\nnsid=1\n";
 
@@ -67,6 +68,21 @@ fn one_node_alone_is_an_array() {
 }
 
 #[test]
+fn groups_of_an_array_keep_its_drives_and_its_name() {
+    let group = "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"e\", \"d\"]\n";
+    let config = good(&array(KEYS, &format!("{SHELF}{SECOND}{group}")));
+    assert!(config.shares_groups());
+    assert_eq!((config.drives.len(), config.shelves.len()), (2, 1));
+    assert_eq!(config.groups[0].drives, [1, 0]);
+    let array = config.array.as_ref().expect("there is an array");
+    let named = format!("nqn.2026-01.io.braid:array:{}", array.name);
+    assert_eq!(config.subsystem.nqn.as_str(), named);
+    let alone = good(&self::array(KEYS, SHELF));
+    assert!(!alone.shares_groups());
+    assert_eq!(alone.subsystem.nqn.as_str(), "nqn.2026-01.io.braid:braid");
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_remedy() {
     for (keys, rest, what) in [
         (
@@ -105,8 +121,24 @@ fn what_is_wrong_is_told_with_its_remedy() {
         ),
         (
             KEYS.to_owned(),
-            format!("{SHELF}[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"d\"]\n"),
-            "are not served yet",
+            format!(
+                "{SHELF}[[drive]]\nname=\"own\"\nmemory_mib=16\n[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"d\"]\n"
+            ),
+            "is this node's alone",
+        ),
+        (
+            KEYS.to_owned(),
+            format!(
+                "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ndurability=\"ram\"\n"
+            ),
+            "acknowledges writes from memory",
+        ),
+        (
+            KEYS.to_owned(),
+            format!(
+                "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\nspares=[\"d\"]\n"
+            ),
+            "a shared group takes none yet",
         ),
     ] {
         let problems = crate::parse(&array(&keys, &rest), std::path::Path::new("node.toml")).expect_err(what);

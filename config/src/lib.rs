@@ -171,7 +171,7 @@ pub enum Poll {
 /// `[subsystem]`: what hosts see of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subsystem {
-    /// NQN of the NVM subsystem. Default: `nqn.2026-01.io.braid:` and the node's name.
+    /// NQN of the NVM subsystem. Default: `nqn.2026-01.io.braid:` and the node's name; where groups are shared, `array:` and the array's name.
     pub nqn: Nqn,
     /// Serial number, at most 20 printable ASCII characters. Default: `BR` and 16 hexadecimal digits
     /// computed from the NQN.
@@ -536,6 +536,11 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 impl Config {
+    /// Whether the node's groups are those of its array, which other nodes serve too. Then [`Config::drives`] and [`Config::shelves`] are the array's.
+    pub const fn shares_groups(&self) -> bool {
+        self.array.is_some() && !self.shelves.is_empty()
+    }
+
     /// A complete file with every key and its explanation, which [`parse`] accepts.
     pub fn example() -> &'static str {
         include_str!("../examples/node.toml")

@@ -25,6 +25,7 @@ use crate::{
 pub(crate) use array::ArrayDraft;
 
 /// A section's value with the places that later checks point at.
+#[derive(Clone)]
 pub(crate) struct Placed<T> {
     pub(crate) value: T,
     /// Where its name (or address) stands, else the section.

@@ -130,6 +130,17 @@ impl Homes {
         self.wanted.is_empty() && self.recalled.is_empty()
     }
 
+    /// Rows that this node holds, for reading or for writing. When an epoch was entered, and until it is recovered, no others come.
+    pub fn held_rows(&self) -> Vec<RowIndex> {
+        self.arbitration.held().map(row_of).collect()
+    }
+
+    /// Below which number each other node of the epoch, and of the last one until it is recovered, needs no entry of its own any more, as far as was heard. This
+    /// node's journal forgets nothing above the least of them.
+    pub fn heard_tails(&self) -> impl Iterator<Item = (Slot, u64)> {
+        self.tails.iter().map(|(slot, tail)| (*slot, *tail))
+    }
+
     /// When [`Self::tick`] is due at the latest.
     pub fn wake_at_ns(&self) -> Option<u64> {
         self.arbitration.wake_at_ns()

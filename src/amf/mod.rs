@@ -17,6 +17,7 @@ pub mod journal;
 mod list;
 pub mod lock;
 pub mod lost;
+pub mod peering;
 pub mod ram;
 pub mod relayout;
 pub mod row;

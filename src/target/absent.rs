@@ -79,6 +79,7 @@ fn without(config: &Config, gone: &[Option<String>]) -> Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::fabric::Tenure;
 
     const TEXT: &str = r#"
 [node]
@@ -114,7 +115,7 @@ drives = ["a"]
     #[test]
     fn what_is_not_there_is_left_out_and_the_rest_keeps_its_meaning() {
         let config = config::parse(TEXT, Path::new("node.toml")).unwrap();
-        let sessions = Sessions::connect(&[], [1; 16], 1);
+        let sessions = Sessions::connect(&[], &Tenure::Alone { incarnation: [1; 16] }, 1);
         let present = open(&config, &sessions).unwrap();
         let names: Vec<&str> = present
             .drives

@@ -11,6 +11,7 @@ use super::command::{COMMANDS_MAX, InternalCommand, Owner};
 use super::core::Core;
 use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
+use super::share::Lease;
 use super::window::Window;
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, ReadCacheConfig, ReadCacheCounts,
@@ -18,7 +19,7 @@ use crate::amf::engine::{
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
-use crate::amf::lock::LockTable;
+use crate::amf::lock::{HOME, LockTable};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -59,6 +60,20 @@ pub struct GroupShared {
     pub volatile: bool,
     /// The journal that its writes end in first, if it has one.
     pub journal: Option<WriteBackConfig>,
+    /// Lanes of each node, if several nodes serve the group.
+    pub lanes_each: Option<u16>,
+}
+
+impl GroupShared {
+    /// Whether other nodes may hold its rows.
+    pub const fn is_shared(&self) -> bool {
+        self.lanes_each.is_some()
+    }
+
+    /// The lane of core 0.
+    fn first_lane(&self) -> u16 {
+        self.journal.as_ref().map_or(0, |journal| journal.first_lane)
+    }
 }
 
 /// One core's part of a group.
@@ -427,21 +442,29 @@ impl Core {
             }
             Action::HurryCores { below } => self.hurry_cores(io, group, below),
             Action::CommitCores { flush } => {
-                let from = self.index;
+                let lane = self.lane_of(g);
                 for core in self.other_lanes(g) {
-                    self.tell(io, core, Message::Commit { group, from, flush });
+                    self.tell(io, core, Message::Commit { group, lane, flush });
                 }
             }
-            Action::Committed { core, flush } => {
+            Action::Committed { core: lane, flush } => {
+                let core = lane - self.groups[g].shared.first_lane();
                 self.tell(io, reactor::CoreIndex(core), Message::Committed { group, flush });
             }
-            Action::TailMoved { mask } => {
-                for core in (0..16u16).filter(|core| mask >> core & 1 == 1) {
-                    self.tell(io, reactor::CoreIndex(core), Message::TailMoved { group });
-                }
-            }
+            Action::TailMoved { mask } => self.lanes_moved(io, group, u32::from(mask)),
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
-            Action::WantRow { .. } => unreachable!("a group of one node has all of its rows"),
+            Action::WantRow { row, mode } => {
+                let from = self.index;
+                self.tell_control(
+                    io,
+                    ControlMessage::WantRow {
+                        group,
+                        from,
+                        row,
+                        mode,
+                    },
+                );
+            }
             Action::ReportMedia {
                 member,
                 row,
@@ -483,17 +506,44 @@ impl Core {
 
     /// This core's lane is full and waits for the others.
     fn hurry_cores(&mut self, io: &mut Io<Message>, group: u16, below: u64) {
-        let from = self.index;
-        for core in self.other_lanes(usize::from(group)) {
-            self.tell(io, core, Message::Hurry { group, from, below });
+        let g = usize::from(group);
+        let lane = self.lane_of(g);
+        for core in self.other_lanes(g) {
+            self.tell(io, core, Message::Hurry { group, lane, below });
+        }
+        if self.groups[g].shared.is_shared() {
+            self.tell_control(io, ControlMessage::HurryNodes { group, lane, below });
         }
     }
 
-    /// The other cores that have lanes of a group's journal: all of them, if it has one.
+    /// This core has retired what these lanes wait for.
+    fn lanes_moved(&mut self, io: &mut Io<Message>, group: u16, lanes: u32) {
+        let shared = &self.groups[usize::from(group)].shared;
+        let (first, is_shared) = (shared.first_lane(), shared.is_shared());
+        let own = (lanes >> first) & ((1 << io.cores()) - 1);
+        for core in (0..io.cores()).filter(|core| own >> core & 1 == 1) {
+            self.tell(io, reactor::CoreIndex(core), Message::TailMoved { group });
+        }
+        let lanes = lanes & !(own << first);
+        if is_shared && lanes != 0 {
+            self.tell_control(io, ControlMessage::LanesMoved { group, lanes });
+        }
+    }
+
+    /// This core's lane of a group's journal.
+    fn lane_of(&self, group: usize) -> u16 {
+        self.groups[group].shared.first_lane() + self.index.0
+    }
+
+    /// The other cores of this node that have lanes of a group's journal: all of them, if it has one.
     fn other_lanes(&self, group: usize) -> impl Iterator<Item = reactor::CoreIndex> + use<> {
         let own = self.index;
-        let journal = self.groups[group].shared.journal.as_ref();
-        let lanes = journal.map_or(0, |journal| journal.layout.lanes);
+        let shared = &self.groups[group].shared;
+        let lanes = match (&shared.journal, shared.lanes_each) {
+            (None, _) => 0,
+            (Some(journal), None) => journal.layout.lanes,
+            (Some(_), Some(each)) => each,
+        };
         (0..lanes)
             .map(reactor::CoreIndex)
             .filter(move |core| *core != own)
@@ -529,15 +579,9 @@ impl Core {
     }
 
     /// Another core has a flush under way.
-    pub(super) fn commit_lane(
-        &mut self,
-        io: &mut Io<Message>,
-        group: u16,
-        from: reactor::CoreIndex,
-        flush: u32,
-    ) {
+    pub(super) fn commit_lane(&mut self, io: &mut Io<Message>, group: u16, lane: u16, flush: u32) {
         let binding = &mut self.groups[usize::from(group)];
-        binding.engine.commit(from.0, flush, &mut binding.actions);
+        binding.engine.commit(lane, flush, &mut binding.actions);
         self.pump(io, group);
     }
 
@@ -549,17 +593,11 @@ impl Core {
     }
 
     /// Another core waits for this one's lane to retire what it owes.
-    pub(super) fn hurry_lane(
-        &mut self,
-        io: &mut Io<Message>,
-        group: u16,
-        from: reactor::CoreIndex,
-        below: u64,
-    ) {
+    pub(super) fn hurry_lane(&mut self, io: &mut Io<Message>, group: u16, lane: u16, below: u64) {
         let Some(binding) = self.groups.get_mut(usize::from(group)) else {
             return;
         };
-        binding.engine.hurry(from.0, below, &mut binding.actions);
+        binding.engine.hurry(lane, below, &mut binding.actions);
         self.pump(io, group);
     }
 
@@ -591,6 +629,17 @@ impl Core {
         let binding = &mut self.groups[usize::from(group)];
         binding.engine.lost_durable(&mut binding.actions);
         self.pump(io, group);
+    }
+
+    /// Says what was withheld for want of a lease, if there is one again.
+    pub(super) fn say_withheld(&mut self, io: &mut Io<Message>) {
+        let covers = |lease: &Arc<Lease>| lease.covers(reactor::now());
+        if self.withheld.is_empty() || !self.lease.as_ref().is_none_or(covers) {
+            return;
+        }
+        for (queue, slot, result) in std::mem::take(&mut self.withheld) {
+            self.request_done(io, queue, slot, result);
+        }
     }
 
     /// Lets the engines know that time goes by.
@@ -658,8 +707,11 @@ impl Core {
     }
 
     fn wake_cores(&mut self, io: &mut Io<Message>, group: u16, mask: u16, row: RowIndex) {
+        let is_shared = self.groups[usize::from(group)].shared.is_shared();
         for core in (0..16u16).filter(|core| mask >> core & 1 == 1) {
-            if core == self.index.0 {
+            if is_shared && core == HOME {
+                self.tell_control(io, ControlMessage::HomeTurn { group, row });
+            } else if core == self.index.0 {
                 let binding = &mut self.groups[usize::from(group)];
                 binding.engine.wake(row, &mut binding.actions);
             } else {
@@ -676,7 +728,17 @@ impl Core {
         result: Result<(), GroupError>,
     ) {
         match self.commands.owner(command) {
-            Owner::Host(queue, slot) => self.request_done(io, queue, slot, result),
+            Owner::Host(queue, slot) => {
+                // After what is said was looked up: a pause of this process since then is noticed.
+                if self
+                    .lease
+                    .as_ref()
+                    .is_none_or(|lease| lease.covers(reactor::now()))
+                {
+                    return self.request_done(io, queue, slot, result);
+                }
+                self.withheld.push((queue, slot, result));
+            }
             Owner::Internal(InternalCommand::Drain) => {
                 self.commands.remove(command);
                 let drained = result.is_ok();

@@ -134,14 +134,14 @@ fn plan_missing(
                     group.name
                 )));
             }
-            groups.push(plan_group(group, facts, &present.drives, notes)?);
+            groups.push(plan_group(group, false, facts, &present.drives, notes)?);
         }
     }
     Ok(())
 }
 
 /// What the configuration lets a start take for granted.
-fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> {
+pub(super) fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> {
     let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
     let lost_writes = config.groups.iter().filter(|group| group.accept_lost_writes);
     Ok(AssembleOptions {
@@ -152,7 +152,7 @@ fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> {
             .map(|group| name(&group.name))
             .collect::<Result<_, _>>()?,
         replays: true,
-        shared: false,
+        shared: config.shares_groups(),
     })
 }
 
@@ -293,7 +293,7 @@ fn retry_creation(refusal: &Refusal, group: &config::Group) -> bool {
 }
 
 /// What a drive says about itself.
-fn examine(index: u16, drive: &Opened) -> DriveFacts {
+pub(super) fn examine(index: u16, drive: &Opened) -> DriveFacts {
     let spec = &drive.spec;
     let head = storage::read_region(spec, 0, HEAD_READ_BYTES).ok();
     let tail = superblock::tail_start(spec.bytes)
@@ -323,9 +323,10 @@ fn found_on(facts: DriveFacts, finding: &DriveFinding) -> DriveFound {
     }
 }
 
-/// Plans a group that the configuration wants made.
-fn plan_group(
+/// Plans a group that the configuration wants made, for this node alone or for all that share the drives.
+pub(super) fn plan_group(
     group: &config::Group,
+    is_shared: bool,
     facts: &[DriveFacts],
     opened: &[Opened],
     notes: &mut Vec<String>,
@@ -356,7 +357,7 @@ fn plan_group(
             Some(config::Durability::Ram) => Durability::Ram,
         },
         journal_bytes: group.journal_mib.map(|mib| u64::from(mib) << 20),
-        exclusive_local: true,
+        exclusive_local: !is_shared,
         force: false,
         zeroed: group.drives.iter().all(|drive| opened[*drive].spec.fresh),
         drives: group.drives.iter().map(|drive| facts[*drive].clone()).collect(),
@@ -381,7 +382,7 @@ fn plan_group(
 }
 
 /// How fast the background work of a group may go; as fast as it can if the configuration does not name the group.
-fn limits_of(config: &Config, name: &str) -> Limits {
+pub(super) fn limits_of(config: &Config, name: &str) -> Limits {
     let group = config.groups.iter().find(|group| group.name == name);
     group.map(limits_from).unwrap_or_default()
 }

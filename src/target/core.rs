@@ -21,8 +21,10 @@ use super::fabric::Fabric;
 use super::message::{Accept, Arrival, ControlMessage, Message, Traffic};
 use super::namespaces::Namespaces;
 use super::observe::{Latencies, Stage};
+use super::share::Lease;
 use super::sums::Sums;
 use crate::amf::MemberIndex;
+use crate::amf::engine::GroupError;
 use crate::amf::group::SuperblockIo;
 use crate::drive::DriveError;
 
@@ -62,6 +64,10 @@ pub enum TokenKind {
     Reservation = 8,
     /// A connection to a shelf; the payload is its place and its epoch.
     Fabric = 9,
+    /// A connection to another node, or what its port waits for; the payload is the port's.
+    Link = 10,
+    /// The locks of shared groups want to be looked at.
+    Locks = 11,
 }
 
 /// Composes a token.
@@ -82,6 +88,8 @@ pub fn untoken(token: Token) -> Option<(TokenKind, u64)> {
         7 => TokenKind::Background,
         8 => TokenKind::Reservation,
         9 => TokenKind::Fabric,
+        10 => TokenKind::Link,
+        11 => TokenKind::Locks,
         _ => return None,
     };
     Some((kind, token.0 & 0x00ff_ffff_ffff_ffff))
@@ -154,6 +162,10 @@ pub struct Core {
     pub(super) fabric: Option<Box<Fabric>>,
     /// Where it is noted what begins and ends, if anybody wants to know.
     pub(super) command_log: Option<CommandLog>,
+    /// Until when hosts may be answered, if the node shares its groups.
+    pub(super) lease: Option<Arc<Lease>>,
+    /// Requests of hosts that are done and were not said to be, for want of a lease.
+    pub(super) withheld: Vec<(QueueId, Slot, Result<(), GroupError>)>,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -239,6 +251,7 @@ impl Core {
         control: Option<Box<Control>>,
         fabric: Option<Box<Fabric>>,
         command_log: Option<CommandLog>,
+        lease: Option<Arc<Lease>>,
     ) -> Self {
         let drives = drive_specs.len();
         Self {
@@ -277,6 +290,8 @@ impl Core {
             fabric,
             guard: Guard::default(),
             command_log,
+            lease,
+            withheld: Vec::new(),
         }
     }
 
@@ -406,14 +421,14 @@ impl Core {
             Message::SetLayout { group, layout } => self.set_layout(io, group, layout),
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
-            Message::Hurry { group, from, below } => self.hurry_lane(io, group, from, below),
+            Message::Hurry { group, lane, below } => self.hurry_lane(io, group, lane, below),
             Message::TailMoved { group } => self.tail_moved(io, group),
             Message::AllowRam { group, allowed } => self.allow_ram(io, group, allowed),
             Message::IntentDurable { group } => self.intent_durable(io, group),
             Message::LostDurable { group } => self.lost_durable(io, group),
             Message::DrainGroup { group } => self.drain_group(io, group),
             Message::RetireGroup { group } => self.retire_group(io, group),
-            Message::Commit { group, from, flush } => self.commit_lane(io, group, from, flush),
+            Message::Commit { group, lane, flush } => self.commit_lane(io, group, lane, flush),
             Message::Committed { group, flush } => self.lane_committed(io, group, flush),
             Message::Namespaces(namespaces) => self.namespaces = namespaces,
             Message::SayNamespacesKnown { group } => {
@@ -448,6 +463,9 @@ impl Core {
                 });
             }
             Message::Notes(notes) => self.with_control(io, |control, _, _| control.add_notes(notes)),
+            Message::Share(order) => {
+                self.with_control(io, |control, core, io| control.share_order(core, io, order));
+            }
             Message::Stop => self.with_control(io, |control, core, io| control.begin_stop(core, io)),
         }
     }
@@ -631,6 +649,7 @@ impl Core {
     fn tick(&mut self, io: &mut Io<Message>) {
         self.report_drained(io);
         self.cut_slow_closes(io);
+        self.say_withheld(io);
         self.tick_groups(io);
         self.failures = 0;
         self.awake.tick(io.now());
@@ -724,6 +743,9 @@ impl reactor::Program for Core {
     }
 
     fn accepted(&mut self, io: &mut Io<Message>, token: Token, result: Result<OwnedFd, Errno>) {
+        if let Some((TokenKind::Link, _)) = untoken(token) {
+            return self.with_control(io, |control, _, io| control.link_accepted(io, result));
+        }
         let Some((TokenKind::Accept, listener)) = untoken(token) else {
             return;
         };
@@ -738,6 +760,9 @@ impl reactor::Program for Core {
                 fabric.queues.received(io, token, received);
             }
             return self.fabric_happened(io);
+        }
+        if let Some((TokenKind::Link, payload)) = untoken(token) {
+            return self.with_control(io, |control, _, io| control.link_received(io, payload, received));
         }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
@@ -759,6 +784,9 @@ impl reactor::Program for Core {
                 fabric.queues.sent(io, token, batch, result);
             }
             return self.fabric_happened(io);
+        }
+        if let Some((TokenKind::Link, payload)) = untoken(token) {
+            return self.with_control(io, |control, _, io| control.link_sent(io, payload, batch, result));
         }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
@@ -797,7 +825,13 @@ impl reactor::Program for Core {
     }
 
     fn connected(&mut self, io: &mut Io<Message>, token: Token, result: Result<OwnedFd, Errno>) {
-        let fabric = self.fabric.as_mut().expect("a node connects to shelves alone");
+        if let Some((TokenKind::Link, payload)) = untoken(token) {
+            return self.with_control(io, |control, _, io| control.link_connected(io, payload, result));
+        }
+        let fabric = self
+            .fabric
+            .as_mut()
+            .expect("a node connects to shelves and to other nodes alone");
         fabric.queues.connected(io, token, result);
         self.fabric_happened(io);
     }
@@ -822,7 +856,9 @@ impl reactor::Program for Core {
                 | TokenKind::Connection
                 | TokenKind::Tick
                 | TokenKind::Background
-                | TokenKind::Fabric,
+                | TokenKind::Fabric
+                | TokenKind::Link
+                | TokenKind::Locks,
                 _,
             ))
             | None => {
@@ -837,6 +873,9 @@ impl reactor::Program for Core {
                 fabric.queues.closed(io, token);
             }
             return self.fabric_happened(io);
+        }
+        if let Some((TokenKind::Link, payload)) = untoken(token) {
+            return self.with_control(io, |control, _, _| control.link_closed(payload));
         }
         let Some((TokenKind::Connection, payload)) = untoken(token) else {
             return;
@@ -857,6 +896,10 @@ impl reactor::Program for Core {
                 let group = u16::try_from(group).expect("the group is 16 bits");
                 self.with_control(io, |control, core, io| control.background_timer(core, io, group));
             }
+            Some((TokenKind::Link, _)) => {
+                self.with_control(io, |control, _, io| control.link_timer(io));
+            }
+            Some((TokenKind::Locks, _)) => self.with_control(io, |control, _, _| control.locks_timer()),
             Some(_) | None => {}
         }
     }
@@ -866,6 +909,9 @@ impl reactor::Program for Core {
         busy |= self.run_delayed(io);
         self.serve_buffer_queue(io);
         busy |= self.fabric_turn(io);
+        if self.control.as_ref().is_some_and(|control| control.is_sharing()) {
+            self.with_control(io, Control::share_turn);
+        }
         self.flush(io);
         if busy || self.has_overflow() || !self.delayed.is_empty() {
             Progress::Busy

@@ -15,9 +15,11 @@ use super::control::ManageCall;
 use super::drives::DriveReport;
 use super::fabric::{FabricOrder, FabricReport};
 use super::namespaces::Namespaces;
+use super::share::ShareOrder;
 use super::window::Window;
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::group::SuperblockIo;
+use crate::amf::lock::Mode;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 
@@ -112,8 +114,8 @@ pub enum Message {
     Hurry {
         /// Which group.
         group: u16,
-        /// Who waits.
-        from: CoreIndex,
+        /// The lane of who waits.
+        lane: u16,
         /// Everything with a lower sequence number.
         below: u64,
     },
@@ -121,8 +123,8 @@ pub enum Message {
     Commit {
         /// Which group.
         group: u16,
-        /// Who flushes.
-        from: CoreIndex,
+        /// The lane of who flushes.
+        lane: u16,
         /// What the flush is called there.
         flush: u32,
     },
@@ -232,6 +234,8 @@ pub enum Message {
     /// Commands of a namespace are held to other rules from now on, and those of some hosts are to end; to be answered by
     /// [`ControlMessage::ReservationEnforced`].
     EnforceReservation(Order),
+    /// From the life of a node that shares its groups.
+    Share(ShareOrder),
     /// From the outside: stop the node cleanly.
     Stop,
 }
@@ -335,6 +339,40 @@ pub enum ControlMessage {
     RamWanted {
         /// Which group.
         group: u16,
+    },
+    /// A core wants a row of a shared group that this node does not hold.
+    WantRow {
+        /// Which group.
+        group: u16,
+        /// Which core.
+        from: CoreIndex,
+        /// The row.
+        row: RowIndex,
+        /// For what.
+        mode: Mode,
+    },
+    /// The turn has come to the home of a row of a shared group.
+    HomeTurn {
+        /// Which group.
+        group: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// A lane of this node waits for what other nodes have yet to retire.
+    HurryNodes {
+        /// Which group.
+        group: u16,
+        /// Which lane.
+        lane: u16,
+        /// Everything with a lower sequence number.
+        below: u64,
+    },
+    /// A core has retired what lanes of other nodes wait for.
+    LanesMoved {
+        /// Which group.
+        group: u16,
+        /// Bit `i` is lane `i`.
+        lanes: u32,
     },
     /// A core has committed all that it had acknowledged from memory.
     RamCommitted {

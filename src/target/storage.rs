@@ -10,6 +10,7 @@ use config::Backing;
 use thiserror::Error;
 
 use super::drives::{DriveSpec, Faults, Medium, MemoryDrive};
+use super::fabric::FabricDrive;
 use super::fabric::session::{SessionError, Sessions};
 use crate::amf::RowIndex;
 use crate::amf::group::{Candidate, IntentPage, ListPage};
@@ -123,6 +124,24 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// Device and inode, or shelf and namespace, to find two names of one drive.
     identity: Option<(u64, u64)>,
+}
+
+impl Opened {
+    /// The same drive of a shelf as it is reached now. Operators' faults stay with the one that cores know.
+    pub fn reached_as(&self, drive: FabricDrive) -> Self {
+        Self {
+            spec: DriveSpec {
+                name: self.spec.name.clone(),
+                medium: Medium::Fabric(drive),
+                bytes: self.spec.bytes,
+                logical_block_bytes: self.spec.logical_block_bytes,
+                fresh: self.spec.fresh,
+                faults: Faults::default(),
+            },
+            notes: Vec::new(),
+            identity: self.identity,
+        }
+    }
 }
 
 /// Opens one drive of the configuration; files that do not exist are made if their size is given.

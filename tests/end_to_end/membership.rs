@@ -18,7 +18,7 @@ use super::shelf::inject;
 use super::stage::{Folder, NQN, Stage, WAIT};
 
 /// Five file drives.
-fn shelf() -> Stage {
+pub fn shelf() -> Stage {
     let mut text = "[shelf]\nname = \"end-to-end\"\nquorum_mib = 1\ncreate = true\n[health]\nallow_fault_injection = true\n".to_owned();
     for drive in 0..5 {
         text += &format!("[[drive]]\nname = \"d{drive}\"\npath = \"d{drive}.img\"\nsize_mib = 8\n");
@@ -26,12 +26,13 @@ fn shelf() -> Stage {
     Stage::set(&text)
 }
 
-fn slot(number: u8) -> Slot {
+/// A node's place.
+pub fn slot(number: u8) -> Slot {
     Slot::new(number).unwrap()
 }
 
 /// Addresses that nobody listens on at the moment.
-fn addresses(count: usize) -> Vec<SocketAddr> {
+pub fn addresses(count: usize) -> Vec<SocketAddr> {
     let bound: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
@@ -71,7 +72,8 @@ fn setup(number: u8, nodes: &[SocketAddr], shelf: SocketAddr) -> Setup {
     }
 }
 
-fn until(what: &str, councils: &[&Council], done: impl Fn(&[ArrayStatus]) -> bool) -> Vec<ArrayStatus> {
+/// Waits until all of them say what `done` wants.
+pub fn until(what: &str, councils: &[&Council], done: impl Fn(&[ArrayStatus]) -> bool) -> Vec<ArrayStatus> {
     let end = Instant::now() + WAIT;
     let mut last = Vec::new();
     while Instant::now() < end {
@@ -96,7 +98,7 @@ fn all_blank(councils: &[&Council]) {
 }
 
 /// Whether all of them serve in the same epoch with so many members.
-fn are_open(all: &[ArrayStatus], members: usize) -> bool {
+pub fn are_open(all: &[ArrayStatus], members: usize) -> bool {
     all.iter().all(|status| {
         status.stage == "open"
             && status.serves
@@ -110,7 +112,7 @@ fn are_open(all: &[ArrayStatus], members: usize) -> bool {
 fn nodes_form_an_array_lose_one_and_take_it_in_again() {
     let shelf = shelf();
     let nodes = addresses(3);
-    let start = |number| Council::start(setup(number, &nodes, shelf.address())).unwrap();
+    let start = |number| Council::start(setup(number, &nodes, shelf.address()), None).unwrap();
     let mut councils: Vec<Council> = (0..3).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
     until("blank", &all, |all| {
@@ -149,7 +151,7 @@ fn nodes_that_encrypt_form_an_array_and_keep_out_who_does_not() {
     let nodes = addresses(3);
     let start = |number, encryption| {
         let setup = setup(number, &nodes, shelf.address());
-        Council::start(Setup { encryption, ..setup }).unwrap()
+        Council::start(Setup { encryption, ..setup }, None).unwrap()
     };
     let councils: Vec<Council> = (0..2).map(|number| start(number, Encryption::Tls)).collect();
     let other = start(2, Encryption::None);
@@ -185,7 +187,7 @@ fn nodes_that_encrypt_form_an_array_and_keep_out_who_does_not() {
 fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     let shelf = shelf();
     let nodes = addresses(2);
-    let start = |number| Council::start(setup(number, &nodes, shelf.address())).unwrap();
+    let start = |number| Council::start(setup(number, &nodes, shelf.address()), None).unwrap();
     let councils: Vec<Council> = (0..2).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
     all_blank(&all);
@@ -218,7 +220,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
 fn a_node_leaves_and_joins_again() {
     let shelf = shelf();
     let nodes = addresses(2);
-    let start = |number| Council::start(setup(number, &nodes, shelf.address())).unwrap();
+    let start = |number| Council::start(setup(number, &nodes, shelf.address()), None).unwrap();
     let councils: Vec<Council> = (0..2).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
     all_blank(&all);
@@ -271,7 +273,7 @@ fn an_array_that_was_not_made_to_the_end_is_made_to_the_end() {
         host.write(2, LABEL_BLOCK as u64, 4096, &block);
     };
     label_the_first(2);
-    let council = Council::start(setup.clone()).unwrap();
+    let council = Council::start(setup.clone(), None).unwrap();
     let is_labelled = |all: &[ArrayStatus]| {
         let mut drives = all[0].drives.iter().map(|drive| drive.state.as_str());
         drives.next() == Some("reached") && drives.all(|state| state == "blank")
@@ -284,7 +286,7 @@ fn an_array_that_was_not_made_to_the_end_is_made_to_the_end() {
     assert!(refused.unwrap_err().contains("with other failures"));
     drop(council);
     label_the_first(1);
-    let council = Council::start(setup).unwrap();
+    let council = Council::start(setup, None).unwrap();
     until("one is labelled", &[&council], is_labelled);
     until_created(&council, Result::ok);
     let made = until("alone", &[&council], |all| are_open(all, 1));
@@ -312,14 +314,17 @@ fn until_created<R>(council: &Council, done: impl Fn(Result<(), String>) -> Opti
 fn a_node_with_another_key_sees_drives_of_another_array_and_changes_nothing() {
     let shelf = shelf();
     let nodes = addresses(2);
-    let first = Council::start(setup(0, &nodes, shelf.address())).unwrap();
+    let first = Council::start(setup(0, &nodes, shelf.address()), None).unwrap();
     all_blank(&[&first]);
     first.create().unwrap();
     let formed = until("alone", &[&first], |all| are_open(all, 1));
-    let stranger = Council::start(Setup {
-        key: [8; 32],
-        ..setup(1, &nodes, shelf.address())
-    })
+    let stranger = Council::start(
+        Setup {
+            key: [8; 32],
+            ..setup(1, &nodes, shelf.address())
+        },
+        None,
+    )
     .unwrap();
     let refused = until("refused", &[&stranger], |all| {
         all[0]
@@ -357,7 +362,7 @@ fn arrays_are_found_on_shelves_and_a_node_is_configured_from_them() {
         found.starts_with("no array") && found.contains("namespace 9 of "),
         "{found}"
     );
-    let council = Council::start(setup(0, &nodes, shelf.address())).unwrap();
+    let council = Council::start(setup(0, &nodes, shelf.address()), None).unwrap();
     all_blank(&[&council]);
     council.create().unwrap();
     let status = until("alone", &[&council], |all| are_open(all, 1)).remove(0);
@@ -405,10 +410,13 @@ fn arrays_are_found_on_shelves_and_a_node_is_configured_from_them() {
     assert_eq!(imported.array(), council.setup().array());
     assert_eq!(imported.failures, 1);
     // A node that runs with it is a node of the array.
-    let second = Council::start(Setup {
-        listen: addresses(1)[0],
-        ..imported
-    })
+    let second = Council::start(
+        Setup {
+            listen: addresses(1)[0],
+            ..imported
+        },
+        None,
+    )
     .unwrap();
     until("seen from the second", &[&second], |all| {
         all[0].epoch >= status.epoch && all[0].drives.iter().all(|drive| drive.state == "reached")
@@ -428,9 +436,9 @@ fn by(setup: Setup, addresses: &[SocketAddr]) -> Setup {
 }
 
 /// A node alone in its array, which reaches its shelf by a wire.
-fn alone(shelf: &Stage, wire: &Relay) -> Council {
+pub fn alone(shelf: &Stage, wire: &Relay) -> Council {
     let nodes = addresses(1);
-    let council = Council::start(by(setup(0, &nodes, shelf.address()), &[wire.address()])).unwrap();
+    let council = Council::start(by(setup(0, &nodes, shelf.address()), &[wire.address()]), None).unwrap();
     until("blank", &[&council], |all| {
         all[0].drives.iter().all(|drive| drive.state == "blank")
     });
@@ -493,7 +501,7 @@ fn a_lost_path_to_a_shelf_costs_no_membership_if_there_is_another() {
     let nodes = addresses(2);
     let start = |(number, detour): (u8, &Relay)| {
         let ways = [wire.address(), detour.address()];
-        Council::start(by(setup(number, &nodes, shelf.address()), &ways)).unwrap()
+        Council::start(by(setup(number, &nodes, shelf.address()), &ways), None).unwrap()
     };
     let councils: Vec<Council> = (0..).zip(&detours).map(start).collect();
     let all: Vec<&Council> = councils.iter().collect();
@@ -519,11 +527,11 @@ fn a_lost_link_between_nodes_costs_no_membership_if_there_is_another() {
     let shelf = shelf();
     let nodes = addresses(2);
     let wires = [Relay::to(nodes[0]), Relay::to(nodes[0])];
-    let first = Council::start(setup(0, &nodes, shelf.address())).unwrap();
+    let first = Council::start(setup(0, &nodes, shelf.address()), None).unwrap();
     // The higher slot dials.
     let mut second = setup(1, &nodes, shelf.address());
     second.peers[0].addresses = wires.iter().map(Relay::address).collect();
-    let second = Council::start(second).unwrap();
+    let second = Council::start(second, None).unwrap();
     let all = [&first, &second];
     until("blank", &all, |all| {
         all.iter()

@@ -5,257 +5,18 @@
 //! for more, with a table of how long decisions took.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
 use std::time::{Duration, Instant};
 
-use braid::target::manage::{ArrayCut, ArrayRequest, ArrayStatus, Reply, Request};
-use braid::target::rpc::Client;
-
 use super::fences::Proof;
-use super::stage::{Folder, NQN, WAIT};
+use super::scene::{Random, Scene};
+use super::stage::WAIT;
 
 const NODES: u8 = 3;
-/// How long a node may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
-const DRIVES: u32 = 5;
 /// Goal of the issue for a node that was killed: a decision in under three seconds.
 const KILLED: Duration = Duration::from_secs(3);
 /// The same for one that was stopped, or cut off.
 const SILENT: Duration = Duration::from_secs(5);
-
-/// SplitMix64, as in the simulator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-}
-
-/// A process of this test, killed with it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // It may have been killed already.
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill")
-            .args([signal, &self.0.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
-    }
-}
-
-fn run(what: &str, config: &Path, folder: &Path) -> Running {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(folder.join(format!("{what}-{}.log", config.file_stem().unwrap().display())))
-        .unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_braid"))
-        .args([what, "--config"])
-        .arg(config)
-        .env("BRAID_LOG", "info")
-        .stdout(Stdio::from(log.try_clone().unwrap()))
-        .stderr(Stdio::from(log))
-        .spawn()
-        .unwrap();
-    Running(child)
-}
-
-/// Addresses with free ports above them.
-fn addresses(count: usize) -> Vec<SocketAddr> {
-    let bound: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    bound
-        .iter()
-        .map(|listener| listener.local_addr().unwrap())
-        .collect()
-}
-
-/// A shelf and the nodes that share it.
-struct Scene {
-    folder: Folder,
-    shelf: Option<Running>,
-    nodes: Vec<Option<Running>>,
-    /// The newest epoch of which a node said that it is open, and who its members are, by slot.
-    newest: (u32, BTreeMap<u8, String>),
-    /// Starts of the shelf, each with a log of its own.
-    shelves: u32,
-}
-
-impl Drop for Scene {
-    /// The folder goes with the test, so what processes said last is shown here.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "log")
-            {
-                let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                let last = &lines[lines.len().saturating_sub(40)..];
-                eprintln!("{}:\n{}", entry.path().display(), last.join("\n"));
-            }
-        }
-    }
-}
-
-impl Scene {
-    fn set() -> Self {
-        let folder = Folder::make();
-        let ports = addresses(usize::from(NODES) + 1);
-        let (shelf, nodes) = ports.split_first().unwrap();
-        let mut text = format!(
-            "[shelf]\nname = \"shelf\"\nrpc_socket = \"shelf.sock\"\nquorum_mib = 1\ncreate = true\ncommand_log = \"commands.log\"\n\
-             [subsystem]\nnqn = \"{NQN}\"\n[reactor]\ncores = 1\npoll = \"interrupt\"\n[[listen]]\naddress = \"{shelf}\"\n"
-        );
-        for drive in 0..DRIVES {
-            text += &format!("[[drive]]\nname = \"d{drive}\"\npath = \"d{drive}.img\"\nsize_mib = 8\n");
-        }
-        fs::write(folder.path().join("shelf.toml"), text).unwrap();
-        fs::write(folder.path().join("vault.key"), "5a".repeat(32)).unwrap();
-        for (slot, address) in (0..NODES).zip(nodes) {
-            let mut text = format!(
-                "[node]\nname = \"n{slot}\"\nrpc_socket = \"n{slot}.sock\"\n[health]\nallow_fault_injection = true\n\
-                 [reactor]\ncores = 1\npoll = \"interrupt\"\nmemory_mib = 64\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
-                 [array]\nname = \"vault\"\nslot = {slot}\nkey_file = \"vault.key\"\nlisten = \"{address}\"\n"
-            );
-            for (peer, address) in (0..NODES).zip(nodes).filter(|(peer, _)| *peer != slot) {
-                text += &format!("[[peer]]\nslot = {peer}\naddresses = [\"{address}\"]\n");
-            }
-            text += &format!("[[shelf]]\nname = \"s\"\naddresses = [\"{shelf}\"]\nnqn = \"{NQN}\"\n");
-            for drive in 0..DRIVES {
-                let nsid = 2 * drive + 1;
-                text += &format!("[[drive]]\nname = \"d{drive}\"\nshelf = \"s\"\nnsid = {nsid}\n");
-            }
-            fs::write(folder.path().join(format!("n{slot}.toml")), text).unwrap();
-        }
-        let mut scene = Self {
-            folder,
-            shelf: None,
-            nodes: (0..NODES).map(|_| None).collect(),
-            newest: (0, BTreeMap::new()),
-            shelves: 0,
-        };
-        scene.start_shelf();
-        (0..NODES).for_each(|slot| scene.start_node(slot));
-        scene
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.folder.path().join(file)
-    }
-
-    fn start_shelf(&mut self) {
-        if self.shelves > 0 {
-            fs::rename(
-                self.path("commands.log"),
-                self.path(&format!("commands-{}.log", self.shelves)),
-            )
-            .unwrap();
-        }
-        self.shelves += 1;
-        self.shelf = Some(run("shelf", &self.path("shelf.toml"), self.folder.path()));
-    }
-
-    fn start_node(&mut self, slot: u8) {
-        let running = run("node", &self.path(&format!("n{slot}.toml")), self.folder.path());
-        self.nodes[usize::from(slot)] = Some(running);
-    }
-
-    /// What a node says, if it says anything. A node that may answer hosts is a member of the newest epoch that was open before it was asked.
-    fn ask(&mut self, slot: u8, request: ArrayRequest) -> Option<ArrayStatus> {
-        let (newest, members) = self.newest.clone();
-        let mut client = Client::connect(&self.path(&format!("n{slot}.sock")), ANSWER).ok()?;
-        let Reply::Array(status) = client.call(&Request::Array(request)).ok()? else {
-            return None;
-        };
-        if status.serves && status.epoch < newest {
-            // It may not have heard of the newest one, which has opened because it is still a member of that.
-            assert_eq!(
-                members.get(&slot),
-                Some(&status.incarnation),
-                "slot {slot} serves in epoch {} beside epoch {newest} of {members:?}",
-                status.epoch
-            );
-        }
-        if status.stage == "open" && status.epoch > self.newest.0 {
-            self.newest = (status.epoch, status.members.iter().cloned().collect());
-        }
-        Some(*status)
-    }
-
-    fn show(&mut self, slot: u8) -> Option<ArrayStatus> {
-        self.ask(slot, ArrayRequest::Show)
-    }
-
-    /// Waits until these nodes, and nobody else, are the members of one open epoch and serve; and asks all nodes meanwhile.
-    fn until_open(&mut self, what: &str, slots: &[u8]) -> Duration {
-        self.until_one_opens(what, &[slots])
-    }
-
-    /// The same for one of several sets of nodes.
-    fn until_one_opens(&mut self, what: &str, sets: &[&[u8]]) -> Duration {
-        let begin = Instant::now();
-        loop {
-            let all: Vec<Option<ArrayStatus>> = (0..NODES)
-                .map(|slot| {
-                    let is_there = self.nodes[usize::from(slot)].is_some();
-                    is_there.then(|| self.show(slot)).flatten()
-                })
-                .collect();
-            let is_open = |slots: &[u8]| {
-                slots.iter().all(|slot| {
-                    all[usize::from(*slot)].as_ref().is_some_and(|status| {
-                        let members: Vec<u8> = status.members.iter().map(|(member, _)| *member).collect();
-                        status.stage == "open" && status.serves && members == slots
-                    })
-                })
-            };
-            if sets.iter().any(|slots| is_open(slots)) {
-                return begin.elapsed();
-            }
-            assert!(
-                begin.elapsed() < 2 * WAIT,
-                "{what}: {sets:?} awaited in {}, {all:#?}",
-                self.folder.path().display()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn cut(&mut self, slot: u8, peer: u8, muted: bool, deafened: bool) {
-        let cut = ArrayCut {
-            peer,
-            muted,
-            deafened,
-        };
-        // Between two lives there is nobody to be cut off.
-        let begin = Instant::now();
-        while self.ask(slot, ArrayRequest::Cut(cut)).is_none() {
-            assert!(begin.elapsed() < WAIT, "slot {slot} is there");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
 
 /// What a schedule does to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -339,12 +100,8 @@ fn never_two_sides_write() {
     };
     let schedules = number("BRAID_SCHEDULES", 10);
     let mut random = Random(number("BRAID_SCHEDULES_SEED", 1));
-    let mut scene = Scene::set();
-    let created = Instant::now();
-    while scene.ask(1, ArrayRequest::Create).is_none() {
-        assert!(created.elapsed() < WAIT, "the drives are blank");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut scene = Scene::set(NODES, "");
+    scene.create(1);
     let all: Vec<u8> = (0..NODES).collect();
     scene.until_open("formed", &all);
     let blows = [
@@ -390,8 +147,8 @@ fn never_two_sides_write() {
     scene.nodes.clear();
     drop(scene.shelf.take());
     let mut proof = Proof::default();
-    for start in 1..=scene.shelves {
-        let file = if start == scene.shelves {
+    for start in 1..=scene.shelves_started() {
+        let file = if start == scene.shelves_started() {
             "commands.log".to_owned()
         } else {
             format!("commands-{start}.log")
@@ -400,7 +157,9 @@ fn never_two_sides_write() {
     }
     println!(
         "logs of {} starts of the shelf: {} writes, {} fences, none of them crossed",
-        scene.shelves, proof.writes, proof.fences
+        scene.shelves_started(),
+        proof.writes,
+        proof.fences
     );
     assert!(proof.fences > 0 && proof.writes > 1000);
 }

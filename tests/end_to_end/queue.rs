@@ -64,9 +64,14 @@ pub struct Queue {
 impl Queue {
     /// Connects, to a target that may be gone, and exchanges ICReq and ICResp.
     pub fn open(address: SocketAddr, digests: (bool, bool)) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::open_within(address, digests, WAIT)
+    }
+
+    /// The same by a host that waits so long for anything.
+    pub fn open_within(address: SocketAddr, digests: (bool, bool), patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(WAIT))?;
+        stream.set_read_timeout(Some(patience))?;
         let options = Options {
             header_digest: digests.0,
             data_digest: digests.1,
@@ -151,7 +156,8 @@ impl Queue {
         true
     }
 
-    fn try_wait(&mut self, cid: u16) -> io::Result<Answer> {
+    /// Waits for the answer to a command, from a target that may go away.
+    pub fn try_wait(&mut self, cid: u16) -> io::Result<Answer> {
         loop {
             if let Some(answer) = self.answers.remove(&cid) {
                 return Ok(answer);
@@ -179,6 +185,11 @@ impl Queue {
     pub fn try_run(&mut self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> io::Result<Answer> {
         let cid = self.try_submit(entry, data, read_bytes)?;
         self.try_wait(cid)
+    }
+
+    /// Waits so long for anything from now on.
+    pub fn be_patient(&self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
     /// Whether the target closes the connection, with or without saying why, before the test has waited for too long.
@@ -263,6 +274,8 @@ pub struct Manner {
     pub life: Option<u8>,
     /// Whether submission queue flow control is used.
     pub flow_control: bool,
+    /// How long it waits for anything.
+    pub patience: Duration,
 }
 
 impl Default for Manner {
@@ -274,6 +287,7 @@ impl Default for Manner {
             host: 1,
             life: None,
             flow_control: true,
+            patience: WAIT,
         }
     }
 }
@@ -322,7 +336,7 @@ impl Host {
             }
             .encode(0)
         };
-        let mut admin = Queue::open(address, manner.digests)?;
+        let mut admin = Queue::open_within(address, manner.digests, manner.patience)?;
         let answer = admin.try_run(connect(0, manner.kato_ms), &data.encode(), 0)?;
         assert!(answer.status().is_success(), "{}", answer.status());
         let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
@@ -330,7 +344,7 @@ impl Host {
         let start = PropertyAccess::set(0, property::CC, Configuration::START.0);
         admin.try_run(start, &[], 0)?.ok();
         let open = |qid| {
-            let mut queue = Queue::open(address, manner.digests)?;
+            let mut queue = Queue::open_within(address, manner.digests, manner.patience)?;
             queue.try_run(connect(qid, 0), &data.encode(), 0)?.ok();
             Ok(queue)
         };

@@ -150,6 +150,11 @@ impl Arbitration {
         hold
     }
 
+    /// Everything that this node holds, for reading or for writing.
+    pub fn held(&self) -> impl Iterator<Item = Resource> {
+        self.parts.holder.held()
+    }
+
     /// The epoch that this node is in.
     pub const fn epoch(&self) -> Epoch {
         self.parts.arbiter.epoch()

@@ -246,6 +246,7 @@ impl World {
         let lost = Arc::new(LostMap::default());
         let journal = |durability, node| WriteBackConfig {
             first_lane: node * cores_each,
+            first_batch: 0,
             layout: JournalLayout {
                 start: MemberLba(data_blocks),
                 lane_blocks: LANE_BLOCKS,
@@ -271,9 +272,7 @@ impl World {
                 pieces_max: shape.pieces,
                 scratch_bytes,
                 members,
-                write_back: shape
-                    .journal
-                    .map(|durability| journal(durability, core / cores_each)),
+                write_back: shape.journal.map(|kind| journal(kind, core / cores_each)),
             }),
             ring: vec![JUNK; LANE_BLOCKS as usize],
             clean: Vec::new(),

@@ -61,6 +61,9 @@ pub struct WriteBackConfig {
     /// Lane of core 0; other cores have those behind it. Above 0 where other nodes write to the journal, too: cores are then told apart by
     /// their lanes in [`Action::HurryCores`], [`Action::TailMoved`], [`Action::CommitCores`] and [`Action::Committed`].
     pub first_lane: u16,
+    /// Number of the first batch that this life of the node writes to each of its lanes: above all of an earlier one, whose batches are still there
+    /// while other nodes have the group open. 0 where the group is one node's: each opening has an incarnation of its own.
+    pub first_batch: u64,
     /// Sequence numbers of all cores.
     pub shared: Arc<JournalShared>,
     /// When a write is done.
@@ -125,6 +128,7 @@ impl WriteBack {
         let WriteBackConfig {
             layout,
             first_lane,
+            first_batch,
             shared,
             durability,
             write_blocks_max,
@@ -144,6 +148,7 @@ impl WriteBack {
             geometry: *placement.relied_on(),
             append_blocks_max,
             shared,
+            first_batch,
         });
         let entries = u32::try_from(entries_max(block)).expect("a header has at most 125 entries");
         // A run that goes over the end of a strip is two in the check strips.

@@ -23,7 +23,7 @@ use crate::amf::expansion::{ExpansionRecord, Restore};
 use crate::amf::geometry::Level;
 use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::journal::JournalLayout;
-use crate::amf::journal::replay::Replay;
+use crate::amf::journal::replay::{LivingNodes, Replay};
 use crate::amf::lost::{LostList, PAGE_OFFSETS};
 use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
@@ -381,7 +381,13 @@ impl Candidate {
             group: self.record.group,
             block: self.record.block,
         };
-        Some(Replay::new(layout, self.record.layout(), members))
+        Some(Replay::new(layout, self.record.layout(), members).with_floors(journal.floors))
+    }
+
+    /// As [`Self::replay`], while other nodes have the group open and go on: brings the rows up to date that a node which is gone may have left half-written. Afterwards
+    /// the group goes on with [`super::Event::TakeOver`], or [`super::Event::LanesOver`] where it is open here.
+    pub fn replay_among(&self, living: LivingNodes) -> Option<Replay> {
+        Some(self.replay()?.among_living(living))
     }
 
     /// The copies of the write-intent bitmap that [`Self::load_intent`] wants to see; none if nothing has been kept.

@@ -7,8 +7,8 @@ use crate::amf::MEMBERS_MAX;
 use crate::amf::geometry::{Geometry, Level, ROWS_MAX};
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::superblock::{
-    Durability, Found, GroupRecord, HEAD_BYTES, INTENT_PAGE_BITS, IntentRecord, JournalRecord, MemberRecord,
-    MemberState, Name, ParityState, RECORD_BYTES, STRIP_BYTES, TAIL_BYTES, Uuid, tail_start,
+    Durability, Found, GroupRecord, HEAD_BYTES, INTENT_PAGE_BITS, IntentRecord, JournalRecord, LaneFloors,
+    MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, STRIP_BYTES, TAIL_BYTES, Uuid, tail_start,
 };
 use crate::drive::block::{BlockSize, MemberLba};
 
@@ -381,6 +381,7 @@ fn plan_regions(spec: &GroupSpec) -> Result<Regions, CreateError> {
         lane_blocks: 0,
         lanes: 0,
         incarnation: 0,
+        floors: LaneFloors::default(),
     };
     let lane_blocks = u32::try_from(lane / block_bytes).expect("a lane's least is some MiB");
     let journal = (1..=DEFAULT_LANES)

@@ -24,7 +24,7 @@ mod vdisks;
 use thiserror::Error;
 
 use super::expansion::{ExpansionRecord, Layout, ScratchState};
-use super::superblock::{Found, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
+use super::superblock::{Found, GroupRecord, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::drive::health::Reason;
@@ -96,6 +96,24 @@ pub enum Replay {
     },
 }
 
+/// Lanes of the journal that are over: the node that wrote them is gone, and all rows that it may have left half-written are up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanesOver {
+    /// Which lanes, as a mask; the bit behind those of the cores is the recovery lane.
+    pub lanes: u32,
+    /// Their entries with lower numbers are never replayed any more.
+    pub below: u64,
+}
+
+/// How a group is opened that other nodes have open, because the node that led it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakeOver {
+    /// As at any opening. How many lanes it asks for does not count: they stay as they are, because nodes write to them.
+    pub opening: Opening,
+    /// What a replay beside living nodes has brought up to date.
+    pub over: LanesOver,
+}
+
 /// Names one superblock write until its answer comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SuperblockIo(pub u32);
@@ -133,6 +151,14 @@ pub struct VdiskSpec {
 pub enum Event {
     /// Open the group. Once; the journal has been replayed before if it can be.
     Start(Opening),
+    /// Instead of [`Event::Start`]: go on with a group that other nodes have open. Its journal keeps its lanes and its incarnation.
+    TakeOver(TakeOver),
+    /// A node is gone, others go on, and what it left was brought up to date by this node, which leads the open group: makes that durable. Ignored unless
+    /// the group is open.
+    LanesOver(LanesOver),
+    /// The node that leads the group has made this record durable, and announced it. For a group that was made by [`Group::followed`], and ignored if it
+    /// knows that one or a newer one.
+    Followed(Box<GroupRecord>),
     /// A superblock write has ended; each [`Action::WriteSuperblock`] is answered exactly once.
     SuperblockWritten {
         /// Which write.
@@ -324,6 +350,8 @@ pub enum Action {
     RamAllowed,
     /// It is durable that no acknowledged write can be lost.
     RamCleared,
+    /// The answer to [`Event::LanesOver`]: that is durable.
+    LanesOver(LanesOver),
     /// Everything that was marked in [`Group::intent`] when this was asked for is durable.
     IntentDurable {
         /// Which request.
@@ -432,6 +460,9 @@ pub enum RequestError {
     /// The group is opening, stopping or stopped.
     #[error("the group is not open: wait for it, or start it")]
     NotOpen,
+    /// Another node leads the group.
+    #[error("another node leads this group: ask that one")]
+    Led,
     /// The group has failed.
     #[error("the group has failed: see its reason, repair its drives and restart it")]
     GroupFailed,

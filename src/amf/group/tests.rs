@@ -3,6 +3,7 @@
 mod assembly;
 mod creation;
 mod expansion;
+mod nodes;
 mod power_cuts;
 mod replacement;
 mod running;

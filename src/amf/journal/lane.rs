@@ -133,6 +133,8 @@ pub struct LaneConfig {
     pub append_blocks_max: u32,
     /// Numbers of all lanes.
     pub shared: Arc<JournalShared>,
+    /// Number of the first batch: above those of all batches that an earlier writer of the lane has left in this incarnation.
+    pub first_batch: u64,
 }
 
 /// See the module.
@@ -175,12 +177,12 @@ impl Lane {
             free: 0,
             reserved: 0,
             batches: VecDeque::new(),
-            first: 0,
-            next_issue: 0,
-            committed: 0,
+            first: config.first_batch,
+            next_issue: config.first_batch,
+            committed: config.first_batch,
             wanted: 0,
             slots: [None; IN_FLIGHT_MAX as usize],
-            tail: (0, 0),
+            tail: (0, config.first_batch),
             owed: VecDeque::new(),
             owed_first: 0,
             spare_entries: Vec::new(),

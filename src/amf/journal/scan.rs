@@ -5,6 +5,10 @@
 //! batch counts if its payload is whole; one that was torn, or overwritten in part by a later one, fails
 //! its checksum. Of the recovery lane only the newest round counts whose first batch, at the start of the
 //! lane, is whole: earlier rounds are in place and flushed before that one is written.
+//!
+//! A lane may have a *floor*: its entries with lower numbers are over, because others have brought their rows up to date. A floor is no tail: it says
+//! nothing of other lanes. And the nodes of some lanes may be *living*, that is, write while they are read. A batch of theirs that is not whole is just
+//! being written or written over, and one that contradicts another is none of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +18,7 @@ use thiserror::Error;
 use super::codec::{self, Batch, JournalLayout, ParseError};
 use crate::amf::MemberIndex;
 use crate::amf::expansion::Layout;
+use crate::amf::superblock::{LANES_MAX, LaneFloors};
 
 /// Names a batch: the same batch on several members counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,16 +42,25 @@ pub struct FoundBatch {
 /// What all lanes hold together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Whole batches with an entry from the tail on, by lane and number.
+    /// Whole batches with an entry that counts, by lane and number.
     pub batches: Vec<FoundBatch>,
-    /// Every entry with a lower sequence number is dead.
+    /// Every entry with a lower sequence number is dead, in any lane.
     pub tail: u64,
     /// Above every sequence number that any header names, and not below the tail.
     pub next_seq: u64,
     /// The largest number of a round in the recovery lane, whole or not; 0 if there is none.
     pub round: u64,
-    /// Batches with an entry from the tail on that are whole nowhere.
+    /// Batches with an entry that counts, in lanes whose nodes are not living, that are whole nowhere.
     pub torn_batches: u64,
+    /// Entries of each lane below are over.
+    pub floors: LaneFloors,
+}
+
+impl Found {
+    /// Whether an entry of this lane with this number counts.
+    pub fn counts(&self, lane: u16, seq: u64) -> bool {
+        seq >= first_counting(self.tail, &self.floors, lane)
+    }
 }
 
 /// A record of this opening of the group that cannot be; nothing is replayed then.
@@ -91,6 +105,10 @@ pub struct Scan {
     tail: u64,
     next_seq: u64,
     round: u64,
+    /// Entries of each lane below are over.
+    floors: LaneFloors,
+    /// Lanes that are being written, as a mask.
+    living: u32,
 }
 
 impl Scan {
@@ -104,7 +122,34 @@ impl Scan {
             tail: 0,
             next_seq: 0,
             round: 0,
+            floors: LaneFloors::default(),
+            living: 0,
         }
+    }
+
+    /// Entries of each lane below its floor do not count. To be called before anything is scanned.
+    pub fn set_floors(&mut self, floors: LaneFloors) {
+        assert!(
+            self.found.is_empty() && self.torn.is_empty(),
+            "floors are known before anything is scanned"
+        );
+        self.floors = floors;
+    }
+
+    /// The nodes of some lanes, as a mask, are living. To be called before anything is scanned.
+    ///
+    /// Panics if the recovery lane is among them: only a replay writes it, and there is one at a time.
+    pub fn set_living(&mut self, lanes: u32) {
+        assert!(
+            lanes >> self.journal.lanes == 0,
+            "a living node has lanes of its own"
+        );
+        self.living = lanes;
+    }
+
+    /// Whether the node of a lane is living.
+    pub const fn is_living(&self, lane: u16) -> bool {
+        self.living >> lane & 1 == 1
     }
 
     /// Names everything that was found so far. Scans of the same journal with the same names know the same, as far as checksums tell payloads
@@ -213,7 +258,9 @@ impl Scan {
         };
         let payload = &rest[block..][..header.payload_blocks as usize * block];
         if crc32c::portable(0, payload) != batch.payload_crc {
-            self.torn.insert(key, last.unwrap_or(0));
+            if !self.is_living(lane) {
+                self.torn.insert(key, last.unwrap_or(0));
+            }
             return Ok(1);
         }
         let length = header.payload_blocks + 1;
@@ -223,6 +270,9 @@ impl Scan {
             members: 0,
         });
         if found.batch != batch {
+            if self.living >> lane & 1 == 1 {
+                return Ok(1);
+            }
             return Err(ScanError {
                 member,
                 lane,
@@ -246,31 +296,40 @@ impl Scan {
         self.found
             .retain(|key, _| key.lane != recovery || Some(key.batch) == newest);
         let whole: BTreeSet<_> = self.found.keys().copied().collect();
-        let torn = self
-            .torn
-            .iter()
-            .filter(|(key, last)| **last >= self.tail && key.lane != recovery && !whole.contains(*key));
+        let torn = self.torn.keys();
+        let torn = torn.filter(|key| key.lane != recovery && !whole.contains(*key));
         Found {
             torn_batches: torn.count() as u64,
             batches: self.found.into_values().collect(),
             tail: self.tail,
             next_seq: self.next_seq.max(self.tail),
             round: self.round,
+            floors: self.floors,
         }
     }
 
     /// Drops batches of which nothing counts any more, so that memory holds no more than is needed.
     pub fn forget_dead(&mut self) {
-        let tail = self.tail;
-        self.torn.retain(|_, last| *last >= tail);
-        self.found
-            .retain(|_, found| found.batch.entries.iter().any(|entry| entry.seq() >= tail));
+        let (tail, floors) = (self.tail, self.floors);
+        let counts = |key: &Key, seq: u64| seq >= first_counting(tail, &floors, key.lane);
+        self.torn.retain(|key, last| counts(key, *last));
+        self.found.retain(|key, found| {
+            let mut entries = found.batch.entries.iter();
+            entries.any(|entry| counts(key, entry.seq()))
+        });
     }
 
     fn block_bytes(&self) -> usize {
         self.journal.block.bytes() as usize
     }
 }
+
+/// The lowest number of an entry of this lane that counts.
+fn first_counting(tail: u64, floors: &LaneFloors, lane: u16) -> u64 {
+    tail.max(floors[usize::from(lane)])
+}
+
+const _: () = assert!(LANES_MAX < 32, "a mask of lanes has room for all of them");
 
 #[cfg(test)]
 mod tests;

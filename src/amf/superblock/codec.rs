@@ -20,20 +20,22 @@
 //! | 208..222 | lane blocks, intent blocks, rows per bit: 4 bytes each; lanes: 2 bytes |
 //! | 222..240 | members before the expansion that is going on (0: none), state of its scratch area; frontier, end of what is in the area: 8 bytes each |
 //! | 240..368 | 8 spares of 16 bytes: drive UUID |
+//! | 368..504 | 17 floors of lanes, 8 bytes each |
 //! | 508..512 | CRC-32C |
 //! | 512..1536 | 32 members of 32 bytes: drive UUID, generation it last took part in, state |
 //! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length |
 //!
 //! Version 3 is for groups that are being expanded, or in which an expansion has left virtual disks that share a row; programs that
-//! know version 2 alone must not touch those. All other records are of version 2.
+//! know version 2 alone must not touch those. Version 4 is for groups whose journal has lanes that are over: whoever does not know that
+//! would replay what others have overtaken. All other records are of version 2.
 
 use nvme::crc32c;
 use thiserror::Error;
 
 use super::{
-    Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, MEMBERS_MAX, MemberRecord, MemberState,
-    NAME_BYTES_MAX, Name, ParityState, RECORD_BYTES, RecordError, SPARES_MAX, Superblock, Uuid, VDISKS_MAX,
-    VdiskRecord,
+    Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, LANES_MAX, LaneFloors, MEMBERS_MAX,
+    MemberRecord, MemberState, NAME_BYTES_MAX, Name, ParityState, RECORD_BYTES, RecordError, SPARES_MAX,
+    Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
 use crate::amf::MemberIndex;
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
@@ -43,6 +45,7 @@ use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 pub(super) const MAGIC: [u8; 8] = *b"BRAIDSB1";
 const VERSION: u16 = 2;
 const VERSION_EXPANDED: u16 = 3;
+const VERSION_FLOORS: u16 = 4;
 
 const LEVEL_AT: usize = 10;
 const BLOCK_SHIFT_AT: usize = 11;
@@ -65,6 +68,7 @@ const FRONTIER_AT: usize = 224;
 const SCRATCH_TO_AT: usize = 232;
 const SPARE_TABLE_AT: usize = 240;
 const SPARE_BYTES: usize = 16;
+const FLOORS_AT: usize = 368;
 const CRC_AT: usize = 508;
 const MEMBER_TABLE_AT: usize = 512;
 const MEMBER_BYTES: usize = 32;
@@ -82,7 +86,8 @@ const FLAG_DIRTY_RAM: u8 = 1 << 3;
 const FLAG_REBUILD_PARTIAL: u8 = 1 << 4;
 const FLAGS: u8 = FLAG_CLEAN | FLAG_FORMING | FLAG_EXCLUSIVE_LOCAL | FLAG_DIRTY_RAM | FLAG_REBUILD_PARTIAL;
 
-const _: () = assert!(SPARE_TABLE_AT + SPARES_MAX * SPARE_BYTES <= CRC_AT);
+const _: () = assert!(SPARE_TABLE_AT + SPARES_MAX * SPARE_BYTES <= FLOORS_AT);
+const _: () = assert!(FLOORS_AT + size_of::<LaneFloors>() <= CRC_AT);
 const _: () = assert!(MEMBER_TABLE_AT + MEMBERS_MAX * MEMBER_BYTES == VDISK_TABLE_AT);
 const _: () = assert!(VDISK_TABLE_END <= RECORD_BYTES);
 
@@ -100,7 +105,7 @@ pub enum ParseError {
     Checksum,
     /// Written by another version of Braid.
     #[error(
-        "format version {0}, this program knows {VERSION} and {VERSION_EXPANDED}: use the program that created the group"
+        "format version {0}, this program knows {VERSION} to {VERSION_FLOORS}: use the program that created the group"
     )]
     Version(u16),
     /// A field has a value that this version does not know.
@@ -195,7 +200,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         return Err(ParseError::Checksum);
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if version != VERSION && version != VERSION_EXPANDED {
+    if !(VERSION..=VERSION_FLOORS).contains(&version) {
         return Err(ParseError::Version(version));
     }
     let flags = bytes[FLAGS_AT];
@@ -253,9 +258,39 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
     }
 }
 
+/// Encodes what all members agree on, for another node rather than for a drive: as the copy of the first member that takes part, on a drive
+/// of any size.
+///
+/// Panics if the record fails its own check.
+pub fn encode_shared(record: &GroupRecord) -> Box<[u8; RECORD_BYTES]> {
+    let carries = |line: &MemberRecord| line.state.takes_part();
+    let first = record.members.iter().position(carries);
+    let first = first.expect("a group that can be started has members that take part");
+    encode(&Superblock {
+        carrier: Carrier::Member(MemberIndex(u8::try_from(first).expect("at most 32 members"))),
+        drive_bytes: u64::MAX,
+        record: record.clone(),
+    })
+}
+
+/// What [`encode_shared`] has encoded. Errs for anything that it would not have written.
+pub fn parse_shared(bytes: &[u8]) -> Result<GroupRecord, ParseError> {
+    let record = parse(bytes)?.record;
+    if encode_shared(&record)[..] == *bytes {
+        Ok(record)
+    } else {
+        Err(ParseError::Reserved)
+    }
+}
+
 /// The oldest version whose readers understand the record.
 fn version_of(record: &GroupRecord) -> u16 {
-    if record.expansion.is_some() || record.has_shared_rows() {
+    if record
+        .journal
+        .is_some_and(|journal| journal.floors != NO_JOURNAL.floors)
+    {
+        VERSION_FLOORS
+    } else if record.expansion.is_some() || record.has_shared_rows() {
         VERSION_EXPANDED
     } else {
         VERSION
@@ -348,7 +383,7 @@ const fn parse_durability(value: u8) -> Result<Durability, ParseError> {
     }
 }
 
-/// Writes the fields from byte 104 to 222.
+/// Writes the fields from byte 104 to 222, and the floors.
 fn put_numbers(bytes: &mut [u8], superblock: &Superblock) {
     let record = &superblock.record;
     let journal = record.journal.unwrap_or(NO_JOURNAL);
@@ -375,6 +410,9 @@ fn put_numbers(bytes: &mut [u8], superblock: &Superblock) {
     put_u32(&mut bytes[INTENT_BLOCKS_AT..], intent.blocks);
     put_u32(&mut bytes[ROWS_PER_BIT_AT..], intent.rows_per_bit);
     bytes[LANES_AT..LANES_AT + 2].copy_from_slice(&journal.lanes.to_le_bytes());
+    for (lane, floor) in journal.floors.into_iter().enumerate() {
+        put_u64(&mut bytes[FLOORS_AT + lane * 8..], floor);
+    }
 }
 
 /// What the fields hold if there is no journal.
@@ -384,6 +422,7 @@ const NO_JOURNAL: JournalRecord = JournalRecord {
     lane_blocks: 0,
     lanes: 0,
     incarnation: 0,
+    floors: [0; LANES_MAX as usize + 1],
 };
 
 /// What the fields hold if there is no write-intent bitmap.
@@ -401,6 +440,7 @@ fn parse_journal(bytes: &[u8]) -> Option<JournalRecord> {
         incarnation: u64_at(bytes, 184),
         lane_blocks: u32_at(bytes, LANE_BLOCKS_AT),
         lanes: u16::from_le_bytes([bytes[LANES_AT], bytes[LANES_AT + 1]]),
+        floors: std::array::from_fn(|lane| u64_at(bytes, FLOORS_AT + lane * 8)),
     };
     (journal != NO_JOURNAL).then_some(journal)
 }
@@ -718,7 +758,58 @@ mod tests {
         };
         assert_eq!(refused(&expanding(), 2), Err(ParseError::Reserved));
         assert_eq!(refused(&small(), 3), Err(ParseError::Reserved));
-        assert_eq!(refused(&small(), 4), Err(ParseError::Version(4)));
+        assert_eq!(refused(&small(), 4), Err(ParseError::Reserved));
+        assert_eq!(refused(&small(), 5), Err(ParseError::Version(5)));
+        assert_eq!(version(&with_floors()), 4);
+        for older in [2, 3] {
+            assert_eq!(refused(&with_floors(), older), Err(ParseError::Reserved));
+        }
+    }
+
+    /// The first of three lanes is over, and so is the one for recovery.
+    fn with_floors() -> Superblock {
+        let mut superblock = small();
+        let journal = superblock.record.journal.as_mut().expect("it has one");
+        journal.raise_floors(0b1001, 77);
+        superblock
+    }
+
+    /// PROTOCOL H19: lanes of a node that is gone are never replayed again, and the lanes of the next opening begin anew.
+    #[test]
+    fn floors_of_lanes_are_kept_and_belong_to_the_lanes_that_there_are() {
+        let superblock = with_floors();
+        let read = parse(&encode(&superblock)[..]).expect("sound");
+        assert_eq!(read, superblock);
+        let mut journal = read.record.journal.expect("it has one");
+        assert_eq!(journal.floors[..5], [77, 0, 0, 77, 0]);
+        journal.raise_floors(0b0011, 50);
+        assert_eq!(journal.floors[..5], [77, 50, 0, 77, 0], "no floor sinks");
+        let cut = journal.with_lanes(2, 1, read.record.block).expect("it fits");
+        assert_eq!(cut.floors, [0; 17]);
+        let mut beyond = superblock;
+        beyond.record.journal.as_mut().expect("it has one").floors[4] = 1;
+        assert_eq!(beyond.check(), Err(RecordError::Journal));
+    }
+
+    #[test]
+    fn what_other_nodes_are_told_is_the_record_alone() {
+        let mut lost = full().record;
+        lost.members.swap(0, 31);
+        for record in [
+            small().record,
+            full().record,
+            expanding().record,
+            striped(1).record,
+            lost,
+        ] {
+            let bytes = encode_shared(&record);
+            assert_eq!(parse_shared(&bytes[..]), Ok(record));
+        }
+        assert_eq!(
+            parse_shared(&encode(&small())[..]),
+            Err(ParseError::Reserved),
+            "a drive's copy is something else"
+        );
     }
 
     #[test]

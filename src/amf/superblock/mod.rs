@@ -26,10 +26,11 @@ use super::geometry::{Geometry, Level, ROWS_MAX};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
-pub use codec::{ParseError, encode, parse};
+pub use codec::{ParseError, encode, encode_shared, parse, parse_shared};
 pub use examine::{Foreign, Found, HEAD_READ_BYTES, Scan, TAIL_READ_BYTES, examine, signature};
 pub use regions::{
     Durability, INTENT_PAGE_BITS, INTENT_PAGE_HEADER_BYTES, IntentRecord, JournalRecord, LANES_MAX,
+    LaneFloors,
 };
 
 /// Bytes of one record: one block of a 4 KiB drive (PROTOCOL H23).

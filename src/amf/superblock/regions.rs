@@ -9,6 +9,9 @@ use crate::drive::block::{BlockSize, MemberLba};
 /// Most lanes of a journal without the one for recovery: one a core.
 pub const LANES_MAX: u16 = 16;
 
+/// One number for each lane that a journal can have, the one for recovery among them.
+pub type LaneFloors = [u64; LANES_MAX as usize + 1];
+
 /// Bits of one 4 KiB page of the write-intent bitmap; the rest of the page says what it is and whether it is whole.
 pub const INTENT_PAGE_BITS: u64 = 8 * (RECORD_BYTES as u64 - INTENT_PAGE_HEADER_BYTES as u64);
 
@@ -50,10 +53,14 @@ pub struct JournalRecord {
     pub lanes: u16,
     /// Which lanes and which records these are: a new number with each start, so that older records are dead.
     pub incarnation: u64,
+    /// Entries of each lane with lower numbers are over, whatever the drives hold: the node that wrote them is gone, and others have brought
+    /// its rows up to date. The lane for recovery is the one behind the cores' lanes.
+    pub floors: LaneFloors,
 }
 
 impl JournalRecord {
-    /// The same region cut into another number of lanes, as large as they can be.
+    /// The same region cut into another number of lanes, as large as they can be. What was over in the old ones is forgotten: the new ones
+    /// come with a new incarnation.
     ///
     /// `None` if the lanes would get shorter than `lane_blocks_min`, or there would be more than [`LANES_MAX`].
     pub fn with_lanes(self, lanes: u16, lane_blocks_min: u32, block: BlockSize) -> Option<Self> {
@@ -67,14 +74,35 @@ impl JournalRecord {
         fits.then_some(Self {
             lane_blocks,
             lanes,
+            floors: [0; LANES_MAX as usize + 1],
             ..self
         })
+    }
+
+    /// The lanes that there are, as a mask; the highest bit is the one for recovery.
+    pub const fn lanes_mask(&self) -> u32 {
+        // At most 16 and one.
+        u32::MAX >> (u32::BITS - 1 - self.lanes as u32)
+    }
+
+    /// Entries of these lanes with lower numbers than `below` are over. No floor ever sinks.
+    ///
+    /// Panics for a lane that there is not.
+    pub fn raise_floors(&mut self, lanes: u32, below: u64) {
+        assert_eq!(lanes & !self.lanes_mask(), 0, "only lanes that there are end");
+        for (lane, floor) in self.floors.iter_mut().enumerate() {
+            if lanes >> lane & 1 == 1 {
+                *floor = below.max(*floor);
+            }
+        }
     }
 
     pub(super) fn check(&self, block: BlockSize) -> Result<(), RecordError> {
         let lanes = (u64::from(self.lanes) + 1) * u64::from(self.lane_blocks);
         let on_page = u64::from(self.lane_blocks).is_multiple_of(page_blocks(block));
         let sound = (1..=LANES_MAX).contains(&self.lanes) && self.lane_blocks > 0 && on_page;
+        let beyond = self.floors.iter().skip(usize::from(self.lanes) + 1);
+        let sound = sound && beyond.copied().all(|floor| floor == 0);
         if sound && lanes <= self.blocks && self.blocks.is_multiple_of(page_blocks(block)) {
             Ok(())
         } else {

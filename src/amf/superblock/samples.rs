@@ -45,6 +45,7 @@ pub(super) fn small() -> Superblock {
             lane_blocks: 60,
             lanes: 3,
             incarnation: 7,
+            floors: [0; 17],
         }),
         dirty_ram: false,
         intent: Some(IntentRecord {
@@ -122,6 +123,7 @@ pub(super) fn full() -> Superblock {
         lane_blocks: 56,
         lanes: 16,
         incarnation: u64::MAX,
+        floors: [0; 17],
     });
     record.intent = Some(IntentRecord {
         start: MemberLba(3072),

@@ -132,6 +132,15 @@ impl Lease {
         }
     }
 
+    /// Until when the lease is valid if nothing happens meanwhile, not even a turn; 0 if it is not.
+    pub fn valid_until_ns(&self) -> u64 {
+        let begin = self.begin_ns().filter(|begin_ns| *begin_ns >= self.fresh_ns);
+        let begin = begin.filter(|_| !self.is_evicted);
+        begin.map_or(0, |begin_ns| {
+            (begin_ns + LEASE_NS).min(self.last_turn_ns + GAP_NS)
+        })
+    }
+
     /// Whether something may be completed at this moment, also between two turns.
     pub fn is_valid(&self, now_ns: u64) -> bool {
         self.left_ns(now_ns) > 0

@@ -333,6 +333,7 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
     let geometry = group.geometry();
     Some(WriteBackConfig {
         first_lane: 0,
+        first_batch: 0,
         layout: JournalLayout {
             start: journal.start,
             lane_blocks: journal.lane_blocks,

@@ -173,6 +173,7 @@ impl Node {
             Action::Layout { layout, expansion } => {
                 self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
             }
+            Action::LanesOver(_) => unreachable!("no other node shares the group"),
             Action::Restored => unreachable!("rows are restored before there is a node"),
             Action::RebuildNeeded(work) => {
                 self.work.rebuild = Some(work);

@@ -435,6 +435,7 @@ impl World {
             ReplayError::Member { .. }
             | ReplayError::TooManyMembersLost
             | ReplayError::TooManyLostBlocks
+            | ReplayError::LostAmongLiving { .. }
             | ReplayError::Journal(_) => false,
         };
         self.stage = Stage::Over(Ending::Refused);

@@ -113,7 +113,7 @@ fn needs_of(group: &GroupControl) -> Needs {
     Needs {
         generation: snapshot.generation,
         // Nothing is begun before this core's engine has heard which members are rebuilt.
-        is_open: group.is_open() && group.rebuild.is_none_or(|work| work.wave <= group.heard),
+        is_open: group.is_open() && group.leads && group.rebuild.is_none_or(|work| work.wave <= group.heard),
         is_degraded: snapshot.state == GroupState::Degraded,
         rebuild: group.rebuild.map(|work| RebuildNeed {
             members: work.members,

@@ -1,7 +1,7 @@
 //! Shelves on the control core: their associations, the paths to their drives, and what is asked of drives beside the commands of engines.
 //!
-//! Whoever decides who shares the drives uses [`Control::ask_drive`] for reservation commands, for the quorum area and for forced writes,
-//! [`Control::tear_down`] to end an association, and hears of drives and shelves by [`Notice`].
+//! Drives that nodes share are used after [`Control::admit_drives`], which membership has done. When one of them refuses this life of the
+//! node, all are lost to it, [`Expelled`] is called, and the groups are told nothing: what they would make of it is not this node's to say.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -70,6 +70,9 @@ struct Leaving {
     unanswered: u32,
 }
 
+/// Called, at most once, when this life of the node has lost the drives that it shares with others; on core 0, so that it may not wait.
+pub type Expelled = Box<dyn FnOnce() + Send>;
+
 /// The shelves of a node.
 pub(super) struct FabricControl {
     associations: Associations,
@@ -85,11 +88,17 @@ pub(super) struct FabricControl {
     /// Why each shelf is not connected, as was said last.
     said: Vec<Option<DownReason>>,
     leaving: Option<Leaving>,
+    expelled: Option<Expelled>,
 }
 
 impl FabricControl {
-    /// The shelves and drives of a node that has claimed them; `None` if it has none.
-    pub fn new(shelves: Vec<Shelf>, drives: &[DriveSpec], cores: u16) -> Option<Self> {
+    /// The shelves and drives of a node that has claimed them, or shares them with others; `None` if it has none.
+    pub fn new(
+        shelves: Vec<Shelf>,
+        drives: &[DriveSpec],
+        cores: u16,
+        expelled: Option<Expelled>,
+    ) -> Option<Self> {
         if shelves.is_empty() {
             return None;
         }
@@ -114,6 +123,7 @@ impl FabricControl {
             waiting: VecDeque::new(),
             spans: Vec::new(),
             leaving: None,
+            expelled,
         })
     }
 }
@@ -292,13 +302,19 @@ impl Control {
                     Notice::DriveDown(drive)
                 });
             }
-            Action::Connected { drive } => self.notice(Notice::Connected(drive)),
             Action::Stale { drive, why } => {
                 let name = &self.drives[usize::from(drive)].name;
                 tracing::error!(drive = %name, "drive counts as lost: {}", why.text());
                 self.drive_fault(core, io, drive, DriveError::Gone);
             }
             Action::Fenced { drive } => self.fenced(core, io, drive),
+            Action::Expelled { drive } => {
+                let name = &self.drives[usize::from(drive)].name;
+                tracing::error!(drive = %name, "the array goes on without this life of the node: it uses none of the array's drives any more");
+                if let Some(expelled) = self.fabric().expelled.take() {
+                    expelled();
+                }
+            }
             Action::Refused { drive, refusal } => {
                 let name = &self.drives[usize::from(drive)].name;
                 tracing::warn!(drive = %name, "drive cannot be used for the moment: {refusal}");
@@ -479,18 +495,24 @@ impl Control {
         }
     }
 
-    /// Ends the association to a shelf, whose commands then end as lost; [`Notice::ShelfDown`] follows, and a new attempt.
-    #[expect(dead_code, reason = "who decides about sharing ends associations with it")]
-    pub(super) fn tear_down(&mut self, core: &mut Core, io: &mut Io<Message>, shelf: u16) {
-        self.associate(core, io, |associations, now| {
-            associations.reset(now, usize::from(shelf));
-        });
+    /// Membership has this life of the node registered at the drives that nodes share: from now on they are used as they are connected.
+    pub(in crate::target) fn admit_drives(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        if self.fabric.is_some() {
+            self.path_event(core, io, Event::Admitted);
+        }
     }
 
-    /// Lets engines use a drive that nodes share, now that nothing of this node's earlier associations can take effect any more.
-    #[expect(dead_code, reason = "who decides about sharing opens drives with it")]
-    pub(super) fn open_drive(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
-        self.path_event(core, io, Event::Open { drive });
+    /// Whether this life of the node has lost the drives that it shares with others.
+    pub(super) fn is_expelled(&self) -> bool {
+        let fabric = self.fabric.as_ref();
+        fabric.is_some_and(|fabric| fabric.paths.is_expelled())
+    }
+
+    /// Whether a drive is shared, and this life of the node has lost it: what fails there is not the drive's fault, and no group hears of it.
+    pub(super) fn has_lost(&self, drive: u16) -> bool {
+        let is_fabric = matches!(self.drives[usize::from(drive)].medium, Medium::Fabric(_));
+        let fabric = self.fabric.as_ref().filter(|_| is_fabric);
+        fabric.is_some_and(|fabric| fabric.paths.is_expelled() && fabric.paths.is_shared(drive))
     }
 
     /// Where a drive of a shelf is, for people.
@@ -536,12 +558,15 @@ impl Control {
         }
     }
 
-    /// The groups are closed: the drives are to be given back before the node ends. False if it may end at once.
+    /// The groups are closed: the drives are to be given back before the node ends. False if it may end at once, as it may if it shares
+    /// them: who has left the array is fenced by who goes on.
     pub(super) fn begin_leave(&mut self) -> bool {
-        if let Some(fabric) = &mut self.fabric {
+        let is_own = |medium: &Medium| matches!(medium, Medium::Fabric(drive) if drive.identity.is_some());
+        let owns = self.drives.iter().any(|spec| is_own(&spec.medium));
+        if let Some(fabric) = self.fabric.as_mut().filter(|_| owns) {
             fabric.leaving.get_or_insert_default();
         }
-        self.fabric.is_some()
+        owns
     }
 
     /// Gives the drives back once nothing is under way for them; those of which that is not known stay this node's, because whoever
@@ -566,9 +591,10 @@ impl Control {
 
     fn ask_leave(&mut self, core: &mut Core, io: &mut Io<Message>) {
         for drive in 0..u16::try_from(self.drives.len()).expect("a node has at most 1024 drives") {
-            let Medium::Fabric(_) = self.drives[usize::from(drive)].medium else {
+            let is_own = matches!(&self.drives[usize::from(drive)].medium, Medium::Fabric(on) if on.identity.is_some());
+            if !is_own {
                 continue;
-            };
+            }
             let identity = self.fabric().paths.identity(drive);
             let Some(identity) = identity.filter(|_| self.is_idle(drive)) else {
                 tracing::warn!(drive = %self.drives[usize::from(drive)].name, "drive stays reserved: it is not known that nothing is under way for it");

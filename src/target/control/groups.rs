@@ -153,6 +153,8 @@ pub(super) struct GroupControl {
     pub(super) failed: Option<String>,
     /// Its members are being flushed for the last time.
     is_closing: bool,
+    /// This node writes its superblocks and does its background work; another one may if nodes share it.
+    pub(super) leads: bool,
 }
 
 impl GroupControl {
@@ -179,6 +181,11 @@ impl GroupControl {
         assert!(self.awaited > 0, "each core answers once");
         self.awaited -= 1;
         self.awaited == 0
+    }
+
+    /// Whether nothing is held back of what the machine wants.
+    pub(super) fn is_settled(&self) -> bool {
+        self.held.is_empty() && self.awaited == 0
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -217,7 +224,7 @@ impl GroupControl {
 }
 
 /// The machine of a group that is to be opened, with what its lost members have missed as far as that is known.
-fn machine_of(source: GroupSource, intent: Option<IntentMap>, lost: LostList) -> Group {
+pub(super) fn machine_of(source: GroupSource, intent: Option<IntentMap>, lost: LostList) -> Group {
     let group = match (source, intent) {
         (GroupSource::Found(candidate), Some(map)) => Group::assembled(*candidate).with_intent(map),
         (GroupSource::Found(candidate), None) => Group::assembled(*candidate),
@@ -231,6 +238,7 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
     let block = machine.geometry().block();
     WriteBackConfig {
         first_lane: 0,
+        first_batch: 0,
         layout: JournalLayout {
             start: journal.start,
             lane_blocks: journal.lane_blocks,
@@ -257,7 +265,7 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
 }
 
 /// What became of a journal before its group is opened.
-fn replay_of(report: Option<&ReplayReport>) -> Replay {
+pub(super) fn replay_of(report: Option<&ReplayReport>) -> Replay {
     report.map_or(Replay::None, |report| Replay::Done { rows: report.rows })
 }
 
@@ -281,14 +289,42 @@ impl Control {
         plan: GroupPlan,
         memory: ScratchMemory,
     ) -> u16 {
-        let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
         let machine = machine_of(plan.source, plan.intent, plan.lost);
-        let lost_blocks = machine.lost_blocks().blocks();
         let geometry = machine.geometry();
-        let background = BackgroundControl::new(&geometry, plan.limits);
         let lane_blocks_max = assemble::ring_bytes(&geometry, self.memory_mib) >> geometry.block().shift();
         let journal = machine.opening_journal(self.cores, lane_blocks_max);
         let journal = journal.map(|journal| write_back(&machine, &journal, plan.replayed.as_ref()));
+        let marks_intent = journal.is_some();
+        let locks = (LockTable::new(LOCK_SLOTS), journal, None);
+        let index = self.bind_group(core, io, machine, plan.limits, memory, locks);
+        let state = &mut self.groups[usize::from(index)];
+        (state.planned_spares, state.header) = (plan.spares, plan.header);
+        let opening = Opening {
+            lanes: self.cores,
+            lane_blocks_max,
+            replay: replay_of(plan.replayed.as_ref()),
+            // Who has a journal marks what lost members miss.
+            marks_intent,
+        };
+        self.group_event(core, io, index, Event::Start(opening));
+        index
+    }
+
+    /// Binds every core to a group, with this table of locks, this journal, and lanes of each node if other nodes serve it, too. Nothing of it is
+    /// served before its machine says so.
+    pub(super) fn bind_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        machine: Group,
+        limits: Limits,
+        memory: ScratchMemory,
+        (lock, journal, lanes_each): (Arc<LockTable>, Option<WriteBackConfig>, Option<u16>),
+    ) -> u16 {
+        let index = u16::try_from(self.groups.len()).expect("a node has at most 128 groups");
+        let lost_blocks = machine.lost_blocks().blocks();
+        let geometry = machine.geometry();
+        let background = BackgroundControl::new(&geometry, limits);
         let drives: Vec<Option<u16>> = (0..geometry.members())
             .map(|member| machine.drive_of(MemberIndex(member)))
             .collect();
@@ -303,7 +339,7 @@ impl Control {
             name: machine.name().to_string(),
             geometry,
             layout: machine.layout(),
-            lock: LockTable::new(LOCK_SLOTS),
+            lock,
             scratch_bytes: match memory {
                 ScratchMemory::Own => assemble::scratch_bytes(&geometry, self.memory_mib),
                 ScratchMemory::Spare => assemble::spare_scratch_bytes(self.memory_mib),
@@ -313,6 +349,7 @@ impl Control {
             journal,
             volatile: self.is_volatile(&machine, &drives),
             drives,
+            lanes_each,
         });
         let members = unserved();
         self.groups.push(GroupControl {
@@ -326,8 +363,8 @@ impl Control {
             resized: None,
             rebuild: None,
             background,
-            planned_spares: plan.spares,
-            header: plan.header,
+            planned_spares: Vec::new(),
+            header: None,
             ram: Ram::new(self.cores, QUIET_TICKS),
             marking: BTreeMap::new(),
             lost_blocks,
@@ -336,18 +373,11 @@ impl Control {
             heard: members.generation,
             failed: None,
             is_closing: false,
+            leads: true,
         });
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::AddGroup(Arc::clone(&shared), members));
         }
-        let opening = Opening {
-            lanes: self.cores,
-            lane_blocks_max,
-            replay: replay_of(plan.replayed.as_ref()),
-            // Who has a journal marks what lost members miss.
-            marks_intent: shared.journal.is_some(),
-        };
-        self.group_event(core, io, index, Event::Start(opening));
         index
     }
 
@@ -377,6 +407,7 @@ impl Control {
             self.group_action(core, io, group, action);
         }
         self.background_needs(core, io, group);
+        self.share_changed(core, io, group);
     }
 
     /// Tells every core of a member's new drive. Nothing that relies on it is said before all of them know.
@@ -434,9 +465,14 @@ impl Control {
                 tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
                 self.publish_namespaces(core, io);
                 self.add_planned_spares(core, io, group);
+                self.share_led(core, io, group);
                 self.try_listen(core, io);
             }
-            Action::VdiskAdded(_) => self.publish_namespaces(core, io),
+            Action::LanesOver(_) => self.share_led(core, io, group),
+            Action::VdiskAdded(_) => {
+                self.publish_namespaces(core, io);
+                self.try_listen(core, io);
+            }
             Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
             Action::VdiskResized(record) => self.resize_namespace(core, io, group, &record),
             Action::Layout { layout, expansion } => {
@@ -635,6 +671,9 @@ impl Control {
     ) {
         let state = &self.groups[usize::from(group)];
         if let Some(drive) = state.drives[usize::from(member.0)] {
+            if self.has_lost(drive) {
+                return;
+            }
             self.drive_uses[usize::from(drive)].errors += 1;
         }
         // Every command that was under way reports its own failure: one line is enough.
@@ -643,6 +682,9 @@ impl Control {
             tracing::warn!(group = %state.shared.name, member = member.0, %error, "member failed a command");
         }
         self.health_failed(group, member, error);
+        if self.is_shared(group) {
+            return self.share_fault(core, io, group, member, error);
+        }
         self.group_event(core, io, group, Event::MemberFault { member, error });
     }
 
@@ -701,11 +743,17 @@ impl Control {
         if self.listening || self.stopping || self.groups.iter().any(|group| group.phase == Phase::Opening) {
             return;
         }
-        if let Some(plan) = self.vdisks.pop() {
+        if !self.share_is_ready() || self.planned_pending.is_some() {
+            return;
+        }
+        // What the configuration wants of a shared group is made by whoever leads it.
+        let makes = self.leads_all();
+        if let Some(plan) = self.vdisks.pop_if(|_| makes) {
             return self.create_planned(core, io, plan);
         }
-        if self.planned_pending.is_some() {
-            return;
+        let has_vdisks = self.groups.iter().any(|group| !group.machine.vdisks().is_empty());
+        if !self.vdisks.is_empty() && !has_vdisks {
+            return; // Whoever leads is about to make them.
         }
         self.listen(io);
         if let Some(ready) = self.ready.take() {
@@ -869,8 +917,19 @@ impl Control {
             // What is left stays in the journal, and is replayed at the next start.
             self.close_unclean(io, group);
         } else if state.draining == 0 && state.phase == Phase::Open {
+            if state.shared.is_shared() {
+                return self.leave_shared(io, group);
+            }
             self.flush_and_close(core, io, group);
         }
+    }
+
+    /// Nothing of this node is left in its lanes. The group stays open for others; whoever is the last leaves a journal that names nothing.
+    fn leave_shared(&mut self, io: &Io<Message>, group: u16) {
+        let state = &mut self.groups[usize::from(group)];
+        tracing::info!(group = %state.shared.name, "shared group is left");
+        state.phase = Phase::Stopped;
+        self.try_finish(io);
     }
 
     fn flush_and_close(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
@@ -897,6 +956,7 @@ impl Control {
     fn try_finish(&mut self, io: &Io<Message>) {
         let is_over = |group: &GroupControl| matches!(group.phase, Phase::Stopped | Phase::Failed);
         if self.closing && self.groups.iter().all(is_over) && !self.begin_leave() {
+            self.tell_stopped();
             io.stop();
         }
     }
@@ -921,6 +981,8 @@ fn namespace_of(group: &GroupControl, record: &VdiskRecord) -> (Namespace, Subsy
         reservable: match group.header {
             Some(_) if is_data(record.nsid) => Reservable::Persistently,
             Some(_) => Reservable::Never,
+            // Nodes do not tell each other of reservations yet.
+            None if shared.is_shared() => Reservable::Never,
             None => Reservable::UntilStop,
         },
         admission_of: match group.header {

@@ -133,6 +133,9 @@ impl Control {
     }
 
     fn look_for_hang(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
+        if self.has_lost(drive) {
+            return; // It owes nothing any more.
+        }
         let awake = core.awake.read(io.now());
         let superblocks = self.superblocks.values();
         let superblock = superblocks
@@ -226,6 +229,9 @@ impl Control {
             }
             Decision::Repair => return,
         };
+        if self.is_shared(group) {
+            return self.share_fault(core, io, group, member, DriveError::Gone);
+        }
         self.group_event(core, io, group, event);
     }
 
@@ -330,6 +336,7 @@ impl Control {
             group,
             name,
             span,
+            drive,
             given_up,
             ..
         } = self
@@ -338,7 +345,7 @@ impl Control {
             .expect("its number was given with it");
         self.superblock_spans.extend(span);
         self.retry_superblocks(core, io);
-        if !given_up {
+        if !given_up && (result.is_ok() || !self.has_lost(drive)) {
             self.superblock_written(core, io, group, name, result);
         }
     }

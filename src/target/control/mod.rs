@@ -16,6 +16,7 @@ mod ram;
 mod repair;
 mod reservations;
 mod resize;
+mod share;
 mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,7 +41,9 @@ use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Found, RECORD_BYTES};
 use crate::drive::health::Policy;
 
+pub use fabric::Expelled;
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
+pub use share::{ShareSetup, lanes_of, lanes_over};
 
 /// Superblock writes that are under way at a time; the others wait for these.
 const SUPERBLOCK_SPANS: usize = 64;
@@ -155,6 +158,10 @@ pub struct ControlSetup {
     pub is_shelf: bool,
     /// The shelves that some of the drives are on.
     pub shelves: Vec<Shelf>,
+    /// Of groups that other nodes serve too.
+    pub share: Option<ShareSetup>,
+    /// Wants to know when this life of the node has lost the drives that it shares with others.
+    pub expelled: Option<Expelled>,
 }
 
 /// What the node is, for `node.show`.
@@ -268,6 +275,8 @@ pub struct Control {
     logged_faults: BTreeMap<u16, (u8, u64)>,
     /// The shelves that some of the drives are on.
     fabric: Option<Box<fabric::FabricControl>>,
+    /// Groups that other nodes serve too, and the link to them.
+    share: Option<Box<share::ShareControl>>,
 }
 
 impl Control {
@@ -280,9 +289,13 @@ impl Control {
         let health = health
             .map(|_| health::DriveHealth::new(policy, setup.cores))
             .collect();
-        let fabric = fabric::FabricControl::new(setup.shelves, &setup.drives, setup.cores);
+        let fabric = fabric::FabricControl::new(setup.shelves, &setup.drives, setup.cores, setup.expelled);
+        let share = setup
+            .share
+            .map(|share| share::ShareControl::new(share, setup.cores));
         Ok(Self {
             fabric: fabric.map(Box::new),
+            share: share.map(Box::new),
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
             connections_max: u32::from(setup.subsystem.controllers_max)
@@ -353,6 +366,7 @@ impl Control {
             self.reservation_writes.keep(io.arena_mut().alloc(bytes));
         }
         self.start_fabric(core, io);
+        self.start_share(io);
         for plan in std::mem::take(&mut self.plans) {
             self.open_group(core, io, plan, ScratchMemory::Own);
         }
@@ -425,6 +439,17 @@ impl Control {
                 self.superblock_done(core, io, number, result)
             }
             ControlMessage::Media(repair) => self.media_error(core, io, repair),
+            ControlMessage::WantRow {
+                group,
+                from,
+                row,
+                mode,
+            } => self.want_row(core, io, (group, from), (row, mode)),
+            ControlMessage::HomeTurn { group, row } => self.home_turn(core, io, group, row),
+            ControlMessage::HurryNodes { group, lane, below } => {
+                self.hurry_nodes(core, io, group, lane, below)
+            }
+            ControlMessage::LanesMoved { group, lanes } => self.lanes_moved(core, io, group, lanes),
             ControlMessage::RamWanted { group } => self.ram_event(core, io, group, RamEvent::Wanted),
             ControlMessage::RamCommitted { group } => self.ram_event(core, io, group, RamEvent::Committed),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),

@@ -196,6 +196,39 @@ impl Control {
                 "groups and virtual disks are made by the nodes that use it",
             ));
         }
+        let needs_all_nodes = match request {
+            Request::GroupCreate(_)
+            | Request::GroupExpand(_)
+            | Request::VdiskDelete(_)
+            | Request::DriveReplace(_)
+            | Request::DriveAddSpare(_)
+            | Request::DriveRemoveSpare(_) => true,
+            Request::NodeShow
+            | Request::GroupList
+            | Request::GroupShow(_)
+            | Request::Background(_)
+            | Request::VdiskList
+            | Request::VdiskShow(_)
+            | Request::VdiskCreate(_)
+            | Request::VdiskResize(_)
+            | Request::DriveList
+            | Request::DriveShow(_)
+            | Request::DriveFail(_)
+            | Request::DriveInject(_)
+            | Request::ShelfShow
+            | Request::HostList
+            | Request::Latency
+            | Request::Counters
+            | Request::Array(_)
+            | Request::Shutdown => false,
+        };
+        if self.share.is_some() && needs_all_nodes {
+            return Err(ManageError::new(
+                ManageError::REFUSED,
+                "all nodes would have to take part in this, and they cannot do that yet for groups that they share",
+                "virtual disks can be made and made larger; what else a shared group has stays as it was made",
+            ));
+        }
         Ok(())
     }
 
@@ -708,6 +741,7 @@ fn refusal(error: RequestError) -> ManageError {
         | RequestError::ExpansionRunning
         | RequestError::RebuildRunning => ManageError::BUSY,
         RequestError::GroupFailed
+        | RequestError::Led
         | RequestError::WouldLoseData(_)
         | RequestError::Resynchronising(_)
         | RequestError::NoRedundancy

@@ -397,8 +397,15 @@ impl Control {
         self.try_close(core, io);
     }
 
-    /// Ends a stop that takes too long.
+    /// Ends a stop that takes too long, and one of a life that has lost its drives: its groups have nothing to be closed on, and the
+    /// commands of its hosts no answer.
     pub(super) fn check_stop(&mut self, io: &Io<Message>) {
+        if self.stopping && !self.gave_up && self.is_expelled() {
+            self.gave_up = true;
+            tracing::info!("stopping at once: the array goes on without this life of the node");
+            self.tell_stopped();
+            io.stop();
+        }
         if self.stopping && !self.gave_up && io.now() > self.stop_deadline {
             self.gave_up = true;
             let connections: u32 = self.connections.iter().sum();
@@ -406,6 +413,7 @@ impl Control {
                 connections,
                 "stopping without a clean close: connections or drives do not end their commands"
             );
+            self.tell_stopped();
             io.stop();
         }
     }

@@ -36,6 +36,8 @@ use uuid::Uuid;
 
 use super::icl::Peer;
 use super::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
+use super::share::{Born, Heard, Lease, Lives};
+use crate::icl::Epoch;
 use crate::icl::link::hmac::MAC_BYTES;
 use crate::icl::{ArrayId, Incarnation, Slot};
 use seat::{Order, Seat};
@@ -50,6 +52,8 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 const REBIRTH: Duration = Duration::from_secs(1);
 /// How long a node that stops waits until the others go on without it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same where hosts' commands and dirty data are brought to an end first.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Memory for what is read from drives.
 const ARENA_BYTES: usize = 16 << 20;
 
@@ -62,6 +66,42 @@ pub struct ShelfSpec {
     pub addresses: Vec<SocketAddr>,
     /// Its subsystem.
     pub nqn: Nqn,
+}
+
+/// The way from a life's cores to its membership.
+pub struct ToSeat(Remote<Order>);
+
+impl ToSeat {
+    fn post(&self, order: Order) {
+        if self.0.post(CoreIndex(0), order).is_err() {
+            tracing::debug!("membership of this life is over");
+        }
+    }
+
+    /// The barrier is done.
+    pub fn barrier_done(&self, epoch: Epoch) {
+        self.post(Order::BarrierDone(epoch));
+    }
+
+    /// All groups are recovered.
+    pub fn recovered(&self, epoch: Epoch) {
+        self.post(Order::Recovered(epoch));
+    }
+
+    /// Nothing of this node is left on any drive.
+    pub fn drained(&self) {
+        self.post(Order::Drained);
+    }
+
+    /// A drive has refused this life.
+    pub fn preempted(&self) {
+        self.post(Order::Preempted);
+    }
+
+    /// This life cannot serve, and why.
+    pub fn failed(&self, why: &str) {
+        self.post(Order::Failed(why.to_owned()));
+    }
 }
 
 /// A drive of the array as the configuration names it.
@@ -166,6 +206,8 @@ pub struct Council {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// What was found of each drive when the array was made here.
     admitted: Mutex<Vec<String>>,
+    /// How long a stop waits until the others go on without this node.
+    leave_timeout: Duration,
 }
 
 /// What is wanted of the thread that begins new lives.
@@ -237,10 +279,10 @@ pub enum CouncilError {
 }
 
 impl Council {
-    /// Joins the array, as far as it exists, and goes on until it is stopped.
+    /// Joins the array, as far as it exists, and goes on until it is stopped. `lives` serve the array's groups, if this node does.
     ///
     /// Errs if the address cannot be listened on.
-    pub fn start(setup: Setup) -> std::io::Result<Self> {
+    pub fn start(setup: Setup, lives: Option<Arc<Lives>>) -> std::io::Result<Self> {
         let setup = Arc::new(setup);
         let listener = reactor::listener(setup.listen, 64)?;
         let present = Arc::new(Mutex::new(Present::default()));
@@ -248,10 +290,16 @@ impl Council {
         let thread = {
             let (setup, present) = (Arc::clone(&setup), Arc::clone(&present));
             let name = "membership".to_owned();
-            let lives = move || live_on(&setup, &listener, &present, &wishes);
-            std::thread::Builder::new().name(name).spawn(lives)?
+            let lives = lives.clone();
+            let live = move || live_on(&setup, &listener, &present, &wishes, lives.as_ref());
+            std::thread::Builder::new().name(name).spawn(live)?
         };
         Ok(Self {
+            leave_timeout: if lives.is_some() {
+                DRAIN_TIMEOUT
+            } else {
+                LEAVE_TIMEOUT
+            },
             setup,
             present,
             wish,
@@ -381,7 +429,7 @@ impl Council {
     /// Ends this node's part in the array: leaves it, if that is soon done, and drops all connections.
     pub fn stop(&self) {
         if self.leave().is_ok() {
-            let end = Instant::now() + LEAVE_TIMEOUT;
+            let end = Instant::now() + self.leave_timeout;
             while locked(&self.present).remote.is_some() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -413,9 +461,15 @@ impl Drop for Council {
 }
 
 /// One life after the other, until it is enough.
-fn live_on(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>, wishes: &Receiver<Wish>) {
+fn live_on(
+    setup: &Arc<Setup>,
+    listener: &OwnedFd,
+    present: &Arc<Mutex<Present>>,
+    wishes: &Receiver<Wish>,
+    lives: Option<&Arc<Lives>>,
+) {
     loop {
-        let wish = match live(setup, listener, present) {
+        let wish = match live(setup, listener, present, lives) {
             Ending::Stopped => return,
             Ending::Left => {
                 tracing::info!(array = %setup.name, slot = %setup.slot, "this node has left the array");
@@ -445,7 +499,12 @@ fn live_on(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>
 }
 
 /// One life, from its birth until it halts or is stopped.
-fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -> Ending {
+fn live(
+    setup: &Arc<Setup>,
+    listener: &OwnedFd,
+    present: &Arc<Mutex<Present>>,
+    lives: Option<&Arc<Lives>>,
+) -> Ending {
     let bytes = Uuid::new_v4().into_bytes();
     let incarnation = Incarnation(u64::from_le_bytes(*bytes.first_chunk().expect("16 bytes")) | 1);
     let random = u32::from_le_bytes([bytes[9], bytes[10], bytes[11], 0]);
@@ -454,12 +513,16 @@ fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -
         Err(error) => return Ending::Lost(format!("no descriptor is left: {error}")),
     };
     let (ended, endings) = mpsc::sync_channel(1);
+    let (ear, hears) = mpsc::channel();
+    let lease = Arc::new(Lease::default());
+    let share = lives.map(|_| (ear.clone(), Arc::clone(&lease)));
     let seat = Mutex::new(Some(Seat::new(
         Arc::clone(setup),
         incarnation,
         random,
         listener,
         ended,
+        share,
     )));
     let options = Options {
         poll: PollMode::Interrupt,
@@ -476,6 +539,18 @@ fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -
         Ok(running) => running,
         Err(error) => return Ending::Lost(format!("its thread could not be started: {error}")),
     };
+    let born = Born {
+        incarnation,
+        ear: ear.clone(),
+    };
+    let seat = ToSeat(running.handle());
+    let life = match lives
+        .map(|lives| lives.begin(born, hears, seat, &lease))
+        .transpose()
+    {
+        Ok(life) => life,
+        Err(error) => return Ending::Lost(format!("its thread could not be started: {error}")),
+    };
     {
         let mut present = locked(present);
         present.remote = Some(running.handle());
@@ -487,8 +562,13 @@ fn live(setup: &Arc<Setup>, listener: &OwnedFd, present: &Arc<Mutex<Present>>) -
     }
     // A thread that fails drops its end.
     let ending = endings.recv().unwrap_or(Ending::Stopped);
+    lease.set(0);
     locked(present).remote = None;
     running.stop();
+    if let Some(life) = life {
+        let _ = ear.send(Heard::End); // It may have ended by itself.
+        life.wait();
+    }
     if let Err(error) = running.join() {
         return Ending::Lost(format!("its thread failed: {error}"));
     }

@@ -5,7 +5,7 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::Duration;
 
 use nvme::status::Status as NvmeStatus;
@@ -22,12 +22,13 @@ use crate::icl::membership::record::EpochRecord;
 use crate::icl::membership::status::{Halt, Stage};
 use crate::icl::membership::times::IO_NS;
 use crate::icl::membership::{DriveSet, Machine};
-use crate::icl::{DriveIndex, Incarnation, Node, Slot};
+use crate::icl::{DriveIndex, Epoch, Incarnation, Node, Slot};
 use crate::target::host::associations::Associations;
 use crate::target::host::queues::{Happened, Queues, Submission};
 use crate::target::host::{Event as AssociationEvent, JobError, Outcome, Payload, Target, TargetFacts};
 use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup};
 use crate::target::manage::ArrayStatus;
+use crate::target::share::{Heard, Lease};
 use status::state_text;
 
 /// What tokens are about, in their highest byte.
@@ -65,6 +66,16 @@ pub enum Order {
         /// Done.
         answer: SyncSender<()>,
     },
+    /// The cores of this life have done what its barrier asked for.
+    BarrierDone(Epoch),
+    /// They have recovered what was under way.
+    Recovered(Epoch),
+    /// They have brought everything to its place, and are gone.
+    Drained,
+    /// A drive has refused them.
+    Preempted,
+    /// They cannot serve, and why.
+    Failed(String),
     /// End.
     Stop,
 }
@@ -141,6 +152,8 @@ pub struct Seat {
     labels_at: Nanos,
     past: PastLives,
     record: Option<EpochRecord>,
+    /// The cores that serve the array's groups, if this node does, and until when they may answer hosts.
+    share: Option<(Sender<Heard>, Arc<Lease>)>,
     is_over: bool,
 }
 
@@ -156,6 +169,7 @@ impl Seat {
         random: u32,
         listener: OwnedFd,
         ended: SyncSender<Ending>,
+        share: Option<(Sender<Heard>, Arc<Lease>)>,
     ) -> Self {
         let node = Node {
             slot: setup.slot,
@@ -209,6 +223,7 @@ impl Seat {
             labels_at: 0,
             past: PastLives::default(),
             record: None,
+            share,
             is_over: false,
             setup,
             incarnation,
@@ -745,10 +760,32 @@ impl Seat {
         let now = io.refresh_now();
         let mut actions = std::mem::take(&mut self.actions);
         machine.handle(now, event, &mut actions);
+        if let Some((_, lease)) = &self.share {
+            lease.set(machine.completes_until_ns());
+        }
         for action in actions.drain(..) {
             self.act(action);
         }
         self.actions = actions;
+    }
+
+    /// Tells the cores that serve the array's groups. False if there are none.
+    fn tell(&self, heard: Heard) -> bool {
+        let Some((ear, _)) = &self.share else {
+            return false;
+        };
+        let _ = ear.send(heard); // Their life may be about to end.
+        true
+    }
+
+    /// Which drives of the configuration all members use.
+    fn usable(&self, record: &EpochRecord) -> Vec<bool> {
+        let is_used = |drive: usize| match self.drives.get(drive).state {
+            State::Member(index) => record.drives.contains(index),
+            // What is not known to be in use has not been fenced, as far as this node can tell.
+            State::Away | State::Draining | State::Reading | State::Blank | State::Unfit(_) => false,
+        };
+        (0..self.setup.drives.len()).map(is_used).collect()
     }
 
     fn act(&mut self, action: Action) {
@@ -760,20 +797,39 @@ impl Seat {
                 command,
             } => self.command(drive, ticket, command),
             Action::Announce(said) => self.port.announce(&said.encode()),
-            Action::Suspect(slots) if slots.is_empty() => {
-                tracing::info!(%array, "all members are heard");
-            }
             Action::Suspect(slots) => {
-                let silent: Vec<u8> = slots.iter().map(Slot::number).collect();
-                tracing::warn!(%array, ?silent, "members are not heard");
+                if slots.is_empty() {
+                    tracing::info!(%array, "all members are heard");
+                } else {
+                    let silent: Vec<u8> = slots.iter().map(Slot::number).collect();
+                    tracing::warn!(%array, ?silent, "members are not heard");
+                }
+                self.tell(Heard::Suspect(slots));
             }
             Action::Decided(record) => self.decided(*record),
-            // Nothing of hosts is served yet: no locks to report, nothing to recover, nothing to drain.
-            Action::Barrier(epoch) => self.heard.push(Event::BarrierDone(epoch)),
-            Action::Recover(record) => self.heard.push(Event::Recovered(record.epoch)),
-            Action::Drain => self.heard.push(Event::Drained),
+            // A node that serves no groups of the array has no locks to report, nothing to recover, nothing to drain.
+            Action::Barrier(epoch) => {
+                let record = self
+                    .record
+                    .clone()
+                    .expect("a record was decided before its barrier");
+                if !self.tell(Heard::Barrier(Box::new(record))) {
+                    self.heard.push(Event::BarrierDone(epoch));
+                }
+            }
+            Action::Recover(record) => {
+                if !self.tell(Heard::Recover(record.epoch, self.usable(&record))) {
+                    self.heard.push(Event::Recovered(record.epoch));
+                }
+            }
+            Action::Drain => {
+                if !self.tell(Heard::Drain) {
+                    self.heard.push(Event::Drained);
+                }
+            }
             Action::Opened(record) => {
                 tracing::info!(%array, %slot, epoch = %record.epoch, members = record.members.len(), "epoch is open");
+                self.tell(Heard::Opened(record.epoch));
             }
             Action::Pause => tracing::warn!(%array, %slot, "no lease: nothing is answered"),
             Action::Resume => tracing::info!(%array, %slot, "the lease is good"),
@@ -818,7 +874,15 @@ impl Seat {
             if !record.names(member.slot, member.incarnation) {
                 self.past.add(node(member));
                 self.port.is_over(node(member));
+                self.tell(Heard::Over(node(member)));
             }
+        }
+        let has_cores = self.record.is_some() && self.share.is_some();
+        if record.fence_all && has_cores {
+            // What its cores had under way was ended with everybody's registration, and nobody has told them.
+            self.end(Ending::Lost(
+                "everybody was fenced, this node among them".to_owned(),
+            ));
         }
         self.record = Some(record);
     }
@@ -872,6 +936,11 @@ impl Seat {
                 self.port.cut(peer, muted, deafened);
                 let _ = answer.send(()); // Whoever asked may have gone.
             }
+            Order::BarrierDone(epoch) => self.machine_event(io, Event::BarrierDone(epoch)),
+            Order::Recovered(epoch) => self.machine_event(io, Event::Recovered(epoch)),
+            Order::Drained => self.machine_event(io, Event::Drained),
+            Order::Preempted => self.machine_event(io, Event::Preempted),
+            Order::Failed(why) => self.end(Ending::Lost(why)),
             Order::Stop => self.end(Ending::Stopped),
         }
     }

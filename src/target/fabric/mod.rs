@@ -3,13 +3,15 @@
 //! | file | part |
 //! |---|---|
 //! | `session` | reads and writes them before the cores run, one command after the other |
+//! | `line` | the association of a session, and what becomes of commands that it loses |
 //! | `claim` | makes a drive this node's own, by a reservation and a fence |
 //! | `paths` | whether each drive may be used at the moment: on core 0 |
 //! | `transfer` | the commands of one core: cut to what the target takes, in order, once or again |
 //! | `command` | a command as NVMe has it, and what a status means |
 //! | `core` | binds a core's queues to its drives |
 //!
-//! Each core has one I/O queue to each shelf, core 0 its admin queue and the association. Commands that a lost connection has left
+//! Each core has one I/O queue to each shelf, core 0 its admin queue and the association. What follows is about drives that are one node's
+//! alone; how those differ that the nodes of an array share is said at [`Tenure`]. Commands that a lost connection has left
 //! unanswered are neither failed nor sent again before the drive is this node's once more: each association has a host identifier of its
 //! own, and the next one registers and fences the last with Preempt and Abort. After that nothing of the old one can take effect any
 //! more, and the same bytes are written again while their rows are still locked (PROTOCOL H30). A shelf that was started anew may have
@@ -18,6 +20,7 @@
 mod claim;
 mod command;
 mod core;
+mod line;
 pub mod paths;
 pub mod session;
 mod transfer;
@@ -29,7 +32,7 @@ use nvme::reservation::{Command as Reservation, HostId, Key, Report};
 use nvme::status::Status;
 use uuid::Uuid;
 
-use super::host::{Namespace, Target};
+use super::host::{HostIdOf, Namespace, Target};
 use session::Session;
 
 pub use claim::{Claim, Custody, Identity, Refusal, Rivals, Step, give_back};
@@ -44,10 +47,33 @@ pub struct FabricDrive {
     pub shelf: u16,
     /// What the namespace is.
     pub namespace: Namespace,
-    /// Who the node is to it since it was taken.
-    pub identity: Identity,
+    /// Who the node is to it since it was taken; `None` if nodes share it, and membership decides who may write.
+    pub identity: Option<Identity>,
     /// Reaches it before the cores run.
     pub session: Arc<Session>,
+}
+
+/// Who a process is to its shelves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// Its drives are its alone. Each association has a host identifier of its own; it takes the drives, and puts the last one out.
+    Alone {
+        /// Names this life of the process; drawn at its start.
+        incarnation: [u8; 16],
+    },
+    /// Its drives are an array's, and membership has this life registered at them. All associations are this one host: nothing is claimed
+    /// and nothing is given back. What a lost association has left behind is ended by Cross-Controller Reset before anything is sent again,
+    /// because a fence of an earlier association would be a fence of the life.
+    Shared(Life),
+}
+
+/// One life of a node in an array, as shelves know it: reservations and bars are kept by the host identifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The name of its slot.
+    pub hostnqn: Nqn,
+    /// Of this life alone.
+    pub hostid: [u8; 16],
 }
 
 /// A shelf that the node is connected to.
@@ -128,8 +154,6 @@ pub enum Answer {
 /// What becomes of a drive, for whoever decides who shares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A drive that nodes share can be asked; engines use it once it was opened.
-    Connected(u16),
     /// It may be used.
     DriveUp(u16),
     /// Its association is lost, or is being torn down.
@@ -163,13 +187,16 @@ pub fn base_of(incarnation: [u8; 16], phase: &str) -> [u8; 16] {
     *Uuid::new_v5(&Uuid::from_bytes(incarnation), phase.as_bytes()).as_bytes()
 }
 
-/// A shelf of the configuration as a target of this life of the node.
-fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target {
+/// A shelf of the configuration as a target of this life of the node; `phase` tells associations apart that are to be different hosts.
+fn target_of(shelf: &config::RemoteShelf, tenure: &Tenure, phase: &str, cores: u16) -> Target {
     let (first, others) = shelf.addresses.split_first().expect("a shelf has an address");
-    let hostnqn: Nqn = shelf.host_nqn.clone();
+    let (hostnqn, hostid, each): (&Nqn, [u8; 16], Option<HostIdOf>) = match tenure {
+        Tenure::Alone { incarnation } => (&shelf.host_nqn, base_of(*incarnation, phase), Some(hostid_of)),
+        Tenure::Shared(life) => (&life.hostnqn, life.hostid, None),
+    };
     Target {
         other_addresses: others.to_vec(),
-        hostid_of: Some(hostid_of),
+        hostid_of: each,
         io_queues: cores,
         depth: DEPTH,
         header_digest: shelf.header_digest,
@@ -180,7 +207,7 @@ fn target_of(shelf: &config::RemoteShelf, base: [u8; 16], cores: u16) -> Target 
         command_timeout: COMMAND_TIMEOUT,
         reconnect: RECONNECT,
         loss_timeout: None,
-        ..Target::new(*first, shelf.nqn.clone(), hostnqn, base)
+        ..Target::new(*first, shelf.nqn.clone(), hostnqn.clone(), hostid)
     }
 }
 

@@ -3,6 +3,10 @@
 //! A pure machine. After each connect it looks which start of the shelf this is and whether the namespaces are the ones that the node
 //! knows, and renews its claim to each drive; only then do the cores hear of a route. What it finds changed makes the drive a lost member
 //! of its group: what is on it is what a rebuild takes it for, until an operator brings it back.
+//!
+//! Drives that nodes share are not claimed: membership has this life of the node registered at them, and says once that it may use them.
+//! Instead of a claim the path awaits the end of what earlier associations have left behind. A reservation conflict at one of them means
+//! that the array goes on without this life, which then uses none of them any more.
 
 use std::collections::BTreeMap;
 
@@ -80,11 +84,8 @@ pub enum Event<'a> {
         /// Which drive.
         drive: u16,
     },
-    /// Whoever decides about a shared drive says that nothing of earlier associations can take effect any more, and that this node may use it.
-    Open {
-        /// Which drive.
-        drive: u16,
-    },
+    /// Membership has this life of the node registered at the drives that nodes share.
+    Admitted,
     /// An operator gives a drive to a group, which takes nothing on it for current.
     Restore {
         /// Which drive.
@@ -120,11 +121,6 @@ pub enum Action {
         /// May it be used?
         route: Route,
     },
-    /// Whoever decides about a shared drive can ask it.
-    Connected {
-        /// Which drive.
-        drive: u16,
-    },
     /// The drive is a lost member from now on.
     Stale {
         /// Which drive.
@@ -134,6 +130,11 @@ pub enum Action {
     },
     /// The drive is another node's.
     Fenced {
+        /// Which drive.
+        drive: u16,
+    },
+    /// A drive that nodes share has refused this life of the node, which has lost all of them by that. Said once.
+    Expelled {
         /// Which drive.
         drive: u16,
     },
@@ -156,13 +157,13 @@ enum State {
     Unclaimed { until_ns: u64 },
     /// Shared with other nodes; awaits the end of what earlier associations have left behind.
     Draining,
-    /// Shared with other nodes; awaits [`Event::Open`].
+    /// Shared with other nodes; awaits [`Event::Admitted`].
     Connected,
     /// Awaits nothing.
     Claimed,
     /// The namespace is not there.
     Missing,
-    /// Awaits nothing any more: the drive is another node's.
+    /// Awaits nothing any more: the drive is another node's, or other nodes'.
     Fenced,
 }
 
@@ -171,12 +172,10 @@ struct Path {
     shelf: u16,
     namespace: Namespace,
     state: State,
-    /// Several nodes share it, and others decide who may use it.
-    is_shared: bool,
     /// What is on it is not to be relied on, and the cores have been told.
     stale: Option<Stale>,
-    /// Who this node may be to the drive.
-    custody: Custody,
+    /// Who this node may be to the drive; `None` if nodes share it.
+    custody: Option<Custody>,
 }
 
 #[derive(Debug)]
@@ -198,8 +197,8 @@ struct ShelfState {
 impl Path {
     /// A claim that is under way does not come to an end.
     fn break_off(&mut self) {
-        if let State::Claiming(claim) = &self.state {
-            self.custody.tried(claim);
+        if let (State::Claiming(claim), Some(custody)) = (&self.state, &mut self.custody) {
+            custody.tried(claim);
         }
     }
 }
@@ -209,6 +208,10 @@ impl Path {
 pub struct Paths {
     shelves: Vec<ShelfState>,
     paths: BTreeMap<u16, Path>,
+    /// Drives that nodes share may be used when they are connected.
+    is_admitted: bool,
+    /// None of them is used any more.
+    is_expelled: bool,
 }
 
 impl Paths {
@@ -225,25 +228,28 @@ impl Paths {
         });
     }
 
-    /// Adds a drive, which this node has claimed as `identity`.
-    pub fn add_drive(&mut self, drive: u16, shelf: u16, namespace: Namespace, identity: Identity) {
+    /// Adds a drive, which this node has claimed as `identity`; `None` for one that nodes share, which is used only after
+    /// [`Event::Admitted`].
+    pub fn add_drive(&mut self, drive: u16, shelf: u16, namespace: Namespace, identity: Option<Identity>) {
         let path = Path {
             shelf,
             namespace,
             state: State::Down,
-            is_shared: false,
             stale: None,
-            custody: Custody::of(identity.host),
+            custody: identity.map(|identity| Custody::of(identity.host)),
         };
         let old = self.paths.insert(drive, path);
         assert!(old.is_none() && usize::from(shelf) < self.shelves.len());
     }
 
-    /// A drive is not this node's alone: it is not claimed, and used only after [`Event::Open`].
-    pub fn share(&mut self, drive: u16) {
-        let path = self.path(drive);
-        assert!(matches!(path.state, State::Down), "before its shelf is connected");
-        path.is_shared = true;
+    /// Whether nodes share a drive.
+    pub fn is_shared(&self, drive: u16) -> bool {
+        self.paths[&drive].custody.is_none()
+    }
+
+    /// Whether this life of the node has lost the drives that nodes share.
+    pub const fn is_expelled(&self) -> bool {
+        self.is_expelled
     }
 
     /// Whether this attempt to connect a shelf is known to have led somewhere.
@@ -261,11 +267,12 @@ impl Paths {
         self.paths[&drive].stale
     }
 
-    /// Who this node is to a drive that it has.
+    /// Who this node is to a drive that it has claimed.
     pub fn identity(&self, drive: u16) -> Option<Identity> {
         let path = &self.paths[&drive];
         let shelf = &self.shelves[usize::from(path.shelf)];
-        let attempt = shelf.attempt.filter(|_| self.is_claimed(drive))?;
+        let is_own = self.is_claimed(drive) && !self.is_shared(drive);
+        let attempt = shelf.attempt.filter(|_| is_own)?;
         Some(identity_of(hostid_of(shelf.base, attempt)))
     }
 
@@ -290,8 +297,9 @@ impl Paths {
                 attempt,
                 answer,
             } => self.reserved(now_ns, drive, attempt, answer, out),
+            Event::Conflict { drive } if self.is_shared(drive) => self.expel(drive, out),
             Event::Conflict { drive } => self.fence(drive, out),
-            Event::Open { drive } => self.open(drive, out),
+            Event::Admitted => self.admit(out),
             Event::Restore { drive } => self.restore(drive, out),
             Event::Tick => self.tick(now_ns, out),
         }
@@ -389,17 +397,20 @@ impl Paths {
     fn claim(&mut self, drive: u16, attempt: u32, out: &mut Vec<Action>) {
         let shelf = &self.shelves[usize::from(self.paths[&drive].shelf)];
         let (is_drained, identity) = (shelf.is_drained, identity_of(hostid_of(shelf.base, attempt)));
+        let is_admitted = self.is_admitted;
         let path = self.path(drive);
-        if path.is_shared && !is_drained {
-            // The drive's quorum area knows no reservation that could fence them.
-            path.state = State::Draining;
+        let Some(custody) = path.custody.clone() else {
+            path.state = if is_drained {
+                State::Connected
+            } else {
+                State::Draining
+            };
+            if is_admitted {
+                self.open(drive, out);
+            }
             return;
-        }
-        if path.is_shared {
-            path.state = State::Connected;
-            return out.push(Action::Connected { drive });
-        }
-        let (claim, command) = Claim::begin(identity, Rivals::Renew(path.custody.clone()));
+        };
+        let (claim, command) = Claim::begin(identity, Rivals::Renew(custody));
         path.state = State::Claiming(claim);
         out.push(Action::Reserve {
             drive,
@@ -427,7 +438,7 @@ impl Paths {
             }),
             Step::Claimed { continuous } => {
                 path.state = State::Claimed;
-                path.custody = Custody::of(identity.host);
+                path.custody = Some(Custody::of(identity.host));
                 if !continuous {
                     self.make_stale(drive, Stale::Forgotten, out);
                 }
@@ -462,6 +473,34 @@ impl Paths {
         out.push(Action::Fenced { drive });
     }
 
+    /// The array goes on without this life of the node, which leaves all of its drives alone: nothing is written to any of them that
+    /// says what this life thinks of its own end.
+    fn expel(&mut self, drive: u16, out: &mut Vec<Action>) {
+        if self.is_expelled {
+            return;
+        }
+        self.is_expelled = true;
+        for (drive, path) in self.paths.iter_mut().filter(|(_, path)| path.custody.is_none()) {
+            path.state = State::Fenced;
+            let route = Route::Refused {
+                error: DriveError::Fenced,
+                // No command is sent again, and none of this life counts: whoever goes on waits for the end of its fence.
+                settled: true,
+            };
+            out.push(Action::Route { drive: *drive, route });
+        }
+        out.push(Action::Expelled { drive });
+    }
+
+    fn admit(&mut self, out: &mut Vec<Action>) {
+        self.is_admitted = true;
+        let drives: Vec<u16> = self.paths.keys().copied().collect();
+        for drive in drives {
+            self.open(drive, out);
+        }
+    }
+
+    /// Lets a drive that nodes share be used, if nothing of earlier associations can take effect any more.
     fn open(&mut self, drive: u16, out: &mut Vec<Action>) {
         let path = self.path(drive);
         if !matches!(path.state, State::Connected) {
@@ -544,7 +583,7 @@ mod tests {
             let identity = identity_of(base_of(BASE, "start"));
             let mut paths = Paths::default();
             paths.add_shelf(BASE, INSTANCE);
-            paths.add_drive(7, 0, NAMESPACE, identity);
+            paths.add_drive(7, 0, NAMESPACE, Some(identity));
             Self {
                 paths,
                 held_by: vec![identity.host],
@@ -724,22 +763,81 @@ mod tests {
         assert_eq!(world.connect(1, INSTANCE), expected);
     }
 
+    /// One shelf with two drives that nodes share.
+    fn shared() -> World {
+        let mut paths = Paths::default();
+        paths.add_shelf(BASE, INSTANCE);
+        for (drive, namespace) in [(7, NAMESPACE), (8, OTHER)] {
+            paths.add_drive(drive, 0, namespace, None);
+        }
+        World {
+            paths,
+            held_by: Vec::new(),
+            answers: false, // Nothing is asked of a reservation.
+        }
+    }
+
+    const OTHER: Namespace = Namespace {
+        nsid: 3,
+        uuid: [6; 16],
+        ..NAMESPACE
+    };
+
+    fn both(route: Route) -> [Action; 2] {
+        [7, 8].map(|drive| Action::Route { drive, route })
+    }
+
+    fn found(world: &mut World, attempt: u32, drain: Drain) -> Vec<Action> {
+        let facts = &TargetFacts {
+            drain,
+            ..facts(attempt, vec![NAMESPACE, OTHER])
+        };
+        world.run(Event::Ready { shelf: 0, facts })
+    }
+
+    fn told(world: &mut World, attempt: u32, instance: Option<[u8; 16]>) -> Vec<Action> {
+        world.run(Event::Instance {
+            shelf: 0,
+            attempt,
+            instance: Ok(instance),
+        })
+    }
+
     #[test]
-    fn a_shared_drive_is_used_when_others_say_so() {
-        let mut world = World::new();
-        world.paths.share(7);
-        let connected = Action::Connected { drive: 7 };
-        let open = || Event::Open { drive: 7 };
-        assert_eq!(world.run(open()), []);
-        assert_eq!(world.connect(0, INSTANCE).first(), Some(&connected));
-        assert_eq!(world.run(open()), [route(Route::Up { attempt: 0 })]);
-        assert_eq!(world.run(open()), []);
-        assert_eq!(world.lose(), [route(Route::Down)]);
-        assert_eq!(world.run(open()), [], "not before it is connected again");
+    fn shared_drives_are_used_once_membership_has_said_so() {
+        let mut world = shared();
+        found(&mut world, 0, Drain::Proven);
+        assert_eq!(told(&mut world, 0, INSTANCE), [], "it is not admitted");
+        assert!(!world.paths.is_claimed(7) && world.paths.is_shared(7));
+        assert_eq!(world.run(Event::Admitted), both(Route::Up { attempt: 0 }));
+        assert_eq!(world.run(Event::Admitted), [], "once");
+        assert!(world.paths.is_claimed(7) && world.paths.identity(7).is_none());
+        assert_eq!(world.lose(), both(Route::Down));
+        assert_eq!(
+            world.run(Event::Admitted),
+            [],
+            "not before they are connected again"
+        );
+        found(&mut world, 1, Drain::Proven);
+        let up = Route::Up { attempt: 1 };
+        assert_eq!(told(&mut world, 1, INSTANCE), both(up), "by itself");
+        let mut early = shared();
+        assert_eq!(early.run(Event::Admitted), []);
+        found(&mut early, 0, Drain::Proven);
+        assert_eq!(told(&mut early, 0, INSTANCE), both(Route::Up { attempt: 0 }));
+    }
+
+    #[test]
+    fn shared_drives_of_a_shelf_that_was_started_anew_are_lost_members() {
+        let mut world = shared();
+        world.run(Event::Admitted);
+        found(&mut world, 0, Drain::Proven);
+        told(&mut world, 0, INSTANCE);
+        world.lose();
+        found(&mut world, 1, Drain::Proven);
         let why = Stale::Restarted;
-        let stale = Action::Stale { drive: 7, why };
-        assert_eq!(world.connect(1, Some([9; 16])), [route(GONE), stale, connected]);
-        assert_eq!(world.run(open()), [], "it is a lost member");
+        let lost = [7, 8].map(|drive| [Action::Route { drive, route: GONE }, Action::Stale { drive, why }]);
+        assert_eq!(told(&mut world, 1, Some([9; 16])), lost.concat());
         assert_eq!(
             world.run(Event::Restore { drive: 7 }),
             [route(Route::Up { attempt: 1 })]
@@ -747,30 +845,44 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_drive_waits_for_what_earlier_associations_have_left_behind() {
-        let mut world = World::new();
-        world.paths.share(7);
-        let with = |drain| TargetFacts {
-            drain,
-            ..facts(0, vec![NAMESPACE])
-        };
-        let ready = |world: &mut World, drain| {
-            let facts = &with(drain);
-            world.run(Event::Ready { shelf: 0, facts })
-        };
-        ready(&mut world, Drain::UnderWay);
-        let instance = Event::Instance {
-            shelf: 0,
-            attempt: 0,
-            instance: Ok(INSTANCE),
-        };
-        assert_eq!(world.run(instance), [], "it is there, and may not be asked");
+    fn shared_drives_wait_for_what_earlier_associations_have_left_behind() {
+        let mut world = shared();
+        world.run(Event::Admitted);
+        found(&mut world, 0, Drain::NotAsked);
+        found(&mut world, 0, Drain::UnderWay);
+        assert_eq!(
+            told(&mut world, 0, INSTANCE),
+            [],
+            "they are there, and may not be asked"
+        );
         for drain in [Drain::UnderWay, Drain::Unsupported] {
-            assert_eq!(ready(&mut world, drain), []);
+            assert_eq!(found(&mut world, 0, drain), []);
         }
-        let connected = Action::Connected { drive: 7 };
-        assert_eq!(ready(&mut world, Drain::Proven), [connected]);
-        assert_eq!(ready(&mut world, Drain::Proven), [], "once");
+        let up = both(Route::Up { attempt: 0 });
+        assert_eq!(found(&mut world, 0, Drain::Proven), up);
+        assert_eq!(found(&mut world, 0, Drain::Proven), [], "once");
+    }
+
+    #[test]
+    fn a_life_that_one_shared_drive_refuses_uses_none_of_them_any_more() {
+        let fenced = Route::Refused {
+            error: DriveError::Fenced,
+            settled: true,
+        };
+        let mut world = shared();
+        world.run(Event::Admitted);
+        found(&mut world, 0, Drain::Proven);
+        told(&mut world, 0, INSTANCE);
+        let mut expected = both(fenced).to_vec();
+        expected.push(Action::Expelled { drive: 8 });
+        assert_eq!(world.run(Event::Conflict { drive: 8 }), expected);
+        assert!(world.paths.is_expelled());
+        assert_eq!(world.run(Event::Conflict { drive: 7 }), [], "it was said");
+        assert_eq!(world.lose(), []);
+        found(&mut world, 1, Drain::Proven);
+        assert_eq!(told(&mut world, 1, Some([9; 16])), []);
+        assert_eq!(world.run(Event::Admitted), []);
+        assert!(!world.paths.is_claimed(7) && !world.paths.is_claimed(8));
     }
 
     #[test]
@@ -787,7 +899,7 @@ mod tests {
         silent.paths.add_shelf(BASE, None);
         silent
             .paths
-            .add_drive(7, 0, NAMESPACE, identity_of(base_of(BASE, "start")));
+            .add_drive(7, 0, NAMESPACE, Some(identity_of(base_of(BASE, "start"))));
         assert_eq!(silent.connect(0, None), [route(Route::Up { attempt: 0 })]);
         silent.lose();
         let why = Stale::Restarted;

@@ -1,7 +1,8 @@
-//! Drives of shelves before the cores run: opened, claimed, read and written, one command after the other.
+//! Drives of shelves apart from the cores: opened, claimed, read and written, one command after the other.
 //!
-//! A session is a host of its own, on one core, that ends before the node's cores start; these connect as somebody else and fence it. The
-//! thread that asks waits for each answer.
+//! A session is a host of its own, on one core. The thread that asks waits for each answer. For drives that are this node's alone it ends
+//! before the node's cores start; these connect as somebody else and fence it. Drives that nodes share can be opened at any time, also
+//! beside cores that use them: all associations are one host there, and which of them may write what is for their users to agree upon.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use config::{NamespaceName, RemoteShelf, ShelfDrive};
 use nvme::command::SubmissionEntry;
 use nvme::host::DownReason;
+use nvme::nqn::Nqn;
 use nvme::status::Status;
 use nvme::tcp::initiator::Payload;
 use reactor::{Options, PollMode};
@@ -17,11 +19,12 @@ use thiserror::Error;
 
 use super::claim::{Claim, Identity, Refusal, Rivals, Step, give_back};
 use super::command::{encode, encode_ask, encode_instance, instance_of, part_bytes_max, result_of};
-use super::{Answer, Ask, FabricDrive, Shelf, answer_of, base_of, hostid_of, identity_of, target_of};
+use super::line::Line;
+use super::{Answer, Ask, FabricDrive, Shelf, Tenure, answer_of, hostid_of, identity_of, target_of};
 use crate::drive::DriveError;
 use crate::target::drives::Kind;
 use crate::target::host::ask::Questions;
-use crate::target::host::{Event, Host, HostError, Namespace, Outcome, TargetFacts};
+use crate::target::host::{Event, Host, HostError, JobError, Namespace, Outcome, TargetFacts};
 
 /// How long a shelf may take to be reached: one that is restarted may be on its way.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
@@ -50,13 +53,22 @@ pub enum SessionError {
 struct Connected {
     shelf: Shelf,
     facts: Arc<TargetFacts>,
-    identity: Identity,
+    /// Who takes drives; nobody does if nodes share them.
+    identity: Option<Identity>,
     take_over: bool,
 }
 
-/// Connections to one shelf, until the cores run.
+/// What there is of a session's association.
+enum Connection {
+    Open(Line),
+    /// A command was lost, and may still take effect.
+    InDoubt,
+    Ended,
+}
+
+/// Connections to one shelf.
 pub struct Session {
-    host: Mutex<Option<Host<Questions>>>,
+    connection: Mutex<Connection>,
     connected: Connected,
     /// Drives that are this node's.
     claimed: Mutex<Vec<Namespace>>,
@@ -68,10 +80,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Connects to all shelves. `incarnation` names this life of the node, which has this many cores.
-    pub fn connect(shelves: &[RemoteShelf], incarnation: [u8; 16], cores: u16) -> Self {
+    /// Connects to all shelves of a node that has this many cores; one that is not there is no error before a drive of it is opened.
+    pub fn connect(shelves: &[RemoteShelf], tenure: &Tenure, cores: u16) -> Self {
         let sessions = shelves.iter().map(|shelf| {
-            let session = Session::connect(shelf, incarnation, cores).map(Arc::new);
+            let session = Session::connect(shelf, tenure, cores).map(Arc::new);
             (shelf.name.clone(), session)
         });
         Self {
@@ -79,7 +91,7 @@ impl Sessions {
         }
     }
 
-    /// Finds a drive on its shelf and makes it this node's.
+    /// Finds a drive on its shelf, and makes it this node's unless nodes share it. The number of its shelf counts those that are there.
     pub fn open(&self, drive: &ShelfDrive) -> Result<FabricDrive, SessionError> {
         let named = |(name, _): &&(String, _)| *name == drive.shelf;
         let found = (0..).zip(&self.sessions).find(|(_, session)| named(session));
@@ -90,7 +102,9 @@ impl Sessions {
             Err(error) => return Err(SessionError::Unusable(error.to_string())),
         };
         let namespace = session.find(&drive.namespace)?;
-        session.claim(&namespace)?;
+        if let Some(identity) = session.connected.identity {
+            session.claim(identity, &namespace)?;
+        }
         let connected = self.sessions.iter().filter(|(_, session)| session.is_ok());
         let shelf = connected.take_while(|(name, _)| *name != drive.shelf).count();
         Ok(FabricDrive {
@@ -135,10 +149,10 @@ impl Sessions {
 }
 
 impl Session {
-    fn connect(shelf: &RemoteShelf, incarnation: [u8; 16], cores: u16) -> Result<Self, SessionError> {
-        let base = base_of(incarnation, "start");
+    fn connect(shelf: &RemoteShelf, tenure: &Tenure, cores: u16) -> Result<Self, SessionError> {
         // As many queues as the cores will want, so that a lack of them is seen now.
-        let target = target_of(shelf, base, cores);
+        let target = target_of(shelf, tenure, "start", cores);
+        let (hostnqn, base) = (target.hostnqn.clone(), target.hostid);
         let options = Options {
             poll: PollMode::Interrupt,
             arena_bytes: ARENA_BYTES,
@@ -146,23 +160,33 @@ impl Session {
             ..Options::default()
         };
         let host = Host::start(options, vec![target], |_| Questions::default())?;
-        let facts = match await_ready(&host, shelf) {
+        let facts = match await_ready(&host, &with_name(shelf, hostnqn)) {
             Ok(facts) => facts,
             Err(error) => {
                 drop(host);
                 return Err(error);
             }
         };
-        let mut session = Self {
-            host: Mutex::new(Some(host)),
+        let (entry, bytes) = encode_instance();
+        let (outcome, data) = host.ask(0, true, entry, Vec::new(), bytes, ANSWER_WAIT);
+        let instance = instance_of(&answer_of(None, outcome, data));
+        let (line, identity) = match tenure {
+            Tenure::Alone { .. } => {
+                let identity = identity_of(hostid_of(base, facts.attempt));
+                (Line::alone(host), Some(identity))
+            }
+            Tenure::Shared(_) => (Line::shared(host, &facts, instance), None),
+        };
+        let session = Self {
+            connection: Mutex::new(Connection::Open(line)),
             claimed: Mutex::default(),
             connected: Connected {
                 shelf: Shelf {
                     name: shelf.name.clone(),
-                    target: target_of(shelf, base_of(incarnation, "run"), cores),
-                    instance: None,
+                    target: target_of(shelf, tenure, "run", cores),
+                    instance,
                 },
-                identity: identity_of(hostid_of(base, facts.attempt)),
+                identity,
                 facts,
                 take_over: shelf.take_over,
             },
@@ -173,9 +197,6 @@ impl Session {
                 session.connected.facts.io_queues
             )));
         }
-        let (entry, bytes) = encode_instance();
-        let (outcome, data) = session.ask(true, entry, Vec::new(), bytes);
-        session.connected.shelf.instance = instance_of(&answer_of(None, outcome, data));
         Ok(session)
     }
 
@@ -201,11 +222,8 @@ impl Session {
     }
 
     /// Makes a drive this node's.
-    fn claim(&self, namespace: &Namespace) -> Result<(), SessionError> {
-        let Connected {
-            identity, take_over, ..
-        } = self.connected;
-        let rivals = if take_over {
+    fn claim(&self, identity: Identity, namespace: &Namespace) -> Result<(), SessionError> {
+        let rivals = if self.connected.take_over {
             Rivals::TakeOver
         } else {
             Rivals::Respect
@@ -244,23 +262,22 @@ impl Session {
     fn reserve(&self, namespace: &Namespace, command: nvme::reservation::Command) -> Answer {
         let ask = Ask::Reserve(command);
         let (entry, data, read_bytes) = encode_ask(&ask, namespace);
-        let (outcome, data) = self.ask(false, entry, data, read_bytes);
+        let (outcome, data) = self.ask(entry, &data, read_bytes);
         answer_of(Some(&ask), outcome, data)
     }
 
     /// Asks, and waits for the answer.
-    fn ask(
-        &self,
-        is_admin: bool,
-        entry: SubmissionEntry,
-        data: Vec<u8>,
-        read_bytes: u32,
-    ) -> (Outcome, Vec<u8>) {
-        let host = self.host.lock().expect("nobody panics while holding it");
-        let Some(host) = host.as_ref() else {
-            return (Err(crate::target::host::JobError::Lost), Vec::new());
+    fn ask(&self, entry: SubmissionEntry, data: &[u8], read_bytes: u32) -> (Outcome, Vec<u8>) {
+        let mut connection = self.connection.lock().expect("nobody panics while holding it");
+        let Connection::Open(line) = &mut *connection else {
+            return (Err(JobError::Lost), Vec::new());
         };
-        host.ask(0, is_admin, entry, data, read_bytes, ANSWER_WAIT)
+        let answered = line.ask(entry, data, read_bytes);
+        if answered.0 == Err(JobError::Lost) && self.connected.identity.is_none() {
+            // Nothing of it is to be sent after this was said.
+            *connection = Connection::InDoubt;
+        }
+        answered
     }
 
     /// Carries out a command of any length; what a read brings is the answer.
@@ -271,12 +288,12 @@ impl Session {
         for part in data.chunks_mut(most) {
             let bytes = u32::try_from(part.len()).expect("a part is short");
             let (entry, payload) = encode(kind, namespace, at, bytes, facts);
-            let (sent, read_bytes) = match payload {
-                Payload::FromTarget(bytes) => (Vec::new(), bytes),
-                Payload::ToTarget(_) => (part.to_vec(), 0),
-                Payload::None => (Vec::new(), 0),
+            let (sent, read_bytes): (&[u8], u32) = match payload {
+                Payload::FromTarget(bytes) => (&[], bytes),
+                Payload::ToTarget(_) => (part, 0),
+                Payload::None => (&[], 0),
             };
-            let (outcome, came) = self.ask(false, entry, sent, read_bytes);
+            let (outcome, came) = self.ask(entry, sent, read_bytes);
             result_of(outcome).unwrap_or(Err(DriveError::Gone))?;
             if read_bytes > 0 {
                 let came = came.get(..part.len()).ok_or(DriveError::Media)?;
@@ -288,9 +305,12 @@ impl Session {
     }
 
     fn give_back(&self) {
+        let Some(identity) = self.connected.identity else {
+            return;
+        };
         let claimed = std::mem::take(&mut *self.claimed.lock().expect("nobody panics while holding it"));
         for namespace in claimed {
-            let answer = self.reserve(&namespace, give_back(self.connected.identity));
+            let answer = self.reserve(&namespace, give_back(identity));
             if answer != Answer::Done {
                 tracing::warn!(shelf = %self.connected.shelf.name, nsid = namespace.nsid, ?answer, "drive stays reserved");
             }
@@ -298,9 +318,11 @@ impl Session {
     }
 
     fn end(&self) {
-        let host = self.host.lock().expect("nobody panics while holding it").take();
-        if let Some(Err(error)) = host.map(Host::stop) {
-            tracing::warn!(shelf = %self.connected.shelf.name, %error, "the connection from before the start did not end cleanly");
+        let mut connection = self.connection.lock().expect("nobody panics while holding it");
+        if let Connection::Open(line) = std::mem::replace(&mut *connection, Connection::Ended)
+            && let Err(error) = line.stop()
+        {
+            tracing::warn!(shelf = %self.connected.shelf.name, %error, "a session's connection did not end cleanly");
         }
     }
 }
@@ -311,7 +333,7 @@ impl FabricDrive {
         self.namespace.blocks * self.namespace.block_bytes as u64
     }
 
-    /// Reads, also parts of blocks. Only before the cores run.
+    /// Reads, also parts of blocks.
     pub fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, DriveError> {
         let (first, mut whole) = self.around(at, bytes)?;
         self.session.run(Kind::Read, &self.namespace, first, &mut whole)?;
@@ -321,7 +343,7 @@ impl FabricDrive {
         Ok(whole)
     }
 
-    /// Writes, also parts of blocks. Only before the cores run.
+    /// Writes, also parts of blocks.
     pub fn write(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DriveError> {
         let (first, mut whole) = self.around(at, data.len())?;
         let skip = usize::try_from(at - first).expect("within a block");
@@ -334,12 +356,20 @@ impl FabricDrive {
         self.session.run(kind, &self.namespace, first, &mut whole)
     }
 
-    /// Makes durable what was written. Only before the cores run.
+    /// Makes durable what was written.
     pub fn flush(&self) -> Result<(), DriveError> {
         let facts = &self.session.connected.facts;
         let (entry, _) = encode(Kind::Flush, &self.namespace, 0, 0, facts);
-        let (outcome, _) = self.session.ask(false, entry, Vec::new(), 0);
+        let (outcome, _) = self.session.ask(entry, &[], 0);
         result_of(outcome).unwrap_or(Err(DriveError::Gone))
+    }
+
+    /// Whether a command for the drive, or for another one of its shelf, was lost over a session of drives that nodes share, and may
+    /// still take effect. No fence ends it as long as this life goes on, so that the drive is not to be used in it any more.
+    pub fn is_in_doubt(&self) -> bool {
+        let connection = self.session.connection.lock();
+        let connection = connection.expect("nobody panics while holding it");
+        matches!(*connection, Connection::InDoubt)
     }
 
     /// Room for the whole blocks that these bytes lie in, and where those begin.
@@ -353,6 +383,12 @@ impl FabricDrive {
         let length = usize::try_from(end - first).map_err(|_| DriveError::OutOfRange)?;
         Ok((first, vec![0; length]))
     }
+}
+
+/// A shelf as somebody with this name knows it.
+fn with_name(shelf: &RemoteShelf, host_nqn: Nqn) -> RemoteShelf {
+    let shelf = shelf.clone();
+    RemoteShelf { host_nqn, ..shelf }
 }
 
 /// Waits until a shelf is connected and its namespaces are known.
@@ -473,14 +509,15 @@ memory_mib = 16
             shelf: "s".to_owned(),
             namespace: NamespaceName::Nsid(1),
         };
-        let sessions =
-            [[1; 16], [2; 16]].map(|life| Sessions::connect(std::slice::from_ref(&remote), life, 1));
+        let sessions = [[1; 16], [2; 16]].map(|incarnation| {
+            Sessions::connect(std::slice::from_ref(&remote), &Tenure::Alone { incarnation }, 1)
+        });
         let [first, second] = sessions;
         let drive = first.open(&named).unwrap();
         let other = &second.sessions[0].1.as_ref().unwrap();
         let ask = |session: &Session, ask: Ask| {
             let (entry, data, read_bytes) = encode_ask(&ask, &drive.namespace);
-            let (outcome, data) = session.ask(false, entry, data, read_bytes);
+            let (outcome, data) = session.ask(entry, &data, read_bytes);
             answer_of(Some(&ask), outcome, data)
         };
         for area in [Area::Quorum, Area::Data] {

@@ -167,6 +167,14 @@ impl Holder {
         }
     }
 
+    /// What is held, for reading or for writing.
+    pub(super) fn held(&self) -> impl Iterator<Item = Resource> {
+        self.entries.iter().filter_map(|(resource, entry)| match entry {
+            Entry::Kept(_) => Some(resource),
+            Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Giving(_) => None,
+        })
+    }
+
     fn next_number(&mut self) -> Number {
         self.last_number += 1;
         Number(self.last_number)

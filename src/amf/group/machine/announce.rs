@@ -60,6 +60,10 @@ impl Group {
                     out.push(Action::RamCleared);
                     continue;
                 }
+                Effect::LanesOver(over) => {
+                    out.push(Action::LanesOver(over));
+                    continue;
+                }
                 Effect::RamAllowed => {
                     out.push(Action::RamAllowed);
                     continue;
@@ -183,6 +187,7 @@ impl Group {
                 | Change::ScrubProgress(_)
                 | Change::RamDirty
                 | Change::RamClean
+                | Change::LanesOver(_)
                 | Change::Close => {}
             }
         }

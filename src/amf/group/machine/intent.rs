@@ -210,6 +210,7 @@ impl Group {
             Phase::AwaitingStart
             | Phase::RollingForward
             | Phase::Restoring
+            | Phase::Following
             | Phase::Stopped
             | Phase::Failed(_) => {}
         }

@@ -6,12 +6,15 @@
 //! is announced.
 
 mod announce;
+mod disks;
 mod expansion;
+mod following;
 mod intent;
 mod lost;
 mod places;
 mod seat;
 mod snapshot;
+mod takeover;
 mod update;
 
 use std::collections::VecDeque;
@@ -21,7 +24,8 @@ use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
 use super::{
-    Action, Event, FailReason, Opening, Replay, Report, RequestError, RequestId, VdiskSize, VdiskSpec, vdisks,
+    Action, Event, FailReason, LanesOver, Opening, Replay, Report, RequestError, RequestId, VdiskSize,
+    VdiskSpec, vdisks,
 };
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Geometry;
@@ -34,6 +38,7 @@ use crate::amf::superblock::{
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
+use disks::Leaving;
 use expansion::Joining;
 use intent::IntentKeeper;
 use lost::LostKeeper;
@@ -62,6 +67,8 @@ enum Phase {
     Opening,
     /// Anything.
     Open,
+    /// Newer records of the node that leads the group. Nothing is written.
+    Following,
     /// Nothing.
     Stopped,
     /// Nothing, and says why.
@@ -88,6 +95,7 @@ enum Change {
     ScrubProgress(u64),
     RamDirty,
     RamClean,
+    LanesOver(LanesOver),
     Close,
 }
 
@@ -105,6 +113,7 @@ enum Effect {
     MemberRebuilt(MemberIndex),
     RamAllowed,
     RamCleared,
+    LanesOver(LanesOver),
     Closed,
 }
 
@@ -119,17 +128,13 @@ impl Effect {
             | Self::SpareAdded(request, _)
             | Self::SpareRemoved(request, _)
             | Self::Expanding(request) => Some(*request),
-            Self::MemberRebuilt(_) | Self::RamAllowed | Self::RamCleared | Self::Closed => None,
+            Self::MemberRebuilt(_)
+            | Self::RamAllowed
+            | Self::RamCleared
+            | Self::LanesOver(_)
+            | Self::Closed => None,
         }
     }
-}
-
-/// A virtual disk on its way out.
-#[derive(Clone, Copy, Debug)]
-struct Leaving {
-    nsid: u32,
-    request: RequestId,
-    drained: bool,
 }
 
 /// One redundancy group.
@@ -162,6 +167,8 @@ pub struct Group {
     /// Rows that are rebuilt and flushed; more than `record` says while an update is under way.
     rebuilt_rows: u64,
     opening: Opening,
+    /// Other nodes have the group open already, and these lanes are over.
+    taken_over: Option<LanesOver>,
     intent: Option<IntentKeeper>,
     lost_blocks: LostKeeper,
     /// Members that failed and that `record` still calls active.
@@ -297,6 +304,7 @@ impl Group {
             wave: None,
             wave_begins: true,
             opening: Opening::WRITE_THROUGH,
+            taken_over: None,
             intent: map.map(IntentKeeper::new),
             lost_blocks: LostKeeper::default(),
             faults: 0,
@@ -367,8 +375,14 @@ impl Group {
     /// for, a member that the group does not have.
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of event")]
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
+        if self.phase == Phase::Following {
+            return self.handle_following(event, out);
+        }
         match event {
             Event::Start(opening) => self.start(opening, out),
+            Event::TakeOver(take_over) => self.take_over(take_over, out),
+            Event::LanesOver(over) => self.change_once(true, Change::LanesOver(over), |_| false),
+            Event::Followed(_) => {} // Of the node that led the group before this one.
             Event::SuperblockWritten { io, result } => self.superblock_written(io, result, out),
             Event::MemberFault { member, error } => self.member_fault(member, error, out),
             Event::Evict { member, reason } => self.lose(member, LossReason::Health(reason), out),
@@ -495,6 +509,9 @@ impl Group {
         if self.record.journal.is_none() {
             return Ok(None);
         }
+        if self.taken_over.is_some() {
+            return Ok(self.journal_taken_over());
+        }
         let Opening {
             lanes,
             lane_blocks_max,
@@ -546,7 +563,7 @@ impl Group {
                 self.changes.push_back(Change::Close);
             }
             Phase::Failed(_) => out.push(Action::Stopped { clean: false }),
-            Phase::Stopped => {}
+            Phase::Following | Phase::Stopped => {}
         }
     }
 
@@ -554,6 +571,7 @@ impl Group {
     fn admit(&self) -> Result<(), RequestError> {
         match self.phase {
             Phase::Failed(_) => Err(RequestError::GroupFailed),
+            Phase::Following => Err(RequestError::Led),
             Phase::Open if !self.stop_requested => {
                 let waiting =
                     self.changes.len() + self.effects.len() + self.leaving.len() + self.wanted.len();
@@ -600,46 +618,6 @@ impl Group {
         } else {
             Ok(())
         }
-    }
-
-    fn delete_vdisk(&mut self, request: RequestId, nsid: u32, out: &mut Vec<Action>) {
-        let known = self.record.vdisks.iter().any(|vdisk| vdisk.nsid == nsid);
-        let leaving = self.leaving.iter().any(|leaving| leaving.nsid == nsid);
-        let verdict = match self.admit() {
-            Ok(()) if leaving => Err(RequestError::AlreadyLeaving(nsid)),
-            Ok(()) if !known => Err(RequestError::NoSuchVdisk(nsid)),
-            verdict => verdict,
-        };
-        match verdict {
-            Ok(()) => {
-                self.leaving.push(Leaving {
-                    nsid,
-                    request,
-                    drained: false,
-                });
-                out.push(Action::VdiskRemoved { nsid });
-            }
-            Err(error) => refuse(request, error, out),
-        }
-    }
-
-    fn resize_vdisk(&mut self, request: RequestId, nsid: u32, size: VdiskSize, out: &mut Vec<Action>) {
-        let leaving = self.leaving.iter().any(|leaving| leaving.nsid == nsid);
-        match self.admit() {
-            Ok(()) if leaving => refuse(request, RequestError::AlreadyLeaving(nsid), out),
-            Ok(()) => self.changes.push_back(Change::ResizeVdisk(request, nsid, size)),
-            Err(error) => refuse(request, error, out),
-        }
-    }
-
-    fn vdisk_drained(&mut self, nsid: u32) {
-        // After a failure or a stop the request was answered already, and nothing is deleted any more.
-        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.nsid == nsid) else {
-            return;
-        };
-        assert!(!leaving.drained, "a virtual disk drains once");
-        leaving.drained = true;
-        self.changes.push_back(Change::RemoveVdisk(leaving.request, nsid));
     }
 
     fn resync_progress(&mut self, next_row: u64) {
@@ -720,6 +698,7 @@ impl Group {
             Phase::AwaitingStart
             | Phase::Restoring
             | Phase::Persisting
+            | Phase::Following
             | Phase::Stopped
             | Phase::Failed(_) => {}
             Phase::RollingForward => self.fail(FailReason::CreationFailed, out),
@@ -814,7 +793,8 @@ impl Group {
         let unclean = !next.clean;
         next.clean = false;
         next.forming = false;
-        if next.dirty_ram {
+        // Nodes that go on have acknowledged from memory what is not lost.
+        if next.dirty_ram && self.taken_over.is_none() {
             next.dirty_ram = false;
             out.push(Action::Report(Report::LostWritesAccepted));
         }
@@ -918,6 +898,7 @@ impl Group {
                 next.dirty_ram = false;
                 self.effects.push(Effect::RamCleared);
             }
+            Change::LanesOver(over) => self.apply_lanes_over(next, over, out),
             Change::Close => {
                 self.set_resync_row(next);
                 next.rebuilt_rows = self.rebuilt_rows;

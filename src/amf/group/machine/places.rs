@@ -175,6 +175,7 @@ impl Group {
             | Change::ScrubProgress(_)
             | Change::RamClean
             | Change::RamDirty
+            | Change::LanesOver(_)
             | Change::Close => false,
         };
         let added = self.changes.iter().any(added);

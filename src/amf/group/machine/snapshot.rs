@@ -19,8 +19,9 @@ impl Group {
             | Phase::Restoring
             | Phase::Persisting
             | Phase::Opening => GroupState::Opening,
-            Phase::Open if self.lost_mask() != 0 => GroupState::Degraded,
-            Phase::Open => GroupState::Healthy,
+            Phase::Following if self.announced.is_none() => GroupState::Opening,
+            Phase::Open | Phase::Following if self.lost_mask() != 0 => GroupState::Degraded,
+            Phase::Open | Phase::Following => GroupState::Healthy,
             Phase::Failed(why) => GroupState::Failed(why),
             Phase::Stopped => GroupState::Stopped,
         };

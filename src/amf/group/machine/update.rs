@@ -206,7 +206,11 @@ impl Group {
             Phase::Opening | Phase::Open => {
                 assert_ne!(self.faults, 0, "who refused an update is on the way out")
             }
-            Phase::AwaitingStart | Phase::Persisting | Phase::Stopped | Phase::Failed(_) => {
+            Phase::AwaitingStart
+            | Phase::Persisting
+            | Phase::Following
+            | Phase::Stopped
+            | Phase::Failed(_) => {
                 unreachable!("no update is under way then")
             }
         }

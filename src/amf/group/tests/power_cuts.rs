@@ -402,6 +402,7 @@ impl World {
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
                 | Action::RamCleared
+                | Action::LanesOver(_)
                 | Action::IntentDurable { .. }
                 | Action::LostDurable { .. }
                 | Action::Report(_) => {}

@@ -167,6 +167,7 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 | Action::MemberDrive { .. }
                 | Action::RamAllowed
                 | Action::RamCleared
+                | Action::LanesOver(_)
                 | Action::IntentDurable { .. }
                 | Action::LostDurable { .. }
                 | Action::RebuildNeeded(_)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::codec::Entry;
-use super::super::scan::FoundBatch;
+use super::super::scan::{Found, FoundBatch};
 use crate::amf::RowIndex;
 use crate::amf::code::CHECKS_MAX;
 use crate::amf::expansion::Layout;
@@ -71,13 +71,13 @@ impl Image {
     }
 }
 
-/// Sorts the entries of all batches by rows. Entries below the tail are retired and left out; the checks of
-/// a destage share its fate. So are entries of rows that have moved since, or hold no data: they were in place before.
-pub(super) fn stories(batches: &[FoundBatch], tail: u64, layout: &Layout) -> BTreeMap<RowIndex, RowStory> {
+/// Sorts the entries of all batches by rows. Entries that do not count are left out; the checks of a destage share its fate. So are entries of rows that have moved since, or hold no data: they were in place before.
+pub(super) fn stories(found: &Found, layout: &Layout) -> BTreeMap<RowIndex, RowStory> {
     let mut rows: BTreeMap<RowIndex, RowStory> = BTreeMap::new();
-    for (number, found) in batches.iter().enumerate() {
+    for (number, batch) in found.batches.iter().enumerate() {
+        let lane = batch.batch.header.lane;
         let mut pending = Vec::new();
-        for entry in &found.batch.entries {
+        for entry in &batch.batch.entries {
             if let Entry::Check {
                 index,
                 offset_blocks,
@@ -97,7 +97,7 @@ pub(super) fn stories(batches: &[FoundBatch], tail: u64, layout: &Layout) -> BTr
             let checks = std::mem::take(&mut pending);
             let row = entry.row();
             let is_in_place = layout.is_dead(row) || layout.geometry_of_row(row).members() != entry.members();
-            if entry.seq() >= tail && !is_in_place {
+            if found.counts(lane, entry.seq()) && !is_in_place {
                 rows.entry(row).or_default().add(entry, number, checks);
             }
         }

@@ -21,6 +21,7 @@
 //! after [`Action::Done`]. Deliberately knows no time and does no I/O itself; arithmetic is scalar.
 
 mod image;
+mod living;
 mod record;
 mod update;
 
@@ -34,10 +35,12 @@ use crate::amf::code;
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::lost::{self, LostList, LostMap};
+use crate::amf::superblock::LaneFloors;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
 use image::{Blocks, Image, RowStory};
+pub use living::LivingNodes;
 use record::Record;
 use update::{Strip, Update};
 
@@ -168,6 +171,12 @@ pub enum ReplayError {
         "so many blocks cannot be read that the list of lost blocks is full: bring a missing member back"
     )]
     TooManyLostBlocks,
+    /// Blocks cannot be given back, and other nodes have the group open.
+    #[error("row {}: blocks cannot be read and are lost; stop the group on all nodes and start it again", row.0)]
+    LostAmongLiving {
+        /// Which row.
+        row: RowIndex,
+    },
     /// A member is lost before the check data of this row was ever computed.
     #[error("row {}: a member is missing and check data is not initialised there; bring the missing member back", row.0)]
     CheckDataNotTrusted {
@@ -261,6 +270,9 @@ pub struct Replay {
     queue: VecDeque<Job>,
     flying: BTreeMap<IoId, Flying>,
     scan: Scan,
+    /// Entries of each lane below are over.
+    floors: LaneFloors,
+    living: Option<LivingNodes>,
     /// The lane that is being read from a member.
     lane: Vec<u8>,
     found: Found,
@@ -309,6 +321,8 @@ impl Replay {
             flying: BTreeMap::new(),
             found: scan.clone().finish(),
             scan,
+            floors: LaneFloors::default(),
+            living: None,
             lane: Vec::new(),
             rows: VecDeque::new(),
             later: VecDeque::new(),
@@ -339,7 +353,8 @@ impl Replay {
         }
     }
 
-    /// The rows that were brought up to date, or are going to be: a member that is lost misses them, and the journal forgets them.
+    /// The rows that were brought up to date, or are going to be: a member that is lost misses them, and the journal forgets them. Beside living nodes also those
+    /// that they hold: of what the node that is gone wrote there nobody else has a mark.
     pub fn rows(&self) -> &[RowIndex] {
         &self.named
     }
@@ -586,14 +601,13 @@ impl Replay {
         self.lane = Vec::new();
         let scan = std::mem::replace(&mut self.scan, Scan::new(self.journal, self.layout));
         self.found = scan.finish();
-        self.rows = image::stories(&self.found.batches, self.found.tail, &self.layout)
-            .into_iter()
-            .collect();
+        self.rows = image::stories(&self.found, &self.layout).into_iter().collect();
+        self.named = self.rows.iter().map(|(row, _)| *row).collect();
+        self.leave_to_living();
         self.look_at_lost();
         self.report.batches = self.found.batches.len() as u64;
         self.report.torn_batches = self.found.torn_batches;
         self.report.rows = self.rows.len() as u64;
-        self.named = self.rows.iter().map(|(row, _)| *row).collect();
         self.step = Step::Spreading { next: 0 };
     }
 
@@ -620,10 +634,15 @@ impl Replay {
         let mut bytes = 0;
         while next < self.found.batches.len() && bytes < BYTES_AT_ONCE {
             let found = &self.found.batches[next];
+            next += 1;
+            let lane = found.batch.header.lane;
+            if self.is_living(lane) {
+                continue;
+            }
             let missing = needed.saturating_sub(found.members.count_ones());
             let targets: Vec<_> = self.live().filter(|m| found.members >> m.0 & 1 == 0).collect();
             let header = &found.batch.header;
-            let (lane, position) = (header.lane, header.position);
+            let position = header.position;
             let mut data = vec![0; self.block_bytes()];
             codec::encode(header, &found.batch.entries, found.batch.payload_crc, &mut data);
             data.extend(&found.payload);
@@ -631,7 +650,6 @@ impl Replay {
                 bytes += data.len() as u64;
                 self.write(member, self.journal.lba(lane, position), &data, true);
             }
-            next += 1;
         }
         self.step = Step::Spreading { next };
     }
@@ -732,6 +750,9 @@ impl Replay {
             if self.updates[number].thorough {
                 let first = row.0 * u64::from(geometry.row_blocks());
                 for at in self.updates[number].regenerate_closely(geometry, lost) {
+                    if self.living.is_some() {
+                        return Err(ReplayError::LostAmongLiving { row });
+                    }
                     any = true;
                     let lost = self.lost.get_or_insert_default();
                     if !lost.add(GroupLba(first + u64::from(at)), 1) {

@@ -4,6 +4,7 @@
 //! where the power goes, which blocks of what was in flight are there, and where replay is interrupted.
 
 mod drives;
+mod living;
 mod named;
 mod world;
 

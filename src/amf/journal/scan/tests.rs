@@ -281,3 +281,57 @@ fn scans_that_know_the_same_have_the_same_names() {
     assert_eq!(summary(&[&whole, &broken]), summary(&[&whole, &empty()]));
     assert_ne!(summary(&[&whole, &whole]), summary(&[&whole, &empty()]));
 }
+
+/// PROTOCOL H19: what a node that is gone has left below its lane's floor is over; what it said of other lanes is true still.
+#[test]
+fn entries_below_the_floor_of_their_lane_do_not_count() {
+    let (mut lane, mut recovery) = (empty(), empty());
+    put(&mut lane, &header(0, 1, 0, 10, 1), 10, 0xaa);
+    put(&mut lane, &header(0, 2, 2, 11, 1), 20, 0xbb);
+    put(&mut recovery, &header(1, 7, 0, 5, 1), 15, 0xcc);
+    let found = |floors: [u64; 2]| {
+        let mut all = LaneFloors::default();
+        all[..2].copy_from_slice(&floors);
+        let mut scan = scan();
+        scan.set_floors(all);
+        for (number, bytes) in [(0, &lane), (1, &recovery)] {
+            scan.lane(MemberIndex(0), number, bytes).expect("sound records");
+        }
+        scan.finish()
+    };
+    assert_eq!(numbers(&found([0, 0])), [(0, 2), (1, 7)]);
+    assert_eq!(numbers(&found([20, 15])), [(0, 2), (1, 7)]);
+    assert_eq!(numbers(&found([21, 15])), [(1, 7)]);
+    assert_eq!(numbers(&found([20, 16])), [(0, 2)]);
+    let over = found([21, 16]);
+    assert_eq!(numbers(&over), []);
+    assert_eq!((over.tail, over.next_seq, over.round), (11, 21, 7));
+    assert!(!over.counts(0, 20) && over.counts(0, 21) && over.counts(1, 16));
+}
+
+/// A lane that is being written has batches that are half there; they are nobody's concern.
+#[test]
+fn a_living_lane_may_be_torn_and_contradict_itself() {
+    let (mut here, mut there) = (empty(), empty());
+    put(&mut here, &header(0, 1, 3, 10, 2), 10, 0xaa);
+    put(&mut there, &header(0, 1, 3, 10, 2), 10, 0xbb);
+    let mut torn = here.clone();
+    torn[4 * BLOCK..5 * BLOCK].fill(0);
+    let mut living = scan();
+    living.set_living(0b1);
+    for (member, bytes) in [(0, &torn), (1, &here), (2, &there)] {
+        living.lane(MemberIndex(member), 0, bytes).expect("it lives");
+    }
+    let found = living.finish();
+    assert_eq!((found.batches[0].members, found.torn_batches), (0b10, 0));
+    let mut alone = scan();
+    alone.set_living(0b1);
+    alone.lane(MemberIndex(0), 0, &torn).expect("it lives");
+    assert_eq!(alone.finish().torn_batches, 0);
+}
+
+#[test]
+#[should_panic(expected = "a living node has lanes of its own")]
+fn nobody_lives_in_the_recovery_lane() {
+    scan().set_living(0b10);
+}

@@ -323,6 +323,14 @@ impl<A: Authority> Machine<A> {
         is_member && has_opened && lease.is_some_and(|lease| lease.is_valid(now_ns))
     }
 
+    /// Until when [`Self::may_complete`] says yes if nothing happens meanwhile; 0 if it says no.
+    pub fn completes_until_ns(&self) -> u64 {
+        let has_opened = self.inside.as_ref().is_some_and(Inside::has_opened);
+        let is_member = self.standing == Standing::Member;
+        let lease = self.lease.as_ref().filter(|_| is_member && has_opened);
+        lease.map_or(0, Lease::valid_until_ns)
+    }
+
     /// The newest decided record that is known.
     pub const fn record(&self) -> Option<&EpochRecord> {
         self.record.as_ref()

@@ -61,7 +61,7 @@ impl Inside {
         let kept = before.filter(|_| !record.fence_all);
         Self {
             own,
-            is_leader: leader(record).slot == own.slot,
+            is_leader: record.senior_leader().slot == own.slot,
             step: Step::Adopted,
             stored: DriveSet::EMPTY,
             enrolled: kept.map_or(DriveSet::EMPTY, |before| before.enrolled),
@@ -95,13 +95,6 @@ impl Inside {
     pub(super) const fn note_read(&mut self, drive: DriveIndex) {
         self.read = self.read.with(drive);
     }
-}
-
-/// Who leads an epoch: the lowest slot of those that were members before, for they are registered; else of all.
-fn leader(record: &EpochRecord) -> &Member {
-    let is_senior =
-        |member: &&Member| Slot::of_key(member.key).is_some_and(|(admission, _)| admission < record.epoch);
-    record.members.iter().find(is_senior).unwrap_or(record.leader())
 }
 
 impl<A: Authority> Machine<A> {
@@ -338,7 +331,7 @@ impl<A: Authority> Machine<A> {
         let (Some(record), Some(inside)) = (&self.record, &self.inside) else {
             return;
         };
-        let lead = self.peers.step(leader(record), record);
+        let lead = self.peers.step(record.senior_leader(), record);
         if record.fence_all && (inside.is_leader || lead.is_none_or(|step| step < Step::Registered)) {
             return;
         }
@@ -398,7 +391,7 @@ impl<A: Authority> Machine<A> {
         let (record, inside) = (self.record.as_ref(), self.inside.as_ref());
         let (record, inside) = (record.expect("a member has one"), inside.expect("members settle"));
         if !inside.is_leader {
-            let lead = self.peers.step(leader(record), record);
+            let lead = self.peers.step(record.senior_leader(), record);
             if lead.is_some_and(|step| step >= Step::Barrier) {
                 self.begin_barrier(now_ns, out);
             }
@@ -561,7 +554,7 @@ impl<A: Authority> Machine<A> {
         let has_lease = self.lease.as_ref().is_some_and(|lease| lease.is_valid(now_ns));
         let have_all_reported = self.all_are_at(Step::Reported);
         let record = self.record.as_ref().expect("a member has a record");
-        let lead = self.peers.step(leader(record), record);
+        let lead = self.peers.step(record.senior_leader(), record);
         let inside = self.inside.as_mut().expect("members settle");
         let may_open = if inside.is_leader {
             if inside.wait == Wait::Nothing && have_all_reported {

@@ -18,6 +18,7 @@ pub mod codec;
 use thiserror::Error;
 
 use super::{DriveIndex, DriveSet, Epoch, Incarnation, Key, SLOTS, Slot, SlotSet};
+use crate::icl::Node;
 
 /// Bytes of a record. Its block may be larger.
 pub const RECORD_BYTES: usize = 512;
@@ -141,6 +142,33 @@ impl EpochRecord {
     /// Panics if there are no members, which [`Self::check`] refuses.
     pub fn leader(&self) -> &Member {
         self.members.first().expect("a checked record has a member")
+    }
+
+    /// The members as lives of nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.members.iter().map(|member| Node {
+            slot: member.slot,
+            incarnation: member.incarnation,
+        })
+    }
+
+    /// Whether a member was one before, in the same life. After everyone was fenced nobody was.
+    fn is_senior(&self, member: &Member) -> bool {
+        Slot::of_key(member.key).is_some_and(|(admission, _)| admission < self.epoch)
+    }
+
+    /// The slots of members that were members of an earlier epoch in the same life.
+    pub fn seniors(&self) -> SlotSet {
+        let seniors = self.members.iter().filter(|member| self.is_senior(member));
+        seniors.map(|member| member.slot).collect()
+    }
+
+    /// Who leads the way into this epoch: the lowest slot of those that were members before, for they are registered; else of all.
+    ///
+    /// Panics if there are no members, which [`Self::check`] refuses.
+    pub fn senior_leader(&self) -> &Member {
+        let senior = self.members.iter().find(|member| self.is_senior(member));
+        senior.unwrap_or(self.leader())
     }
 
     /// Whether the fields fit one another.

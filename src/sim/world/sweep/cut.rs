@@ -585,8 +585,9 @@ fn digest_of_found(found: &Result<Found, ScanError>) -> u64 {
         next_seq,
         round,
         torn_batches,
+        floors,
     } = found;
-    let mut sum = digest_of(format!("{tail} {next_seq} {round} {torn_batches}").as_bytes());
+    let mut sum = digest_of(format!("{tail} {next_seq} {round} {torn_batches} {floors:?}").as_bytes());
     for found in batches {
         let head = digest_of(format!("{:?} {:b}", found.batch, found.members).as_bytes());
         sum = mix(sum ^ head ^ mix(digest_of(&found.payload)));

@@ -179,6 +179,12 @@ impl Drives {
         }
     }
 
+    /// A block becomes zeroes.
+    pub fn overwrite(&mut self, member: MemberIndex, lba: MemberLba) {
+        let at = usize::try_from(lba.0).expect("small");
+        self.write_block(member, at, &[0; BLOCK], true);
+    }
+
     /// A block that cannot be read until it is written.
     pub fn spoil(&mut self, member: MemberIndex, lba: MemberLba) {
         let at = usize::try_from(lba.0).expect("small");

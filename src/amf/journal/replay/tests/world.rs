@@ -118,6 +118,11 @@ impl World {
         Replay::new(self.layout, Layout::fixed(self.geometry), self.members)
     }
 
+    /// Above all numbers that are used.
+    pub const fn next_number(&self) -> u64 {
+        self.next_seq
+    }
+
     pub fn live(&self) -> Vec<MemberIndex> {
         let all = (0..self.geometry.members()).map(MemberIndex);
         all.filter(|member| !self.members.is_failed(*member)).collect()

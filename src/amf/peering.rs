@@ -1,0 +1,632 @@
+//! One node's part in a redundancy group that several nodes serve: its locks, and what the nodes owe each other when an epoch begins.
+//!
+//! Owns the [`Homes`] of the node's locks, and says when this node may report to membership and when locks may be granted. One member of each epoch *leads* the
+//! group: it alone writes superblocks, and it brings up to the journal what members that are gone have left. The others *follow* what it tells.
+//!
+//! An epoch, as membership calls its steps:
+//!
+//! 1. [`Peering::enter`]: locks are reported to their new arbiters, and to the leader which rows are held here ([`Note::Standing`]): these rows nobody who is gone
+//!    can have been writing, so they are left alone, and their holders go on with them. Who led before and does not any more puts its pen down. After that
+//!    [`Action::BarrierDone`].
+//! 2. [`Peering::recover`], on the leader, when all have come so far: [`Action::Recover`], answered by [`Peering::led`] when the group is open under this node's pen.
+//! 3. [`Peering::opened`]: once the leader's word is there, too, locks are granted. So whoever gets a row in this epoch knows the members that it was recovered
+//!    with (PROTOCOL H12, H29).
+//!
+//! Deliberately knows neither engines nor superblocks, and no membership but what it is told.
+
+pub mod note;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::arbiter::Rule;
+use super::homes::{Context, HomeAction, Homes};
+use super::lock::Mode;
+use super::{MemberIndex, MemberSet, RowIndex};
+use crate::amf::arbiter::Misbehaviour;
+use crate::drive::DriveError;
+use crate::icl::{Epoch, Slot, SlotSet};
+use note::{Led, Note, NoteError, ROWS_MAX};
+
+/// How often each node says what it knows, if it has nothing else to say.
+pub const BEAT_NS: u64 = 100_000_000;
+
+/// The epoch that a node enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Its members.
+    pub members: SlotSet,
+    /// Those that were members of an earlier one in the same life.
+    pub seniors: SlotSet,
+    /// Who leads.
+    pub leader: Slot,
+    /// How arbiters are placed.
+    pub rule: Rule,
+}
+
+/// What the leader of an epoch has to bring in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Members whose engines have the group open: their lanes of the journal live. If there are none, the group is opened as after a stop.
+    pub living: SlotSet,
+    /// Rows that they hold.
+    pub rows: BTreeSet<RowIndex>,
+    /// Below this members that are gone need no entries of theirs, and living ones keep all others until this is over
+    /// ([`LivingNodes::retired`](super::journal::replay::LivingNodes::retired)).
+    pub retired: u64,
+    /// This node has written the superblocks before and goes on with that.
+    pub goes_on: bool,
+    /// Somebody who was a member when this node last led is gone.
+    pub is_needed: bool,
+}
+
+/// What the binding does, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// As [`HomeAction::WakeCores`]; the homes' own turn is not among them.
+    WakeCores {
+        /// Bit `i` is core `i`.
+        mask: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// As [`HomeAction::RecallCore`].
+    RecallCore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// Send, with [`Peering::context`] as it is then.
+    Send {
+        /// To whom.
+        to: Slot,
+        /// What.
+        note: Note,
+    },
+    /// The journal may forget more: [`super::engine::Engine::tail_moved`] on all cores.
+    TailMoved,
+    /// Another node's lane waits: [`super::engine::Engine::hurry`] on all cores.
+    Hurry {
+        /// Which lane.
+        lane: u16,
+        /// Everything below.
+        below: u64,
+    },
+    /// A lane of this node had waited for what another node has retired.
+    LanesMoved {
+        /// Bit `i` is lane `i`.
+        lanes: u32,
+    },
+    /// Write no superblock any more; answer [`Peering::stepped_down`] when none is under way.
+    StepDown,
+    /// Membership may go on: its barrier is done as far as this group goes.
+    BarrierDone(Epoch),
+    /// Open the group, or go on with it; answer [`Peering::led`] or [`Peering::not_led`].
+    Recover(Recovery),
+    /// Membership may open the epoch as far as this group goes.
+    Recovered(Epoch),
+    /// The leader's newest record; if the group is not open here, open it, and call [`Peering::is_open`].
+    Follow(Led),
+    /// The leader cannot open the group.
+    Refused(String),
+    /// Locks are granted: hosts are welcome.
+    Serve,
+    /// A member failed on another node, and this one leads.
+    Fault(MemberIndex, DriveError),
+    /// A peer breaks the rules.
+    Misbehaved {
+        /// Who.
+        peer: Slot,
+        /// How.
+        what: Misbehaviour,
+    },
+}
+
+/// What another member has of the group.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    is_open: bool,
+    tails: BTreeMap<Slot, u64>,
+    rows: BTreeSet<RowIndex>,
+    is_whole: bool,
+}
+
+/// How far the leader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lead {
+    /// Membership has not called.
+    Waiting,
+    /// It has, and somebody's standing is missing.
+    Called,
+    /// It is at it.
+    Recovering,
+    Over,
+}
+
+/// How far the epoch is.
+#[derive(Debug)]
+struct Now {
+    era: Era,
+    /// All arbiters know what this node has.
+    is_reported: bool,
+    /// The binding has yet to say that it has stepped down, or is still recovering for the last epoch.
+    has_pen: bool,
+    is_past_barrier: bool,
+    lead: Lead,
+    standings: BTreeMap<Slot, Standing>,
+    /// Membership has opened it.
+    is_opened: bool,
+    /// The leader has told its record, or this node leads and has it open.
+    is_led: bool,
+    serves: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Peering {
+    local: Slot,
+    homes: Homes,
+    now: Option<Now>,
+    /// The group is open here.
+    is_open: bool,
+    /// This node writes the superblocks.
+    leads: bool,
+    /// The binding works on an [`Action::Recover`].
+    recovers: Option<Epoch>,
+    /// Members of the last epoch that this node led to its end.
+    led_members: SlotSet,
+    /// Faults of members that engines here wait for.
+    faults: BTreeMap<MemberIndex, DriveError>,
+    /// The newest record that this node leads by, for members that have to be told.
+    told: Option<Led>,
+    beat_at_ns: u64,
+    from_homes: Vec<HomeAction>,
+}
+
+impl Peering {
+    /// A node that is in no epoch.
+    pub fn new(local: Slot, homes: Homes) -> Self {
+        Self {
+            local,
+            homes,
+            now: None,
+            is_open: false,
+            leads: false,
+            recovers: None,
+            led_members: SlotSet::EMPTY,
+            faults: BTreeMap::new(),
+            told: None,
+            beat_at_ns: 0,
+            from_homes: Vec::with_capacity(32),
+        }
+    }
+
+    /// The homes.
+    pub const fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// What has to go along with each note.
+    pub fn context(&self) -> Context {
+        self.homes.context()
+    }
+
+    /// Whether this node writes the superblocks.
+    pub const fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Whether locks are granted in this epoch.
+    pub fn serves(&self) -> bool {
+        self.now.as_ref().is_some_and(|now| now.serves)
+    }
+
+    /// Who leads the epoch.
+    pub fn leader(&self) -> Option<Slot> {
+        Some(self.now.as_ref()?.era.leader)
+    }
+
+    /// When [`Self::tick`] is due at the latest.
+    pub fn wake_at_ns(&self) -> u64 {
+        self.homes
+            .wake_at_ns()
+            .map_or(self.beat_at_ns, |at| at.min(self.beat_at_ns))
+    }
+
+    fn others(&self) -> SlotSet {
+        let now = self.now.as_ref();
+        now.map_or(SlotSet::EMPTY, |now| now.era.members.without(self.local))
+    }
+}
+
+// Epochs.
+impl Peering {
+    /// Membership wants locks to be reported.
+    pub fn enter(&mut self, now_ns: u64, era: Era, out: &mut Vec<Action>) {
+        self.now = Some(Now {
+            era,
+            is_reported: false,
+            has_pen: self.recovers.is_some(),
+            is_past_barrier: false,
+            lead: Lead::Waiting,
+            standings: BTreeMap::new(),
+            is_opened: false,
+            is_led: false,
+            serves: false,
+        });
+        self.told = None;
+        let Era {
+            epoch,
+            members,
+            seniors,
+            leader,
+            rule,
+        } = era;
+        self.with_homes(out, |homes, out| {
+            homes.enter(now_ns, epoch, members, seniors, rule, out);
+        });
+        self.stand(leader, out);
+        if self.leads && leader != self.local {
+            self.now.as_mut().expect("it was just set").has_pen = true;
+            if self.recovers.is_none() {
+                out.push(Action::StepDown);
+            }
+        }
+        self.pass_barrier(out);
+    }
+
+    /// Says what this node has of the group.
+    fn stand(&mut self, leader: Slot, out: &mut Vec<Action>) {
+        // What is granted later is not before the leader has recovered; what goes meanwhile was held when the epoch began.
+        let rows = if self.is_open {
+            self.homes.held_rows()
+        } else {
+            Vec::new()
+        };
+        let is_open = self.is_open;
+        let tails = self.homes.heard_tails();
+        if leader == self.local {
+            let standing = Standing {
+                is_open,
+                tails: tails.collect(),
+                rows: rows.into_iter().collect(),
+                is_whole: true,
+            };
+            let now = self.now.as_mut().expect("an epoch was entered");
+            now.standings.insert(self.local, standing);
+            return;
+        }
+        let tails: Vec<(Slot, u64)> = tails.collect();
+        let parts = rows.len().div_ceil(ROWS_MAX).max(1);
+        for part in 0..parts {
+            let rows = rows.iter().skip(part * ROWS_MAX).take(ROWS_MAX).copied();
+            let note = Note::Standing {
+                is_open,
+                tails: tails.clone(),
+                rows: rows.collect(),
+                is_last: part + 1 == parts,
+            };
+            out.push(Action::Send { to: leader, note });
+        }
+    }
+
+    fn pass_barrier(&mut self, out: &mut Vec<Action>) {
+        let Some(now) = &mut self.now else { return };
+        if now.is_reported && !now.has_pen && !now.is_past_barrier {
+            now.is_past_barrier = true;
+            out.push(Action::BarrierDone(now.era.epoch));
+        }
+    }
+
+    /// The answer to [`Action::StepDown`].
+    pub fn stepped_down(&mut self, out: &mut Vec<Action>) {
+        assert!(self.leads, "who steps down has led");
+        self.leads = false;
+        self.put_pen_down(out);
+    }
+
+    fn put_pen_down(&mut self, out: &mut Vec<Action>) {
+        if let Some(now) = &mut self.now {
+            now.has_pen = false;
+        }
+        self.pass_barrier(out);
+    }
+
+    /// All members have reported, and this node leads.
+    pub fn recover(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
+        let Some(now) = self.now.as_mut().filter(|now| now.era.epoch == epoch) else {
+            return;
+        };
+        assert_eq!(now.era.leader, self.local, "the leader recovers");
+        if now.lead == Lead::Waiting {
+            now.lead = Lead::Called;
+        }
+        self.begin_recovery(out);
+    }
+
+    fn begin_recovery(&mut self, out: &mut Vec<Action>) {
+        let Some(now) = self.now.as_mut().filter(|now| now.lead == Lead::Called) else {
+            return;
+        };
+        let is_whole = |slot: Slot| now.standings.get(&slot).is_some_and(|it| it.is_whole);
+        if !now.era.members.iter().all(is_whole) {
+            return;
+        }
+        now.lead = Lead::Recovering;
+        let Era { epoch, seniors, .. } = now.era;
+        let open = now.standings.iter().filter(|(_, standing)| standing.is_open);
+        let living: SlotSet = open.clone().map(|(slot, _)| *slot).collect();
+        let retired = retired(living, open.clone().map(|(_, standing)| &standing.tails));
+        let rows = open.flat_map(|(_, standing)| standing.rows.iter().copied());
+        let recovery = Recovery {
+            epoch,
+            living,
+            rows: rows.collect(),
+            retired,
+            goes_on: self.leads,
+            is_needed: !self.leads || !seniors.covers(self.led_members),
+        };
+        self.recovers = Some(epoch);
+        out.push(Action::Recover(recovery));
+    }
+
+    /// The answer to [`Action::Recover`]: the group is open under this node's pen, and this is its record.
+    pub fn led(&mut self, now_ns: u64, epoch: Epoch, led: Led, out: &mut Vec<Action>) {
+        assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
+        (self.leads, self.is_open) = (true, true);
+        let Some(now) = &mut self.now else { return };
+        if now.era.epoch != epoch {
+            // Another epoch has begun meanwhile. Whoever leads that one waits for this node's pen.
+            if now.era.leader == self.local {
+                self.put_pen_down(out);
+            } else {
+                out.push(Action::StepDown);
+            }
+            return;
+        }
+        (now.lead, now.is_led) = (Lead::Over, true);
+        self.led_members = now.era.members;
+        self.tell(led, out);
+        out.push(Action::Recovered(epoch));
+        self.serve(now_ns, out);
+    }
+
+    /// The other answer: it cannot be opened, and why.
+    pub fn not_led(&mut self, epoch: Epoch, why: &str, out: &mut Vec<Action>) {
+        assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
+        let Some(now) = &mut self.now else { return };
+        if now.era.epoch != epoch {
+            return self.put_pen_down(out);
+        }
+        now.lead = Lead::Over;
+        for to in self.others().iter() {
+            let note = Note::Refused(why.to_owned());
+            out.push(Action::Send { to, note });
+        }
+        out.push(Action::Recovered(epoch));
+    }
+
+    /// The record that this node leads by has changed.
+    pub fn tell(&mut self, led: Led, out: &mut Vec<Action>) {
+        for to in self.others().iter() {
+            let note = Note::Led(led.clone());
+            out.push(Action::Send { to, note });
+        }
+        self.told = Some(led);
+    }
+
+    /// What was told last, if this node leads.
+    pub const fn told(&self) -> Option<&Led> {
+        self.told.as_ref()
+    }
+
+    /// The answer to [`Action::Follow`]: engines serve the group.
+    pub fn is_open(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        self.is_open = true;
+        self.serve(now_ns, out);
+    }
+
+    /// Membership has opened the epoch.
+    pub fn opened(&mut self, now_ns: u64, epoch: Epoch, out: &mut Vec<Action>) {
+        if let Some(now) = self.now.as_mut().filter(|now| now.era.epoch == epoch) {
+            now.is_opened = true;
+        }
+        self.serve(now_ns, out);
+    }
+
+    fn serve(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        let is_open = self.is_open;
+        let Some(now) = &mut self.now else { return };
+        if !is_open || !now.is_opened || !now.is_led || now.serves {
+            return;
+        }
+        now.serves = true;
+        let epoch = now.era.epoch;
+        self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
+        out.push(Action::Serve);
+        self.tell_faults(out);
+    }
+}
+
+// What goes on within an epoch.
+impl Peering {
+    /// A core's engine wants a row.
+    pub fn want(&mut self, now_ns: u64, core: u16, row: RowIndex, mode: Mode, out: &mut Vec<Action>) {
+        self.with_homes(out, |homes, out| homes.want(now_ns, core, row, mode, out));
+    }
+
+    /// The turn has come to a home.
+    pub fn turn(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<Action>) {
+        self.with_homes(out, |homes, out| homes.turn(now_ns, row, out));
+    }
+
+    /// These members are not heard.
+    pub fn suspect(&mut self, now_ns: u64, members: SlotSet, out: &mut Vec<Action>) {
+        self.with_homes(out, |homes, out| homes.suspect(now_ns, members, out));
+    }
+
+    /// Time has passed: as [`Self::wake_at_ns`] says.
+    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        self.with_homes(out, |homes, out| homes.tick(now_ns, out));
+        if now_ns < self.beat_at_ns {
+            return;
+        }
+        self.beat_at_ns = now_ns + BEAT_NS;
+        for to in self.others().iter() {
+            let note = Note::Beat;
+            out.push(Action::Send { to, note });
+        }
+        self.tell_faults(out);
+    }
+
+    /// An engine here could not use a member. If this node leads, its own group machine is to be told.
+    pub fn fault(&mut self, member: MemberIndex, error: DriveError, out: &mut Vec<Action>) {
+        if self.leads {
+            return out.push(Action::Fault(member, error));
+        }
+        if self.faults.insert(member, error).is_none() {
+            self.tell_faults(out);
+        }
+    }
+
+    /// Whoever leads may have changed meanwhile: it is told until it has counted the member as lost.
+    fn tell_faults(&mut self, out: &mut Vec<Action>) {
+        let Some(now) = self.now.as_ref().filter(|now| now.is_led) else {
+            return;
+        };
+        let to = now.era.leader;
+        for (member, error) in &self.faults {
+            if self.leads {
+                out.push(Action::Fault(*member, *error));
+            } else {
+                let note = Note::Fault(*member, *error);
+                out.push(Action::Send { to, note });
+            }
+        }
+    }
+
+    /// These members are durable from now on.
+    pub fn members(&mut self, set: MemberSet) {
+        self.faults.retain(|member, _| set.failed >> member.0 & 1 == 0);
+    }
+
+    /// A core waits for what has lower numbers; all nodes hear of it.
+    pub fn hurry(&mut self, lane: u16, below: u64, out: &mut Vec<Action>) {
+        for to in self.others().iter() {
+            let note = Note::Hurry { lane, below };
+            out.push(Action::Send { to, note });
+        }
+    }
+
+    /// A core has retired what lanes of other nodes wait for.
+    pub fn tail_moved(&mut self, lanes: u32, lanes_each: u16, out: &mut Vec<Action>) {
+        for to in self.others().iter() {
+            let first = u32::from(to.number()) * u32::from(lanes_each);
+            let theirs = lanes & ((1 << lanes_each) - 1) << first;
+            if theirs != 0 {
+                let note = Note::TailMoved { lanes: theirs };
+                out.push(Action::Send { to, note });
+            }
+        }
+    }
+
+    /// A note came in on the link in this epoch. Errs at bytes that no sound node sends; nothing was done then.
+    pub fn receive(
+        &mut self,
+        now_ns: u64,
+        (from, epoch): (Slot, Epoch),
+        (kind, bytes): (u16, &[u8]),
+        out: &mut Vec<Action>,
+    ) -> Result<(), NoteError> {
+        let (context, note) = Note::parse(kind, bytes)?;
+        if !self.now.as_ref().is_some_and(|now| now.era.epoch == epoch) {
+            return Ok(()); // The epoch was entered by the link and not here yet, or is over.
+        }
+        if self.homes.learn(from, &context) {
+            out.push(Action::TailMoved);
+        }
+        self.noted(now_ns, from, epoch, note, out);
+        Ok(())
+    }
+
+    fn noted(&mut self, now_ns: u64, from: Slot, epoch: Epoch, note: Note, out: &mut Vec<Action>) {
+        match note {
+            Note::Lock(message) => self.with_homes(out, |homes, out| {
+                homes.received(now_ns, from, epoch, message, out);
+            }),
+            Note::Standing {
+                is_open,
+                tails,
+                rows,
+                is_last,
+            } => {
+                let now = self.now.as_mut().expect("it was compared");
+                let standing = now.standings.entry(from).or_default();
+                standing.is_open = is_open;
+                standing.tails.extend(tails);
+                standing.rows.extend(rows);
+                standing.is_whole = is_last;
+                self.begin_recovery(out);
+            }
+            Note::Led(led) => {
+                let now = self.now.as_mut().expect("it was compared");
+                if now.era.leader == from {
+                    now.is_led = true;
+                    out.push(Action::Follow(led));
+                    self.serve(now_ns, out);
+                }
+            }
+            Note::Refused(why) => out.push(Action::Refused(why)),
+            Note::Fault(member, error) => {
+                if self.leads {
+                    out.push(Action::Fault(member, error));
+                }
+            }
+            Note::Hurry { lane, below } => out.push(Action::Hurry { lane, below }),
+            Note::TailMoved { lanes } => out.push(Action::LanesMoved { lanes }),
+            Note::Beat => {}
+        }
+    }
+
+    fn with_homes(&mut self, out: &mut Vec<Action>, act: impl FnOnce(&mut Homes, &mut Vec<HomeAction>)) {
+        let mut actions = std::mem::take(&mut self.from_homes);
+        act(&mut self.homes, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                HomeAction::WakeCores { mask, row } => out.push(Action::WakeCores { mask, row }),
+                HomeAction::RecallCore { core, row } => out.push(Action::RecallCore { core, row }),
+                HomeAction::Send { to, message } => {
+                    let note = Note::Lock(message);
+                    out.push(Action::Send { to, note });
+                }
+                // What members that are gone have left is found in their lanes of the journal.
+                HomeAction::NeedsRecovery { .. } => {}
+                HomeAction::Reported(epoch) => {
+                    if let Some(now) = self.now.as_mut().filter(|now| now.era.epoch == epoch) {
+                        now.is_reported = true;
+                    }
+                    self.pass_barrier(out);
+                }
+                HomeAction::Misbehaved { peer, what } => out.push(Action::Misbehaved { peer, what }),
+            }
+        }
+        self.from_homes = actions;
+    }
+}
+
+/// Below which number nodes that are gone need no entry of theirs: of each the most that a living one has heard, and of these the least.
+fn retired<'a>(living: SlotSet, heard: impl Iterator<Item = &'a BTreeMap<Slot, u64>>) -> u64 {
+    let mut most: BTreeMap<Slot, u64> = BTreeMap::new();
+    for (slot, tail) in heard.flatten().filter(|(slot, _)| !living.contains(**slot)) {
+        let known = most.entry(*slot).or_default();
+        *known = (*known).max(*tail);
+    }
+    // Who has not been heard of by any of them has no entries, or was recovered before.
+    most.into_values().min().unwrap_or(0)
+}

@@ -1,0 +1,273 @@
+//! What nodes say about a group that they share, as bytes on the link.
+//!
+//! Every note begins with a [`Context`]. What follows, little-endian:
+//!
+//! | kind | body |
+//! |---|---|
+//! | 1 lock | a message of the lock protocol |
+//! | 2 standing | flags 0 (1: has the group open, 2: last part), tails 1, zeroes 2..8, so many tails of 16 bytes (slot, zeroes, number), rows of 8 bytes |
+//! | 3 led | members (32 times: 1 if named and 16 bytes), the record |
+//! | 4 refused | a sentence |
+//! | 5 fault | member 0, kind of error 1, zeroes 2..4, errno 4..8 |
+//! | 6 hurry | lane 0..2, zeroes 2..8, number 8..16 |
+//! | 7 tail moved | mask of lanes 0..4 |
+//! | 8 beat | nothing |
+
+use thiserror::Error;
+
+use crate::amf::arbiter::message::{Message, MessageError};
+use crate::amf::homes::{CONTEXT_BYTES, Context, ContextError};
+use crate::amf::superblock::RECORD_BYTES;
+use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
+use crate::drive::DriveError;
+use crate::icl::Slot;
+
+/// Rows of a part of a standing at most: what fits a packet of the link with room for others.
+pub const ROWS_MAX: usize = 4096;
+/// Longest sentence of a refusal.
+const WHY_BYTES_MAX: usize = 512;
+/// Bytes of a slot and its tail.
+const TAIL_BYTES: usize = 16;
+/// Bytes that name the drive of a member.
+const NAMED_BYTES: usize = 17;
+
+/// The newest durable record of a group, and what else its followers need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// What names the drive of each member to all nodes: the UUID of its namespace; `None` if no drive carries it.
+    pub drives: Vec<Option<[u8; 16]>>,
+    /// The record, as a superblock has it.
+    pub record: Box<[u8; RECORD_BYTES]>,
+}
+
+/// What one node says to another about a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// About its locks.
+    Lock(Message),
+    /// To whoever leads an epoch: what the sender has of the group. In parts.
+    Standing {
+        /// The sender's engines serve it.
+        is_open: bool,
+        /// Below which numbers other nodes need no entries of theirs, as it has heard; those that are gone among them.
+        tails: Vec<(Slot, u64)>,
+        /// Rows that it holds.
+        rows: Vec<RowIndex>,
+        /// No further part follows.
+        is_last: bool,
+    },
+    /// From whoever leads: the group is open, or its record has changed.
+    Led(Led),
+    /// From whoever leads: the group cannot be opened, and why.
+    Refused(String),
+    /// To whoever leads: a member failed a command.
+    Fault(MemberIndex, DriveError),
+    /// A lane waits until all others have retired what has lower numbers.
+    Hurry {
+        /// Which lane waits.
+        lane: u16,
+        /// Everything below.
+        below: u64,
+    },
+    /// That was done, for these lanes.
+    TailMoved {
+        /// Bit `i` is lane `i`.
+        lanes: u32,
+    },
+    /// Nothing but its context.
+    Beat,
+}
+
+/// Why bytes are no note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoteError {
+    /// They are too few.
+    #[error("it is too short")]
+    Short,
+    /// Nobody knows this kind.
+    #[error("nobody knows kind {0}")]
+    Kind(u16),
+    /// What every note begins with.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A message about locks.
+    #[error("a message about locks: {0}")]
+    Lock(#[from] MessageError),
+    /// A field has a value that it cannot have.
+    #[error("field {0} cannot be so")]
+    Field(&'static str),
+}
+
+impl Note {
+    /// Its kind on the link.
+    pub const fn kind(&self) -> u16 {
+        match self {
+            Self::Lock(_) => 1,
+            Self::Standing { .. } => 2,
+            Self::Led(_) => 3,
+            Self::Refused(_) => 4,
+            Self::Fault(..) => 5,
+            Self::Hurry { .. } => 6,
+            Self::TailMoved { .. } => 7,
+            Self::Beat => 8,
+        }
+    }
+
+    /// Appends its body.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Lock(message) => message.encode(out),
+            Self::Standing {
+                is_open,
+                tails,
+                rows,
+                is_last,
+            } => {
+                let count = u8::try_from(tails.len()).expect("an array has few slots");
+                out.extend([
+                    u8::from(*is_open) | u8::from(*is_last) << 1,
+                    count,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ]);
+                for (slot, tail) in tails {
+                    out.extend([slot.number(), 0, 0, 0, 0, 0, 0, 0]);
+                    out.extend(tail.to_le_bytes());
+                }
+                for row in rows {
+                    out.extend(row.0.to_le_bytes());
+                }
+            }
+            Self::Led(led) => {
+                for member in 0..MEMBERS_MAX {
+                    let name = led.drives.get(member).copied().flatten();
+                    out.push(u8::from(name.is_some()));
+                    out.extend(name.unwrap_or_default());
+                }
+                out.extend(&led.record[..]);
+            }
+            Self::Refused(why) => {
+                let most = why.floor_char_boundary(WHY_BYTES_MAX);
+                out.extend(why[..most].as_bytes());
+            }
+            Self::Fault(member, error) => {
+                let (kind, errno) = code_of(*error);
+                out.extend([member.0, kind, 0, 0]);
+                out.extend(errno.to_le_bytes());
+            }
+            Self::Hurry { lane, below } => {
+                out.extend(lane.to_le_bytes());
+                out.extend([0; 6]);
+                out.extend(below.to_le_bytes());
+            }
+            Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
+            Self::Beat => {}
+        }
+    }
+
+    /// What a message of the link says. Errs at anything that no sound node sends.
+    pub fn parse(kind: u16, bytes: &[u8]) -> Result<(Context, Self), NoteError> {
+        let (context, body) = bytes.split_at_checked(CONTEXT_BYTES).ok_or(NoteError::Short)?;
+        Ok((Context::parse(context)?, Self::parse_body(kind, body)?))
+    }
+
+    fn parse_body(kind: u16, body: &[u8]) -> Result<Self, NoteError> {
+        Ok(match kind {
+            1 => Self::Lock(Message::parse(body)?),
+            2 => parse_standing(body)?,
+            3 => Self::Led(parse_led(body)?),
+            4 => {
+                let why = body.get(..body.len().min(WHY_BYTES_MAX)).unwrap_or_default();
+                Self::Refused(String::from_utf8_lossy(why).into_owned())
+            }
+            5 => {
+                let &[member, kind, 0, 0, a, b, c, d] = body else {
+                    return Err(NoteError::Field("fault"));
+                };
+                let error = error_of(kind, i32::from_le_bytes([a, b, c, d]));
+                let is_member = usize::from(member) < MEMBERS_MAX;
+                let error = error.filter(|_| is_member).ok_or(NoteError::Field("fault"))?;
+                Self::Fault(MemberIndex(member), error)
+            }
+            6 => {
+                let bytes: &[u8; 16] = body.try_into().map_err(|_| NoteError::Field("hurry"))?;
+                let (lane, below) = bytes.split_at(8);
+                Self::Hurry {
+                    lane: u16::from_le_bytes([lane[0], lane[1]]),
+                    below: long(below),
+                }
+            }
+            7 => {
+                let bytes = body.try_into().map_err(|_| NoteError::Field("tail moved"))?;
+                Self::TailMoved {
+                    lanes: u32::from_le_bytes(bytes),
+                }
+            }
+            8 if body.is_empty() => Self::Beat,
+            kind => return Err(NoteError::Kind(kind)),
+        })
+    }
+}
+
+fn long(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("8 bytes were cut off"))
+}
+
+fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
+    let (head, rest) = body.split_at_checked(8).ok_or(NoteError::Short)?;
+    let (tails, rows) = rest
+        .split_at_checked(TAIL_BYTES * usize::from(head[1]))
+        .ok_or(NoteError::Short)?;
+    let is_sound = head[0] < 4 && rows.len().is_multiple_of(8) && rows.len() <= 8 * ROWS_MAX;
+    if !is_sound {
+        return Err(NoteError::Field("standing"));
+    }
+    let tail = |tail: &[u8]| Some((Slot::new(tail[0])?, long(&tail[8..])));
+    let tails = tails.chunks(TAIL_BYTES).map(tail).collect::<Option<Vec<_>>>();
+    Ok(Note::Standing {
+        is_open: head[0] & 1 == 1,
+        tails: tails.ok_or(NoteError::Field("slot"))?,
+        rows: rows.chunks(8).map(|row| RowIndex(long(row))).collect(),
+        is_last: head[0] & 2 == 2,
+    })
+}
+
+fn parse_led(body: &[u8]) -> Result<Led, NoteError> {
+    let (names, record) = body
+        .split_at_checked(MEMBERS_MAX * NAMED_BYTES)
+        .ok_or(NoteError::Short)?;
+    let record: [u8; RECORD_BYTES] = record.try_into().map_err(|_| NoteError::Field("record"))?;
+    let named = |name: &[u8]| {
+        let uuid: [u8; 16] = name[1..].try_into().expect("17 bytes were cut off");
+        (name[0] == 1).then_some(uuid)
+    };
+    Ok(Led {
+        drives: names.chunks(NAMED_BYTES).map(named).collect(),
+        record: Box::new(record),
+    })
+}
+
+const fn code_of(error: DriveError) -> (u8, i32) {
+    match error {
+        DriveError::Media => (1, 0),
+        DriveError::Gone => (2, 0),
+        DriveError::OutOfRange => (3, 0),
+        DriveError::Io { errno } => (4, errno),
+        DriveError::Fenced => (5, 0),
+    }
+}
+
+const fn error_of(kind: u8, errno: i32) -> Option<DriveError> {
+    match kind {
+        1 => Some(DriveError::Media),
+        2 => Some(DriveError::Gone),
+        3 => Some(DriveError::OutOfRange),
+        4 => Some(DriveError::Io { errno }),
+        5 => Some(DriveError::Fenced),
+        _ => None,
+    }
+}

@@ -1,0 +1,390 @@
+//! Nodes that enter epochs together: who reports what to whom, who leads, and when locks are granted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::note::{Led, Note, NoteError};
+use super::*;
+use crate::amf::arbiter::{Arbitration, Config, QueueOrder};
+use crate::amf::journal::JournalShared;
+use crate::amf::lock::{Held, LockTable};
+use crate::amf::superblock::RECORD_BYTES;
+
+fn slot(number: u8) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+fn slots(numbers: &[u8]) -> SlotSet {
+    numbers.iter().map(|number| slot(*number)).collect()
+}
+
+fn led(mark: u8) -> Led {
+    Led {
+        drives: vec![None; crate::amf::MEMBERS_MAX],
+        record: Box::new([mark; RECORD_BYTES]),
+    }
+}
+
+struct Node {
+    peering: Peering,
+    table: Arc<LockTable>,
+    epoch: Epoch,
+    /// What it wanted of its binding, but for what is sent.
+    wanted: Vec<Action>,
+}
+
+/// Nodes, and what is on its way between them: in order between the same two.
+#[derive(Default)]
+struct Array {
+    nodes: BTreeMap<u8, Node>,
+    links: BTreeMap<(u8, u8), VecDeque<(Epoch, u16, Vec<u8>)>>,
+    now_ns: u64,
+}
+
+impl Array {
+    fn add(&mut self, number: u8) {
+        let table = LockTable::shared(64);
+        let journal = Arc::new(JournalShared::among_nodes(4, 1));
+        let arbitration = Arbitration::new(Config {
+            local: slot(number),
+            order: QueueOrder::Fifo,
+            hold_ns_min: 0,
+            holder_limit: 64,
+            arbiter_limit: 64,
+            queue_max: 8,
+        });
+        let homes = Homes::new(slot(number), Arc::clone(&table), journal, arbitration);
+        let node = Node {
+            peering: Peering::new(slot(number), homes),
+            table,
+            epoch: Epoch(0),
+            wanted: Vec::new(),
+        };
+        assert!(self.nodes.insert(number, node).is_none());
+    }
+
+    fn act(&mut self, number: u8, act: impl FnOnce(&mut Peering, u64, &mut Vec<Action>)) {
+        let node = self.nodes.get_mut(&number).unwrap();
+        let mut out = Vec::new();
+        act(&mut node.peering, self.now_ns, &mut out);
+        for action in out {
+            let Action::Send { to, note } = action else {
+                node.wanted.push(action);
+                continue;
+            };
+            let mut bytes = node.peering.context().encode().to_vec();
+            note.encode(&mut bytes);
+            let link = self.links.entry((number, to.number())).or_default();
+            link.push_back((node.epoch, note.kind(), bytes));
+        }
+    }
+
+    /// All that is on its way arrives, as far as its receiver is in the same epoch.
+    fn settle(&mut self) {
+        while let Some((&(from, to), _)) = self.links.iter().find(|(_, link)| !link.is_empty()) {
+            let (epoch, kind, bytes) = self.links.get_mut(&(from, to)).unwrap().pop_front().unwrap();
+            if self.nodes.get(&to).is_some_and(|node| node.epoch == epoch) {
+                self.act(to, |peering, now, out| {
+                    peering
+                        .receive(now, (slot(from), epoch), (kind, &bytes), out)
+                        .unwrap();
+                });
+            }
+        }
+    }
+
+    /// These nodes enter an epoch; those of them that are new are not among the seniors.
+    fn enter(&mut self, epoch: u32, members: &[u8], seniors: &[u8]) {
+        let leader = seniors.iter().chain(members).next().unwrap();
+        let era = Era {
+            epoch: Epoch(epoch),
+            members: slots(members),
+            seniors: slots(seniors),
+            leader: slot(*leader),
+            rule: Rule::preferred(slots(members)),
+        };
+        for number in members {
+            self.nodes.get_mut(number).unwrap().epoch = Epoch(epoch);
+            self.act(*number, |peering, now, out| peering.enter(now, era, out));
+        }
+        self.settle();
+    }
+
+    fn wanted(&mut self, number: u8) -> Vec<Action> {
+        std::mem::take(&mut self.nodes.get_mut(&number).unwrap().wanted)
+    }
+
+    /// Membership and the bindings go on as they do if nothing is in the way. What the leader was asked for.
+    fn open(&mut self, epoch: u32, members: &[u8], leader: u8) -> Recovery {
+        let epoch = Epoch(epoch);
+        for number in members {
+            assert!(
+                self.wanted(*number).contains(&Action::BarrierDone(epoch)),
+                "{number}"
+            );
+        }
+        self.act(leader, |peering, _, out| peering.recover(epoch, out));
+        let wanted = self.wanted(leader);
+        let [Action::Recover(recovery)] = &wanted[..] else {
+            panic!("{wanted:?}")
+        };
+        self.act(leader, |peering, now, out| peering.led(now, epoch, led(7), out));
+        assert!(self.wanted(leader).contains(&Action::Recovered(epoch)));
+        self.settle();
+        for number in members {
+            if *number != leader {
+                assert!(self.wanted(*number).contains(&Action::Follow(led(7))), "{number}");
+                self.act(*number, |peering, now, out| peering.is_open(now, out));
+            }
+            assert!(
+                !self.nodes[number].peering.serves(),
+                "membership has not opened it"
+            );
+            self.act(*number, |peering, now, out| peering.opened(now, epoch, out));
+            assert!(self.wanted(*number).contains(&Action::Serve), "{number}");
+        }
+        self.settle();
+        recovery.clone()
+    }
+
+    /// A core wants a row; whether it has it when everything has arrived.
+    fn want(&mut self, number: u8, row: u64, mode: Mode) -> bool {
+        let table = Arc::clone(&self.nodes[&number].table);
+        // As a core does that finds that the node does not hold the row: the slot is its home's from now on.
+        assert_eq!(
+            table.try_acquire(RowIndex(row), mode, 0),
+            crate::amf::lock::Acquire::Absent
+        );
+        self.act(number, |peering, now, out| {
+            peering.want(now, 0, RowIndex(row), mode, out)
+        });
+        self.settle();
+        self.wanted(number)
+            .iter()
+            .any(|action| matches!(action, Action::WakeCores { mask: 1, row: woken } if woken.0 == row))
+    }
+}
+
+fn three() -> Array {
+    let mut array = Array::default();
+    (0..3).for_each(|number| array.add(number));
+    array.enter(1, &[0, 1, 2], &[]);
+    let recovery = array.open(1, &[0, 1, 2], 0);
+    assert_eq!(
+        (recovery.living, recovery.goes_on),
+        (SlotSet::EMPTY, false),
+        "nobody has it open"
+    );
+    array
+}
+
+/// CHECKLIST B15, C2, PROTOCOL 3.4, H12: one member of an epoch leads. It hears which rows survivors hold, before it recovers what others have left; and
+/// nobody is granted a lock before that.
+#[test]
+fn a_lost_node_is_recovered_around_what_survivors_hold() {
+    let mut array = three();
+    assert!(array.want(1, 5, Mode::Write) && array.want(0, 6, Mode::Read) && array.want(2, 7, Mode::Write));
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1], &[0, 1]);
+    assert!(
+        !array.want(1, 7, Mode::Write),
+        "the lost node may have been writing there"
+    );
+    assert!(array.wanted(0).contains(&Action::BarrierDone(Epoch(2))));
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    let recovery = Recovery {
+        epoch: Epoch(2),
+        living: slots(&[0, 1]),
+        rows: [RowIndex(5), RowIndex(6)].into(),
+        retired: 1,
+        goes_on: true,
+        is_needed: true,
+    };
+    assert_eq!(array.wanted(0), [Action::Recover(recovery)]);
+    array.act(1, |peering, now, out| peering.opened(now, Epoch(2), out));
+    assert!(!array.nodes[&1].peering.serves(), "its leader has said nothing");
+    array.act(0, |peering, now, out| peering.led(now, Epoch(2), led(9), out));
+    array.act(0, |peering, now, out| peering.opened(now, Epoch(2), out));
+    array.settle();
+    let wanted = array.wanted(1);
+    assert!(wanted.contains(&Action::Follow(led(9))) && wanted.contains(&Action::Serve));
+    assert!(
+        wanted
+            .iter()
+            .any(|action| matches!(action, Action::WakeCores { row: RowIndex(7), .. })),
+        "{wanted:?}"
+    );
+}
+
+/// A node that joins is no reason to recover anything, and its standing is that it has nothing.
+#[test]
+fn a_node_joins_without_a_recovery() {
+    let mut array = three();
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1], &[0, 1]);
+    assert!(array.open(2, &[0, 1], 0).is_needed);
+    array.add(2);
+    array.enter(3, &[0, 1, 2], &[0, 1]);
+    let recovery = array.open(3, &[0, 1, 2], 0);
+    assert_eq!((recovery.living, recovery.is_needed), (slots(&[0, 1]), false));
+    assert!(array.want(2, 9, Mode::Write), "the new one has its part");
+}
+
+/// Who leads changes only when the last one has put its pen down: no two nodes write superblocks.
+#[test]
+fn a_leader_steps_down_before_the_next_one_takes_over() {
+    let mut array = three();
+    array.nodes.remove(&0);
+    array.enter(2, &[1, 2], &[1, 2]);
+    let recovery = array.open(2, &[1, 2], 1);
+    assert_eq!(
+        (recovery.goes_on, recovery.is_needed),
+        (false, true),
+        "it takes over"
+    );
+    array.add(0);
+    array.enter(3, &[0, 1, 2], &[1, 2]);
+    array.open(3, &[0, 1, 2], 1);
+    // In the next epoch the lower slot is no newcomer any more.
+    array.nodes.remove(&2);
+    array.enter(4, &[0, 1], &[0, 1]);
+    assert_eq!(array.wanted(1), [Action::StepDown]);
+    assert!(array.nodes[&1].peering.leads());
+    array.act(1, |peering, _, out| peering.stepped_down(out));
+    let recovery = array.open(4, &[0, 1], 0);
+    assert_eq!((recovery.goes_on, recovery.is_needed), (false, true));
+    assert!(array.nodes[&0].peering.leads() && !array.nodes[&1].peering.leads());
+}
+
+/// An epoch that ends before its leader has recovered: whoever leads the next one waits until the first one is through.
+#[test]
+fn a_recovery_that_another_epoch_overtakes_ends_first() {
+    let mut array = three();
+    array.nodes.remove(&0);
+    array.add(0);
+    array.enter(2, &[0, 1, 2], &[1, 2]);
+    array.act(1, |peering, _, out| peering.recover(Epoch(2), out));
+    assert!(
+        array
+            .wanted(1)
+            .iter()
+            .any(|action| matches!(action, Action::Recover(_)))
+    );
+    array.nodes.remove(&2);
+    array.enter(3, &[0, 1], &[0, 1]);
+    assert_eq!(array.wanted(1), [], "it is still at it");
+    array.act(1, |peering, now, out| peering.led(now, Epoch(2), led(1), out));
+    assert_eq!(array.wanted(1), [Action::StepDown]);
+    array.act(1, |peering, _, out| peering.stepped_down(out));
+    let recovery = array.open(3, &[0, 1], 0);
+    assert_eq!(recovery.living, slots(&[1]), "the other one has it open by now");
+    // The same if it could not be opened.
+    array.enter(4, &[0, 1], &[0, 1]);
+    array.wanted(0);
+    array.act(0, |peering, _, out| peering.recover(Epoch(4), out));
+    array.wanted(0);
+    array.act(0, |peering, _, out| peering.not_led(Epoch(4), "no drives", out));
+    assert_eq!(array.wanted(0), [Action::Recovered(Epoch(4))]);
+    array.settle();
+    assert!(array.wanted(1).contains(&Action::Refused("no drives".to_owned())));
+}
+
+/// PROTOCOL H29: a fault is told to whoever leads until that one has counted the member as lost.
+#[test]
+fn faults_reach_whoever_leads() {
+    let mut array = three();
+    let (member, error) = (MemberIndex(2), DriveError::Gone);
+    array.act(1, |peering, _, out| peering.fault(member, error, out));
+    array.settle();
+    assert_eq!(array.wanted(0), [Action::Fault(member, error)]);
+    // The leader is lost before it has done anything about it.
+    array.nodes.remove(&0);
+    array.enter(2, &[1, 2], &[1, 2]);
+    array.open(2, &[1, 2], 1);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        array.now_ns += BEAT_NS;
+        array.act(1, |peering, now, out| peering.tick(now, out));
+        told.extend(array.wanted(1));
+    }
+    assert!(
+        told.contains(&Action::Fault(member, error)),
+        "it leads itself now: {told:?}"
+    );
+    let failed = MemberSet {
+        generation: 2,
+        failed: 1 << member.0,
+        parity: crate::amf::ParityTrust::Everywhere,
+        rebuilding: 0,
+        rebuilt_rows: 0,
+    };
+    array.act(1, |peering, _, _| peering.members(failed));
+    array.now_ns += BEAT_NS;
+    array.act(1, |peering, now, out| peering.tick(now, out));
+    assert_eq!(array.wanted(1), []);
+}
+
+#[test]
+fn a_beat_goes_to_all_others_and_nothing_else_is_due_before() {
+    let mut array = three();
+    array.now_ns += BEAT_NS;
+    array.act(0, |peering, now, out| peering.tick(now, out));
+    assert_eq!(array.links.values().map(VecDeque::len).sum::<usize>(), 2);
+    assert_eq!(array.nodes[&0].peering.wake_at_ns(), array.now_ns + BEAT_NS);
+    assert_eq!(array.nodes[&0].table.held(0), None);
+    assert!(Held::Nothing < Held::Read);
+}
+
+#[test]
+fn notes_are_read_as_they_were_written() {
+    let notes = [
+        Note::Standing {
+            is_open: true,
+            tails: vec![(slot(7), 1 << 40), (slot(0), 0)],
+            rows: vec![RowIndex(3), RowIndex(1 << 40)],
+            is_last: false,
+        },
+        Note::Led(Led {
+            drives: (0..32).map(|at| (at % 3 == 0).then_some([at; 16])).collect(),
+            record: Box::new([5; RECORD_BYTES]),
+        }),
+        Note::Refused("why".to_owned()),
+        Note::Fault(MemberIndex(4), DriveError::Io { errno: -5 }),
+        Note::Hurry { lane: 7, below: 99 },
+        Note::TailMoved { lanes: 0x8001 },
+        Note::Beat,
+    ];
+    let mut array = Array::default();
+    array.add(0);
+    let context = array.nodes[&0].peering.context();
+    for note in notes {
+        let mut bytes = context.encode().to_vec();
+        note.encode(&mut bytes);
+        assert_eq!(Note::parse(note.kind(), &bytes), Ok((context, note.clone())));
+        // Nothing that is cut short or of another kind is taken for anything but an error or another sound note.
+        for length in 0..bytes.len().min(80) {
+            let _ = Note::parse(note.kind(), &bytes[..length]);
+        }
+        assert!(Note::parse(99, &bytes).is_err());
+    }
+    assert_eq!(Note::parse(8, &[]), Err(NoteError::Short));
+}
+
+/// PROTOCOL H19: what is replayed of living nodes' lanes begins where the lanes of those that are gone do, as the best informed of the living knows.
+#[test]
+fn what_gone_nodes_have_retired_is_what_the_living_have_heard() {
+    let heard = |tails: &[(u8, u64)]| -> BTreeMap<Slot, u64> {
+        tails.iter().map(|(of, tail)| (slot(*of), *tail)).collect()
+    };
+    let living = slots(&[0, 1]);
+    let all = [
+        heard(&[(1, 3), (2, 50), (3, 70)]),
+        heard(&[(0, 4), (2, 60), (3, 20)]),
+    ];
+    assert_eq!(
+        retired(living, all.iter()),
+        60,
+        "two are gone: 60 and 70 is what they have said"
+    );
+    assert_eq!(retired(slots(&[0, 1, 2, 3]), all.iter()), 0, "nobody is gone");
+}

@@ -1,0 +1,456 @@
+//! Shared groups on the control core: opened, followed, led, and handed to another node's pen.
+
+use std::sync::Arc;
+
+use reactor::{CoreIndex, Io};
+
+use super::super::Control;
+use super::super::groups::{GroupPlan, machine_of, replay_of};
+use crate::amf::engine::{Durability, WriteBackConfig};
+use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
+use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
+use crate::amf::peering::note::Led;
+use crate::amf::superblock::{self, GroupRecord, JournalRecord};
+use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::drive::DriveError;
+use crate::icl::{Epoch, SlotSet};
+use crate::target::array::ScratchMemory;
+use crate::target::assemble;
+use crate::target::core::Core;
+use crate::target::drives::Medium;
+use crate::target::message::Message;
+use crate::target::share::Outcome;
+
+impl Control {
+    /// The life of the node has read and written what this group's recovery took.
+    pub(super) fn group_recovered(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        epoch: Epoch,
+        outcome: Outcome,
+    ) {
+        self.share().groups[at].recovers = Some(epoch);
+        match outcome {
+            Outcome::Open(plan) => {
+                let next = plan.replayed.as_ref().map_or(1, |report| report.next_seq.max(1));
+                self.share().groups[at].journal.raise(next);
+                let replay = replay_of(plan.replayed.as_ref());
+                let machine = machine_of(plan.source, plan.intent, plan.lost);
+                match self.bind_led(core, io, at, machine, true) {
+                    Ok(index) => {
+                        let opening = self.opening(index, replay);
+                        self.group_event(core, io, index, Event::Start(opening));
+                    }
+                    Err(why) => self.not_led(core, io, at, &why),
+                }
+            }
+            Outcome::TakeOver(plan, over) => self.take_over(core, io, at, plan, over),
+            Outcome::GoOn(over, next) => {
+                self.share().groups[at].journal.raise(next);
+                let index = self.share().groups[at].index;
+                let index = index.expect("who goes on has the group open");
+                self.group_event(core, io, index, Event::LanesOver(over));
+            }
+            Outcome::Nothing => {
+                let index = self.share().groups[at].index;
+                let index = index.expect("who goes on has the group open");
+                self.share_led(core, io, index);
+            }
+            Outcome::Refused(why) => self.not_led(core, io, at, &why),
+        }
+    }
+
+    /// Others have the group open; from now on this node writes its superblocks.
+    fn take_over(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        plan: GroupPlan,
+        over: LanesOver,
+    ) {
+        let next = plan.replayed.as_ref().map_or(1, |report| report.next_seq.max(1));
+        self.share().groups[at].journal.raise(next);
+        let replay = replay_of(plan.replayed.as_ref());
+        let machine = machine_of(plan.source, plan.intent, plan.lost);
+        let index = match self.share().groups[at].index {
+            Some(index) => {
+                let state = &mut self.groups[usize::from(index)];
+                (state.machine, state.leads) = (machine, true);
+                index
+            }
+            None => match self.bind_led(core, io, at, machine, false) {
+                Ok(index) => index,
+                Err(why) => return self.not_led(core, io, at, &why),
+            },
+        };
+        let opening = self.opening(index, replay);
+        self.group_event(core, io, index, Event::TakeOver(TakeOver { opening, over }));
+    }
+
+    fn not_led(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, why: &str) {
+        let share = self.share();
+        let group = &mut share.groups[at];
+        let Some(epoch) = group.recovers.take() else {
+            return;
+        };
+        tracing::error!(group = %group.name, %why, "shared group cannot be opened");
+        group.refused = Some(why.to_owned());
+        self.peer(core, io, at, |peering, _, out| peering.not_led(epoch, why, out));
+        self.try_listen(core, io);
+    }
+
+    fn opening(&self, index: u16, replay: crate::amf::group::Replay) -> Opening {
+        let share = self.share.as_ref().expect("a shared group is opened");
+        let geometry = self.groups[usize::from(index)].machine.geometry();
+        Opening {
+            lanes: share.slots * self.cores,
+            lane_blocks_max: self.lane_blocks_max(&geometry),
+            replay,
+            // Nodes do not tell each other which rows lost members miss: those are filled whole.
+            marks_intent: false,
+        }
+    }
+
+    fn lane_blocks_max(&self, geometry: &crate::amf::geometry::Geometry) -> u32 {
+        assemble::ring_bytes(geometry, self.memory_mib) >> geometry.block().shift()
+    }
+
+    /// Binds the cores to a group that this node leads. Its lanes are cut anew if it is opened as after a stop.
+    fn bind_led(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        machine: Group,
+        is_cut: bool,
+    ) -> Result<u16, String> {
+        let share = self.share.as_ref().expect("a shared group is bound");
+        let lanes = share.slots * self.cores;
+        let journal = if is_cut {
+            let cut = machine.opening_journal(lanes, self.lane_blocks_max(&machine.geometry()));
+            if machine.journal().is_some() && cut.is_none() {
+                return Err(format!(
+                    "its journal has no room for {lanes} lanes, one for each core of each node; make it with a larger `journal_mib`"
+                ));
+            }
+            cut
+        } else {
+            machine.journal()
+        };
+        self.bind_shared(core, io, at, machine, journal)
+    }
+
+    /// Binds the cores to a shared group.
+    fn bind_shared(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        machine: Group,
+        journal: Option<JournalRecord>,
+    ) -> Result<u16, String> {
+        let cores = self.cores;
+        let share = self.share.as_ref().expect("a shared group is bound");
+        let lanes = share.slots * cores;
+        if let Some(journal) = journal.filter(|journal| journal.lanes != lanes) {
+            return Err(format!(
+                "its journal has {} lanes, and {lanes} are one for each of {cores} cores of {} nodes: nodes of an array need as many cores as each other, and each other in their configurations. Stop all of them after a change",
+                journal.lanes, share.slots
+            ));
+        }
+        let group = &share.groups[at];
+        let write_back = journal.map(|journal| WriteBackConfig {
+            first_lane: u16::from(share.local.number()) * cores,
+            // No two lives of a slot number their batches alike.
+            first_batch: u64::from(share.epoch().0) << 32,
+            layout: JournalLayout {
+                start: journal.start,
+                lane_blocks: journal.lane_blocks,
+                lanes: journal.lanes,
+                incarnation: journal.incarnation,
+                group: machine.uuid(),
+                block: machine.geometry().block(),
+            },
+            shared: Arc::clone(&group.journal),
+            durability: Durability::Journal,
+            write_blocks_max: (WRITE_BYTES_MAX / machine.geometry().block().bytes())
+                .min(machine.geometry().row_blocks()),
+            intent: None,
+            lost: None,
+        });
+        let (table, limits) = (Arc::clone(&group.table), group.limits);
+        let index = self.bind_group(
+            core,
+            io,
+            machine,
+            limits,
+            ScratchMemory::Own,
+            (table, write_back, Some(cores)),
+        );
+        self.share().groups[at].index = Some(index);
+        Ok(index)
+    }
+
+    /// The leader's newest record: it is taken in, or the group is opened by it.
+    pub(super) fn follow(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, led: &Led) {
+        let record = match superblock::parse_shared(&led.record[..]) {
+            Ok(record) => record,
+            Err(error) => {
+                return tracing::error!(group = %self.share().groups[at].name, %error, "the record of the node that leads the group is not understood");
+            }
+        };
+        let index = match self.share().groups[at].index {
+            Some(index) => index,
+            None => {
+                let drives = self.drives_named(&led.drives);
+                let drives = drives.into_iter().take(record.members.len()).collect();
+                let machine = Group::followed(record.clone(), drives);
+                let journal = machine.journal();
+                match self.bind_shared(core, io, at, machine, journal) {
+                    Ok(index) => {
+                        self.groups[usize::from(index)].leads = false;
+                        index
+                    }
+                    Err(why) => {
+                        tracing::error!(group = %self.share().groups[at].name, %why, "shared group cannot be served");
+                        self.share().groups[at].refused = Some(why);
+                        return self.try_listen(core, io);
+                    }
+                }
+            }
+        };
+        self.group_event(core, io, index, Event::Followed(Box::new(record)));
+        self.peer(core, io, at, |peering, now, out| peering.is_open(now, out));
+    }
+
+    /// The drives of this node that these are: place, name, bytes.
+    fn drives_named(&self, names: &[Option<[u8; 16]>]) -> Vec<Option<(u16, String, u64)>> {
+        let find = |uuid: &[u8; 16]| {
+            let mut drives = (0..).zip(self.drives.iter());
+            let (index, spec) = drives.find(|(_, spec)| match &spec.medium {
+                Medium::Fabric(drive) => drive.namespace.uuid == *uuid,
+                Medium::File { .. } | Medium::Memory(_) => false,
+            })?;
+            Some((index, spec.name.clone(), spec.bytes))
+        };
+        names.iter().map(|name| name.as_ref().and_then(find)).collect()
+    }
+
+    /// What followers are to know of a group that this node leads; `None` while nothing of it is durable.
+    fn led_of(&self, group: u16) -> Option<Led> {
+        let state = &self.groups[usize::from(group)];
+        let record = state.machine.durable_record()?;
+        let name = |member: u8| {
+            let drive = state.machine.drive_of(MemberIndex(member))?;
+            match &self.drives[usize::from(drive)].medium {
+                Medium::Fabric(drive) => Some(drive.namespace.uuid),
+                Medium::File { .. } | Medium::Memory(_) => None,
+            }
+        };
+        let members = u8::try_from(MEMBERS_MAX).expect("32");
+        Some(Led {
+            drives: (0..members).map(name).collect(),
+            record: superblock::encode_shared(record),
+        })
+    }
+
+    /// A group that this node has opened or goes on with is in order: the others hear of it.
+    pub(in super::super) fn share_led(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
+            return;
+        };
+        let Some(led) = self.led_of(group) else { return };
+        let Some(epoch) = self.share().groups[at].recovers.take() else {
+            return;
+        };
+        self.peer(core, io, at, |peering, now, out| {
+            peering.led(now, epoch, led, out)
+        });
+    }
+
+    /// Something of a group has changed: followers hear of it, and who is to step down may be able to.
+    pub(in super::super) fn share_changed(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+        let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
+            return;
+        };
+        if self.share().groups[at].steps_down {
+            return self.step_down(core, io, at);
+        }
+        let set = self.groups[usize::from(group)].machine.members();
+        let peering = &mut self.share().groups[at].peering;
+        if let Some(set) = set {
+            peering.members(set);
+        }
+        if !peering.leads() || peering.told().is_none() {
+            return;
+        }
+        let Some(led) = self.led_of(group) else { return };
+        if self.share().groups[at].peering.told() != Some(&led) {
+            self.peer(core, io, at, |peering, _, out| peering.tell(led, out));
+        }
+    }
+
+    /// Puts the pen down once no superblock is under way.
+    pub(super) fn step_down(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize) {
+        let Some(index) = self.share().groups[at].index else {
+            return;
+        };
+        let state = &mut self.groups[usize::from(index)];
+        let Some(record) = state.machine.durable_record().cloned() else {
+            return;
+        };
+        if !state.is_settled() || !state.machine.is_quiet() {
+            return;
+        }
+        self.share().groups[at].steps_down = false;
+        let drives = self.drives_of(index, &record);
+        let state = &mut self.groups[usize::from(index)];
+        state.machine = Group::followed(record.clone(), drives);
+        (state.rebuild, state.leads) = (None, false);
+        tracing::info!(group = %state.shared.name, "another node leads the group from now on");
+        self.group_event(core, io, index, Event::Followed(Box::new(record)));
+        self.peer(core, io, at, |peering, _, out| peering.stepped_down(out));
+    }
+
+    fn drives_of(&self, group: u16, record: &GroupRecord) -> Vec<Option<(u16, String, u64)>> {
+        let members = u8::try_from(record.members.len()).expect("at most 32");
+        let machine = &self.groups[usize::from(group)].machine;
+        let of = |member: u8| {
+            let drive = machine.drive_of(MemberIndex(member))?;
+            let spec = &self.drives[usize::from(drive)];
+            Some((drive, spec.name.clone(), spec.bytes))
+        };
+        (0..members).map(of).collect()
+    }
+
+    /// A member of a shared group failed here: whoever leads the group decides.
+    pub(in super::super) fn share_fault(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        member: MemberIndex,
+        error: DriveError,
+    ) {
+        let at = self.share.as_ref().and_then(|share| share.at(group));
+        let at = at.expect("the group is shared");
+        self.peer(core, io, at, |peering, _, out| peering.fault(member, error, out));
+    }
+
+    /// This node leads, and a member failed here or elsewhere.
+    pub(super) fn count_fault(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        member: MemberIndex,
+        error: DriveError,
+    ) {
+        let Some(index) = self.share().groups[at].index else {
+            return;
+        };
+        let members = self.groups[usize::from(index)].machine.geometry().members();
+        if member.0 < members {
+            self.group_event(core, io, index, Event::MemberFault { member, error });
+        }
+    }
+
+    /// Whether a group of this node is another node's to change.
+    pub(in super::super) fn is_shared(&self, group: u16) -> bool {
+        self.share.as_ref().is_some_and(|share| share.at(group).is_some())
+    }
+
+    /// A core wants a row of a shared group.
+    pub(in super::super) fn want_row(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        (group, from): (u16, CoreIndex),
+        (row, mode): (crate::amf::RowIndex, crate::amf::lock::Mode),
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only rows of shared groups are wanted");
+        self.peer(core, io, at, |peering, now, out| {
+            peering.want(now, from.0, row, mode, out)
+        });
+    }
+
+    /// The turn has come to a home.
+    pub(in super::super) fn home_turn(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        row: crate::amf::RowIndex,
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only rows of shared groups have homes");
+        self.peer(core, io, at, |peering, now, out| peering.turn(now, row, out));
+    }
+
+    /// A lane of this node waits for other nodes.
+    pub(in super::super) fn hurry_nodes(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        lane: u16,
+        below: u64,
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only shared groups have lanes elsewhere");
+        self.peer(core, io, at, |peering, _, out| peering.hurry(lane, below, out));
+    }
+
+    /// A core has retired what lanes of other nodes wait for.
+    pub(in super::super) fn lanes_moved(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        lanes: u32,
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only shared groups have lanes elsewhere");
+        let each = self.cores;
+        self.peer(core, io, at, |peering, _, out| {
+            peering.tail_moved(lanes, each, out)
+        });
+    }
+
+    /// Whether hosts may come as far as shared groups go.
+    pub(in super::super) fn share_is_ready(&self) -> bool {
+        self.share.as_ref().is_none_or(|share| share.is_ready())
+    }
+
+    /// Whether this node may make virtual disks that the configuration wants.
+    pub(in super::super) fn leads_all(&self) -> bool {
+        let leads = |share: &super::ShareControl| share.groups.iter().all(|group| group.peering.leads());
+        self.share.as_deref().is_none_or(leads)
+    }
+}
+
+/// Lanes of a journal that are over when these nodes alone have it open: all others, and that of recovery.
+pub fn lanes_over(living: SlotSet, cores: u16, lanes: u16) -> u32 {
+    let all = (1_u32 << (lanes + 1)) - 1;
+    all & !lanes_of(living, cores)
+}
+
+/// The lanes of these slots, each of which has one for each of its cores.
+pub fn lanes_of(slots: SlotSet, cores: u16) -> u32 {
+    let each = (1_u32 << cores) - 1;
+    slots.iter().fold(0, |lanes, slot| {
+        lanes | each << (u32::from(slot.number()) * u32::from(cores))
+    })
+}

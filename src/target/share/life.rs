@@ -1,0 +1,233 @@
+//! One life of a node that shares its groups: its cores, from its first epoch to its end.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use reactor::{Remote, Running};
+
+use super::open::Stock;
+use super::{Born, Heard, Lease, ShareOrder};
+use crate::amf::peering::Recovery;
+use crate::amf::superblock::Name;
+use crate::icl::Node;
+use crate::icl::link::{Lane, LinkConfig};
+use crate::icl::{Epoch, Incarnation};
+use crate::target::control::ShareSetup;
+use crate::target::council::{Setup, ToSeat};
+use crate::target::fabric::{Life as Tenant, Tenure};
+use crate::target::icl::{PortSetup, address_of_lane};
+use crate::target::message::Message;
+use crate::target::node::{NodeError, post_patiently};
+use crate::target::plant::Plant;
+
+/// Connections of other nodes that wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// Where operators reach the cores of the life that goes on, if one does.
+pub type Present = Arc<Mutex<Option<Remote<Message>>>>;
+
+/// Begins lives.
+pub struct Lives {
+    plant: Plant,
+    setup: Setup,
+    present: Present,
+}
+
+/// A life whose thread runs.
+pub struct Stopped(JoinHandle<()>);
+
+impl Stopped {
+    /// Waits until nothing of it is left, after [`Heard::End`].
+    pub fn wait(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the thread that stands between membership and the cores has failed");
+        }
+    }
+}
+
+impl Lives {
+    /// Lives of a node with this configuration, all of which operators reach by `present`.
+    pub const fn new(plant: Plant, setup: Setup, present: Present) -> Self {
+        Self {
+            plant,
+            setup,
+            present,
+        }
+    }
+
+    /// Begins one. Membership reaches it by the ear that it is born with.
+    pub fn begin(
+        self: &Arc<Self>,
+        born: Born,
+        hears: Receiver<Heard>,
+        seat: ToSeat,
+        lease: &Arc<Lease>,
+    ) -> std::io::Result<Stopped> {
+        let mut life = Life {
+            lives: Arc::clone(self),
+            incarnation: born.incarnation,
+            ear: born.ear,
+            seat,
+            lease: Arc::clone(lease),
+            usable: Vec::new(),
+            body: None,
+            is_drained: false,
+        };
+        let thread = std::thread::Builder::new().name("shared-groups".to_owned());
+        thread.spawn(move || life.live(&hears)).map(Stopped)
+    }
+}
+
+/// The cores of a life, and the drives as they know them.
+struct Body {
+    cores: Running<Message>,
+    stock: Stock,
+    groups: Vec<Name>,
+}
+
+struct Life {
+    lives: Arc<Lives>,
+    incarnation: Incarnation,
+    ear: Sender<Heard>,
+    seat: ToSeat,
+    lease: Arc<Lease>,
+    usable: Vec<bool>,
+    body: Option<Body>,
+    is_drained: bool,
+}
+
+impl Life {
+    fn live(&mut self, hears: &Receiver<Heard>) {
+        while let Ok(heard) = hears.recv() {
+            match heard {
+                Heard::End => break,
+                // What others hold does not concern a node that is about to go, and it holds nothing.
+                Heard::Barrier(record) if self.is_drained => self.seat.barrier_done(record.epoch),
+                Heard::Recover(epoch, _) if self.is_drained => self.seat.recovered(epoch),
+                Heard::Barrier(record) => {
+                    if let Err(error) = self.grow(record.epoch) {
+                        tracing::error!(%error, "the cores of this node cannot be started");
+                        self.seat.failed(&error.to_string());
+                        break;
+                    }
+                    self.tell(ShareOrder::Enter(record));
+                }
+                Heard::Recover(epoch, usable) => {
+                    self.usable = usable;
+                    self.tell(ShareOrder::Recover(epoch));
+                }
+                Heard::Opened(epoch) => self.tell(ShareOrder::Opened(epoch)),
+                Heard::Suspect(slots) => self.tell(ShareOrder::Suspect(slots)),
+                Heard::Over(node) => self.tell(ShareOrder::Over(node)),
+                Heard::BarrierDone(epoch) => self.seat.barrier_done(epoch),
+                Heard::Recovered(epoch) => self.seat.recovered(epoch),
+                Heard::RecoverGroup(at, recovery) => self.recover(at, recovery),
+                Heard::Fenced => self.seat.preempted(),
+                Heard::Drain => self.drain(),
+                Heard::Stopped => {
+                    self.fall();
+                    self.is_drained = true;
+                    self.seat.drained();
+                }
+            }
+        }
+        self.lease.set(0);
+        self.fall();
+    }
+
+    /// Starts the cores, in the first epoch.
+    fn grow(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        if self.body.is_some() {
+            return Ok(());
+        }
+        let Lives { plant, setup, .. } = &*self.lives;
+        let tenure = Tenure::Shared(Tenant {
+            hostnqn: setup.host_nqn(setup.slot),
+            hostid: setup.host_id(setup.slot, self.incarnation),
+        });
+        let peers = setup.peers.iter().map(|peer| peer.slot.number());
+        let slots = peers.chain([setup.slot.number()]).max().unwrap_or(0);
+        let slots = u16::from(slots) + 1;
+        let stock = Stock::open(&plant.config, tenure, plant.cores, slots)?;
+        let address = address_of_lane(setup.listen, Lane(0)).unwrap_or(setup.listen);
+        let listener =
+            reactor::listener(address, BACKLOG).map_err(|error| NodeError::Listen { address, error })?;
+        let local = Node {
+            slot: setup.slot,
+            incarnation: self.incarnation,
+        };
+        let groups = plant.group_limits()?;
+        let names = groups.iter().map(|(name, _)| name.clone()).collect();
+        let share = ShareSetup {
+            slot: setup.slot,
+            slots,
+            port: PortSetup {
+                link: LinkConfig::new(setup.array(), local, Lane(0), crate::target::crc32c),
+                key: setup.key,
+                encryption: setup.encryption,
+                peers: setup.peers.clone(),
+                token: link_token,
+            },
+            listener,
+            groups,
+            ear: self.ear.clone(),
+        };
+        let cores = plant.start_sharing(&stock, share, self.ear.clone(), &self.lease)?;
+        tracing::info!(array = %setup.name, slot = %setup.slot, %epoch, "cores are started for this life of the node");
+        let remote = cores.handle();
+        *self.lives.present.lock().unwrap_or_else(PoisonError::into_inner) = Some(remote);
+        self.body = Some(Body {
+            cores,
+            stock,
+            groups: names,
+        });
+        Ok(())
+    }
+
+    fn tell(&self, order: ShareOrder) {
+        let Some(body) = &self.body else { return };
+        if !post_patiently(&body.cores.handle(), Message::Share(order)) {
+            self.seat.failed("the cores of this node take no orders any more");
+        }
+    }
+
+    /// Reads and writes what the recovery of a group takes.
+    fn recover(&self, at: usize, recovery: Recovery) {
+        let Some(body) = &self.body else { return };
+        let epoch = recovery.epoch;
+        let outcome = body.stock.recover(&body.groups[at], recovery, &self.usable);
+        self.tell(ShareOrder::GroupRecovered(at, epoch, Box::new(outcome)));
+    }
+
+    /// Has everything brought to its place; [`Heard::Stopped`] follows. Until then epochs may change.
+    fn drain(&mut self) {
+        match &self.body {
+            Some(body) if post_patiently(&body.cores.handle(), Message::Stop) => {}
+            Some(_) => self.seat.failed("the cores of this node take no orders any more"),
+            None => {
+                self.is_drained = true;
+                self.seat.drained();
+            }
+        }
+    }
+
+    /// Takes the cores down as they are.
+    fn fall(&mut self) {
+        if let Some(Body { cores, .. }) = self.body.take() {
+            self.forget();
+            cores.stop();
+            if let Err(error) = cores.join() {
+                tracing::error!(%error, "a core has failed");
+            }
+        }
+    }
+
+    fn forget(&self) {
+        *self.lives.present.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn link_token(payload: u64) -> reactor::Token {
+    crate::target::core::token(crate::target::core::TokenKind::Link, payload)
+}

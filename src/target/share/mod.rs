@@ -1,0 +1,113 @@
+//! Groups that this node serves together with others: one life of it after the other.
+//!
+//! | file | part |
+//! |---|---|
+//! | `life` | one life: from the moment at which the node becomes a member of its array until others go on without it |
+//! | `open` | the drives of the array between two lives: groups found, made, and brought up to the journals of lives that are over |
+//!
+//! Membership ([`super::council`]) says when a life begins, what is decided, and when it is over; the control core
+//! ([`super::control`], module `share`) has the groups, their locks and the links. The thread of a life stands between them: it starts the cores, hands on what
+//! membership wants, reads and writes drives where whoever waits may block, and takes the cores down at the end. What such an end leaves undone, others
+//! find in the journals: to them it is the same as if the process had been killed.
+
+mod life;
+mod open;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+
+use crate::amf::group::LanesOver;
+use crate::amf::peering::Recovery;
+use crate::icl::membership::record::EpochRecord;
+use crate::icl::{Epoch, Incarnation, Node, SlotSet};
+
+use super::control::GroupPlan;
+
+pub use life::{Lives, Present};
+pub use open::Stock;
+
+/// Until when this node may say that something is done (PROTOCOL H05). One writer, membership; each core looks before each completion.
+#[derive(Debug, Default)]
+pub struct Lease {
+    until_ns: AtomicU64,
+}
+
+impl Lease {
+    /// It is good until then; 0 if there is none.
+    pub fn set(&self, until_ns: u64) {
+        self.until_ns.store(until_ns, Ordering::Release);
+    }
+
+    /// Whether it is good at this moment.
+    pub fn covers(&self, now_ns: u64) -> bool {
+        now_ns < self.until_ns.load(Ordering::Acquire)
+    }
+}
+
+/// What a life hears: from membership, and from its control core.
+#[derive(Debug)]
+pub enum Heard {
+    /// Membership's barrier: locks are to be reported.
+    Barrier(Box<EpochRecord>),
+    /// This node leads: what is under way is to be recovered. With it which of the configuration's drives are in use.
+    Recover(Epoch, Vec<bool>),
+    /// The epoch is open.
+    Opened(Epoch),
+    /// These members are not heard.
+    Suspect(SlotSet),
+    /// A life of another node is over.
+    Over(Node),
+    /// The node is to leave: everything is to be brought to its place.
+    Drain,
+    /// The life is over.
+    End,
+    /// The control core: the barrier is done.
+    BarrierDone(Epoch),
+    /// The control core: a group, by its number, is to be opened or brought up to date.
+    RecoverGroup(usize, Recovery),
+    /// The control core: all groups are recovered.
+    Recovered(Epoch),
+    /// The control core: a drive has refused this node.
+    Fenced,
+    /// The control core: everything is in its place, and the cores end.
+    Stopped,
+}
+
+/// What a life tells its control core.
+pub enum ShareOrder {
+    /// An epoch is decided, and its barrier begins.
+    Enter(Box<EpochRecord>),
+    /// Its locks are reported everywhere, and this node leads.
+    Recover(Epoch),
+    /// What came of [`Heard::RecoverGroup`].
+    GroupRecovered(usize, Epoch, Box<Outcome>),
+    /// It is open.
+    Opened(Epoch),
+    /// These members are not heard.
+    Suspect(SlotSet),
+    /// A life of another node is over.
+    Over(Node),
+}
+
+/// What came of a group that was to be recovered.
+pub enum Outcome {
+    /// Nobody has it open: it is to be opened.
+    Open(GroupPlan),
+    /// Others have it open, and this node writes its superblocks from now on.
+    TakeOver(GroupPlan, LanesOver),
+    /// This node goes on: these lanes are over, and numbers of entries go on from there.
+    GoOn(LanesOver, u64),
+    /// This node goes on, and there was nothing to recover.
+    Nothing,
+    /// It cannot be opened, and why.
+    Refused(String),
+}
+
+/// A life as membership knows it.
+#[derive(Clone, Debug)]
+pub struct Born {
+    /// Its number.
+    pub incarnation: Incarnation,
+    /// Where it hears.
+    pub ear: Sender<Heard>,
+}

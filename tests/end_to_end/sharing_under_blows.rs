@@ -1,0 +1,304 @@
+//! Hosts at all nodes of a shared group, and nodes that are killed, stopped and cut off meanwhile. Every answer to every host is written down, and an
+//! order of all commands on each block has to explain all of them (PROTOCOL 4.2).
+//!
+//! A few schedules in CI; `BRAID_SHARING_SCHEDULES=100 BRAID_SHARING_SEED=7 cargo test --release --test end_to_end sharing_under_blows -- --nocapture`
+//! for more, with a table of how long hosts were without an answer.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use braid::sim::history::{Durability, Ended, History, Wish};
+use braid::sim::stamp::{Content, fill, recognise};
+use nvme::command::{SubmissionEntry, io_opcode};
+use nvme::status::Status;
+
+use super::queue::{Host, Manner, command, read, write};
+use super::scene::{Random, Scene};
+use super::sharing::GROUP;
+use super::stage::WAIT;
+
+const BLOCK: u32 = 4096;
+/// Blocks that hosts use: a few stripe rows of which all of them want all.
+const BLOCKS: u64 = 96;
+/// The part of them where every third command goes.
+const HOT: u64 = 6;
+/// How long a host waits for a node to take its connection, and for a command.
+const CONNECT: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// What all hosts do.
+struct Load {
+    history: Mutex<History>,
+    /// Hosts are to come to an end.
+    is_over: AtomicBool,
+    /// The longest that a host was without an answer since this was looked at, in microseconds.
+    longest: Mutex<Duration>,
+    completed: Mutex<u64>,
+    /// Wait between two commands of a host.
+    pause: Duration,
+}
+
+/// One command of a host, and how it is written down.
+struct Asked {
+    wish: Wish,
+    lba: u64,
+    blocks: u32,
+}
+
+impl Load {
+    fn new(pause: Duration) -> Self {
+        Self {
+            history: Mutex::new(History::new(BLOCKS, Durability::Acknowledged, Content::Zeroes)),
+            is_over: AtomicBool::new(false),
+            longest: Mutex::default(),
+            completed: Mutex::default(),
+            pause,
+        }
+    }
+
+    /// A host that goes to the next node whenever one does not answer.
+    fn host(&self, number: u8, addresses: &[SocketAddr]) {
+        let mut random = Random(u64::from(number) * 7919);
+        let mut path = usize::from(number);
+        let mut last = Instant::now();
+        while !self.is_over.load(Ordering::Relaxed) {
+            path += 1;
+            let manner = Manner {
+                host: number + 1,
+                patience: CONNECT,
+                ..Manner::default()
+            };
+            let Ok(mut host) = Host::try_connect_as(addresses[path % addresses.len()], manner) else {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            host.io[0].be_patient(ANSWER);
+            while !self.is_over.load(Ordering::Relaxed) {
+                if !self.run(&mut host, &mut random) {
+                    break;
+                }
+                let gap = last.elapsed();
+                last = Instant::now();
+                let mut longest = self.longest.lock().unwrap();
+                *longest = gap.max(*longest);
+                drop(longest);
+                *self.completed.lock().unwrap() += 1;
+                thread::sleep(self.pause);
+            }
+        }
+    }
+
+    fn draw(&self, random: &mut Random) -> Asked {
+        let blocks = 1 + random.below(3);
+        let end = if random.below(3) == 0 { HOT } else { BLOCKS };
+        let lba = random.below(end - blocks + 1);
+        let wish = match random.below(10) {
+            0..5 => Wish::Read,
+            5..8 => Wish::Write {
+                forced: random.below(4) == 0,
+            },
+            8 => Wish::Zero { forced: false },
+            _ => Wish::Swap {
+                expected: self.history.lock().unwrap().last_written(lba),
+                forced: false,
+            },
+        };
+        let blocks = match wish {
+            Wish::Swap { .. } => 1,
+            Wish::Read | Wish::Write { .. } | Wish::Zero { .. } | Wish::Compare { .. } | Wish::Flush => {
+                u32::try_from(blocks).unwrap()
+            }
+        };
+        Asked { wish, lba, blocks }
+    }
+
+    /// Runs one command. False if its connection is of no use any more: the command may have had its effect or have it later.
+    fn run(&self, host: &mut Host, random: &mut Random) -> bool {
+        let Asked { wish, lba, blocks } = self.draw(random);
+        let number = self.history.lock().unwrap().begin(wish, lba, blocks);
+        let queue = &mut host.io[0];
+        let mut data = vec![0; (blocks * BLOCK) as usize];
+        for (at, block) in (lba..).zip(data.chunks_mut(BLOCK as usize)) {
+            fill(block, number, at);
+        }
+        let ended = match wish {
+            Wish::Read => queue.try_run(read(1, lba, blocks), &[], blocks * BLOCK),
+            Wish::Write { forced } => queue.try_run(forced_if(write(1, lba, blocks), forced), &data, 0),
+            Wish::Zero { .. } => queue.try_run(command(io_opcode::WRITE_ZEROES, 1, lba, blocks), &[], 0),
+            Wish::Swap { expected, .. } => {
+                let mut old = vec![0; BLOCK as usize];
+                if let Content::Command(of) = expected {
+                    fill(&mut old, of, lba);
+                }
+                let mut compare = command(io_opcode::COMPARE, 1, lba, 1);
+                compare.set_fuse(1);
+                let mut second = write(1, lba, 1);
+                second.set_fuse(2);
+                queue.try_submit(compare, &old, 0).and_then(|compared| {
+                    let written = queue.try_submit(second, &data, 0)?;
+                    queue.try_wait(compared)?;
+                    queue.try_wait(written)
+                })
+            }
+            Wish::Compare { .. } | Wish::Flush => unreachable!("they are not drawn"),
+        };
+        let Ok(answer) = ended else { return false };
+        let status = answer.status();
+        let seen: Vec<Content> = match wish {
+            Wish::Read if status.is_success() => {
+                let found = (lba..).zip(answer.data.chunks(BLOCK as usize));
+                found.map(|(at, block)| recognise(block, at)).collect()
+            }
+            Wish::Read
+            | Wish::Write { .. }
+            | Wish::Zero { .. }
+            | Wish::Swap { .. }
+            | Wish::Compare { .. }
+            | Wish::Flush => Vec::new(),
+        };
+        let ended = if status.is_success() {
+            Ended::Done
+        } else if status.same_code(Status::ABORTED_FAILED_FUSED) {
+            Ended::Differed
+        } else {
+            panic!("{wish:?} of {blocks} at {lba}: {status}")
+        };
+        self.history.lock().unwrap().end(number, ended, &seen);
+        true
+    }
+
+    /// What was seen since the last time: the longest time without an answer.
+    fn take_longest(&self) -> Duration {
+        std::mem::take(&mut self.longest.lock().unwrap())
+    }
+
+    /// Waits until every host may have been answered some more.
+    fn await_progress(&self) {
+        let begin = Instant::now();
+        let before = *self.completed.lock().unwrap();
+        while *self.completed.lock().unwrap() < before + 200 {
+            assert!(begin.elapsed() < 2 * WAIT, "hosts get answers");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn forced_if(mut entry: SubmissionEntry, forced: bool) -> SubmissionEntry {
+    if forced {
+        entry.set_dword(12, entry.dword(12) | 1 << 30);
+    }
+    entry
+}
+
+/// What a schedule does to one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Blow {
+    /// Nothing: how long answers take by themselves.
+    None,
+    Kill,
+    Stop,
+    Cut,
+    /// It leaves the array in good order, and comes back.
+    Restart,
+}
+
+fn strike(scene: &mut Scene, load: &Load, blow: Blow, victim: u8, random: &mut Random) {
+    let nodes = u8::try_from(scene.nodes.len()).unwrap();
+    let all: Vec<u8> = (0..nodes).collect();
+    let rest: Vec<u8> = all.iter().copied().filter(|slot| *slot != victim).collect();
+    let at = usize::from(victim);
+    thread::sleep(Duration::from_millis(random.below(200)));
+    match blow {
+        Blow::None => {}
+        Blow::Kill => {
+            scene.nodes[at] = None;
+            scene.until_open("after a kill", &rest);
+            load.await_progress();
+            scene.start_node(victim);
+        }
+        Blow::Stop => {
+            let stopped = scene.nodes[at].take();
+            stopped.as_ref().unwrap().signal("-STOP");
+            scene.until_open("after a stop", &rest);
+            load.await_progress();
+            stopped.as_ref().unwrap().signal("-CONT");
+            scene.nodes[at] = stopped;
+        }
+        Blow::Cut => {
+            for other in &rest {
+                scene.cut(victim, *other, true, true);
+            }
+            scene.until_open("after a cut", &rest);
+            load.await_progress();
+            // Its next life is not cut off: that is a matter of each life.
+        }
+        Blow::Restart => {
+            let stopped = scene.nodes[at].take();
+            stopped.as_ref().unwrap().signal("-TERM");
+            scene.until_open("after it has left", &rest);
+            load.await_progress();
+            scene.start_node(victim);
+        }
+    }
+    scene.until_open("all are back", &all);
+    load.await_progress();
+}
+
+/// CHECKLIST A4, B1, B9, C2, E2, PROTOCOL I8, I9, H19 to H21, H37, H38.
+#[test]
+fn whatever_happens_to_nodes_every_answer_is_explained() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let schedules = number("BRAID_SHARING_SCHEDULES", 5);
+    let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
+    let hosts = u8::try_from(number("BRAID_SHARING_HOSTS", 6)).unwrap();
+    let mut random = Random(number("BRAID_SHARING_SEED", 1));
+    let mut scene = Scene::set(nodes, GROUP);
+    scene.create(0);
+    let all: Vec<u8> = (0..nodes).collect();
+    scene.until_open("formed", &all);
+    let load = Load::new(Duration::from_millis(number("BRAID_SHARING_PAUSE_MS", 2)));
+    let blows = [Blow::Kill, Blow::Stop, Blow::Cut, Blow::Restart, Blow::None];
+    let mut gaps: BTreeMap<Blow, Vec<Duration>> = BTreeMap::new();
+    let addresses = scene.hosts.clone();
+    thread::scope(|scope| {
+        for host in 0..hosts {
+            let (load, addresses) = (&load, &addresses);
+            scope.spawn(move || load.host(host, addresses));
+        }
+        let strikes = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            load.await_progress();
+            load.take_longest();
+            for schedule in 0..schedules {
+                let blow = blows[usize::try_from(schedule).unwrap() % blows.len()];
+                let victim = u8::try_from(random.below(u64::from(nodes))).unwrap();
+                println!("schedule {schedule}: {blow:?} of {victim}");
+                strike(&mut scene, &load, blow, victim, &mut random);
+                gaps.entry(blow).or_default().push(load.take_longest());
+            }
+        }));
+        load.is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = strikes {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let history = load.history.into_inner().unwrap();
+    println!("{} commands", history.next_command());
+    if let Err(contradiction) = history.judge() {
+        panic!("{contradiction}");
+    }
+    for (blow, mut of) in gaps {
+        of.sort();
+        println!(
+            "{blow:?}: {} schedules, longest time without an answer {:.2?} (median), {:.2?} (longest)",
+            of.len(),
+            of[of.len() / 2],
+            of[of.len() - 1]
+        );
+    }
+}
