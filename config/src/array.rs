@@ -1,4 +1,4 @@
-//! Puts an array together out of its sections, and takes its drives from those that are this node's alone.
+//! Puts an array together out of its sections.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
 
 type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
 
-/// The array, and the drives and shelves that are left.
+/// The array, and the drives and shelves of the node: those of the array, if there is one.
 pub(crate) fn resolve(
     draft: Option<Placed<ArrayDraft>>,
     peers: Vec<Placed<Peer>>,
@@ -46,15 +46,8 @@ pub(crate) fn resolve(
         );
         problems.push(&at, what, remedy);
     }
-    let shares = groups
-        .iter()
-        .flat_map(|group| group.value.drives.iter().flatten())
-        .any(|(name, _)| shared.iter().any(|drive| drive.value.name == *name));
-    if shares {
-        check_shared_groups(groups, &own, problems);
-    }
-    let kept = if shares { shared.clone() } else { Vec::new() };
-    let kept_shelves = if shares { shelves.clone() } else { Vec::new() };
+    check_shared_groups(groups, &own, problems);
+    let (kept, kept_shelves) = (shared.clone(), shelves.clone());
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
             return None;
@@ -77,10 +70,7 @@ pub(crate) fn resolve(
         drives: drives.collect(),
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
     };
-    if shares {
-        return (Some(array), kept, kept_shelves);
-    }
-    (Some(array), own, Vec::new())
+    (Some(array), kept, kept_shelves)
 }
 
 /// What groups of an array's drives cannot have.
@@ -91,7 +81,7 @@ fn check_shared_groups(
 ) {
     for drive in own {
         let what = format!(
-            "[[drive]]: {:?} is this node's alone, and its groups are shared with other nodes",
+            "[[drive]]: {:?} is this node's alone, and the groups of a node with an [array] are shared",
             drive.value.name
         );
         problems.push(

@@ -41,6 +41,8 @@ pub struct ArrayText {
     pub peers: Vec<(u8, Vec<SocketAddr>)>,
     /// The shelves; at least one.
     pub shelves: Vec<ShelfText>,
+    /// A group of four of the drives, to be made, with a virtual disk.
+    pub has_group: bool,
 }
 
 impl ArrayText {
@@ -70,6 +72,7 @@ impl ArrayText {
                 nqn: Nqn::parse("nqn.2026-01.io.braid:shelf-a").expect("it is one"),
                 drives: (0..5).map(|drive| (format!("d{drive}"), 2 * drive + 1)).collect(),
             }],
+            has_group: true,
         }
     }
 }
@@ -142,7 +145,7 @@ encryption = \"{encryption}\"
                 "\n[[shelf]]\nname = {name}\naddresses = {addresses}\nnqn = \"{nqn}\"\n"
             )?;
         }
-        out.write_str("\n# Drives of shelves are the array's; others are this node's alone.\n")?;
+        out.write_str("\n# The array's drives.\n")?;
         for shelf in &self.shelves {
             for (drive, nsid) in &shelf.drives {
                 let (drive, shelf) = (quoted(drive), quoted(&shelf.name));
@@ -151,6 +154,17 @@ encryption = \"{encryption}\"
                     "[[drive]]\nname = {drive}\nshelf = {shelf}\nnsid = {nsid}\n\n"
                 )?;
             }
+        }
+        out.write_str(
+            "# Groups that are to be made, in the files of all nodes alike: whoever leads makes them, once. Those that are there all nodes find on the drives.\n\
+             # All nodes need as many cores as each other (`cores` in [reactor]), at most 16 over all slots.\n",
+        )?;
+        if self.has_group {
+            out.write_str(
+                "[[group]]\nname = \"g0\"\nlevel = \"raid5\"\ndrives = [\"d0\", \"d1\", \"d2\", \"d3\"]\ncreate = true\n\n\
+                 [[vdisk]]\nname = \"v0\"\ngroup = \"g0\"\nsize_mib = \"all\"\n\n\
+                 [reactor]\ncores = 1\n",
+            )?;
         }
         Ok(())
     }

@@ -51,8 +51,8 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     check_namespaces(&drives, &shelves, shelves_missing, problems);
     let (array, drives, shelves) = array::resolve(array, peers, drives, shelves, &groups, problems);
     let subsystem = match &array {
-        Some(array) if !shelves.is_empty() => array::subsystem_of(subsystem, &node.name, &array.name),
-        Some(_) | None => subsystem,
+        Some(array) => array::subsystem_of(subsystem, &node.name, &array.name),
+        None => subsystem,
     };
     let drive_names = by_name(&drives);
     let groups = match &shelf {

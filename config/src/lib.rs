@@ -85,7 +85,8 @@ pub struct Config {
     pub listeners: Vec<Listen>,
     /// `[array]`, if the node shares drives with others.
     pub array: Option<Array>,
-    /// Each `[[shelf]]` that a node uses drives of, in the file's order; none in the file of a shelf.
+    /// Each `[[shelf]]` that a node uses drives of, in the file's order; none in the file of a shelf. With an `[array]` they, and the drives, are
+    /// the array's, and its groups are shared with other nodes.
     pub shelves: Vec<RemoteShelf>,
     /// Each `[[drive]]`, in the file's order.
     pub drives: Vec<Drive>,
@@ -536,11 +537,6 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 impl Config {
-    /// Whether the node's groups are those of its array, which other nodes serve too. Then [`Config::drives`] and [`Config::shelves`] are the array's.
-    pub const fn shares_groups(&self) -> bool {
-        self.array.is_some() && !self.shelves.is_empty()
-    }
-
     /// A complete file with every key and its explanation, which [`parse`] accepts.
     pub fn example() -> &'static str {
         include_str!("../examples/node.toml")

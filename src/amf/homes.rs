@@ -85,6 +85,8 @@ pub struct Homes {
     journal: Arc<JournalShared>,
     /// What of the journal each other member of the epoch still needs.
     tails: BTreeMap<Slot, u64>,
+    /// What was needed of the journal of each node that is gone, when it was heard last; until its lanes are over.
+    left: BTreeMap<Slot, u64>,
     arbitration: Arbitration,
     /// By slot.
     wanted: BTreeMap<u32, Wanted>,
@@ -113,6 +115,7 @@ impl Homes {
             table,
             journal,
             tails: BTreeMap::new(),
+            left: BTreeMap::new(),
             arbitration,
             wanted: BTreeMap::new(),
             recalled: BTreeMap::new(),
@@ -128,17 +131,6 @@ impl Homes {
     /// Whether no core waits for a row that is not here, and no other node for one that is.
     pub fn is_idle(&self) -> bool {
         self.wanted.is_empty() && self.recalled.is_empty()
-    }
-
-    /// Rows that this node holds, for reading or for writing. When an epoch was entered, and until it is recovered, no others come.
-    pub fn held_rows(&self) -> Vec<RowIndex> {
-        self.arbitration.held().map(row_of).collect()
-    }
-
-    /// Below which number each other node of the epoch, and of the last one until it is recovered, needs no entry of its own any more, as far as was heard. This
-    /// node's journal forgets nothing above the least of them.
-    pub fn heard_tails(&self) -> impl Iterator<Item = (Slot, u64)> {
-        self.tails.iter().map(|(slot, tail)| (*slot, *tail))
     }
 
     /// When [`Self::tick`] is due at the latest.
@@ -229,7 +221,8 @@ impl Homes {
     }
 
     fn set_elsewhere(&self) {
-        self.journal.set_elsewhere(self.tails.values().min().copied());
+        let bounds = self.tails.values().chain(self.left.values());
+        self.journal.set_elsewhere(bounds.min().copied());
     }
 
     /// A message about locks came in on the link, in this epoch, and its context was taken in.
@@ -260,10 +253,17 @@ impl Homes {
         rule: Rule,
         out: &mut Vec<HomeAction>,
     ) {
-        // Of a member that is new nothing is needed below what this node has used; of one that is gone everything is, until it is recovered: its
-        // bound stays.
+        // Of a member that is new nothing is needed below what this node has used; of one that is gone everything is, until its lanes are over: its
+        // bound stays, whatever a new life of it says.
         let start = self.journal.tail();
         self.members = members;
+        let tails = std::mem::take(&mut self.tails).into_iter();
+        let (stay, gone): (Vec<_>, Vec<_>) = tails.partition(|(member, _)| survivors.contains(*member));
+        self.tails.extend(stay);
+        for (member, bound) in gone {
+            let left = self.left.entry(member).or_insert(bound);
+            *left = bound.min(*left);
+        }
         for member in members.without(self.local).iter() {
             self.tails.entry(member).or_insert(start);
         }
@@ -277,12 +277,39 @@ impl Homes {
         self.handle(now_ns, event, out);
     }
 
-    /// What members that are gone have left undone is done.
+    /// What members that are gone have left undone is done, and entries below a number are over, durably and in all lanes. Numbers that were used for it were heard of
+    /// before ([`JournalShared::raise`]), and so were the members that it was done with ([`LockTable::publish`]): one that was lost has none of it. Afterwards the journal
+    /// may forget more, and cores that wait for room are to be told ([`super::engine::Engine::tail_moved`]).
     pub fn recovered(&mut self, now_ns: u64, epoch: Epoch, out: &mut Vec<HomeAction>) {
-        let members = self.members;
-        self.tails.retain(|member, _| members.contains(*member));
-        self.set_elsewhere();
+        if epoch == self.arbitration.epoch() {
+            self.left.clear();
+            self.set_elsewhere();
+        }
         self.handle(now_ns, Event::Recovered(epoch), out);
+    }
+
+    /// A number below which all entries of all members' lanes are retired, as far as this node has heard; those of members that are gone do not count.
+    /// Once this is not below the numbers that follow on what such members have left, entries below those may be said to be over. Before, an older entry of a living lane
+    /// would come up again when a newer one of a lane that is over has gone.
+    pub fn retired(&self) -> u64 {
+        let tails = self.tails.values().copied();
+        tails.fold(self.journal.own_tail(), u64::min)
+    }
+
+    /// The rows that this node has, for reading or writing, as far as the protocol knows. At the beginning of an epoch these are all that it has
+    /// before what members that are gone have left undone is done; whoever does that leaves them alone.
+    pub fn held_rows(&self) -> Vec<RowIndex> {
+        self.arbitration.held().map(row_of).collect()
+    }
+
+    /// The same as [`Self::retired_by`], of all that are gone.
+    pub fn retired_by_gone(&self) -> impl Iterator<Item = (Slot, u64)> {
+        self.left.iter().map(|(slot, bound)| (*slot, *bound))
+    }
+
+    /// What a member that is gone, and whose lanes are not over, had retired of its journal when it was heard last: this node's tail stays at or below that.
+    pub fn retired_by(&self, gone: Slot) -> Option<u64> {
+        self.left.get(&gone).copied()
     }
 
     fn handle(&mut self, now_ns: u64, event: Event, out: &mut Vec<HomeAction>) {

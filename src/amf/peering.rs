@@ -8,7 +8,9 @@
 //! 1. [`Peering::enter`]: locks are reported to their new arbiters, and to the leader which rows are held here ([`Note::Standing`]): these rows nobody who is gone
 //!    can have been writing, so they are left alone, and their holders go on with them. Who led before and does not any more puts its pen down. After that
 //!    [`Action::BarrierDone`].
-//! 2. [`Peering::recover`], on the leader, when all have come so far: [`Action::Recover`], answered by [`Peering::led`] when the group is open under this node's pen.
+//! 2. [`Peering::recover`], on the leader, when all have come so far: [`Action::Recover`], answered by [`Peering::replayed`] when what the others have left is in its place, and
+//!    the group open under this node's pen. Everybody hears of the members that this was done with, and retires what is older; then [`Action::EndEntries`] has the
+//!    superblocks say that it is over, and [`Peering::led`] that they do.
 //! 3. [`Peering::opened`]: once the leader's word is there, too, locks are granted. So whoever gets a row in this epoch knows the members that it was recovered
 //!    with (PROTOCOL H12, H29).
 //!
@@ -107,8 +109,15 @@ pub enum Action {
     StepDown,
     /// Membership may go on: its barrier is done as far as this group goes.
     BarrierDone(Epoch),
-    /// Open the group, or go on with it; answer [`Peering::led`] or [`Peering::not_led`].
+    /// Open the group, or go on with it; answer [`Peering::replayed`] or [`Peering::not_led`].
     Recover(Recovery),
+    /// Make durable that entries of all lanes below a number are over; answer [`Peering::led`].
+    EndEntries {
+        /// The epoch.
+        epoch: Epoch,
+        /// The number.
+        below: u64,
+    },
     /// Membership may open the epoch as far as this group goes.
     Recovered(Epoch),
     /// The leader's newest record; if the group is not open here, open it, and call [`Peering::is_open`].
@@ -146,6 +155,10 @@ enum Lead {
     Called,
     /// It is at it.
     Recovering,
+    /// All nodes retire their entries below this.
+    Retiring(u64),
+    /// The superblocks are to say that entries below are over.
+    Ending,
     Over,
 }
 
@@ -171,6 +184,8 @@ struct Now {
 #[derive(Debug)]
 pub struct Peering {
     local: Slot,
+    /// Lanes of each node in the journal.
+    lanes_each: u16,
     homes: Homes,
     now: Option<Now>,
     /// The group is open here.
@@ -191,9 +206,10 @@ pub struct Peering {
 
 impl Peering {
     /// A node that is in no epoch.
-    pub fn new(local: Slot, homes: Homes) -> Self {
+    pub fn new(local: Slot, lanes_each: u16, homes: Homes) -> Self {
         Self {
             local,
+            lanes_each,
             homes,
             now: None,
             is_open: false,
@@ -290,7 +306,7 @@ impl Peering {
             Vec::new()
         };
         let is_open = self.is_open;
-        let tails = self.homes.heard_tails();
+        let tails = self.homes.retired_by_gone();
         if leader == self.local {
             let standing = Standing {
                 is_open,
@@ -362,7 +378,7 @@ impl Peering {
         let Era { epoch, seniors, .. } = now.era;
         let open = now.standings.iter().filter(|(_, standing)| standing.is_open);
         let living: SlotSet = open.clone().map(|(slot, _)| *slot).collect();
-        let retired = retired(living, open.clone().map(|(_, standing)| &standing.tails));
+        let retired = retired(open.clone().map(|(_, standing)| &standing.tails));
         let rows = open.flat_map(|(_, standing)| standing.rows.iter().copied());
         let recovery = Recovery {
             epoch,
@@ -376,24 +392,73 @@ impl Peering {
         out.push(Action::Recover(recovery));
     }
 
-    /// The answer to [`Action::Recover`]: the group is open under this node's pen, and this is its record.
-    pub fn led(&mut self, now_ns: u64, epoch: Epoch, led: Led, out: &mut Vec<Action>) {
+    /// The answer to [`Action::Recover`]: what others have left is in its place, the group is open under this node's pen, and this is its record. Entries below a
+    /// number, which the journal's have been raised to, are to be retired everywhere, if anything was replayed beside living nodes.
+    pub fn replayed(
+        &mut self,
+        now_ns: u64,
+        epoch: Epoch,
+        led: Led,
+        below: Option<u64>,
+        out: &mut Vec<Action>,
+    ) {
         assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
         (self.leads, self.is_open) = (true, true);
         let Some(now) = &mut self.now else { return };
         if now.era.epoch != epoch {
-            // Another epoch has begun meanwhile. Whoever leads that one waits for this node's pen.
-            if now.era.leader == self.local {
-                self.put_pen_down(out);
-            } else {
-                out.push(Action::StepDown);
-            }
-            return;
+            return self.lead_no_more(out);
         }
+        now.lead = below.map_or(Lead::Ending, Lead::Retiring);
+        self.tell(led, out);
+        let Some(below) = below else {
+            return self.over(now_ns, out);
+        };
+        // Any lane of this node will do: who is done says so to it, and how far everybody is comes with what they say.
+        let lane = u16::from(self.local.number()) * self.lanes_each;
+        self.hurry(lane, below, out);
+        out.push(Action::Hurry { lane, below });
+        self.end_entries(out);
+    }
+
+    /// Looks whether all nodes have retired what they are to.
+    fn end_entries(&mut self, out: &mut Vec<Action>) {
+        let retired = self.homes.retired();
+        let Some(now) = &mut self.now else { return };
+        if let Lead::Retiring(below) = now.lead
+            && retired >= below
+        {
+            now.lead = Lead::Ending;
+            let epoch = now.era.epoch;
+            self.recovers = Some(epoch);
+            out.push(Action::EndEntries { epoch, below });
+        }
+    }
+
+    /// Another epoch has begun while this node was at it. Whoever leads that one waits for its pen.
+    fn lead_no_more(&mut self, out: &mut Vec<Action>) {
+        if self.leader() == Some(self.local) {
+            self.put_pen_down(out);
+        } else {
+            out.push(Action::StepDown);
+        }
+    }
+
+    /// The answer to [`Action::EndEntries`].
+    pub fn led(&mut self, now_ns: u64, epoch: Epoch, led: Led, out: &mut Vec<Action>) {
+        assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
+        if !self.now.as_ref().is_some_and(|now| now.era.epoch == epoch) {
+            return self.lead_no_more(out);
+        }
+        self.tell(led, out);
+        self.over(now_ns, out);
+    }
+
+    /// What others have left is over.
+    fn over(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        let Some(now) = &mut self.now else { return };
         (now.lead, now.is_led) = (Lead::Over, true);
         self.led_members = now.era.members;
-        self.tell(led, out);
-        out.push(Action::Recovered(epoch));
+        out.push(Action::Recovered(now.era.epoch));
         self.serve(now_ns, out);
     }
 
@@ -410,6 +475,17 @@ impl Peering {
             out.push(Action::Send { to, note });
         }
         out.push(Action::Recovered(epoch));
+    }
+
+    /// The group that this node leads, or was about to, has failed. What engines elsewhere are to know of its members goes with the context.
+    pub fn failed(&mut self, why: &str, out: &mut Vec<Action>) {
+        if let Some(epoch) = self.recovers {
+            return self.not_led(epoch, why, out);
+        }
+        for to in self.others().iter().filter(|_| self.leads) {
+            let note = Note::Refused(why.to_owned());
+            out.push(Action::Send { to, note });
+        }
     }
 
     /// The record that this node leads by has changed.
@@ -449,7 +525,7 @@ impl Peering {
         now.serves = true;
         let epoch = now.era.epoch;
         self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
-        out.push(Action::Serve);
+        out.extend([Action::TailMoved, Action::Serve]);
         self.tell_faults(out);
     }
 }
@@ -474,6 +550,7 @@ impl Peering {
     /// Time has passed: as [`Self::wake_at_ns`] says.
     pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         self.with_homes(out, |homes, out| homes.tick(now_ns, out));
+        self.end_entries(out);
         if now_ns < self.beat_at_ns {
             return;
         }
@@ -525,10 +602,10 @@ impl Peering {
     }
 
     /// A core has retired what lanes of other nodes wait for.
-    pub fn tail_moved(&mut self, lanes: u32, lanes_each: u16, out: &mut Vec<Action>) {
+    pub fn tail_moved(&mut self, lanes: u32, out: &mut Vec<Action>) {
         for to in self.others().iter() {
-            let first = u32::from(to.number()) * u32::from(lanes_each);
-            let theirs = lanes & ((1 << lanes_each) - 1) << first;
+            let first = u32::from(to.number()) * u32::from(self.lanes_each);
+            let theirs = lanes & ((1 << self.lanes_each) - 1) << first;
             if theirs != 0 {
                 let note = Note::TailMoved { lanes: theirs };
                 out.push(Action::Send { to, note });
@@ -552,6 +629,7 @@ impl Peering {
             out.push(Action::TailMoved);
         }
         self.noted(now_ns, from, epoch, note, out);
+        self.end_entries(out);
         Ok(())
     }
 
@@ -621,12 +699,12 @@ impl Peering {
 }
 
 /// Below which number nodes that are gone need no entry of theirs: of each the most that a living one has heard, and of these the least.
-fn retired<'a>(living: SlotSet, heard: impl Iterator<Item = &'a BTreeMap<Slot, u64>>) -> u64 {
+fn retired<'a>(heard: impl Iterator<Item = &'a BTreeMap<Slot, u64>>) -> u64 {
     let mut most: BTreeMap<Slot, u64> = BTreeMap::new();
-    for (slot, tail) in heard.flatten().filter(|(slot, _)| !living.contains(**slot)) {
+    for (slot, tail) in heard.flatten() {
         let known = most.entry(*slot).or_default();
         *known = (*known).max(*tail);
     }
-    // Who has not been heard of by any of them has no entries, or was recovered before.
+    // Who has not been heard of by any of them has no entries, or they are over.
     most.into_values().min().unwrap_or(0)
 }

@@ -152,7 +152,7 @@ pub(super) fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> 
             .map(|group| name(&group.name))
             .collect::<Result<_, _>>()?,
         replays: true,
-        shared: config.shares_groups(),
+        shared: config.array.is_some(),
     })
 }
 

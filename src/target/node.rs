@@ -114,7 +114,7 @@ struct NodeManage {
 pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
     let (stop, stop_requests) = mpsc::sync_channel(1);
     let plant = Plant::new(config, stop.clone())?;
-    if config.shares_groups() {
+    if config.array.is_some() {
         return start_sharing(plant, stop, stop_requests);
     }
     let incarnation = storage::random_bytes().map_err(|error| NodeError::System {

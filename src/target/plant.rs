@@ -24,8 +24,7 @@ use super::message::Message;
 use super::node::NodeError;
 use super::share::{Heard, Lease, Stock};
 use super::storage;
-use crate::amf::background::Limits as BackgroundLimits;
-use crate::amf::superblock::{self, Name};
+use crate::amf::superblock;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 1024;
@@ -77,7 +76,7 @@ impl Plant {
                 address: listen.address,
                 error,
             };
-            let socket = reactor::listener(listen.address, BACKLOG).map_err(failed)?;
+            let socket = super::sockets::listen(listen.address, BACKLOG).map_err(failed)?;
             let address = super::sockets::local_address(&socket).map_err(failed)?;
             let id = PortId(u16::try_from(at).expect("a configuration has at most 64 listeners"));
             plant.ports.push(Port {
@@ -91,18 +90,6 @@ impl Plant {
             plant.addresses.push(address);
         }
         Ok(plant)
-    }
-
-    /// The groups that the configuration names, in order of their names, and how fast their background work may go.
-    pub fn group_limits(&self) -> Result<Vec<(Name, BackgroundLimits)>, NodeError> {
-        let mut names: Vec<&String> = self.config.groups.iter().map(|group| &group.name).collect();
-        names.sort_unstable();
-        let limits = |name: &String| {
-            let checked =
-                Name::parse(name).map_err(|error| NodeError::Groups(format!("\"{name}\": {error}")))?;
-            Ok((checked, assemble::limits_of(&self.config, name)))
-        };
-        names.into_iter().map(limits).collect()
     }
 
     /// Starts cores that share groups with other nodes.

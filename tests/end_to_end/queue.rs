@@ -62,13 +62,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Connects, to a target that may be gone, and exchanges ICReq and ICResp.
-    pub fn open(address: SocketAddr, digests: (bool, bool)) -> io::Result<Self> {
-        Self::open_within(address, digests, WAIT)
-    }
-
-    /// The same by a host that waits so long for anything.
-    pub fn open_within(address: SocketAddr, digests: (bool, bool), patience: Duration) -> io::Result<Self> {
+    /// Connects, to a target that may be gone, and exchanges ICReq and ICResp. Whoever waits for anything waits so long.
+    pub fn open(address: SocketAddr, digests: (bool, bool), patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
@@ -336,7 +331,7 @@ impl Host {
             }
             .encode(0)
         };
-        let mut admin = Queue::open_within(address, manner.digests, manner.patience)?;
+        let mut admin = Queue::open(address, manner.digests, manner.patience)?;
         let answer = admin.try_run(connect(0, manner.kato_ms), &data.encode(), 0)?;
         assert!(answer.status().is_success(), "{}", answer.status());
         let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
@@ -344,7 +339,7 @@ impl Host {
         let start = PropertyAccess::set(0, property::CC, Configuration::START.0);
         admin.try_run(start, &[], 0)?.ok();
         let open = |qid| {
-            let mut queue = Queue::open_within(address, manner.digests, manner.patience)?;
+            let mut queue = Queue::open(address, manner.digests, manner.patience)?;
             queue.try_run(connect(qid, 0), &data.encode(), 0)?.ok();
             Ok(queue)
         };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use braid::target::manage::{ArrayCut, ArrayRequest, ArrayStatus, Reply, Request};
+use braid::target::manage::{ArrayCut, ArrayRequest, ArrayStatus, DriveInject, FaultKind, Reply, Request};
 use braid::target::rpc::Client;
 
 use super::stage::{Folder, NQN, WAIT};
@@ -130,6 +130,7 @@ impl Scene {
         let drive_mib = if groups.is_empty() { 8 } else { 48 };
         let mut text = format!(
             "[shelf]\nname = \"shelf\"\nrpc_socket = \"shelf.sock\"\nquorum_mib = 1\ncreate = true\ncommand_log = \"commands.log\"\n\
+             [health]\nallow_fault_injection = true\n\
              [subsystem]\nnqn = \"{NQN}\"\n[reactor]\ncores = 1\npoll = \"interrupt\"\n[[listen]]\naddress = \"{shelf}\"\n"
         );
         for drive in 0..DRIVES {
@@ -184,6 +185,19 @@ impl Scene {
         }
         self.shelves += 1;
         self.shelf = Some(run("shelf", &self.path("shelf.toml"), self.folder.path()));
+    }
+
+    /// A drive of the shelf answers with errors from now on.
+    pub fn break_drive(&self, drive: &str) {
+        let mut client = Client::connect(&self.path("shelf.sock"), ANSWER).unwrap();
+        let inject = DriveInject {
+            drive: drive.to_owned(),
+            fault: FaultKind::Error,
+            at_bytes: None,
+            blocks: None,
+            slow_us: None,
+        };
+        client.call(&Request::DriveInject(inject)).unwrap();
     }
 
     /// Starts of the shelf so far.

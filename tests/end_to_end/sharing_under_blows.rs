@@ -204,6 +204,10 @@ enum Blow {
     Cut,
     /// It leaves the array in good order, and comes back.
     Restart,
+    /// Not it alone, but all of them.
+    KillAll,
+    /// It is killed, and a drive fails with it. Once: drives are not replaced here.
+    KillWithDrive,
 }
 
 fn strike(scene: &mut Scene, load: &Load, blow: Blow, victim: u8, random: &mut Random) {
@@ -232,9 +236,23 @@ fn strike(scene: &mut Scene, load: &Load, blow: Blow, victim: u8, random: &mut R
             for other in &rest {
                 scene.cut(victim, *other, true, true);
             }
-            scene.until_open("after a cut", &rest);
+            // The larger side is first, unless the machine is busy.
+            scene.until_one_opens("after a cut", &[&rest, &[victim]]);
             load.await_progress();
-            // Its next life is not cut off: that is a matter of each life.
+            for other in &rest {
+                scene.cut(victim, *other, false, false);
+            }
+        }
+        Blow::KillAll => {
+            scene.nodes.iter_mut().for_each(|node| *node = None);
+            all.iter().for_each(|slot| scene.start_node(*slot));
+        }
+        Blow::KillWithDrive => {
+            scene.nodes[at] = None;
+            scene.break_drive("d1");
+            scene.until_open("after a kill", &rest);
+            load.await_progress();
+            scene.start_node(victim);
         }
         Blow::Restart => {
             let stopped = scene.nodes[at].take();
@@ -254,7 +272,9 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
     };
-    let schedules = number("BRAID_SHARING_SCHEDULES", 5);
+    let schedules = number("BRAID_SHARING_SCHEDULES", 8);
+    // Two thirds with all drives.
+    let breaks_at = schedules * 2 / 3;
     let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
     let hosts = u8::try_from(number("BRAID_SHARING_HOSTS", 6)).unwrap();
     let mut random = Random(number("BRAID_SHARING_SEED", 1));
@@ -263,7 +283,14 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
     let all: Vec<u8> = (0..nodes).collect();
     scene.until_open("formed", &all);
     let load = Load::new(Duration::from_millis(number("BRAID_SHARING_PAUSE_MS", 2)));
-    let blows = [Blow::Kill, Blow::Stop, Blow::Cut, Blow::Restart, Blow::None];
+    let blows = [
+        Blow::Kill,
+        Blow::Stop,
+        Blow::Cut,
+        Blow::Restart,
+        Blow::KillAll,
+        Blow::None,
+    ];
     let mut gaps: BTreeMap<Blow, Vec<Duration>> = BTreeMap::new();
     let addresses = scene.hosts.clone();
     thread::scope(|scope| {
@@ -275,7 +302,11 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
             load.await_progress();
             load.take_longest();
             for schedule in 0..schedules {
-                let blow = blows[usize::try_from(schedule).unwrap() % blows.len()];
+                let blow = if schedule == breaks_at {
+                    Blow::KillWithDrive
+                } else {
+                    blows[usize::try_from(schedule).unwrap() % blows.len()]
+                };
                 let victim = u8::try_from(random.below(u64::from(nodes))).unwrap();
                 println!("schedule {schedule}: {blow:?} of {victim}");
                 strike(&mut scene, &load, blow, victim, &mut random);

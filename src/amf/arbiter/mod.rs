@@ -150,8 +150,9 @@ impl Arbitration {
         hold
     }
 
-    /// Everything that this node holds, for reading or for writing.
-    pub fn held(&self) -> impl Iterator<Item = Resource> {
+    /// All resources that this node has, for reading or writing: also such that it is about to give back, and such whose dirty data is on its way to
+    /// somebody who may not have it.
+    pub fn held(&self) -> impl Iterator<Item = Resource> + '_ {
         self.parts.holder.held()
     }
 

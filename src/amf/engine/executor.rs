@@ -1,20 +1,23 @@
 //! Runs engines against drives in memory, one byte for each block, with answers in any order.
 
-use std::collections::BTreeSet;
+mod medium;
+mod node;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::elsewhere::Elsewhere;
 use super::several::Several;
 use super::*;
-use crate::amf::code::{Solution, factor, mul, mul_add_bytes};
+use crate::amf::code::mul_add_bytes;
 use crate::amf::expansion::{Layout, ScratchArea};
-use crate::amf::geometry::{Geometry, Level, StripPlace};
+use crate::amf::geometry::{Geometry, Level};
 use crate::amf::intent::IntentMap;
-use crate::amf::journal::{JournalLayout, JournalShared, parse};
+use crate::amf::journal::JournalShared;
 use crate::amf::lost::LostMap;
-use crate::amf::superblock::Uuid;
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::block::BlockSize;
+use node::Founding;
 
 pub const BLOCK: u32 = 512;
 /// What an untouched buffer or scratch holds: easily told from data.
@@ -83,6 +86,8 @@ pub struct Core {
     pub buffers: Vec<Vec<u8>>,
     scratch: Vec<u8>,
     ring: Vec<u8>,
+    /// Headers of the batches in it, where the group is shared.
+    headers: BTreeMap<usize, Vec<u8>>,
     clean: Vec<u8>,
     pub owed: Vec<Owed>,
 }
@@ -143,13 +148,16 @@ pub struct World {
     /// What drives were told to change, if anybody wants to know.
     pub trace: Option<Vec<Change>>,
     pub random: Random,
-    scratch_bytes: u32,
     commands: u32,
     journaled: bool,
+    founding: Founding,
+    /// Headers of batches in the journals of shared groups, by drive and block; those have one byte a block, too.
+    pub headers: BTreeMap<(usize, usize), Vec<u8>>,
     /// What other nodes do with the rows, if they are shared.
     pub elsewhere: Option<Elsewhere>,
 }
 
+#[derive(Clone, Copy)]
 pub struct Shape {
     pub level: Level,
     pub members: u8,
@@ -244,41 +252,16 @@ impl World {
         let numbers: Vec<Arc<JournalShared>> = (0..shape.nodes).map(shared).collect();
         let intent = Arc::new(IntentMap::new(shape.rows, 1));
         let lost = Arc::new(LostMap::default());
-        let journal = |durability, node| WriteBackConfig {
-            first_lane: node * cores_each,
-            first_batch: 0,
-            layout: JournalLayout {
-                start: MemberLba(data_blocks),
-                lane_blocks: LANE_BLOCKS,
-                lanes: shape.cores,
-                incarnation: 1,
-                group: Uuid([7; 16]),
-                block: BlockSize::B512,
-            },
-            shared: Arc::clone(&numbers[usize::from(node)]),
-            durability,
-            write_blocks_max: WRITE_BLOCKS_MAX,
-            // Nodes that share a group have no such map and list yet.
-            intent: (shape.nodes == 1).then(|| Arc::clone(&intent)),
-            lost: (shape.nodes == 1).then(|| Arc::clone(&lost)),
+        let founding = Founding {
+            shape: *shape,
+            layout,
+            scratch_bytes,
+            journal_start: MemberLba(data_blocks),
         };
-        let cores = (0..shape.cores).map(|core| Core {
-            engine: Engine::new(EngineConfig {
-                layout,
-                core: core % cores_each,
-                lock: Arc::clone(&locks[usize::from(core / cores_each)]),
-                // More, for the test's own drains and moves.
-                commands_max: shape.commands + 1 + OWN_COMMANDS,
-                pieces_max: shape.pieces,
-                scratch_bytes,
-                members,
-                write_back: shape.journal.map(|kind| journal(kind, core / cores_each)),
-            }),
-            ring: vec![JUNK; LANE_BLOCKS as usize],
-            clean: Vec::new(),
-            buffers: vec![Vec::new(); shape.commands as usize],
-            scratch: vec![JUNK; (scratch_bytes / BLOCK) as usize],
-            owed: Vec::new(),
+        let cores = (0..shape.cores).map(|core| {
+            let node = usize::from(core / cores_each);
+            let lists = (&intent, &lost);
+            founding.core(core, members, (&locks[node], &numbers[node]), 0, lists)
         });
         let cores = cores.collect();
         let journal_blocks = (u64::from(shape.cores) + 1) * u64::from(LANE_BLOCKS);
@@ -309,9 +292,10 @@ impl World {
             done: Vec::new(),
             trace: None,
             random: Random::new(seed),
-            scratch_bytes,
             commands: shape.commands,
             journaled: shape.journal.is_some(),
+            founding,
+            headers: BTreeMap::new(),
             elsewhere: shape.shared.then(Elsewhere::default),
         }
     }
@@ -331,11 +315,11 @@ impl World {
         if !self.journaled {
             return;
         }
-        for core in 0..self.cores.len() {
+        for core in self.living_cores() {
             self.submit(core, self.commands, Request::Drain);
         }
         self.settle();
-        for core in 0..self.cores.len() {
+        for core in self.living_cores() {
             let result = self.result(core, self.commands);
             assert!(result.is_some(), "a drain ends");
         }
@@ -424,15 +408,16 @@ impl World {
         };
         self.reported &= !members.failed;
         // Cores of other nodes are told when nothing else is left: until then they know what they hear with rows.
+        let living = self.living_cores();
         let told = if self.several.is_some() {
             self.cores_each
         } else {
-            self.cores.len()
+            living.len()
         };
-        for core in &mut self.cores[..told] {
-            core.owed.push(Owed::Members(self.members));
+        self.is_late = told < living.len();
+        for core in living.into_iter().take(told) {
+            self.cores[core].owed.push(Owed::Members(self.members));
         }
-        self.is_late = told < self.cores.len();
     }
 
     /// Pays one debt. Drives of broken members answer with an error.
@@ -528,13 +513,13 @@ impl World {
     fn time_goes_by(&mut self) -> bool {
         self.nodes_beat();
         if std::mem::take(&mut self.is_late) {
-            for core in &mut self.cores[self.cores_each..] {
-                core.owed.push(Owed::Members(self.members));
+            for core in self.living_cores().into_iter().skip(self.cores_each) {
+                self.cores[core].owed.push(Owed::Members(self.members));
             }
             return true;
         }
         for _ in 0..if self.journaled { 25 } else { 0 } {
-            for core in 0..self.cores.len() {
+            for core in self.living_cores() {
                 let mut out = Vec::new();
                 self.cores[core].engine.tick(&mut out);
                 self.act(core, out);
@@ -551,7 +536,9 @@ impl World {
         if self.journaled && self.random.chance(3) {
             let core = self.random.index(self.cores.len());
             let mut out = Vec::new();
-            self.cores[core].engine.tick(&mut out);
+            if self.lives(core) {
+                self.cores[core].engine.tick(&mut out);
+            }
             self.act(core, out);
         }
         if self.elsewhere.is_some() && self.random.chance(10) {
@@ -619,89 +606,22 @@ impl World {
         )
     }
 
-    /// Whether check data matches data in every row, and copies one another.
-    pub fn parity_matches(&self) -> bool {
-        let rows = (0..self.geometry.rows()).map(RowIndex);
-        rows.filter(|row| !self.layout.is_dead(*row)).all(|row| {
-            let g = self.layout.geometry_of_row(row);
-            let blocks = 0..g.strip_blocks();
-            blocks.clone().all(|offset| {
-                let data = |column| self.byte(row, g.copy_place(row, column, 0), offset);
-                let copies = (0..g.data_members()).all(|column| {
-                    (1..g.copies())
-                        .all(|copy| self.byte(row, g.copy_place(row, column, copy), offset) == data(column))
-                });
-                let checks = (0..g.check_strips()).all(|index| {
-                    let sum = (0..g.data_members())
-                        .fold(0, |sum, column| sum ^ mul(factor(index, column), data(column)));
-                    sum == self.check(row, index, offset)
-                });
-                copies && checks
-            })
-        })
-    }
-
-    fn byte(&self, row: RowIndex, place: StripPlace, offset: u32) -> u8 {
-        let lba = self.geometry.member_lba(row, place.start_blocks + offset);
-        self.drives[usize::from(place.member.0)][usize::try_from(lba.0).expect("small")]
-    }
-
-    fn check(&self, row: RowIndex, index: u8, offset: u32) -> u8 {
-        let geometry = self.layout.geometry_of_row(row);
-        let member = geometry.check_member(row, index).expect("it has one");
-        let start_blocks = 0;
-        self.byte(row, StripPlace { member, start_blocks }, offset)
-    }
-
     /// All locks are back, all scratch is back, nothing is in flight.
     pub fn assert_idle(&self) {
         let lost = !self.layout.survives(self.members.failed);
         // A lost group keeps the rows whose dirty data has nowhere to go.
         assert!(
-            self.lock.is_idle() || (lost && self.journaled),
+            self.locks_are_idle() || (lost && self.journaled),
             "all locks are back"
         );
-        for core in &self.cores {
+        for core in self.living_cores() {
+            let core = &self.cores[core];
             assert_eq!(core.engine.in_flight(), 0);
             assert!(
-                core.engine.scratch.is_whole(self.scratch_bytes),
+                core.engine.scratch.is_whole(self.founding.scratch_bytes),
                 "all scratch is back"
             );
         }
-    }
-
-    /// What the drives hold, without the engine: lost strips are regenerated.
-    pub fn contents(&self, failed: u32) -> Vec<u8> {
-        let block = |lba| {
-            let g = self.layout.geometry(self.layout.side(GroupLba(lba)));
-            let at = g.locate(GroupLba(lba));
-            let (row, offset) = (at.row, at.offset_blocks);
-            let mut copies = (0..g.copies()).map(|copy| g.copy_place(row, at.column, copy));
-            if let Some(place) = copies.find(|place| failed >> place.member.0 & 1 == 0) {
-                return self.byte(row, place, offset);
-            }
-            let lost = |member: MemberIndex| failed >> member.0 & 1 == 1;
-            let columns = (0..g.data_members()).filter(|column| lost(g.data_member(row, *column)));
-            let columns = columns.fold(0, |mask, column| mask | 1 << column);
-            let live = |index: &u8| g.check_member(row, *index).is_some_and(|member| !lost(member));
-            let checks = (0..3).filter(live).fold(0, |mask, index| mask | 1 << index);
-            let solution = Solution::new(columns, checks).expect("the loss is survived");
-            let which = solution.columns().iter().position(|lost| *lost == at.column);
-            let which = which.expect("it is lost");
-            let mut sum = 0;
-            for (source, index) in solution.checks().iter().enumerate() {
-                sum ^= mul(
-                    solution.check_factor(which, source),
-                    self.check(row, *index, offset),
-                );
-            }
-            for column in (0..g.data_members()).filter(|column| columns >> column & 1 == 0) {
-                let data = self.byte(row, g.copy_place(row, column, 0), offset);
-                sum ^= mul(solution.column_factor(which, column), data);
-            }
-            sum
-        };
-        (0..self.layout.capacity_blocks()).map(block).collect()
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each action")]
@@ -746,8 +666,8 @@ impl World {
                 Action::Seal {
                     slot,
                     offset_bytes,
-                    payload_bytes: _,
-                } => self.seal(core, slot, offset_bytes),
+                    payload_bytes,
+                } => self.seal(core, slot, offset_bytes, payload_bytes),
                 Action::RecallCore { core: other, row } => {
                     let other = core / self.cores_each * self.cores_each + usize::from(other);
                     assert_ne!(other, core, "another core is asked");
@@ -824,13 +744,6 @@ impl World {
         self.store(core, into, &data);
     }
 
-    fn seal(&mut self, core: usize, slot: u8, offset_bytes: u32) {
-        let mut header = vec![0; BLOCK as usize];
-        self.cores[core].engine.seal(slot, 0, &mut header);
-        assert!(parse(&header).is_ok(), "a header can be read back");
-        self.cores[core].ring[(offset_bytes / BLOCK) as usize] = 0x5E;
-    }
-
     fn transfer(&mut self, core: usize, action: &Action) {
         let range = |lba: MemberLba, blocks: u32| {
             let start = usize::try_from(lba.0).expect("small");
@@ -865,6 +778,7 @@ impl World {
                 if fua {
                     self.stable[usize::from(member.0)][range(lba, blocks)].copy_from_slice(&data);
                 }
+                self.note_header(core, (member, lba), blocks, from);
             }
             Action::DriveZero {
                 member, lba, blocks, ..

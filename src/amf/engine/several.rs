@@ -1,5 +1,7 @@
 //! Engines of several nodes over the same drives, with the real lock protocol between them.
 
+mod survivors;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -31,10 +33,20 @@ enum Mail {
     Beat,
 }
 
+/// What is on its way to a node, each with the epoch in which it was said.
+type Link = VecDeque<(Epoch, Context, Mail)>;
+
 /// The homes of each node, and what is on its way between them: in order between the same two.
 pub struct Several {
     homes: Vec<Homes>,
-    links: BTreeMap<(usize, usize), VecDeque<(Context, Mail)>>,
+    locks: Vec<Arc<LockTable>>,
+    numbers: Vec<Arc<JournalShared>>,
+    /// Which nodes live.
+    living: Vec<bool>,
+    /// In which epoch each node is, and which it has reported.
+    epochs: Vec<Epoch>,
+    reported: Vec<Epoch>,
+    links: BTreeMap<(usize, usize), Link>,
     now_ns: u64,
     messages: u64,
 }
@@ -43,37 +55,70 @@ fn slot(node: usize) -> Slot {
     Slot::new(u8::try_from(node).expect("few nodes")).expect("few nodes")
 }
 
+fn home(node: usize, lock: &Arc<LockTable>, numbers: &Arc<JournalShared>) -> Homes {
+    let config = Config {
+        local: slot(node),
+        order: QueueOrder::Fifo,
+        hold_ns_min: HOLD_NS_MIN,
+        holder_limit: 48,
+        arbiter_limit: 400,
+        queue_max: 64,
+    };
+    let arbitration = Arbitration::new(config);
+    Homes::new(slot(node), Arc::clone(lock), Arc::clone(numbers), arbitration)
+}
+
+fn rule(nodes: usize) -> Rule {
+    if nodes <= 2 {
+        Rule::LastWriter(LastWriter)
+    } else {
+        Rule::FixedMap(FixedMap)
+    }
+}
+
 impl Several {
     pub fn new(locks: &[Arc<LockTable>], numbers: &[Arc<JournalShared>]) -> Self {
         let homes = locks.iter().zip(numbers).enumerate();
-        let homes = homes.map(|(node, (lock, numbers))| {
-            let config = Config {
-                local: slot(node),
-                order: QueueOrder::Fifo,
-                hold_ns_min: HOLD_NS_MIN,
-                holder_limit: 48,
-                arbiter_limit: 400,
-                queue_max: 64,
-            };
-            let arbitration = Arbitration::new(config);
-            Homes::new(slot(node), Arc::clone(lock), Arc::clone(numbers), arbitration)
-        });
+        let homes = homes.map(|(node, (lock, numbers))| home(node, lock, numbers));
         Self {
             homes: homes.collect(),
+            locks: locks.to_vec(),
+            numbers: numbers.to_vec(),
+            living: vec![true; locks.len()],
+            epochs: vec![EPOCH; locks.len()],
+            reported: vec![Epoch(0); locks.len()],
             links: BTreeMap::new(),
             now_ns: 0,
             messages: 0,
         }
     }
 
+    /// Whether a node lives.
+    pub fn lives(&self, node: usize) -> bool {
+        self.living[node]
+    }
+
+    /// Nodes that live.
+    fn living(&self) -> Vec<usize> {
+        (0..self.living.len()).filter(|node| self.living[*node]).collect()
+    }
+
+    /// Whether nobody holds a row in the lock table of any node that lives.
+    pub fn locks_are_idle(&self) -> bool {
+        self.living().into_iter().all(|node| self.locks[node].is_idle())
+    }
+
     fn send(&mut self, from: usize, to: usize, mail: Mail) {
+        if !self.living[to] {
+            return;
+        }
         let context = self.homes[from].context();
         let context = Context::parse(&context.encode()).expect("it is read as it was written");
         self.messages += 1;
         self.links
             .entry((from, to))
             .or_default()
-            .push_back((context, mail));
+            .push_back((self.epochs[from], context, mail));
     }
 }
 
@@ -86,11 +131,7 @@ impl World {
     fn found_array(&mut self) {
         let nodes = self.several().homes.len();
         let members: SlotSet = (0..nodes).map(slot).collect();
-        let rule = if nodes <= 2 {
-            Rule::LastWriter(LastWriter)
-        } else {
-            Rule::FixedMap(FixedMap)
-        };
+        let rule = rule(nodes);
         for node in 0..nodes {
             self.with_homes(node, |homes, now_ns, out| {
                 homes.enter(now_ns, EPOCH, members, SlotSet::EMPTY, rule, out);
@@ -114,10 +155,12 @@ impl World {
                     self.several()
                         .send(node, usize::from(to.number()), Mail::Lock(message));
                 }
-                HomeAction::Reported(_) => {}
-                HomeAction::NeedsRecovery { .. } | HomeAction::Misbehaved { .. } => {
-                    panic!("all nodes live and keep to the rules: {action:?}")
+                HomeAction::Reported(epoch) => self.several().reported[node] = epoch,
+                HomeAction::NeedsRecovery { holder, .. } => {
+                    let holder = usize::from(holder.number());
+                    assert!(!self.several().living[holder], "only who is gone is recovered");
                 }
+                HomeAction::Misbehaved { .. } => panic!("all nodes keep to the rules: {action:?}"),
             }
         }
     }
@@ -145,7 +188,7 @@ impl World {
     pub fn hurry_nodes(&mut self, core: usize, below: u64) {
         let own = core / self.cores_each;
         let Some(several) = &mut self.several else { return };
-        for to in (0..several.homes.len()).filter(|to| *to != own) {
+        for to in several.living().into_iter().filter(|to| *to != own) {
             several.send(own, to, Mail::Hurry { core, below });
         }
     }
@@ -165,18 +208,24 @@ impl World {
         let later_ns = self.random.below(100_000);
         let several = self.several();
         several.now_ns += later_ns;
-        let nodes = several.homes.len();
-        for node in 0..nodes {
+        for node in several.living() {
             self.with_homes(node, |homes, now_ns, out| homes.tick(now_ns, out));
         }
         let several = self.several();
         let links = several.links.iter();
         let busy: Vec<(usize, usize)> = links
-            .filter(|(_, link)| !link.is_empty())
+            .filter(|((_, to), link)| {
+                // What is said in an epoch that a node has not heard of waits for that.
+                link.front()
+                    .is_some_and(|(epoch, ..)| *epoch <= several.epochs[*to])
+            })
             .map(|(name, _)| *name)
             .collect();
         if busy.is_empty() {
-            return several.homes.iter().any(|homes| !homes.is_idle());
+            return several
+                .living()
+                .into_iter()
+                .any(|node| !several.homes[node].is_idle());
         }
         let (from, to) = busy[self.random.index(busy.len())];
         self.arrive(from, to);
@@ -186,7 +235,7 @@ impl World {
     fn arrive(&mut self, from: usize, to: usize) {
         let several = self.several();
         let link = several.links.get_mut(&(from, to)).expect("it was listed");
-        let (context, mail) = link.pop_front().expect("it is not empty");
+        let (epoch, context, mail) = link.pop_front().expect("it is not empty");
         let first = to * self.cores_each;
         if self.several().homes[to].learn(slot(from), &context) {
             for core in first..first + self.cores_each {
@@ -195,7 +244,7 @@ impl World {
         }
         match mail {
             Mail::Lock(message) => self.with_homes(to, |homes, now_ns, out| {
-                homes.received(now_ns, slot(from), EPOCH, message, out);
+                homes.received(now_ns, slot(from), epoch, message, out);
             }),
             Mail::Hurry { core: asker, below } => {
                 let lane = u16::try_from(asker).expect("few lanes");
@@ -211,8 +260,11 @@ impl World {
     /// As often as not all nodes say what they know, whether or not anything else is to be said.
     pub fn nodes_beat(&mut self) {
         let Some(several) = &mut self.several else { return };
-        let nodes = several.homes.len();
-        for (from, to) in (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to))) {
+        let living = several.living();
+        for (from, to) in living
+            .iter()
+            .flat_map(|from| living.iter().map(move |to| (*from, *to)))
+        {
             if from != to {
                 several.send(from, to, Mail::Beat);
             }

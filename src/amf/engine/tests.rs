@@ -10,16 +10,18 @@ use crate::amf::geometry::Level;
 
 /// What a command in flight of a random run expects.
 pub(super) struct Running {
-    core: usize,
-    command: u32,
+    pub core: usize,
+    pub command: u32,
     /// The other half of a fused pair.
-    write: Option<u32>,
-    range: std::ops::Range<usize>,
-    changes: bool,
+    pub write: Option<u32>,
+    pub range: std::ops::Range<usize>,
+    pub changes: bool,
     /// What the range holds after success.
-    after: Vec<u8>,
-    result: Result<(), GroupError>,
-    reads: bool,
+    pub after: Vec<u8>,
+    pub result: Result<(), GroupError>,
+    pub reads: bool,
+    /// Its node is gone: nobody knows which of its blocks were changed until they are read, which is under way once this has a core again.
+    pub is_unsure: bool,
 }
 
 impl Running {
@@ -32,6 +34,7 @@ impl Running {
         after: Vec::new(),
         result: Ok(()),
         reads: false,
+        is_unsure: false,
     };
 }
 
@@ -52,7 +55,7 @@ fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk_blocks: usize) -> Re
 pub(super) struct Run {
     pub world: World,
     pub model: Vec<u8>,
-    running: Vec<Running>,
+    pub running: Vec<Running>,
     pub commands: u32,
     /// Where a sequential stream goes on, if there is to be one.
     pub stream: Option<usize>,
@@ -82,7 +85,7 @@ impl Run {
         &mut self.world.random
     }
 
-    fn free_ids(&self, core: usize) -> Vec<u32> {
+    pub fn free_ids(&self, core: usize) -> Vec<u32> {
         let used = |id| {
             self.running
                 .iter()
@@ -95,7 +98,7 @@ impl Run {
         let cores = self.world.cores.len();
         let core = self.random().index(cores);
         let ids = self.free_ids(core);
-        if ids.len() < 2 {
+        if ids.len() < 2 || !self.world.lives(core) {
             return;
         }
         let capacity = self.model.len();
@@ -220,6 +223,9 @@ impl Run {
         let Running {
             core, command, write, ..
         } = self.running[pick];
+        if self.running[pick].is_unsure {
+            return;
+        }
         let target = write.filter(|_| self.world.random.chance(50)).unwrap_or(command);
         if self.world.abort(core, target) {
             self.running[pick].result = Err(GroupError::Aborted);
@@ -253,11 +259,17 @@ impl Run {
                 .swap_remove(self.running.iter().position(here).expect("it runs"));
             assert_eq!(done.result, running.result);
             let now = &mut self.model[running.range];
-            if running.reads && done.result.is_ok() {
+            if running.is_unsure {
+                settle_unsure(
+                    now,
+                    &running.after,
+                    &self.world.cores[done.core].buffers[done.command.0 as usize],
+                );
+            } else if running.reads && done.result.is_ok() {
                 let buffer = &self.world.cores[done.core].buffers[done.command.0 as usize];
                 assert_eq!(buffer, now, "a read returns what was last written");
             }
-            if running.changes && done.result.is_ok() {
+            if running.changes && !running.is_unsure && done.result.is_ok() {
                 now.copy_from_slice(&running.after);
             }
             fused = running.write.map(|write| match done.result {
@@ -282,17 +294,7 @@ impl Run {
         let before = rooms(&self.world);
         for step in 0..steps {
             event(self, step);
-            match self.random().below(10) {
-                0..4 => self.start(),
-                4 if self.random().chance(20) => self.abort(),
-                _ => {
-                    self.world.pay_any();
-                }
-            }
-            if self.world.reported != 0 && self.random().chance(10) {
-                self.world.fail_members(self.world.reported);
-            }
-            self.check_done();
+            self.step();
         }
         self.world.settle();
         self.check_done();
@@ -300,6 +302,21 @@ impl Run {
         self.world.drain();
         assert_eq!(rooms(&self.world), before, "no allocation in steady state");
         self.world.assert_idle();
+    }
+
+    /// One random step.
+    pub fn step(&mut self) {
+        match self.random().below(10) {
+            0..4 => self.start(),
+            4 if self.random().chance(20) => self.abort(),
+            _ => {
+                self.world.pay_any();
+            }
+        }
+        if self.world.reported != 0 && self.random().chance(10) {
+            self.world.fail_members(self.world.reported);
+        }
+        self.check_done();
     }
 
     /// All blocks are right on the drives: parity matches if no member is lost, and each further loss
@@ -320,7 +337,7 @@ impl Run {
                 );
             }
         }
-        for core in 0..self.world.cores.len() {
+        for core in self.world.living_cores() {
             let capacity = u32::try_from(self.world.capacity()).expect("small");
             self.world.read(core, 0, 0, capacity);
             self.world.settle();
@@ -328,6 +345,14 @@ impl Run {
             assert_eq!(self.world.cores[core].buffers[0], self.model);
             self.world.done.clear();
         }
+    }
+}
+
+/// Blocks that may have been changed or not are read for the first time: from now on they are what they are.
+fn settle_unsure(now: &mut [u8], after: &[u8], read: &[u8]) {
+    for ((now, after), read) in now.iter_mut().zip(after).zip(read) {
+        assert!(read == now || read == after, "a block is changed or not");
+        *now = *read;
     }
 }
 

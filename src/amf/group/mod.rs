@@ -96,7 +96,8 @@ pub enum Replay {
     },
 }
 
-/// Lanes of the journal that are over: the node that wrote them is gone, and all rows that it may have left half-written are up to date.
+/// Entries of the journal that are over: a node is gone, all rows that it may have left half-written are up to date, and all living nodes have retired what they had of
+/// such entries. So these are all lanes, also those of living nodes: an older entry of theirs must not outlive a newer one of the node that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LanesOver {
     /// Which lanes, as a mask; the bit behind those of the cores is the recovery lane.

@@ -59,6 +59,14 @@ impl JournalShared {
         shared
     }
 
+    /// The same for a node that comes to others which have the group open: of their lanes entries below `start` may be needed, so that nothing is known to be retired
+    /// until they are heard.
+    pub fn joining(lanes: u16, start: u64) -> Self {
+        let shared = Self::new(lanes, start);
+        shared.set_elsewhere(Some(0));
+        shared
+    }
+
     /// The numbers of entries from now on are at least this: another node has used those below.
     pub fn raise(&self, next: u64) {
         assert!(next < NONE, "there are numbers left");

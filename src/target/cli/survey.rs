@@ -194,6 +194,7 @@ pub(super) fn import(options: ArrayImport) -> Result<(), Failure> {
         encryption: options.encryption,
         peers: options.peer,
         shelves: shelves_of(&found, array),
+        has_group: false,
     };
     print(&text.to_string())
 }

@@ -1,7 +1,8 @@
 //! Shelves on the control core: their associations, the paths to their drives, and what is asked of drives beside the commands of engines.
 //!
 //! Drives that nodes share are used after [`Control::admit_drives`], which membership has done. When one of them refuses this life of the
-//! node, all are lost to it, [`Expelled`] is called, and the groups are told nothing: what they would make of it is not this node's to say.
+//! node, all are lost to it, [`Expelled`] is called, and nothing else is said: the groups would record a loss, and hosts would be told that
+//! their data is lost, while other nodes go on with both. Commands wait until whoever is called ends the cores.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::target::core::Core;
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::paths::{Action, Event, Paths};
 use crate::target::fabric::{
-    ASK_BYTES_MAX, Answer, Ask, FabricJob, FabricOrder, FabricReport, Notice, Shelf, answer_of, encode_ask,
+    ASK_BYTES_MAX, Answer, Ask, FabricJob, FabricOrder, FabricReport, Shelf, answer_of, encode_ask,
     encode_instance, give_back, instance_of,
 };
 use crate::target::host::associations::{Associations, Order};
@@ -85,6 +86,8 @@ pub(super) struct FabricControl {
     spans: Vec<Span>,
     /// Queues of each shelf that are open, or half open, on all cores.
     open: Vec<u32>,
+    /// Those of them that belong to associations that are lost.
+    lost: Vec<u32>,
     /// Why each shelf is not connected, as was said last.
     said: Vec<Option<DownReason>>,
     leaving: Option<Leaving>,
@@ -116,6 +119,7 @@ impl FabricControl {
             associations: Associations::new(&targets, cores),
             paths,
             open: vec![0; shelves.len()],
+            lost: vec![0; shelves.len()],
             said: vec![None; shelves.len()],
             shelves,
             asked: BTreeMap::new(),
@@ -211,6 +215,12 @@ impl Control {
 
     fn shelf_down(&mut self, core: &mut Core, io: &mut Io<Message>, shelf: u16) {
         self.path_event(core, io, Event::Down { shelf });
+        // Queues of the next association are opened later.
+        let fabric = self.fabric();
+        fabric.lost[usize::from(shelf)] = fabric.open[usize::from(shelf)];
+        if fabric.lost[usize::from(shelf)] == 0 {
+            self.path_event(core, io, Event::Ended { shelf });
+        }
         // What was sent ends with its queue; what was not ends here.
         let fabric = self.fabric();
         let asked = &fabric.asked;
@@ -237,17 +247,23 @@ impl Control {
             FabricReport::Queue(name, epoch, report) => self.associate(core, io, |associations, now| {
                 associations.report(now, name, epoch, &report);
             }),
-            FabricReport::Closed(name) => {
-                let open = &mut self.fabric().open[usize::from(name.target)];
-                *open -= 1;
-                if *open == 0 {
-                    self.notice(Notice::ShelfDown(name.target));
+            FabricReport::Closed(name, in_doubt) => {
+                for drive in in_doubt {
+                    self.path_event(core, io, Event::InDoubt { drive });
+                }
+                let fabric = self.fabric();
+                let shelf = name.target;
+                fabric.open[usize::from(shelf)] -= 1;
+                let lost = &mut fabric.lost[usize::from(shelf)];
+                // A queue ends after its association was heard to be lost, or has carried nothing.
+                if *lost > 0 {
+                    *lost -= 1;
+                    if *lost == 0 {
+                        self.path_event(core, io, Event::Ended { shelf });
+                    }
                 }
             }
-            FabricReport::Conflict(drive) => {
-                self.notice(Notice::Preempted(drive));
-                self.path_event(core, io, Event::Conflict { drive });
-            }
+            FabricReport::Conflict(drive) => self.path_event(core, io, Event::Conflict { drive }),
         }
     }
 
@@ -296,11 +312,6 @@ impl Control {
                     let order = FabricOrder::Route(drive, route);
                     core.tell(io, CoreIndex(to), Message::Fabric(order));
                 }
-                self.notice(if route.is_up() {
-                    Notice::DriveUp(drive)
-                } else {
-                    Notice::DriveDown(drive)
-                });
             }
             Action::Stale { drive, why } => {
                 let name = &self.drives[usize::from(drive)].name;
@@ -344,15 +355,6 @@ impl Control {
         if let Some((group, member)) = self.drive_uses[usize::from(drive)].member {
             self.member_fault(core, io, group, MemberIndex(member), error);
         }
-    }
-
-    /// Something that whoever decides about the sharing of drives has to know.
-    #[expect(
-        clippy::unused_self,
-        reason = "who decides about sharing is part of the control machines"
-    )]
-    fn notice(&self, notice: Notice) {
-        tracing::debug!(?notice, "drives of shelves");
     }
 
     /// Asks a drive of a shelf something beside the commands of engines; the answer goes to [`Control::answered`]. What takes longer than its

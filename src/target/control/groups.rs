@@ -162,6 +162,12 @@ impl GroupControl {
         self.machine.snapshot().state == GroupState::Degraded
     }
 
+    /// It cannot go on, and why.
+    pub(super) fn fail(&mut self, why: String) {
+        self.phase = Phase::Failed;
+        self.failed = Some(why);
+    }
+
     pub(super) fn is_failed(&self) -> bool {
         self.phase == Phase::Failed
     }
@@ -465,10 +471,9 @@ impl Control {
                 tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
                 self.publish_namespaces(core, io);
                 self.add_planned_spares(core, io, group);
-                self.share_led(core, io, group);
                 self.try_listen(core, io);
             }
-            Action::LanesOver(_) => self.share_led(core, io, group),
+            Action::LanesOver(_) => self.entries_ended(core, io, group),
             Action::VdiskAdded(_) => {
                 self.publish_namespaces(core, io);
                 self.try_listen(core, io);
@@ -482,10 +487,10 @@ impl Control {
             Action::Reply { request, result } => self.request_done(core, io, group, request, result),
             Action::GroupFailed { why, members } => {
                 let state = &mut self.groups[usize::from(group)];
-                state.phase = Phase::Failed;
-                state.failed = Some(why.to_string());
+                state.fail(why.to_string());
                 tracing::error!(group = %state.shared.name, %why, "group failed: its virtual disks cannot be written any more");
                 self.announce_members(core, io, group, members);
+                self.share_failed(core, io, group, &why.to_string());
                 self.relayout_event(core, io, group, RelayoutEvent::GroupFailed);
                 self.try_listen(core, io);
                 self.try_finish(io);
@@ -653,7 +658,13 @@ impl Control {
         self.group_event(core, io, group, Event::SuperblockWritten { io: name, result });
     }
 
-    fn announce_members(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, set: MemberSet) {
+    pub(super) fn announce_members(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        set: MemberSet,
+    ) {
         self.groups[usize::from(group)].shared.lock.publish(set);
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::Members { group, set });

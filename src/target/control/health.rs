@@ -134,7 +134,7 @@ impl Control {
 
     fn look_for_hang(&mut self, core: &mut Core, io: &mut Io<Message>, drive: u16) {
         if self.has_lost(drive) {
-            return; // It owes nothing any more.
+            return; // What waits for it waits until the cores end.
         }
         let awake = core.awake.read(io.now());
         let superblocks = self.superblocks.values();
@@ -336,7 +336,6 @@ impl Control {
             group,
             name,
             span,
-            drive,
             given_up,
             ..
         } = self
@@ -345,7 +344,7 @@ impl Control {
             .expect("its number was given with it");
         self.superblock_spans.extend(span);
         self.retry_superblocks(core, io);
-        if !given_up && (result.is_ok() || !self.has_lost(drive)) {
+        if !given_up {
             self.superblock_written(core, io, group, name, result);
         }
     }

@@ -30,7 +30,7 @@ use crate::target::icl::{News, Port, PortSetup};
 use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
-pub use groups::{lanes_of, lanes_over};
+pub use groups::lanes_of;
 
 /// Lock words of a shared group.
 const LOCK_SLOTS: usize = 1 << 16;
@@ -51,7 +51,7 @@ pub struct ShareSetup {
     pub port: PortSetup,
     /// Where it listens.
     pub listener: OwnedFd,
-    /// The groups by name, ascending: so that all nodes number them alike.
+    /// The groups.
     pub groups: Vec<(Name, Limits)>,
     /// Where the life of the node hears.
     pub ear: Sender<Heard>,
@@ -60,14 +60,16 @@ pub struct ShareSetup {
 /// A group that other nodes serve too.
 struct SharedGroup {
     name: Name,
+    /// What nodes call it to each other.
+    address: u16,
     limits: Limits,
     peering: Peering,
     table: Arc<LockTable>,
     journal: Arc<JournalShared>,
     /// Its number among the groups of the node, once it is open.
     index: Option<u16>,
-    /// The epoch whose [`Action::Recover`] is to be answered when its group machine says so.
-    recovers: Option<Epoch>,
+    /// What the group machine is to make durable before the peering goes on, and in which epoch.
+    recovers: Option<(Epoch, Recovering)>,
     /// Superblocks that are under way are to be the last ones.
     steps_down: bool,
     barrier: Epoch,
@@ -76,6 +78,15 @@ struct SharedGroup {
     is_served: bool,
     /// Why it is not served.
     refused: Option<String>,
+}
+
+/// How far a recovery is that this node leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recovering {
+    /// The group is opened, or members are counted as lost, and then entries below are to be retired if something was replayed beside others.
+    Replayed { below: Option<u64> },
+    /// Entries are to be over.
+    Ending,
 }
 
 /// A message of another node that was not looked at yet: from whom, for which group, its kind, its bytes.
@@ -102,7 +113,7 @@ impl ShareControl {
     pub(super) fn new(setup: ShareSetup, cores: u16) -> Self {
         let group = |(name, limits)| {
             let table = LockTable::shared(LOCK_SLOTS);
-            let journal = Arc::new(JournalShared::among_nodes(setup.slots * cores, 1));
+            let journal = Arc::new(JournalShared::joining(setup.slots * cores, 1));
             let arbitration = Arbitration::new(LockConfig {
                 local: setup.slot,
                 order: QueueOrder::Fifo,
@@ -113,9 +124,10 @@ impl ShareControl {
             });
             let homes = Homes::new(setup.slot, Arc::clone(&table), Arc::clone(&journal), arbitration);
             SharedGroup {
+                address: address_of(&name),
                 name,
                 limits,
-                peering: Peering::new(setup.slot, homes),
+                peering: Peering::new(setup.slot, cores, homes),
                 table,
                 journal,
                 index: None,
@@ -310,11 +322,15 @@ impl Control {
         );
         let epoch = share.epoch();
         for (from, group, kind, range) in &inbox {
-            let at = usize::from(*group);
-            if at >= self.share().groups.len() {
+            let at = self
+                .share()
+                .groups
+                .iter()
+                .position(|shared| shared.address == *group);
+            let Some(at) = at else {
                 tracing::warn!(peer = %from, group, "a node speaks of a group that this node does not have: the nodes of an array need the same groups in their configurations");
                 continue;
-            }
+            };
             let mut result = Ok(());
             self.peer(core, io, at, |peering, now, out| {
                 result = peering.receive(now, (*from, epoch), (*kind, &bytes[range.clone()]), out);
@@ -362,8 +378,9 @@ impl ShareControl {
     fn submit(&mut self, io: &mut Io<Message>, to: Slot, group: u16, note: &Note) -> bool {
         self.body.clear();
         note.encode(&mut self.body);
-        let context = self.groups[usize::from(group)].peering.context().encode();
-        let address = Address::Group(group);
+        let group = &self.groups[usize::from(group)];
+        let context = group.peering.context().encode();
+        let address = Address::Group(group.address);
         let payload: [&[u8]; 2] = [&context, &self.body];
         match self.port.submit(io, to, address, note.kind(), &payload) {
             Ok(()) => true,
@@ -497,16 +514,13 @@ impl Control {
                 tracing::info!(group = %self.share().groups[at].name, epoch = %recovery.epoch, living = ?recovery.living, rows = recovery.rows.len(), "this node leads the group");
                 self.share().tell_life(Heard::RecoverGroup(at, recovery));
             }
+            Action::EndEntries { epoch, below } => self.end_entries(core, io, at, epoch, below),
             Action::Recovered(epoch) => {
                 self.share().groups[at].recovered = epoch;
                 self.pass_recovered(epoch);
             }
             Action::Follow(led) => self.follow(core, io, at, &led),
-            Action::Refused(why) => {
-                tracing::error!(group = %self.share().groups[at].name, %why, "the node that leads the group cannot open it");
-                self.share().groups[at].refused = Some(why);
-                self.try_listen(core, io);
-            }
+            Action::Refused(why) => self.refused(core, io, at, why),
             Action::Serve => {
                 tracing::info!(group = %self.share().groups[at].name, "shared group is served");
                 self.share().groups[at].is_served = true;
@@ -527,6 +541,19 @@ impl Control {
             core.tell(io, CoreIndex(to), Message::TailMoved { group });
         }
     }
+}
+
+/// What nodes call a group to each other: a number that follows from its name. Of the few groups of an array no two have the same, all but certainly.
+///
+/// The hash is FNV-1a with 32 bits, folded.
+pub fn address_of(name: &Name) -> u16 {
+    let hash = name.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let folded = hash >> 16 ^ hash & 0xffff;
+    u16::try_from(folded)
+        .expect("it has 16 bits")
+        .min(Address::GROUP_MAX)
 }
 
 /// An epoch as the groups see it.

@@ -98,6 +98,11 @@ impl ToSeat {
         self.post(Order::Preempted);
     }
 
+    /// This node cannot serve what the others do, and why.
+    pub fn unfit(&self, why: &str) {
+        self.post(Order::Unfit(why.to_owned()));
+    }
+
     /// This life cannot serve, and why.
     pub fn failed(&self, why: &str) {
         self.post(Order::Failed(why.to_owned()));
@@ -228,6 +233,8 @@ enum Ending {
     Stopped,
     /// Others go on without it, or it could not go on.
     Lost(String),
+    /// It cannot serve what the others do, and would not next time either.
+    Unfit(String),
 }
 
 /// What there is of this node in the array.
@@ -284,7 +291,7 @@ impl Council {
     /// Errs if the address cannot be listened on.
     pub fn start(setup: Setup, lives: Option<Arc<Lives>>) -> std::io::Result<Self> {
         let setup = Arc::new(setup);
-        let listener = reactor::listener(setup.listen, 64)?;
+        let listener = super::sockets::listen(setup.listen, 64)?;
         let present = Arc::new(Mutex::new(Present::default()));
         let (wish, wishes) = mpsc::sync_channel(2);
         let thread = {
@@ -475,6 +482,14 @@ fn live_on(
                 tracing::info!(array = %setup.name, slot = %setup.slot, "this node has left the array");
                 let mut present = locked(present);
                 present.ended = Some("left, as asked".to_owned());
+                present.phase = Phase::Left;
+                drop(present);
+                wishes.recv().unwrap_or(Wish::Stop)
+            }
+            Ending::Unfit(why) => {
+                tracing::error!(array = %setup.name, slot = %setup.slot, "this node stays outside of the array until `braid node join`: {why}");
+                let mut present = locked(present);
+                present.ended = Some(why);
                 present.phase = Phase::Left;
                 drop(present);
                 wishes.recv().unwrap_or(Wish::Stop)

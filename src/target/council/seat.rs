@@ -1,5 +1,6 @@
 //! One life of a node in its array: the machine, the connections to shelves and to the other nodes, on a reactor of its own.
 
+mod making;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +16,6 @@ use super::desk::{self, Encoded};
 use super::drives::{Drives, State};
 use super::{Ending, Setup};
 use crate::icl::link::{LinkConfig, PastLives};
-use crate::icl::membership::label::{Label, voters_of};
 use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Ticket, Wish};
 use crate::icl::membership::message::Announcement;
 use crate::icl::membership::record::EpochRecord;
@@ -29,7 +29,6 @@ use crate::target::host::{Event as AssociationEvent, JobError, Outcome, Payload,
 use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup};
 use crate::target::manage::ArrayStatus;
 use crate::target::share::{Heard, Lease};
-use status::state_text;
 
 /// What tokens are about, in their highest byte.
 const QUEUES: u8 = 1;
@@ -38,6 +37,8 @@ const TIMER: u8 = 3;
 /// How often what is not urgent is looked at, drives without a label among it.
 const TICK_NS: Nanos = 100_000_000;
 const LABELS_NS: Nanos = 1_000_000_000;
+/// A drive that has erred twice within so long is left alone for as long.
+const DOUBT_NS: Nanos = 5_000_000_000;
 /// Commands in flight at a shelf.
 const DEPTH: u16 = 64;
 /// Longest time that a shelf's admin commands may take: those that wait for other nodes' commands.
@@ -76,6 +77,8 @@ pub enum Order {
     Preempted,
     /// They cannot serve, and why.
     Failed(String),
+    /// They could not in another life either, and why.
+    Unfit(String),
     /// End.
     Stop,
 }
@@ -150,6 +153,8 @@ pub struct Seat {
     timer: Option<(Nanos, TimerId)>,
     tick_at: Nanos,
     labels_at: Nanos,
+    /// When each drive answered a command with an error last.
+    doubted: BTreeMap<usize, Nanos>,
     past: PastLives,
     record: Option<EpochRecord>,
     /// The cores that serve the array's groups, if this node does, and until when they may answer hosts.
@@ -221,6 +226,7 @@ impl Seat {
             timer: None,
             tick_at: 0,
             labels_at: 0,
+            doubted: BTreeMap::new(),
             past: PastLives::default(),
             record: None,
             share,
@@ -312,7 +318,7 @@ impl Seat {
             self.take_drives_back(io);
             if self.making.is_none() {
                 for drive in 0..self.setup.drives.len() {
-                    if self.drives.look_again(drive) {
+                    if self.may_look(now, drive) && self.drives.look_again(drive) {
                         self.read_label(drive);
                     }
                 }
@@ -418,6 +424,29 @@ impl Seat {
             asked.left_behind = true;
             self.drives.leave_behind(asked.drive);
         }
+    }
+
+    /// A drive has answered a command with an error: it counts as away until its label is read, which is tried at once, but not again and again.
+    fn doubt(&mut self, io: &mut Io<Order>, drive: usize, index: DriveIndex) {
+        let now = io.now();
+        let is_usual = self.doubted.get(&drive).is_some_and(|at| now < at + DOUBT_NS);
+        self.doubted.insert(drive, now);
+        self.drives.doubt(drive);
+        self.heard.push(Event::DriveDown(index));
+        if !is_usual && self.drives.look_again(drive) {
+            self.read_label(drive);
+        }
+    }
+
+    /// Whether the machine has a command under way for a drive.
+    fn has_under_way(&self, drive: usize) -> bool {
+        let of = |asked: &Asked| asked.drive == drive && !asked.over && matches!(asked.why, Why::Machine(..));
+        self.asked.values().any(of)
+    }
+
+    /// Whether a drive that was in doubt may be looked at again.
+    fn may_look(&self, now: Nanos, drive: usize) -> bool {
+        self.doubted.get(&drive).is_none_or(|at| now >= at + DOUBT_NS)
     }
 
     fn read_label(&mut self, drive: usize) {
@@ -530,6 +559,8 @@ impl Seat {
                 let read = matches!(outcome, Ok(answer) if answer.status.is_success());
                 let index = self.drives.labelled(&self.setup, drive, read.then_some(data));
                 match index {
+                    // What was asked before it was doubted may still change it.
+                    Some(_) if self.has_under_way(drive) => self.drives.doubt(drive),
                     Some(index) if self.claimed.contains(&drive) => self.drive_up(io, index),
                     Some(index) => self.claim(drive, Then::Up(index)),
                     None => {}
@@ -545,6 +576,10 @@ impl Seat {
                 let namespace = self.drives.get(drive).namespace;
                 let block_bytes = namespace.map_or(4096, |namespace| namespace.block_bytes);
                 let answer = desk::answer(&self.setup, block_bytes, &command, outcome, data);
+                let is_refused = matches!(outcome, Ok(answer) if !answer.status.is_success());
+                if answer == Answer::Failed && is_refused {
+                    self.doubt(io, drive, index);
+                }
                 if answer == Answer::Failed {
                     let status = outcome
                         .as_ref()
@@ -588,145 +623,6 @@ impl Seat {
             (_, Then::Up(_)) => self.drives.doubt(drive),
             (_, Then::Label) => self.label_written(io, drive, outcome),
         }
-    }
-}
-
-// Making the array.
-impl Seat {
-    fn create(&mut self, io: &mut Io<Order>, answer: SyncSender<Result<(), String>>) {
-        let is_blank = |drive: &usize| self.drives.get(*drive).state == State::Blank;
-        let mut blank = (0..self.setup.drives.len()).filter(is_blank);
-        let first = blank.next();
-        let machine = self.machine.as_ref();
-        let is_labelled = machine.is_some_and(|machine| machine.status(io.now()).stage == Stage::Blank);
-        if is_labelled && first.is_none() {
-            // Whoever wrote the labels was stopped before the first epoch.
-            self.machine_event(io, Event::Format);
-            let _ = answer.send(Ok(())); // Whoever asked may have gone.
-            return;
-        }
-        let later: Vec<usize> = blank.collect();
-        let first = match (self.cannot_create(), first) {
-            (None, Some(first)) => first,
-            (why, _) => {
-                let why = why.unwrap_or_else(|| "no drive is blank".to_owned());
-                let _ = answer.send(Err(why)); // Likewise.
-                return;
-            }
-        };
-        // The first drive's label goes before all others, so that whoever finds some of them knows from its records, as it votes, whether
-        // an epoch has ever begun.
-        self.making = Some(Making {
-            answer,
-            later,
-            left: 1,
-            failed: None,
-        });
-        self.make(first);
-    }
-
-    /// Has a drive become one of the array.
-    fn make(&mut self, drive: usize) {
-        if self.claimed.contains(&drive) {
-            self.hold_keys(drive);
-        } else {
-            self.claim(drive, Then::Label);
-        }
-    }
-
-    fn hold_keys(&mut self, drive: usize) {
-        let namespace = self.drives.get(drive).namespace;
-        let namespace = namespace.expect("it is blank, and so there");
-        self.ask(drive, Why::HoldKeys, desk::hold_keys(&namespace));
-    }
-
-    fn write_label(&mut self, drive: usize) {
-        let namespace = self.drives.get(drive).namespace;
-        let namespace = namespace.expect("what is known of a namespace is kept when its shelf is gone");
-        let count = self.setup.drives.len();
-        let drives: DriveSet = (0..count).filter_map(index_of).collect();
-        let label = Label {
-            array: self.setup.array(),
-            name: self.setup.name.clone(),
-            drive: index_of(drive).expect("an array has at most 64 drives"),
-            namespace: namespace.uuid,
-            drives,
-            voters: voters_of(drives.count(), self.setup.failures),
-        };
-        let write = desk::write_label(&namespace, &label.encode());
-        self.ask(drive, Why::WriteLabel, write);
-    }
-
-    fn cannot_create(&self) -> Option<String> {
-        if self.making.is_some() {
-            return Some("the array is being made".to_owned());
-        }
-        if self.setup.drives.is_empty() {
-            return Some("the configuration names no drives of a shelf".to_owned());
-        }
-        // A node that was stopped while it wrote labels left some of them, and it may be made to the end: if they are those that would be
-        // written now, and no epoch has begun.
-        if let Some(machine) = &self.machine
-            && !machine.has_found_blank(DriveSet(1))
-        {
-            return Some("the array exists: its drives have labels. `braid array show` says more".to_owned());
-        }
-        let all: DriveSet = (0..self.setup.drives.len()).filter_map(index_of).collect();
-        let planned = (all, voters_of(all.count(), self.setup.failures));
-        if self.drives.array().is_some_and(|array| array != planned) {
-            return Some(
-                "some drives have labels of an array with other drives, or with other failures that it survives".to_owned(),
-            );
-        }
-        let is_fit = |place: usize| match self.drives.get(place).state {
-            State::Blank => true,
-            State::Member(index) => Some(index) == index_of(place),
-            State::Away | State::Draining | State::Reading | State::Unfit(_) => false,
-        };
-        let named: Vec<String> = (0..self.setup.drives.len())
-            .filter(|place| !is_fit(*place))
-            .map(|place| (&self.setup.drives[place].name, &self.drives.get(place).state))
-            .map(|(name, state)| format!("drive \"{name}\": {}", state_text(state)))
-            .collect();
-        (!named.is_empty()).then(|| format!("all drives have to be there and blank; {}", named.join("; ")))
-    }
-
-    fn label_written(&mut self, io: &mut Io<Order>, drive: usize, outcome: &Outcome) {
-        let Some(making) = &mut self.making else { return };
-        let is_done = matches!(outcome, Ok(answer) if answer.status.is_success());
-        if !is_done {
-            let name = &self.setup.drives[drive].name;
-            making.failed = Some(format!(
-                "the label of drive \"{name}\" could not be written; those of others may be. Look at the shelf and try again"
-            ));
-        }
-        making.left -= 1;
-        if making.left > 0 {
-            return;
-        }
-        let later = std::mem::take(&mut making.later);
-        if making.failed.is_none() && !later.is_empty() {
-            making.left = later.len();
-            for drive in later {
-                self.make(drive);
-            }
-            return;
-        }
-        let Making { answer, failed, .. } = self.making.take().expect("it is being made");
-        let result = failed.map_or(Ok(()), Err);
-        if result.is_ok() {
-            tracing::info!(array = %self.setup.name, drives = self.setup.drives.len(), "the array is made");
-            let count = self.setup.drives.len();
-            let all: DriveSet = (0..count).filter_map(index_of).collect();
-            self.begin(io, all, voters_of(all.count(), self.setup.failures));
-            self.machine_event(io, Event::Format);
-        }
-        for drive in 0..self.setup.drives.len() {
-            if self.drives.look_again(drive) {
-                self.read_label(drive);
-            }
-        }
-        let _ = answer.send(result); // Whoever asked may have gone.
     }
 }
 
@@ -941,6 +837,7 @@ impl Seat {
             Order::Drained => self.machine_event(io, Event::Drained),
             Order::Preempted => self.machine_event(io, Event::Preempted),
             Order::Failed(why) => self.end(Ending::Lost(why)),
+            Order::Unfit(why) => self.end(Ending::Unfit(why)),
             Order::Stop => self.end(Ending::Stopped),
         }
     }

@@ -43,8 +43,9 @@ pub enum FabricOrder {
 pub enum FabricReport {
     /// Something of a queue.
     Queue(QueueName, u32, Report),
-    /// A queue is gone, and everything that was in flight on it has ended.
-    Closed(QueueName),
+    /// A queue is gone, and everything that was in flight on it has ended; with drives of its shelf to which something was written that may
+    /// still take effect.
+    Closed(QueueName, Vec<u16>),
     /// A drive has refused a command with a reservation conflict.
     Conflict(u16),
 }
@@ -57,6 +58,8 @@ pub struct Fabric {
     facts: Vec<Option<Arc<TargetFacts>>>,
     /// The namespace of each drive that is one.
     namespaces: Vec<Option<(u16, Namespace)>>,
+    /// Drives that nodes share.
+    shared: Vec<bool>,
     /// Drives of each shelf; the next one's turn is first.
     drives: Vec<Vec<u16>>,
     /// Commands that are over; kept for its memory.
@@ -77,7 +80,10 @@ impl Fabric {
             Medium::File { .. } | Medium::Memory(_) => None,
         });
         let namespaces = namespaces.collect();
+        let is_shared =
+            |spec: &DriveSpec| matches!(&spec.medium, Medium::Fabric(drive) if drive.identity.is_none());
         Self {
+            shared: specs.iter().map(is_shared).collect(),
             facts: vec![None; targets.len()],
             queues: Queues::new(targets, TokenKind::Fabric as u8),
             transfers: Transfers::new(specs.len()),
@@ -212,7 +218,10 @@ impl Core {
                     self.tell_control(io, ControlMessage::Fabric(report));
                 }
                 Happened::Closed { queue } => {
-                    self.tell_control(io, ControlMessage::Fabric(FabricReport::Closed(queue)));
+                    let drives = fabric.drives[usize::from(queue.target)].iter().copied();
+                    let in_doubt = drives.filter(|drive| fabric.transfers.is_in_doubt(*drive));
+                    let report = FabricReport::Closed(queue, in_doubt.collect());
+                    self.tell_control(io, ControlMessage::Fabric(report));
                 }
                 Happened::Done {
                     job: FabricJob::Ask(number),
@@ -252,9 +261,16 @@ impl Core {
             result = Some(Err(DriveError::Io { errno: libc::EBADMSG }));
         }
         assert!(outcome != Err(JobError::TooLarge), "parts are cut to what fits");
+        let (drive, is_refused) = (
+            fabric.transfers.drive(transfer),
+            result == Some(Err(DriveError::Fenced)),
+        );
+        if is_refused && fabric.shared[usize::from(drive)] {
+            // Not the command has failed, but this life of the node has ended: what becomes of its commands is for others to say.
+            result = None;
+        }
         fabric.transfers.part_ended(transfer, result);
-        if result == Some(Err(DriveError::Fenced)) {
-            let drive = fabric.transfers.drive(transfer);
+        if is_refused {
             self.tell_control(io, ControlMessage::Fabric(FabricReport::Conflict(drive)));
         }
     }

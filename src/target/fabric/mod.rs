@@ -151,19 +151,6 @@ pub enum Answer {
     Failed(Option<Status>),
 }
 
-/// What becomes of a drive, for whoever decides who shares it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// It may be used.
-    DriveUp(u16),
-    /// Its association is lost, or is being torn down.
-    DriveDown(u16),
-    /// It refused a command of this node with a reservation conflict.
-    Preempted(u16),
-    /// No core has a connection to this shelf any more, and what ran on them has ended here.
-    ShelfDown(u16),
-}
-
 /// The host identifier of an association: the next one fences the last, so each has its own.
 pub fn hostid_of(base: [u8; 16], attempt: u32) -> [u8; 16] {
     *Uuid::new_v5(

@@ -79,6 +79,16 @@ pub enum Event<'a> {
         /// Its answer.
         answer: Answer,
     },
+    /// Something that was written to a drive was lost with its connection, and may still take effect.
+    InDoubt {
+        /// Which drive.
+        drive: u16,
+    },
+    /// No core has a connection of an association to a shelf that is lost: all drives that are in doubt were named.
+    Ended {
+        /// Which shelf.
+        shelf: u16,
+    },
     /// A drive refused a command with a reservation conflict.
     Conflict {
         /// Which drive.
@@ -174,6 +184,8 @@ struct Path {
     state: State,
     /// What is on it is not to be relied on, and the cores have been told.
     stale: Option<Stale>,
+    /// Something that was written to it may still take effect. Of others, which are not, nothing is under way.
+    is_in_doubt: bool,
     /// Who this node may be to the drive; `None` if nodes share it.
     custody: Option<Custody>,
 }
@@ -188,6 +200,8 @@ struct ShelfState {
     volatile: bool,
     /// Nothing of earlier associations can take effect any more.
     is_drained: bool,
+    /// Which drives those have left something for is known.
+    is_ended: bool,
     /// Which start of its process it was when it was last known, if it has told.
     instance: Option<[u8; 16]>,
     /// It was connected before.
@@ -223,6 +237,7 @@ impl Paths {
             namespaces: Vec::new(),
             volatile: false,
             is_drained: false,
+            is_ended: true,
             instance,
             known: false,
         });
@@ -236,6 +251,7 @@ impl Paths {
             namespace,
             state: State::Down,
             stale: None,
+            is_in_doubt: false,
             custody: identity.map(|identity| Custody::of(identity.host)),
         };
         let old = self.paths.insert(drive, path);
@@ -297,6 +313,11 @@ impl Paths {
                 attempt,
                 answer,
             } => self.reserved(now_ns, drive, attempt, answer, out),
+            Event::InDoubt { drive } => self.path(drive).is_in_doubt = true,
+            Event::Ended { shelf } => {
+                self.shelves[usize::from(shelf)].is_ended = true;
+                self.claim_waiting(shelf, out);
+            }
             Event::Conflict { drive } if self.is_shared(drive) => self.expel(drive, out),
             Event::Conflict { drive } => self.fence(drive, out),
             Event::Admitted => self.admit(out),
@@ -310,11 +331,22 @@ impl Paths {
         state.namespaces.clone_from(&facts.namespaces);
         state.volatile = facts.volatile_write_cache;
         state.is_drained = facts.drain == Drain::Proven;
+        if state.is_drained {
+            let paths = self.paths.values_mut().filter(|path| path.shelf == shelf);
+            paths.for_each(|path| path.is_in_doubt = false);
+        }
         let attempt = facts.attempt;
         if state.attempt.replace(attempt) != Some(attempt) {
             return out.push(Action::ReadInstance { shelf, attempt });
         }
-        // One that was missing may be back, and one that was being drained may be so by now.
+        self.claim_waiting(shelf, out);
+    }
+
+    /// A drive that was missing may be back, and one that was being drained may be so by now.
+    fn claim_waiting(&mut self, shelf: u16, out: &mut Vec<Action>) {
+        let Some(attempt) = self.shelves[usize::from(shelf)].attempt else {
+            return;
+        };
         for drive in self.drives_of(shelf) {
             if matches!(self.paths[&drive].state, State::Missing | State::Draining) && self.is_there(drive) {
                 self.claim(drive, attempt, out);
@@ -342,7 +374,8 @@ impl Paths {
     }
 
     fn down(&mut self, shelf: u16, out: &mut Vec<Action>) {
-        self.shelves[usize::from(shelf)].attempt = None;
+        let state = &mut self.shelves[usize::from(shelf)];
+        (state.attempt, state.is_ended) = (None, false);
         for drive in self.drives_of(shelf) {
             let path = self.path(drive);
             if matches!(path.state, State::Fenced) {
@@ -396,11 +429,14 @@ impl Paths {
 
     fn claim(&mut self, drive: u16, attempt: u32, out: &mut Vec<Action>) {
         let shelf = &self.shelves[usize::from(self.paths[&drive].shelf)];
-        let (is_drained, identity) = (shelf.is_drained, identity_of(hostid_of(shelf.base, attempt)));
+        let (is_drained, is_ended) = (shelf.is_drained, shelf.is_ended);
+        let identity = identity_of(hostid_of(shelf.base, attempt));
         let is_admitted = self.is_admitted;
         let path = self.path(drive);
         let Some(custody) = path.custody.clone() else {
-            path.state = if is_drained {
+            // A drive that hangs keeps what was lost from being over, and is to hold up itself alone.
+            let is_quiet = is_drained || (is_ended && !path.is_in_doubt);
+            path.state = if is_quiet {
                 State::Connected
             } else {
                 State::Draining
@@ -482,12 +518,11 @@ impl Paths {
         self.is_expelled = true;
         for (drive, path) in self.paths.iter_mut().filter(|(_, path)| path.custody.is_none()) {
             path.state = State::Fenced;
-            let route = Route::Refused {
-                error: DriveError::Fenced,
-                // No command is sent again, and none of this life counts: whoever goes on waits for the end of its fence.
-                settled: true,
-            };
-            out.push(Action::Route { drive: *drive, route });
+            if path.stale.is_none() {
+                // Commands wait until the cores end. An error would tell hosts that their data is lost, which other nodes have.
+                let (drive, route) = (*drive, Route::Down);
+                out.push(Action::Route { drive, route });
+            }
         }
         out.push(Action::Expelled { drive });
     }
@@ -545,367 +580,4 @@ impl Paths {
 }
 
 #[cfg(test)]
-mod tests {
-    use nvme::reservation::{HostId, Report, Reported};
-
-    use super::*;
-    use crate::target::fabric::base_of;
-
-    const NAMESPACE: Namespace = Namespace {
-        nsid: 1,
-        blocks: 100,
-        block_bytes: 4096,
-        nguid: [0; 16],
-        uuid: [5; 16],
-    };
-    const BASE: [u8; 16] = [3; 16];
-    const INSTANCE: Option<[u8; 16]> = Some([8; 16]);
-
-    /// One shelf with one drive, and who has that.
-    struct World {
-        paths: Paths,
-        held_by: Vec<HostId>,
-        answers: bool,
-    }
-
-    fn facts(attempt: u32, namespaces: Vec<Namespace>) -> TargetFacts {
-        TargetFacts {
-            attempt,
-            namespaces,
-            volatile_write_cache: true,
-            drain: Drain::Proven,
-            ..TargetFacts::default()
-        }
-    }
-
-    impl World {
-        fn new() -> Self {
-            let identity = identity_of(base_of(BASE, "start"));
-            let mut paths = Paths::default();
-            paths.add_shelf(BASE, INSTANCE);
-            paths.add_drive(7, 0, NAMESPACE, Some(identity));
-            Self {
-                paths,
-                held_by: vec![identity.host],
-                answers: true,
-            }
-        }
-
-        /// What remains of an event after the drive has answered everything.
-        fn run(&mut self, event: Event<'_>) -> Vec<Action> {
-            let mut out = Vec::new();
-            self.paths.handle(0, event, &mut out);
-            let mut rest = Vec::new();
-            while !out.is_empty() {
-                for action in std::mem::take(&mut out) {
-                    let Action::Reserve {
-                        drive,
-                        attempt,
-                        command,
-                    } = action
-                    else {
-                        rest.push(action);
-                        continue;
-                    };
-                    if !self.answers {
-                        rest.push(action);
-                        continue;
-                    }
-                    let answer = self.answer(attempt, command);
-                    let event = Event::Reserved {
-                        drive,
-                        attempt,
-                        answer,
-                    };
-                    self.paths.handle(0, event, &mut out);
-                }
-            }
-            rest
-        }
-
-        fn answer(&mut self, attempt: u32, command: Reservation) -> Answer {
-            let own = HostId(hostid_of(BASE, attempt));
-            match command {
-                Reservation::Report { .. } => {
-                    let registrants = self.held_by.iter().map(|host| Reported {
-                        cntlid: 0,
-                        holder: true,
-                        host: *host,
-                        key: identity_of(host.0).key,
-                    });
-                    return Answer::Report(Report {
-                        generation: 0,
-                        kind: (!self.held_by.is_empty())
-                            .then_some(nvme::reservation::Kind::ExclusiveAccessAllRegistrants),
-                        persists: true,
-                        registrants: registrants.collect(),
-                    });
-                }
-                Reservation::Preempt { victim, .. } => {
-                    let is_victim = |host: &HostId| identity_of(host.0).key == victim;
-                    assert!(self.held_by.iter().any(is_victim) && self.held_by.contains(&own));
-                    self.held_by.retain(|host| !is_victim(host));
-                }
-                Reservation::Register { .. } => self.held_by.push(own),
-                Reservation::Acquire { .. } => {}
-                Reservation::Unregister { .. }
-                | Reservation::Replace { .. }
-                | Reservation::Release { .. }
-                | Reservation::Clear { .. }
-                | Reservation::SetPersistence(_)
-                | Reservation::SetFloors(_)
-                | Reservation::Expel { .. }
-                | Reservation::Kill { .. } => panic!("{command:?}"),
-            }
-            Answer::Done
-        }
-
-        fn connect(&mut self, attempt: u32, instance: Option<[u8; 16]>) -> Vec<Action> {
-            let facts = facts(attempt, vec![NAMESPACE]);
-            let asked = self.run(Event::Ready {
-                shelf: 0,
-                facts: &facts,
-            });
-            assert_eq!(asked, [Action::ReadInstance { shelf: 0, attempt }]);
-            self.run(Event::Instance {
-                shelf: 0,
-                attempt,
-                instance: Ok(instance),
-            })
-        }
-
-        fn lose(&mut self) -> Vec<Action> {
-            self.run(Event::Down { shelf: 0 })
-        }
-    }
-
-    fn route(route: Route) -> Action {
-        Action::Route { drive: 7, route }
-    }
-
-    const GONE: Route = Route::Refused {
-        error: DriveError::Gone,
-        settled: true,
-    };
-
-    #[test]
-    fn a_reconnect_to_the_same_shelf_brings_the_drive_back() {
-        let mut world = World::new();
-        assert_eq!(world.connect(0, INSTANCE), [route(Route::Up { attempt: 0 })]);
-        for attempt in 1..200 {
-            assert_eq!(world.lose(), [route(Route::Down)]);
-            assert_eq!(world.paths.identity(7), None);
-            // Most attempts end before the fence.
-            world.answers = attempt % 100 == 0;
-            let came = world.connect(attempt, INSTANCE);
-            assert_eq!(came == [route(Route::Up { attempt })], world.answers, "{came:?}");
-        }
-    }
-
-    #[test]
-    fn a_shelf_that_was_started_anew_has_lost_members_until_they_are_brought_back() {
-        let mut world = World::new();
-        world.connect(0, INSTANCE);
-        world.lose();
-        let why = Stale::Restarted;
-        let stale = Action::Stale { drive: 7, why };
-        assert_eq!(world.connect(1, Some([9; 16])), [route(GONE), stale]);
-        assert!(world.paths.is_claimed(7) && world.paths.stale(7) == Some(why));
-        assert_eq!(world.lose(), [], "nothing of it is used anyway");
-        assert_eq!(world.run(Event::Restore { drive: 7 }), [], "not while it is away");
-        assert_eq!(world.connect(2, Some([9; 16])), []);
-        assert_eq!(
-            world.run(Event::Restore { drive: 7 }),
-            [route(Route::Up { attempt: 2 })]
-        );
-        world.lose();
-        assert_eq!(world.connect(3, Some([9; 16])), [route(Route::Up { attempt: 3 })]);
-    }
-
-    #[test]
-    fn another_namespace_in_its_place_is_not_the_drive() {
-        let mut world = World::new();
-        let other = Namespace {
-            uuid: [6; 16],
-            ..NAMESPACE
-        };
-        let (found, back) = (facts(0, vec![other]), facts(0, vec![NAMESPACE]));
-        let ready = |facts| Event::Ready { shelf: 0, facts };
-        world.run(ready(&found));
-        let missing = world.run(Event::Instance {
-            shelf: 0,
-            attempt: 0,
-            instance: Ok(INSTANCE),
-        });
-        let why = Stale::Missing;
-        assert_eq!(missing.last(), Some(&Action::Stale { drive: 7, why }));
-        assert_eq!(world.run(ready(&back)), []);
-        assert!(world.paths.is_claimed(7));
-    }
-
-    #[test]
-    fn a_drive_that_another_node_has_taken_is_never_used_again() {
-        let fenced = Route::Refused {
-            error: DriveError::Fenced,
-            settled: true,
-        };
-        let expected = [route(fenced), Action::Fenced { drive: 7 }];
-        let mut world = World::new();
-        world.connect(0, INSTANCE);
-        assert_eq!(world.run(Event::Conflict { drive: 7 }), expected);
-        assert_eq!(world.run(Event::Conflict { drive: 7 }), []);
-        world.lose();
-        assert_eq!(world.connect(1, INSTANCE), []);
-        let mut world = World::new();
-        world.connect(0, INSTANCE);
-        world.lose();
-        world.held_by = vec![HostId([1; 16])];
-        assert_eq!(world.connect(1, INSTANCE), expected);
-    }
-
-    /// One shelf with two drives that nodes share.
-    fn shared() -> World {
-        let mut paths = Paths::default();
-        paths.add_shelf(BASE, INSTANCE);
-        for (drive, namespace) in [(7, NAMESPACE), (8, OTHER)] {
-            paths.add_drive(drive, 0, namespace, None);
-        }
-        World {
-            paths,
-            held_by: Vec::new(),
-            answers: false, // Nothing is asked of a reservation.
-        }
-    }
-
-    const OTHER: Namespace = Namespace {
-        nsid: 3,
-        uuid: [6; 16],
-        ..NAMESPACE
-    };
-
-    fn both(route: Route) -> [Action; 2] {
-        [7, 8].map(|drive| Action::Route { drive, route })
-    }
-
-    fn found(world: &mut World, attempt: u32, drain: Drain) -> Vec<Action> {
-        let facts = &TargetFacts {
-            drain,
-            ..facts(attempt, vec![NAMESPACE, OTHER])
-        };
-        world.run(Event::Ready { shelf: 0, facts })
-    }
-
-    fn told(world: &mut World, attempt: u32, instance: Option<[u8; 16]>) -> Vec<Action> {
-        world.run(Event::Instance {
-            shelf: 0,
-            attempt,
-            instance: Ok(instance),
-        })
-    }
-
-    #[test]
-    fn shared_drives_are_used_once_membership_has_said_so() {
-        let mut world = shared();
-        found(&mut world, 0, Drain::Proven);
-        assert_eq!(told(&mut world, 0, INSTANCE), [], "it is not admitted");
-        assert!(!world.paths.is_claimed(7) && world.paths.is_shared(7));
-        assert_eq!(world.run(Event::Admitted), both(Route::Up { attempt: 0 }));
-        assert_eq!(world.run(Event::Admitted), [], "once");
-        assert!(world.paths.is_claimed(7) && world.paths.identity(7).is_none());
-        assert_eq!(world.lose(), both(Route::Down));
-        assert_eq!(
-            world.run(Event::Admitted),
-            [],
-            "not before they are connected again"
-        );
-        found(&mut world, 1, Drain::Proven);
-        let up = Route::Up { attempt: 1 };
-        assert_eq!(told(&mut world, 1, INSTANCE), both(up), "by itself");
-        let mut early = shared();
-        assert_eq!(early.run(Event::Admitted), []);
-        found(&mut early, 0, Drain::Proven);
-        assert_eq!(told(&mut early, 0, INSTANCE), both(Route::Up { attempt: 0 }));
-    }
-
-    #[test]
-    fn shared_drives_of_a_shelf_that_was_started_anew_are_lost_members() {
-        let mut world = shared();
-        world.run(Event::Admitted);
-        found(&mut world, 0, Drain::Proven);
-        told(&mut world, 0, INSTANCE);
-        world.lose();
-        found(&mut world, 1, Drain::Proven);
-        let why = Stale::Restarted;
-        let lost = [7, 8].map(|drive| [Action::Route { drive, route: GONE }, Action::Stale { drive, why }]);
-        assert_eq!(told(&mut world, 1, Some([9; 16])), lost.concat());
-        assert_eq!(
-            world.run(Event::Restore { drive: 7 }),
-            [route(Route::Up { attempt: 1 })]
-        );
-    }
-
-    #[test]
-    fn shared_drives_wait_for_what_earlier_associations_have_left_behind() {
-        let mut world = shared();
-        world.run(Event::Admitted);
-        found(&mut world, 0, Drain::NotAsked);
-        found(&mut world, 0, Drain::UnderWay);
-        assert_eq!(
-            told(&mut world, 0, INSTANCE),
-            [],
-            "they are there, and may not be asked"
-        );
-        for drain in [Drain::UnderWay, Drain::Unsupported] {
-            assert_eq!(found(&mut world, 0, drain), []);
-        }
-        let up = both(Route::Up { attempt: 0 });
-        assert_eq!(found(&mut world, 0, Drain::Proven), up);
-        assert_eq!(found(&mut world, 0, Drain::Proven), [], "once");
-    }
-
-    #[test]
-    fn a_life_that_one_shared_drive_refuses_uses_none_of_them_any_more() {
-        let fenced = Route::Refused {
-            error: DriveError::Fenced,
-            settled: true,
-        };
-        let mut world = shared();
-        world.run(Event::Admitted);
-        found(&mut world, 0, Drain::Proven);
-        told(&mut world, 0, INSTANCE);
-        let mut expected = both(fenced).to_vec();
-        expected.push(Action::Expelled { drive: 8 });
-        assert_eq!(world.run(Event::Conflict { drive: 8 }), expected);
-        assert!(world.paths.is_expelled());
-        assert_eq!(world.run(Event::Conflict { drive: 7 }), [], "it was said");
-        assert_eq!(world.lose(), []);
-        found(&mut world, 1, Drain::Proven);
-        assert_eq!(told(&mut world, 1, Some([9; 16])), []);
-        assert_eq!(world.run(Event::Admitted), []);
-        assert!(!world.paths.is_claimed(7) && !world.paths.is_claimed(8));
-    }
-
-    #[test]
-    fn a_shelf_that_forgot_everybody_and_one_that_does_not_say_are_not_believed() {
-        let mut world = World::new();
-        world.connect(0, INSTANCE);
-        world.lose();
-        world.held_by.clear();
-        let came = world.connect(1, INSTANCE);
-        let why = Stale::Forgotten;
-        assert_eq!(came.last(), Some(&Action::Stale { drive: 7, why }));
-        let mut silent = World::new();
-        silent.paths = Paths::default();
-        silent.paths.add_shelf(BASE, None);
-        silent
-            .paths
-            .add_drive(7, 0, NAMESPACE, Some(identity_of(base_of(BASE, "start"))));
-        assert_eq!(silent.connect(0, None), [route(Route::Up { attempt: 0 })]);
-        silent.lose();
-        let why = Stale::Restarted;
-        assert_eq!(
-            silent.connect(1, None).last(),
-            Some(&Action::Stale { drive: 7, why })
-        );
-    }
-}
+mod tests;

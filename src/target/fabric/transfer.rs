@@ -306,6 +306,16 @@ impl Transfers {
         }
     }
 
+    /// Whether something that was written to a drive was lost with its connection, and may still take effect.
+    pub fn is_in_doubt(&self, drive: u16) -> bool {
+        let mut unsettled = self.lanes[usize::from(drive)].unsettled.iter();
+        unsettled.any(|index| {
+            self.entries[*index as usize]
+                .as_ref()
+                .is_some_and(Transfer::writes)
+        })
+    }
+
     /// Nothing is sent to a drive before its next route.
     pub fn hold(&mut self, drive: u16) {
         let lane = &mut self.lanes[usize::from(drive)];
@@ -477,8 +487,10 @@ mod tests {
         let (first, second) = (send(&mut transfers, 4096), send(&mut transfers, 4096));
         let read = send(&mut transfers, 4096);
         assert_eq!(answer(&mut transfers, first, Some(Ok(()))), None);
-        assert_eq!(answer(&mut transfers, second, None), None);
         assert_eq!(answer(&mut transfers, read, None), None);
+        assert!(!transfers.is_in_doubt(0), "a read harms nobody");
+        assert_eq!(answer(&mut transfers, second, None), None);
+        assert!(transfers.is_in_doubt(0) && !transfers.is_in_doubt(1));
         begin(&mut transfers, 3, WRITE, 4096);
         transfers.hold(0);
         assert!(!transfers.is_sendable(0));
@@ -486,9 +498,9 @@ mod tests {
         assert!(!transfers.is_sendable(0));
         assert_eq!(route(&mut transfers, Route::Up { attempt: 4 }), []);
         let order: Vec<Part> = (0..4).map(|_| send(&mut transfers, 4096)).collect();
-        assert_eq!(order[0].transfer, first.transfer);
-        assert_eq!((order[0].at, order[1].at), (4096, 8192), "as a whole");
-        assert_eq!(order[2].transfer, read.transfer);
+        assert_eq!(order[0].transfer, read.transfer);
+        assert_eq!(order[1].transfer, first.transfer);
+        assert_eq!((order[1].at, order[2].at), (4096, 8192), "as a whole");
         assert_eq!(order[3].at, 3 * 4096);
         // A connection that ends late: its association is fenced by then.
         assert_eq!(route(&mut transfers, Route::Down), []);

@@ -20,6 +20,7 @@ use crate::target::icl::{PortSetup, address_of_lane};
 use crate::target::message::Message;
 use crate::target::node::{NodeError, post_patiently};
 use crate::target::plant::Plant;
+use crate::target::sockets;
 
 /// Connections of other nodes that wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -124,6 +125,7 @@ impl Life {
                 Heard::Recovered(epoch) => self.seat.recovered(epoch),
                 Heard::RecoverGroup(at, recovery) => self.recover(at, recovery),
                 Heard::Fenced => self.seat.preempted(),
+                Heard::Unfit(why) => self.seat.unfit(&why),
                 Heard::Drain => self.drain(),
                 Heard::Stopped => {
                     self.fall();
@@ -149,15 +151,15 @@ impl Life {
         let peers = setup.peers.iter().map(|peer| peer.slot.number());
         let slots = peers.chain([setup.slot.number()]).max().unwrap_or(0);
         let slots = u16::from(slots) + 1;
-        let stock = Stock::open(&plant.config, tenure, plant.cores, slots)?;
+        let stock = Stock::open(&plant.config, tenure, plant.cores)?;
         let address = address_of_lane(setup.listen, Lane(0)).unwrap_or(setup.listen);
         let listener =
-            reactor::listener(address, BACKLOG).map_err(|error| NodeError::Listen { address, error })?;
+            sockets::listen(address, BACKLOG).map_err(|error| NodeError::Listen { address, error })?;
         let local = Node {
             slot: setup.slot,
             incarnation: self.incarnation,
         };
-        let groups = plant.group_limits()?;
+        let groups = stock.groups();
         let names = groups.iter().map(|(name, _)| name.clone()).collect();
         let share = ShareSetup {
             slot: setup.slot,

@@ -16,7 +16,6 @@ mod open;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-use crate::amf::group::LanesOver;
 use crate::amf::peering::Recovery;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Incarnation, Node, SlotSet};
@@ -71,6 +70,8 @@ pub enum Heard {
     Fenced,
     /// The control core: everything is in its place, and the cores end.
     Stopped,
+    /// The control core: this node cannot serve a group that the others do, and why.
+    Unfit(String),
 }
 
 /// What a life tells its control core.
@@ -93,14 +94,20 @@ pub enum ShareOrder {
 pub enum Outcome {
     /// Nobody has it open: it is to be opened.
     Open(GroupPlan),
-    /// Others have it open, and this node writes its superblocks from now on.
-    TakeOver(GroupPlan, LanesOver),
-    /// This node goes on: these lanes are over, and numbers of entries go on from there.
-    GoOn(LanesOver, u64),
-    /// This node goes on, and there was nothing to recover.
-    Nothing,
+    /// Others have it open, and this node writes its superblocks from now on. If something was replayed, numbers of entries go on from there.
+    TakeOver(GroupPlan, Option<u64>),
+    /// This node goes on.
+    GoOn(GoneOn),
     /// It cannot be opened, and why.
     Refused(String),
+}
+
+/// What was recovered of a group whose superblocks this node goes on to write.
+pub struct GoneOn {
+    /// Drives of the node that are not in use in the epoch, or could not be used for what was recovered, as the cores number them.
+    pub unused: Vec<u16>,
+    /// If something was replayed: numbers of entries go on from there.
+    pub next: Option<u64>,
 }
 
 /// A life as membership knows it.

@@ -2,20 +2,22 @@
 //!
 //! Each time the shelves are connected to anew, as the same life. Blocks for as long as drives take.
 
+use std::collections::BTreeSet;
+
 use config::{Backing, Config};
 
-use super::Outcome;
+use super::{GoneOn, Outcome};
+use crate::amf::background::Limits;
 use crate::amf::group::{
-    AssembleOptions, Candidate, DriveFacts, GroupFinding, LanesOver, LossReason, MemberRole, Refusal,
-    assemble,
+    AssembleOptions, Candidate, DriveFacts, GroupFinding, LossReason, MemberRole, Refusal, assemble,
 };
 use crate::amf::journal::replay::{LivingNodes, Replay, ReplayError, Report};
 use crate::amf::lost::LostList;
 use crate::amf::peering::Recovery;
 use crate::amf::superblock::{self, Name};
 use crate::target::absent::{self, Present};
-use crate::target::assemble::{examine, options_of, plan_group};
-use crate::target::control::{GroupPlan, GroupSource, lanes_of, lanes_over};
+use crate::target::assemble::{examine, limits_of, options_of, plan_group};
+use crate::target::control::{GroupPlan, GroupSource, address_of, lanes_of};
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::session::Sessions;
 use crate::target::fabric::{FabricDrive, Shelf, Tenure};
@@ -28,24 +30,35 @@ pub struct Stock {
     config: Config,
     tenure: Tenure,
     cores: u16,
-    /// Slots that have lanes.
-    slots: u16,
     /// What was there when the life began: the cores know these drives, by these numbers.
     present: Present,
     shelves: Vec<Shelf>,
+    names: BTreeSet<Name>,
     /// Where each drive of the configuration stands among them.
     places: Vec<Option<usize>>,
 }
 
 impl Stock {
     /// Looks which drives are there.
-    pub fn open(config: &Config, tenure: Tenure, cores: u16, slots: u16) -> Result<Self, NodeError> {
+    pub fn open(config: &Config, tenure: Tenure, cores: u16) -> Result<Self, NodeError> {
         let sessions = Sessions::connect(&config.shelves, &tenure, cores);
         let present = absent::open(config, &sessions);
         let shelves = sessions.shelves();
+        let names = present.as_ref().map(|present| found_on(&present.drives));
         sessions.end();
+        let mut names = names.unwrap_or_default();
         let present = present?;
         storage::check_distinct(&present.drives)?;
+        for group in &config.groups {
+            let name = Name::parse(&group.name);
+            names.insert(name.map_err(|error| NodeError::Groups(format!("\"{}\": {error}", group.name)))?);
+        }
+        let addresses: BTreeSet<u16> = names.iter().map(address_of).collect();
+        if addresses.len() < names.len() {
+            let what =
+                "two groups have names that nodes cannot tell apart: choose another one for one of them";
+            return Err(NodeError::Groups(what.to_owned()));
+        }
         let place = |drive: &config::Drive| {
             let mut drives = present.config.drives.iter();
             drives.position(|there| there.name == drive.name)
@@ -55,10 +68,16 @@ impl Stock {
             config: config.clone(),
             tenure,
             cores,
-            slots,
             present,
             shelves,
+            names,
         })
+    }
+
+    /// Groups that are on the drives, and those that the configuration wants.
+    pub fn groups(&self) -> Vec<(Name, Limits)> {
+        let limits = |name: &Name| (name.clone(), limits_of(&self.config, name.as_str()));
+        self.names.iter().map(limits).collect()
     }
 
     /// The drives that the cores are to know.
@@ -80,9 +99,10 @@ impl Stock {
     /// Brings a group in order for the epoch that this node leads. `usable` says which drives of the configuration are in use in it.
     pub fn recover(&self, name: &Name, recovery: Recovery, usable: &[bool]) -> Outcome {
         if recovery.goes_on && !recovery.is_needed {
-            return Outcome::Nothing;
+            let unused = self.unused(usable);
+            return Outcome::GoOn(GoneOn { unused, next: None });
         }
-        let sessions = Sessions::connect(&self.config.shelves, &self.tenure, self.cores);
+        let sessions = Sessions::connect(&self.config.shelves, &self.tenure, 1);
         let outcome = self.recover_over(&sessions, name, recovery, usable);
         sessions.end();
         outcome.unwrap_or_else(Outcome::Refused)
@@ -100,16 +120,10 @@ impl Stock {
             .zip(&opened)
             .map(|(index, drive)| examine(index, drive))
             .collect();
-        for (place, is_usable) in self.places.iter().zip(usable) {
-            if let (Some(place), false) = (place, is_usable) {
-                facts[*place].existing = superblock::examine(None, None);
-            }
+        let unused = self.unused(usable);
+        for drive in &unused {
+            facts[usize::from(*drive)].existing = superblock::examine(None, None);
         }
-        let lanes = self.slots * self.cores;
-        let over = |report: Option<&Report>| LanesOver {
-            lanes: report.map_or(0, |_| lanes_over(recovery.living, self.cores, lanes)),
-            below: report.map_or(0, |report| report.next_seq),
-        };
         let among = (!recovery.living.is_empty()).then(|| LivingNodes {
             lanes: lanes_of(recovery.living, self.cores),
             rows: recovery.rows.clone(),
@@ -124,17 +138,21 @@ impl Stock {
             return self.make(name, &facts, &opened).map(Outcome::Open);
         };
         if recovery.goes_on {
-            let next = report.as_ref().map_or(1, |report| report.next_seq);
-            return Ok(match over(report.as_ref()) {
-                LanesOver { lanes: 0, .. } => Outcome::Nothing,
-                over => Outcome::GoOn(over, next),
-            });
+            let is_unread = |drive: &DriveFacts| drive.existing == superblock::examine(None, None);
+            let unused = facts
+                .iter()
+                .filter(|drive| is_unread(drive))
+                .map(|drive| drive.index);
+            return Ok(Outcome::GoOn(GoneOn {
+                unused: unused.collect(),
+                next: report.map(|report| report.next_seq),
+            }));
         }
-        let over = over(report.as_ref());
+        let next = report.as_ref().map(|report| report.next_seq);
         let plan = GroupPlan {
             source: GroupSource::Found(Box::new(candidate)),
             header: None,
-            limits: crate::amf::background::Limits::default(),
+            limits: Limits::default(),
             spares: Vec::new(),
             replayed: report,
             intent: None,
@@ -143,8 +161,18 @@ impl Stock {
         Ok(if recovery.living.is_empty() {
             Outcome::Open(plan)
         } else {
-            Outcome::TakeOver(plan, over)
+            Outcome::TakeOver(plan, next)
         })
+    }
+
+    /// Drives that are not in use in the epoch, as the cores number them.
+    fn unused(&self, usable: &[bool]) -> Vec<u16> {
+        let places = self.places.iter().zip(usable);
+        let unused = places.filter(|(_, is_usable)| !**is_usable);
+        let index = |place: &usize| u16::try_from(*place).expect("a node has at most 1024 drives");
+        unused
+            .filter_map(|(place, _)| place.as_ref().map(index))
+            .collect()
     }
 
     /// The drives as the cores number them, reached by these sessions as far as they are there.
@@ -180,6 +208,16 @@ impl Stock {
         }
         Ok(plan)
     }
+}
+
+/// The groups that drives belong to.
+fn found_on(drives: &[Opened]) -> BTreeSet<Name> {
+    let facts: Vec<DriveFacts> = (0..)
+        .zip(drives)
+        .map(|(index, drive)| examine(index, drive))
+        .collect();
+    let assembly = assemble(&facts, &AssembleOptions::default());
+    assembly.groups.into_iter().map(|finding| finding.name).collect()
 }
 
 fn fabric_of(drive: &Opened) -> &FabricDrive {

@@ -151,6 +151,18 @@ impl Holder {
         self.entries.end()
     }
 
+    /// All that is here, also what is about to go.
+    pub(super) fn held(&self) -> impl Iterator<Item = Resource> + '_ {
+        let is_here = |entry: &Entry| match entry {
+            Entry::Kept(_) | Entry::Giving(_) => true,
+            Entry::Prefetching { .. } | Entry::Waiting(_) => false,
+        };
+        let entries = self.entries.iter();
+        entries
+            .filter(move |(_, entry)| is_here(entry))
+            .map(|(resource, _)| resource)
+    }
+
     /// What is held, whether it is waited for, whether it is to go, and the token.
     pub(super) fn standing(&self, resource: Resource) -> (Held, bool, bool, Token) {
         match self.entries.get(resource) {
@@ -165,14 +177,6 @@ impl Holder {
             }
             Some(Entry::Giving(giving)) => (Held::Nothing, giving.then.is_some(), false, giving.token),
         }
-    }
-
-    /// What is held, for reading or for writing.
-    pub(super) fn held(&self) -> impl Iterator<Item = Resource> {
-        self.entries.iter().filter_map(|(resource, entry)| match entry {
-            Entry::Kept(_) => Some(resource),
-            Entry::Prefetching { .. } | Entry::Waiting(_) | Entry::Giving(_) => None,
-        })
     }
 
     fn next_number(&mut self) -> Number {

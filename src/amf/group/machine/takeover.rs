@@ -1,6 +1,6 @@
 //! A group that other nodes have open, when one of them is gone.
 //!
-//! The journal is everybody's, so nothing of it is cut anew or void: only the lanes of the node that is gone are over, and that is durable before anybody relies on
+//! The journal is everybody's, so nothing of it is cut anew or void: only entries of before are over, in all lanes, and that is durable before anybody relies on
 //! it. Until then a stop would have them replayed, which brings every row to the same state once more.
 
 use super::{Effect, Group};

@@ -3,16 +3,20 @@
 //! or nobody touches it. Why every step is safe then:
 //!
 //! - *Settle*, and every other flush: makes durable what is there, whoever wrote it. What the node that is gone had in its place without
-//!   a flush is durable from here on, also in rows that are held; so its lanes owe nothing to those either, and may be over when this is done.
+//!   a flush is durable from here on, also in rows that are held.
 //! - *Scan*: rows that are held are left out, whatever any lane says of them. Of other rows living lanes are read, too, because an entry of theirs may be newer than one
 //!   of the node that is gone. It is whole and committed, and not written over while this goes on: a living node keeps its tail at or below what the one that is gone
-//!   had told it ([`LivingNodes::retired`] or less), until it hears that this is over. Below that number a living lane may have lost any of its entries and have others, and the node that is
+//!   had told it, and so at or below [`LivingNodes::retired`], until it hears that this is over. Below that number a living lane may have lost any of its entries and have others, and the node that is
 //!   gone needs none of its own; so none counts, in no lane of a node. What a living node has let go of is in its place.
 //! - *Spread* leaves living lanes alone: their nodes may be writing over what was read. Their batches of rows that nobody holds were committed, on as many members as that takes.
 //! - *Redo* and *rounds* read and write rows that nobody holds. The recovery lane belongs to the one replay that goes on.
 //! - Numbers of the rounds, and those that begin afterwards, are above all that the node that is gone can have used, also for entries that nobody can see now and
 //!   that a member may bring back. Living nodes take numbers meanwhile, for other rows; they continue above [`Report::next_seq`] before they get any of these.
 //! - The list of lost blocks is the group's, which may be writing it: nothing is added here, and a row that cannot be read is an error.
+//!
+//! Afterwards, and before any lock is granted, all living nodes retire what they have of entries below [`Report::next_seq`], and then it is made durable that entries below that are
+//! over in *all* lanes. Only the lanes of the node that is gone would not do: an older entry of a living lane, of a row that went from there to the node that is gone,
+//! would be the newest one again. And if a row were granted before, a destage that is newer than the rounds would be redone without them once the recovery lane has been used again.
 
 use std::collections::BTreeSet;
 
@@ -30,8 +34,8 @@ pub struct LivingNodes {
     pub lanes: u32,
     /// Rows that they hold, for reading or writing.
     pub rows: BTreeSet<RowIndex>,
-    /// The nodes that are gone need no entry of theirs below this: the most that any living node has heard of one of them. No living node's tail is above it until the
-    /// replay is over.
+    /// The nodes that are gone need no entry of theirs below this, and no living node's tail is above it until the replay is over: of what living nodes have heard of each of
+    /// them the most, and of that the least. Only nodes count whose lanes are not over.
     pub retired: u64,
 }
 

@@ -6,6 +6,7 @@ use reactor::{CoreIndex, Io};
 
 use super::super::Control;
 use super::super::groups::{GroupPlan, machine_of, replay_of};
+use super::Recovering;
 use crate::amf::engine::{Durability, WriteBackConfig};
 use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
@@ -19,7 +20,7 @@ use crate::target::assemble;
 use crate::target::core::Core;
 use crate::target::drives::Medium;
 use crate::target::message::Message;
-use crate::target::share::Outcome;
+use crate::target::share::{GoneOn, Heard, Outcome};
 
 impl Control {
     /// The life of the node has read and written what this group's recovery took.
@@ -31,11 +32,21 @@ impl Control {
         epoch: Epoch,
         outcome: Outcome,
     ) {
-        self.share().groups[at].recovers = Some(epoch);
+        let share = self.share();
+        // Beside others all entries that are older than what was replayed are to go.
+        let below = match &outcome {
+            Outcome::TakeOver(_, next) => *next,
+            Outcome::GoOn(gone_on) => gone_on.next,
+            Outcome::Open(_) | Outcome::Refused(_) => None,
+        };
+        share.groups[at].recovers = Some((epoch, Recovering::Replayed { below }));
+        let next = match &outcome {
+            Outcome::Open(plan) => plan.replayed.as_ref().map(|report| report.next_seq),
+            Outcome::TakeOver(..) | Outcome::GoOn(_) | Outcome::Refused(_) => below,
+        };
+        share.groups[at].journal.raise(next.unwrap_or(0));
         match outcome {
             Outcome::Open(plan) => {
-                let next = plan.replayed.as_ref().map_or(1, |report| report.next_seq.max(1));
-                self.share().groups[at].journal.raise(next);
                 let replay = replay_of(plan.replayed.as_ref());
                 let machine = machine_of(plan.source, plan.intent, plan.lost);
                 match self.bind_led(core, io, at, machine, true) {
@@ -46,33 +57,30 @@ impl Control {
                     Err(why) => self.not_led(core, io, at, &why),
                 }
             }
-            Outcome::TakeOver(plan, over) => self.take_over(core, io, at, plan, over),
-            Outcome::GoOn(over, next) => {
-                self.share().groups[at].journal.raise(next);
-                let index = self.share().groups[at].index;
-                let index = index.expect("who goes on has the group open");
-                self.group_event(core, io, index, Event::LanesOver(over));
-            }
-            Outcome::Nothing => {
-                let index = self.share().groups[at].index;
-                let index = index.expect("who goes on has the group open");
-                self.share_led(core, io, index);
-            }
+            Outcome::TakeOver(plan, _) => self.take_over(core, io, at, plan),
+            Outcome::GoOn(gone_on) => self.go_on(core, io, at, gone_on),
             Outcome::Refused(why) => self.not_led(core, io, at, &why),
         }
     }
 
+    /// This node goes on to write the group's superblocks.
+    fn go_on(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, gone_on: GoneOn) {
+        let index = self.share().groups[at].index;
+        let index = index.expect("who goes on has the group open");
+        for drive in gone_on.unused {
+            if let Some((group, member)) = self.drive_uses[usize::from(drive)].member
+                && group == index
+            {
+                // Whoever is gone may not have been fenced there, or what it left was replayed without it: what it holds is worth nothing from
+                // now on (PROTOCOL H02).
+                self.count_fault(core, io, at, MemberIndex(member), DriveError::Gone);
+            }
+        }
+        self.share_changed(core, io, index);
+    }
+
     /// Others have the group open; from now on this node writes its superblocks.
-    fn take_over(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        at: usize,
-        plan: GroupPlan,
-        over: LanesOver,
-    ) {
-        let next = plan.replayed.as_ref().map_or(1, |report| report.next_seq.max(1));
-        self.share().groups[at].journal.raise(next);
+    fn take_over(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, plan: GroupPlan) {
         let replay = replay_of(plan.replayed.as_ref());
         let machine = machine_of(plan.source, plan.intent, plan.lost);
         let index = match self.share().groups[at].index {
@@ -87,13 +95,32 @@ impl Control {
             },
         };
         let opening = self.opening(index, replay);
+        // Nothing is over before all nodes have retired what is older.
+        let over = LanesOver { lanes: 0, below: 0 };
         self.group_event(core, io, index, Event::TakeOver(TakeOver { opening, over }));
+    }
+
+    /// All nodes have retired their entries below a number.
+    pub(super) fn end_entries(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        epoch: Epoch,
+        below: u64,
+    ) {
+        let share = self.share();
+        share.groups[at].recovers = Some((epoch, Recovering::Ending));
+        let index = share.groups[at].index.expect("who leads has the group open");
+        let journal = self.groups[usize::from(index)].machine.journal();
+        let lanes = journal.expect("entries are in a journal").lanes_mask();
+        self.group_event(core, io, index, Event::LanesOver(LanesOver { lanes, below }));
     }
 
     fn not_led(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, why: &str) {
         let share = self.share();
         let group = &mut share.groups[at];
-        let Some(epoch) = group.recovers.take() else {
+        let Some((epoch, _)) = group.recovers.take() else {
             return;
         };
         tracing::error!(group = %group.name, %why, "shared group cannot be opened");
@@ -216,8 +243,9 @@ impl Control {
                     }
                     Err(why) => {
                         tracing::error!(group = %self.share().groups[at].name, %why, "shared group cannot be served");
-                        self.share().groups[at].refused = Some(why);
-                        return self.try_listen(core, io);
+                        self.share().groups[at].refused = Some(why.clone());
+                        // Others would wait for locks that this node ought to grant.
+                        return self.share().tell_life(Heard::Unfit(why));
                     }
                 }
             }
@@ -257,18 +285,65 @@ impl Control {
         })
     }
 
-    /// A group that this node has opened or goes on with is in order: the others hear of it.
-    pub(in super::super) fn share_led(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
+    /// Entries are over, durably.
+    pub(in super::super) fn entries_ended(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
         let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
             return;
         };
         let Some(led) = self.led_of(group) else { return };
-        let Some(epoch) = self.share().groups[at].recovers.take() else {
+        let waits = &mut self.share().groups[at].recovers;
+        if let Some((epoch, _)) = waits.take_if(|(_, waits)| *waits == Recovering::Ending) {
+            self.peer(core, io, at, |peering, now, out| {
+                peering.led(now, epoch, led, out)
+            });
+        }
+    }
+
+    /// What others have left is in its place; goes on when the group is open and all that is known of its members is durable.
+    fn tell_replayed(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, group: u16) {
+        let Some((epoch, Recovering::Replayed { below })) = self.share().groups[at].recovers else {
             return;
         };
+        let state = &self.groups[usize::from(group)];
+        if !state.is_open() || !state.is_settled() || !state.machine.is_quiet() {
+            return;
+        }
+        let Some(led) = self.led_of(group) else { return };
+        self.share().groups[at].recovers = None;
         self.peer(core, io, at, |peering, now, out| {
-            peering.led(now, epoch, led, out)
+            peering.replayed(now, epoch, led, below, out)
         });
+    }
+
+    /// A group that this node leads has failed: the others hear of it.
+    pub(in super::super) fn share_failed(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        why: &str,
+    ) {
+        let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
+            return;
+        };
+        let shared = &mut self.share().groups[at];
+        shared.recovers = None;
+        shared.refused = Some(why.to_owned());
+        self.peer(core, io, at, |peering, _, out| peering.failed(why, out));
+    }
+
+    /// Whoever leads a group cannot open it, or it has failed.
+    pub(super) fn refused(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, why: String) {
+        let group = &mut self.share().groups[at];
+        tracing::error!(group = %group.name, %why, "the node that leads the group cannot open it, or not any more");
+        group.refused = Some(why.clone());
+        let (index, known) = (group.index, group.table.known());
+        if let Some(index) = index {
+            self.groups[usize::from(index)].fail(why);
+            // It came with the message; whoever waits until a member counts as lost hears of it here.
+            self.announce_members(core, io, index, known);
+        }
+        self.try_listen(core, io);
     }
 
     /// Something of a group has changed: followers hear of it, and who is to step down may be able to.
@@ -276,6 +351,7 @@ impl Control {
         let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
             return;
         };
+        self.tell_replayed(core, io, at, group);
         if self.share().groups[at].steps_down {
             return self.step_down(core, io, at);
         }
@@ -423,10 +499,7 @@ impl Control {
             .share()
             .at(group)
             .expect("only shared groups have lanes elsewhere");
-        let each = self.cores;
-        self.peer(core, io, at, |peering, _, out| {
-            peering.tail_moved(lanes, each, out)
-        });
+        self.peer(core, io, at, |peering, _, out| peering.tail_moved(lanes, out));
     }
 
     /// Whether hosts may come as far as shared groups go.
@@ -439,12 +512,6 @@ impl Control {
         let leads = |share: &super::ShareControl| share.groups.iter().all(|group| group.peering.leads());
         self.share.as_deref().is_none_or(leads)
     }
-}
-
-/// Lanes of a journal that are over when these nodes alone have it open: all others, and that of recovery.
-pub fn lanes_over(living: SlotSet, cores: u16, lanes: u16) -> u32 {
-    let all = (1_u32 << (lanes + 1)) - 1;
-    all & !lanes_of(living, cores)
 }
 
 /// The lanes of these slots, each of which has one for each of its cores.
