@@ -19,11 +19,10 @@ fn entries(folder: &Folder) -> usize {
     std::fs::read_dir(folder.path()).unwrap().count()
 }
 
-#[test]
-fn demo_finds_every_block_right_and_leaves_nothing_behind() {
-    let folder = Folder::make();
-    let arguments = ["demo", "--seconds", "2", "--megabytes", "32", "--json"];
+/// Runs the demonstration in this folder and returns the summary that it prints.
+fn demo(folder: &Folder, arguments: &[&str]) -> Value {
     let output = braid()
+        .args(["demo", "--json"])
         .args(arguments)
         .env("TMPDIR", folder.path())
         .output()
@@ -33,7 +32,42 @@ fn demo_finds_every_block_right_and_leaves_nothing_behind() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn demo_loses_a_node_and_a_drive_and_no_block_and_leaves_nothing_behind() {
+    let folder = Folder::make();
+    let summary = demo(&folder, &["--seconds", "4", "--megabytes", "32"]);
+    assert_eq!(summary["blocks_lost_or_wrong"], 0);
+    assert_eq!(
+        summary["blocks_checked"],
+        2 * 32 * 256,
+        "all of them through each node"
+    );
+    assert_eq!(summary["commands_failed"], 0);
+    assert_eq!(summary["group_state"], "degraded");
+    let kill = &summary["kill"];
+    assert!(kill["seconds_without_answer"].as_f64().unwrap() > 0.0);
+    assert!(kill["seconds_until_back"].as_f64().unwrap() > 0.0);
+    let load = summary["load"].as_array().unwrap();
+    for (name, nodes) in [
+        ("both nodes", 2),
+        ("one killed", 1),
+        ("both again", 2),
+        ("degraded", 2),
+    ] {
+        let parts: Vec<&Value> = load.iter().filter(|part| part["name"] == name).collect();
+        assert_eq!(parts.len(), nodes, "{name}");
+        assert!(parts.iter().all(|part| part["iops"].as_f64().unwrap() > 0.0));
+    }
+    assert_eq!(entries(&folder), 0);
+}
+
+#[test]
+fn demo_of_one_node_finds_every_block_right_and_leaves_nothing_behind() {
+    let folder = Folder::make();
+    let summary = demo(&folder, &["--nodes", "1", "--seconds", "2", "--megabytes", "32"]);
     assert_eq!(summary["blocks_lost_or_wrong"], 0);
     assert_eq!(summary["blocks_checked"], 32 * 256);
     assert_eq!(summary["commands_failed"], 0);
@@ -51,16 +85,7 @@ fn demo_finds_every_block_right_and_leaves_nothing_behind() {
 #[test]
 fn demo_keeps_its_drives_when_asked_and_says_its_last_line() {
     let folder = Folder::make();
-    let arguments = [
-        "demo",
-        "--seconds",
-        "1",
-        "--megabytes",
-        "16",
-        "--cores",
-        "1",
-        "--keep",
-    ];
+    let arguments = ["demo", "--seconds", "1", "--megabytes", "16", "--keep"];
     let output = braid()
         .args(arguments)
         .env("TMPDIR", folder.path())
@@ -74,10 +99,11 @@ fn demo_keeps_its_drives_when_asked_and_says_its_last_line() {
     );
     assert_eq!(
         text.lines().last(),
-        Some("0 blocks lost or wrong (4096 blocks checked)"),
+        Some("0 blocks lost or wrong (8192 blocks checked)"),
         "{text}"
     );
-    assert!(text.contains("nvme connect -t tcp -a 127.0.0.1 -s "), "{text}");
+    let connects = text.matches("nvme connect -t tcp -a 127.0.0.1 -s ");
+    assert_eq!(connects.count(), 2, "{text}");
     assert_eq!(entries(&folder), 1);
 }
 

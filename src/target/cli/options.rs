@@ -604,13 +604,16 @@ pub struct DemoOptions {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
-    /// How long to keep the load up, in seconds; the rebuild and the restart come on top
+    /// Nodes that share the group; one node alone has drives of its own, replaces the failed one and scrubs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub nodes: u8,
+    /// How long to keep the load up, in seconds; what takes its own time, such as a restart, comes on top
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Size of the virtual disk, in MiB
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub megabytes: u32,
-    /// Cores that run a reactor
+    /// Cores that run a reactor; two nodes have half of them each, at least one
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
     /// Keep the drive files and the configuration afterwards, and say where they are

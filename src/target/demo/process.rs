@@ -1,66 +1,114 @@
-//! The demonstration's node: a process of its own, so that it can be killed while hosts write.
+//! A process of the demonstration, a node or a shelf: a process of its own, so that it can be killed while hosts write.
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::target::cli::Failure;
-use crate::target::manage::{NodeStatus, Reply, Request};
+use crate::target::manage::{ArrayRequest, NodeStatus, Reply, Request};
 use crate::target::rpc::Client;
 
-/// How long a node may take to start or to stop: its journal is replayed meanwhile, and file locks of a killed one expire.
+/// How long a process may take to start or to stop: its journal is replayed meanwhile, and file locks of a killed one expire.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one call may take.
 const CALL_WAIT: Duration = Duration::from_secs(20);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// Lines of the node's log that a failure shows.
+/// Lines of its log that a failure shows.
 const LINES_SHOWN: usize = 5;
 
-/// A node that runs `node.toml` of a folder. Dropping it kills it.
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It serves hosts with drives of its own.
+    Node,
+    /// It shares an array with other nodes. Until it is a member of that it says nothing of itself.
+    Member,
+    /// It exports drives to nodes.
+    Shelf,
+}
+
+impl Role {
+    /// The command that runs it, which is also what people call it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Node | Self::Member => "node",
+            Self::Shelf => "shelf",
+        }
+    }
+}
+
+/// A node or a shelf that runs the file `NAME.toml` of a folder, and is asked by `NAME.sock` there. Dropping it kills it.
 pub struct Process {
     child: Child,
     folder: PathBuf,
+    role: Role,
+    name: String,
 }
 
 impl Process {
-    /// Starts this program as a node and waits until it serves. Its log goes to `node.log` in the folder.
-    pub fn start(folder: &Path) -> Result<Self, Failure> {
-        let child = spawn(folder)
-            .map_err(|error| Failure::new(format!("the node cannot be started as a process: {error}"), ""))?;
+    /// Starts this program and waits until it answers. Its log goes to `NAME.log` in the folder.
+    pub fn start(folder: &Path, role: Role, name: &str) -> Result<Self, Failure> {
+        let child = spawn(folder, role, name).map_err(|error| {
+            let what = format!("the {} cannot be started as a process: {error}", role.name());
+            Failure::new(what, "")
+        })?;
         let mut process = Self {
             child,
             folder: folder.to_owned(),
+            role,
+            name: name.to_owned(),
         };
         process.await_ready()?;
         Ok(process)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn await_ready(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + PATIENCE;
         // A killed node's socket is still there, but nobody answers on it.
-        while self.status().is_err() {
+        while self.is_there().is_err() {
             let ended = self.child.try_wait();
             if !matches!(ended, Ok(None)) {
-                return Err(self.failure("the node does not start"));
+                return Err(self.failure("does not start"));
             }
             if Instant::now() >= deadline {
-                return Err(self.failure("the node is not ready in time"));
+                return Err(self.failure("is not ready in time"));
             }
             std::thread::sleep(LOOK);
         }
         Ok(())
     }
 
-    /// A failure with the end of the node's log.
+    fn is_there(&self) -> Result<(), Failure> {
+        match self.role {
+            Role::Node | Role::Shelf => self.status().map(drop),
+            Role::Member => self.call(&Request::Array(ArrayRequest::Show)).map(drop),
+        }
+    }
+
+    /// Its file with this ending.
+    fn file(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", self.name))
+    }
+
+    /// A failure with the end of its log.
     fn failure(&self, what: &str) -> Failure {
-        let log = std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.file("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let shown = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
-        Failure::new(format!("{what}; its log ends with\n{shown}"), "")
+        let who = (self.role.name(), &self.name);
+        Failure::new(
+            format!("the {} {} {what}; its log ends with\n{shown}", who.0, who.1),
+            "",
+        )
     }
 
     /// Its process id.
@@ -70,18 +118,18 @@ impl Process {
 
     /// Carries out a management request, as `braid` does on the command line.
     pub fn call(&self, request: &Request) -> Result<Reply, Failure> {
-        let mut client = Client::connect(&self.folder.join("node.sock"), CALL_WAIT)?;
+        let mut client = Client::connect(&self.file("sock"), CALL_WAIT)?;
         Ok(client.call(request)?)
     }
 
-    /// What the node says about itself.
+    /// What it says about itself.
     pub fn status(&self) -> Result<NodeStatus, Failure> {
         if let Reply::Node(node) = self.call(&Request::NodeShow)?
             && node.pid == self.child.id()
         {
             return Ok(node);
         }
-        Err(Failure::new("another node answers on the demo's socket", ""))
+        Err(Failure::new("another process answers on the demo's socket", ""))
     }
 
     /// Where hosts connect.
@@ -96,12 +144,21 @@ impl Process {
         let killed = self.child.kill().and_then(|()| self.child.wait());
         killed
             .map(drop)
-            .map_err(|error| Failure::new(format!("the node cannot be killed: {error}"), ""))
+            .map_err(|error| self.failure(&format!("cannot be killed: {error}")))
     }
 
-    /// Starts it again after `kill`.
-    pub fn restart(&mut self) -> Result<(), Failure> {
-        *self = Self::start(&self.folder.clone())?;
+    /// Starts it again after `kill`, as soon as these addresses are free, where it is going to listen.
+    ///
+    /// They may be taken for a moment: the kernel closes sockets with which `io_uring` works after the process has ended.
+    pub fn restart(&mut self, listens: &[SocketAddr]) -> Result<(), Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(taken) = listens.iter().find(|address| TcpListener::bind(address).is_err()) {
+            if Instant::now() >= deadline {
+                return Err(self.failure(&format!("finds its address {taken} taken")));
+            }
+            std::thread::sleep(LOOK);
+        }
+        *self = Self::start(&self.folder.clone(), self.role, &self.name.clone())?;
         Ok(())
     }
 
@@ -112,10 +169,10 @@ impl Process {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(self.failure(&format!("the node ended badly ({status})"))),
+                Ok(Some(status)) => return Err(self.failure(&format!("ended badly ({status})"))),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(LOOK),
-                Ok(None) => return Err(self.failure("the node does not stop")),
-                Err(error) => return Err(self.failure(&format!("nothing is known of the node: {error}"))),
+                Ok(None) => return Err(self.failure("does not stop")),
+                Err(error) => return Err(self.failure(&format!("cannot be watched: {error}"))),
             }
         }
     }
@@ -129,17 +186,17 @@ impl Drop for Process {
     }
 }
 
-/// It holds the other end of its standard input open: should this process be killed, the node sees the end of it and stops.
-fn spawn(folder: &Path) -> io::Result<Child> {
+/// It holds the other end of its standard input open: should this process be killed, it sees the end of it and stops.
+fn spawn(folder: &Path, role: Role, name: &str) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
 
     let log = File::options()
         .create(true)
         .append(true)
-        .open(folder.join("node.log"))?;
+        .open(folder.join(format!("{name}.log")))?;
     Command::new(std::env::current_exe()?)
-        .args(["node", "--stop-at-eof", "--config"])
-        .arg(folder.join("node.toml"))
+        .args([role.name(), "--stop-at-eof", "--config"])
+        .arg(folder.join(format!("{name}.toml")))
         .env("BRAID_LOG", "info")
         .process_group(0) // An interrupt from the terminal is for the demonstration, which then ends the node.
         .stdin(Stdio::piped())

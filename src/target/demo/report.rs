@@ -1,5 +1,9 @@
 //! What the demonstration found out, for people and for programs.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reactor::LatencyRecorder;
 use serde_json::{Value, json};
 
 use super::workload::{Kind, Measured, Standing};
@@ -8,8 +12,10 @@ use crate::target::manage::{ScrubState, ScrubStatus};
 
 /// One part of the load.
 pub struct Part {
-    /// How the group was meanwhile.
+    /// How things were meanwhile.
     pub name: &'static str,
+    /// Which node answered, if there are several.
+    pub node: Option<&'static str>,
     /// How long it took.
     pub seconds: f64,
     /// What was measured.
@@ -17,6 +23,12 @@ pub struct Part {
 }
 
 impl Part {
+    /// How people call it.
+    fn title(&self) -> String {
+        let by = self.node.map_or_else(String::new, |node| format!(", {node}"));
+        format!("{}{by}", self.name)
+    }
+
     /// Commands a second.
     #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
     pub fn commands_per_second(&self) -> f64 {
@@ -55,11 +67,99 @@ pub struct Kill {
     pub replayed: Option<String>,
 }
 
+/// How a node's death went where another node shares its group.
+#[derive(Clone, Debug)]
+pub struct Failover {
+    /// The node that was killed.
+    pub node: &'static str,
+    /// The longest that its hosts were without an answer until they were answered by the other node.
+    pub its_hosts: Duration,
+    /// The same for the hosts of the other node.
+    pub other_hosts: Duration,
+    /// Commands that were never answered.
+    pub commands_lost: u64,
+    /// Time from its start until it served its hosts again.
+    pub back: Duration,
+    /// The longest that any host was without an answer while it came back.
+    pub wait_for_back: Duration,
+}
+
+impl Failover {
+    fn json(&self) -> Value {
+        json!({
+            "node": self.node,
+            "seconds_without_answer": self.its_hosts.max(self.other_hosts).as_secs_f64(),
+            "seconds_without_answer_of_its_hosts": self.its_hosts.as_secs_f64(),
+            "seconds_without_answer_of_other_hosts": self.other_hosts.as_secs_f64(),
+            "commands_lost": self.commands_lost,
+            "seconds_until_back": self.back.as_secs_f64(),
+            "seconds_without_answer_until_back": self.wait_for_back.as_secs_f64(),
+        })
+    }
+}
+
+/// What happened beside the load and the drive that failed.
+#[derive(Clone, Debug)]
+pub enum Story {
+    /// To one node with drives of its own.
+    Single {
+        /// How the failed drive was replaced.
+        rebuild: Rebuild,
+        /// How the node died and came back.
+        kill: Kill,
+        /// Whether the check data fit in the end.
+        scrub: ScrubStatus,
+    },
+    /// To two nodes that share the group.
+    Shared {
+        /// How one of them died and came back.
+        failover: Failover,
+    },
+}
+
+impl Story {
+    fn is_good(&self) -> bool {
+        match self {
+            Self::Single { scrub, .. } => {
+                scrub.state == ScrubState::Completed && scrub.mismatches == 0 && scrub.unreadable == 0
+            }
+            Self::Shared { .. } => true,
+        }
+    }
+
+    /// Whether the table for people has a row for this kind of command; JSON has all.
+    const fn shows(&self, kind: Kind) -> bool {
+        match self {
+            Self::Single { .. } => true,
+            Self::Shared { .. } => matches!(kind, Kind::Read | Kind::Write),
+        }
+    }
+
+    fn add_to(&self, json: &mut Value) {
+        match self {
+            Self::Single { rebuild, kill, scrub } => {
+                json["rebuild"] = json!({"rows": rebuild.rows, "seconds": rebuild.seconds});
+                json["kill"] = json!({
+                    "seconds_until_served": kill.seconds,
+                    "commands_lost": kill.commands_lost,
+                    "replayed": kill.replayed,
+                });
+                json["scrub"] = json!({
+                    "rows": scrub.rows,
+                    "mismatches": scrub.mismatches,
+                    "unreadable": scrub.unreadable,
+                });
+            }
+            Self::Shared { failover } => json["kill"] = failover.json(),
+        }
+    }
+}
+
 /// Everything that was found out.
 pub struct Summary {
     /// The parts of the load.
     pub parts: Vec<Part>,
-    /// Blocks of the virtual disk that were read back at the end, and those of them that were lost or wrong.
+    /// Blocks that were read back at the end, through each of the nodes, and those that were lost or wrong.
     pub checked: u64,
     /// Likewise.
     pub wrong: u64,
@@ -67,12 +167,8 @@ pub struct Summary {
     pub standing: Standing,
     /// The drive that was failed.
     pub failed_drive: String,
-    /// How it was replaced.
-    pub rebuild: Rebuild,
-    /// How the node died and came back.
-    pub kill: Kill,
-    /// Whether the check data fit in the end.
-    pub scrub: ScrubStatus,
+    /// What else happened.
+    pub story: Story,
     /// State of the group at the end.
     pub group_state: &'static str,
     /// Time from start to end in seconds.
@@ -82,11 +178,7 @@ pub struct Summary {
 impl Summary {
     /// Whether every block is as it should be.
     pub fn is_good(&self) -> bool {
-        self.wrong == 0
-            && self.standing.failed == 0
-            && self.scrub.state == ScrubState::Completed
-            && self.scrub.mismatches == 0
-            && self.scrub.unreadable == 0
+        self.wrong == 0 && self.standing.failed == 0 && self.story.is_good()
     }
 
     /// The last line.
@@ -100,7 +192,7 @@ impl Summary {
     /// Tables and figures.
     pub fn text(&self) -> String {
         let mut table = Table::new(&[
-            ("GROUP", Align::Left),
+            ("LOAD", Align::Left),
             ("COMMAND", Align::Left),
             ("COUNT", Align::Right),
             ("P50", Align::Right),
@@ -111,11 +203,11 @@ impl Summary {
         let mut rates = String::new();
         for part in &self.parts {
             for (kind, latency) in Kind::ALL.iter().zip(&part.measured.latency) {
-                if latency.count() == 0 {
+                if latency.count() == 0 || !self.story.shows(*kind) {
                     continue;
                 }
                 table.row([
-                    part.name.to_owned(),
+                    part.title(),
                     kind.name().to_owned(),
                     latency.count().to_string(),
                     duration_text(latency.quantile_ns(0.5)),
@@ -126,12 +218,13 @@ impl Summary {
             }
             rates += &format!(
                 "{}: {:.0} commands/s, {}/s\n",
-                part.name,
+                part.title(),
                 part.commands_per_second(),
                 bytes_text(part.bytes_per_second())
             );
         }
         let mut text = format!("{}\n{rates}", table.text());
+        text += &self.histograms();
         if self.standing.failed + self.standing.lost > 0 {
             text += &format!(
                 "{} commands failed, {} were lost with their connection; of {} blocks that were being written then, either content is right\n",
@@ -147,7 +240,7 @@ impl Summary {
     /// The same as JSON.
     pub fn json(&self) -> Value {
         let parts: Vec<Value> = self.parts.iter().map(part_json).collect();
-        json!({
+        let mut json = json!({
             "blocks_checked": self.checked,
             "blocks_lost_or_wrong": self.wrong,
             "blocks_not_acknowledged": self.standing.uncertain,
@@ -155,21 +248,63 @@ impl Summary {
             "commands_failed": self.standing.failed,
             "commands_lost": self.standing.lost,
             "failed_drive": self.failed_drive,
-            "rebuild": {"rows": self.rebuild.rows, "seconds": self.rebuild.seconds},
-            "kill": {
-                "seconds_until_served": self.kill.seconds,
-                "commands_lost": self.kill.commands_lost,
-                "replayed": self.kill.replayed,
-            },
-            "scrub": {
-                "rows": self.scrub.rows,
-                "mismatches": self.scrub.mismatches,
-                "unreadable": self.scrub.unreadable,
-            },
             "group_state": self.group_state,
             "seconds": self.seconds,
             "load": parts,
-        })
+        });
+        self.story.add_to(&mut json);
+        json
+    }
+
+    /// How latencies are spread, for each node of several.
+    fn histograms(&self) -> String {
+        let mut by_node: BTreeMap<&str, [u64; STEPS]> = BTreeMap::new();
+        for part in &self.parts {
+            let Some(node) = part.node else { continue };
+            let counts = by_node.entry(node).or_default();
+            for (ns, count) in part.measured.latency.iter().flat_map(LatencyRecorder::steps) {
+                counts[step(ns)] += count;
+            }
+        }
+        let mut text = String::new();
+        for (node, counts) in by_node {
+            text += &format!("\nlatency of all commands that {node} answered\n");
+            let first = counts.iter().position(|count| *count > 0).unwrap_or(0);
+            let last = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
+            let most = counts.iter().copied().max().unwrap_or(0).max(1);
+            for (at, count) in counts.iter().enumerate().take(last + 1).skip(first) {
+                let bar = "#".repeat(usize::try_from(count * BAR / most).unwrap_or(0));
+                let line = format!("  up to {:>7} {count:>7} {bar}", step_text(at));
+                text += &format!("{}\n", line.trim_end());
+            }
+        }
+        if !text.is_empty() {
+            text += "\n";
+        }
+        text
+    }
+}
+
+/// Steps of a histogram: the first ends at 2^`FIRST_STEP` microseconds, each other one at twice the one before, the last not at all.
+const STEPS: usize = 18;
+const FIRST_STEP: u32 = 6;
+/// Characters of the longest bar.
+const BAR: u64 = 50;
+
+/// The step of a histogram that counts this latency.
+fn step(ns: u64) -> usize {
+    let units = (ns / 1000) >> FIRST_STEP;
+    let step = usize::try_from(u64::BITS - units.leading_zeros()).expect("at most 64");
+    step.min(STEPS - 1)
+}
+
+/// Where a step ends, in units that are 1000 or more of the next smaller one.
+fn step_text(step: usize) -> String {
+    let us = 1_u64 << (usize::try_from(FIRST_STEP).expect("it is small") + step);
+    match us {
+        0..1024 => format!("{us} us"),
+        1024..1_048_576 => format!("{} ms", us >> 10),
+        1_048_576.. => format!("{} s", us >> 20),
     }
 }
 
@@ -189,7 +324,8 @@ fn part_json(part: &Part) -> Value {
         })
         .collect();
     json!({
-        "group": part.name,
+        "name": part.name,
+        "node": part.node,
         "seconds": part.seconds,
         "iops": part.commands_per_second(),
         "bytes_per_second": part.bytes_per_second(),
@@ -208,6 +344,7 @@ mod tests {
         Summary {
             parts: vec![Part {
                 name: "healthy",
+                node: None,
                 seconds: 0.5,
                 measured,
             }],
@@ -215,23 +352,25 @@ mod tests {
             wrong,
             standing: Standing::default(),
             failed_drive: "d0".to_owned(),
-            rebuild: Rebuild {
-                rows: 100,
-                seconds: 0.5,
-            },
-            kill: Kill {
-                seconds: 0.2,
-                commands_lost: 7,
-                replayed: None,
-            },
-            scrub: ScrubStatus {
-                state: ScrubState::Completed,
-                repairs: false,
-                rows: 100,
-                mismatches: 0,
-                repaired: 0,
-                located: 0,
-                unreadable: 0,
+            story: Story::Single {
+                rebuild: Rebuild {
+                    rows: 100,
+                    seconds: 0.5,
+                },
+                kill: Kill {
+                    seconds: 0.2,
+                    commands_lost: 7,
+                    replayed: None,
+                },
+                scrub: ScrubStatus {
+                    state: ScrubState::Completed,
+                    repairs: false,
+                    rows: 100,
+                    mismatches: 0,
+                    repaired: 0,
+                    located: 0,
+                    unreadable: 0,
+                },
             },
             group_state: "healthy",
             seconds: 3.0,
@@ -261,8 +400,11 @@ mod tests {
         ];
         for spoil in spoil {
             let mut summary = summary(0);
-            spoil(&mut summary.scrub);
-            assert!(!summary.is_good(), "{:?}", summary.scrub);
+            let Story::Single { scrub, .. } = &mut summary.story else {
+                panic!("it is one node's")
+            };
+            spoil(scrub);
+            assert!(!summary.is_good(), "{:?}", summary.story);
         }
     }
 
@@ -278,5 +420,23 @@ mod tests {
         assert_eq!(json["load"][0]["latency"]["read"]["count"], 1);
         assert_eq!(json["load"][0]["bytes_per_second"], 8192);
         assert_eq!(json["blocks_lost_or_wrong"], 0);
+    }
+
+    #[test]
+    fn histograms_have_a_bar_for_each_step_of_each_node() {
+        assert_eq!((step(0), step(63_999), step(64_000), step(128_000)), (0, 0, 1, 2));
+        assert_eq!(step(u64::MAX), STEPS - 1);
+        assert_eq!(
+            (step_text(0), step_text(4), step_text(14)),
+            ("64 us".to_owned(), "1 ms".to_owned(), "1 s".to_owned())
+        );
+        let mut summary = summary(0);
+        assert!(!summary.text().contains("answered"), "there is one node");
+        summary.parts[0].node = Some("n1");
+        summary.parts[0].measured.latency[0].record(3_000_000);
+        let text = summary.text();
+        assert!(text.contains("that n1 answered"), "{text}");
+        assert!(text.contains(&format!("1 {}", "#".repeat(50))), "{text}");
+        assert_eq!(summary.json()["load"][0]["node"], "n1");
     }
 }

@@ -1,12 +1,15 @@
 //! What the demonstration asks of the virtual disk: it writes every block once, then reads and writes at random, then
 //! reads every block back. Every read is compared with what was acknowledged.
+//!
+//! The disk may be reached by several targets, its paths. One is used at a time: the worker's home, and while that is
+//! lost another one.
 
 use nvme::command::io_opcode;
 use reactor::{LatencyRecorder, Nanos, Precision};
 
 use crate::target::host::ledger::{Layout, Ledger, Mistake, Written};
 use crate::target::host::random::Random;
-use crate::target::host::{Job, JobError, Next, Outcome, Payload, QueueName, TargetFacts, Workload};
+use crate::target::host::{Job, JobError, Next, Outcome, QueueName, TargetFacts, Workload};
 
 /// Blocks of a region that one core owns: 500 KiB of 4 KiB blocks, so that stripe rows are shared at the edges.
 const REGION_BLOCKS: u32 = 125;
@@ -113,7 +116,7 @@ impl Measured {
 /// How far a core is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
-    /// The target is connected and the disk as expected.
+    /// All targets are connected and the disk is as expected.
     pub ready: bool,
     /// Blocks of the present phase that are done, for `Fill` and `Check`.
     pub done_blocks: u64,
@@ -154,11 +157,22 @@ pub struct Demo {
     in_flight: u32,
     failed: u64,
     lost: u64,
-    measured: Measured,
+    /// By target.
+    measured: Vec<Measured>,
+    /// Commands of the load that each target has answered.
+    answers: Vec<u64>,
+    /// Targets that are connected and have the disk.
+    is_up: Vec<bool>,
+    /// The target that is used whenever it is there, and the one that is used now.
+    home: u16,
+    path: u16,
+    /// When the target answered last during the present load, and the longest time between two answers.
+    last_answer: Option<Nanos>,
+    longest_wait: Nanos,
 }
 
 impl Demo {
-    /// Worker number `worker` of `workers`, for the namespace `nsid`.
+    /// Worker number `worker` of `workers`, for the namespace `nsid` of its only target.
     pub fn new(worker: u16, workers: u16, nsid: u32, seed: u64) -> Self {
         Self {
             worker,
@@ -176,8 +190,31 @@ impl Demo {
             in_flight: 0,
             failed: 0,
             lost: 0,
-            measured: Measured::new(),
+            measured: vec![Measured::new()],
+            answers: vec![0],
+            is_up: vec![false],
+            home: 0,
+            path: 0,
+            last_answer: None,
+            longest_wait: 0,
         }
+    }
+
+    /// The same, which reaches the namespace by `paths` targets and prefers the one with the index `home`.
+    pub fn with_paths(mut self, home: u16, paths: u16) -> Self {
+        assert!(home < paths, "a target that is there");
+        self.measured = vec![Measured::new(); usize::from(paths)];
+        self.answers = vec![0; usize::from(paths)];
+        self.is_up = vec![false; usize::from(paths)];
+        (self.home, self.path) = (home, home);
+        self
+    }
+
+    /// Prefers another target from now on. Panics if commands are in flight.
+    pub fn go_by(&mut self, home: u16) {
+        assert_eq!(self.in_flight, 0, "the last phase has ended");
+        assert!(usize::from(home) < self.is_up.len(), "a target that is there");
+        (self.home, self.path) = (home, home);
     }
 
     /// Starts a phase. Panics unless the last one is at rest or was the load.
@@ -189,11 +226,43 @@ impl Demo {
             self.again.clear();
         }
         self.phase = phase;
+        self.last_answer = None;
     }
 
-    /// Hands out what was measured since the last time.
-    pub fn take_measured(&mut self) -> Measured {
-        std::mem::replace(&mut self.measured, Measured::new())
+    /// Hands out what was measured since the last time, by target.
+    pub fn take_measured(&mut self) -> Vec<Measured> {
+        let empty = vec![Measured::new(); self.measured.len()];
+        std::mem::replace(&mut self.measured, empty)
+    }
+
+    /// Commands of the load that were answered so far, by target.
+    pub fn answers(&self) -> &[u64] {
+        &self.answers
+    }
+
+    /// Hands out the longest time between two answers of the load that has ended since the last time.
+    pub fn take_longest_wait(&mut self) -> Nanos {
+        std::mem::take(&mut self.longest_wait)
+    }
+
+    /// A target is lost: another one is used until it is back, if there is one.
+    fn path_lost(&mut self, target: u16) {
+        self.is_up[usize::from(target)] = false;
+        if self.path == target
+            && let Some(other) = self.is_up.iter().position(|is_up| *is_up)
+        {
+            self.path = u16::try_from(other).expect("the index of a target");
+        }
+    }
+
+    fn answered(&mut self, now: Nanos, queue: QueueName, job: &Job) {
+        let measured = &mut self.measured[usize::from(queue.target)];
+        measured.latency[Kind::of(job) as usize].record(now.saturating_sub(job.started));
+        measured.bytes += u64::from(job.bytes());
+        self.answers[usize::from(queue.target)] += 1;
+        let wait = self.last_answer.map_or(0, |last| now.saturating_sub(last));
+        self.longest_wait = self.longest_wait.max(wait);
+        self.last_answer = Some(now);
     }
 
     /// How far this core is.
@@ -207,7 +276,7 @@ impl Demo {
             Phase::Fill | Phase::Check => self.done_blocks == all_blocks,
         };
         Standing {
-            ready: true,
+            ready: self.is_up.iter().all(|is_up| *is_up),
             done_blocks: self.done_blocks,
             all_blocks,
             at_rest: complete && self.in_flight == 0,
@@ -338,7 +407,7 @@ impl Demo {
 }
 
 impl Workload for Demo {
-    fn ready(&mut self, _: Nanos, _: usize, facts: &TargetFacts) {
+    fn ready(&mut self, _: Nanos, target: usize, facts: &TargetFacts) {
         let Some(namespace) = facts
             .namespaces
             .iter()
@@ -346,6 +415,10 @@ impl Workload for Demo {
         else {
             return;
         };
+        self.is_up[target] = true;
+        if target == usize::from(self.home) || !self.is_up[usize::from(self.path)] {
+            self.path = u16::try_from(target).expect("the index of a target");
+        }
         if self.ledger.is_some() || namespace.block_bytes == 0 {
             return; // It was connected anew: what is known stays.
         }
@@ -361,7 +434,7 @@ impl Workload for Demo {
     }
 
     fn next(&mut self, _: Nanos, queue: QueueName) -> Next {
-        if queue.qid == 0 || self.ledger.is_none() {
+        if queue.qid == 0 || queue.target != self.path || self.ledger.is_none() {
             return Next::Idle;
         }
         let job = match self.phase {
@@ -384,16 +457,12 @@ impl Workload for Demo {
         ledger.fill(job.slba(), sequence, data);
     }
 
-    fn done(&mut self, now: Nanos, _: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
+    fn done(&mut self, now: Nanos, queue: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
         self.in_flight -= 1;
         match outcome {
             Ok(answer) if answer.status.is_success() => {
                 if self.phase == Phase::Load {
-                    self.measured.latency[Kind::of(job) as usize].record(now.saturating_sub(job.started));
-                    self.measured.bytes += u64::from(match job.data {
-                        Payload::None => 0,
-                        Payload::ToTarget(bytes) | Payload::FromTarget(bytes) => bytes,
-                    });
+                    self.answered(now, queue, job);
                 }
                 self.enter(job, Ok(data));
             }
@@ -404,6 +473,10 @@ impl Workload for Demo {
             }
             Err(error) => {
                 self.lost += 1;
+                match error {
+                    JobError::Lost | JobError::NotSent => self.path_lost(queue.target),
+                    JobError::TooLarge | JobError::NoMemory => {}
+                }
                 self.enter(job, Err(Some(error)));
             }
         }
@@ -486,12 +559,46 @@ mod tests {
             (2000, 0, 0)
         );
         assert!(
-            demo.take_measured()
+            demo.take_measured()[0]
                 .latency
                 .iter()
                 .all(|latency| latency.count() > 0),
             "every kind was used"
         );
+    }
+
+    #[test]
+    fn while_its_home_is_lost_it_goes_by_another_target() {
+        let (demo, mut disk) = demo();
+        let facts = TargetFacts {
+            max_transfer_bytes: 1 << 18,
+            namespaces: vec![Namespace {
+                nsid: 1,
+                blocks: 2000,
+                block_bytes: 4096,
+                nguid: [0; 16],
+                uuid: [0; 16],
+            }],
+            ..Default::default()
+        };
+        let mut demo = demo.with_paths(0, 2);
+        demo.ready(0, 0, &facts);
+        assert!(!demo.standing().ready, "one target is missing");
+        demo.ready(0, 1, &facts);
+        assert!(demo.standing().ready);
+        disk.run(&mut demo, Phase::Fill, 10_000);
+        demo.begin(Phase::Load);
+        let other = QueueName { target: 1, qid: 1 };
+        assert!(matches!(demo.next(0, other), Next::Idle), "home is there");
+        let Next::Job(job) = demo.next(0, QUEUE) else {
+            panic!("there is always something to do")
+        };
+        demo.done(1, QUEUE, &job, Err(JobError::Lost), &[]);
+        assert!(matches!(demo.next(1, QUEUE), Next::Idle), "home is lost");
+        assert!(matches!(demo.next(1, other), Next::Job(_)));
+        demo.ready(2, 0, &facts);
+        assert!(matches!(demo.next(2, QUEUE), Next::Job(_)), "home is back");
+        assert!(matches!(demo.next(2, other), Next::Idle));
     }
 
     #[test]

@@ -39,6 +39,7 @@ Examples:
 pub const DEMO: &str = "\
 Examples:
   braid demo
+  braid demo --nodes 1
   braid demo --seconds 30 --megabytes 512 --json";
 pub const PERF: &str = "\
 Examples:

@@ -1,16 +1,17 @@
-//! What happens on the demonstration's stage: a drive fails and is replaced, the node is killed, everything is checked.
+//! What happens to the only node: a drive fails and is replaced, the node is killed, everything is checked.
 
 use std::time::{Duration, Instant};
 
-use super::report::{Kill, Part, Rebuild, Summary};
-use super::setting::{GROUP, QUEUES_PER_CORE, REPLACEMENT, VICTIM, VICTIM_MEMBER};
-use super::workload::{Measured, Phase};
-use super::{PATIENCE, Stage, silent};
+use super::super::report::{Kill, Part, Rebuild, Story, Summary};
+use super::super::workload::{Measured, Phase};
+use super::super::{GROUP, PATIENCE, QUEUES_PER_CORE, VICTIM, group_of};
+use super::Stage;
+use super::setting::{REPLACEMENT, VICTIM_MEMBER};
 use crate::target::cli::Failure;
 use crate::target::cli::options::DemoOptions;
 use crate::target::manage::{
-    BackgroundRequest, DriveFail, DriveReplace, GroupName, GroupScrub, GroupState, GroupStatus, Reply,
-    Request, ScrubState, ScrubStatus,
+    BackgroundRequest, DriveFail, DriveReplace, GroupName, GroupScrub, GroupState, GroupStatus, Request,
+    ScrubState, ScrubStatus,
 };
 
 /// Parts of the load's time, of ten: with all drives, without one, after the node was killed. The rebuild takes its own time.
@@ -20,27 +21,27 @@ const RESTARTED: u32 = 3;
 
 impl Stage {
     /// The whole demonstration.
-    pub(super) fn play(&mut self, options: &DemoOptions, started: Instant) -> Result<Summary, Failure> {
-        self.await_ready()?;
+    pub fn play(&mut self, options: &DemoOptions, started: Instant) -> Result<Summary, Failure> {
+        self.hosts.await_ready()?;
         self.group_until("be healthy", |group| group.state == GroupState::Healthy)?;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "our own initiator is connected: {} queues, header and data digests on\n",
             options.cores * QUEUES_PER_CORE
         ))?;
-        self.pass(Phase::Fill, "writing every block once")?;
+        self.hosts.pass(Phase::Fill, "writing every block once")?;
         let tenth = Duration::from_secs(u64::from(options.seconds)) / 10;
-        self.begin(Phase::Load)?;
+        self.hosts.begin(Phase::Load)?;
         let healthy = self.load("healthy", tenth * HEALTHY, "random reads and writes")?;
         self.fail_drive()?;
         let degraded = self.load("degraded", tenth * DEGRADED, "the same with one drive failed")?;
         let (rebuilding, rebuild) = self.replace_drive()?;
         let kill = self.kill_node()?;
         let restarted = self.load("restarted", tenth * RESTARTED, "the same after the restart")?;
-        self.begin(Phase::Rest)?;
-        self.await_rest()?;
-        let before = self.standing()?;
-        self.pass(Phase::Check, "reading every block back")?;
-        let standing = self.standing()?;
+        self.hosts.begin(Phase::Rest)?;
+        self.hosts.await_rest()?;
+        let before = self.hosts.standing()?;
+        self.hosts.pass(Phase::Check, "reading every block back")?;
+        let standing = self.hosts.standing()?;
         let scrub = self.scrub()?;
         Ok(Summary {
             parts: vec![healthy, degraded, rebuilding, restarted],
@@ -49,9 +50,7 @@ impl Stage {
             wrong: standing.wrong,
             standing,
             failed_drive: VICTIM.to_owned(),
-            rebuild,
-            kill,
-            scrub,
+            story: Story::Single { rebuild, kill, scrub },
             group_state: self.group()?.state.name(),
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -78,7 +77,7 @@ impl Stage {
                 let what = format!("the group is {} and does not {what}", group.state.name());
                 return Err(Failure::new(what, "report this"));
             }
-            self.moment()?;
+            self.hosts.moment()?;
         }
     }
 
@@ -86,14 +85,9 @@ impl Stage {
     fn load(&self, name: &'static str, time: Duration, what: &'static str) -> Result<Part, Failure> {
         self.measured()?;
         let started = Instant::now();
-        let bar = self.bar(what, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        while started.elapsed() < time {
-            bar.set_position(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-            self.moment()?;
-        }
-        bar.finish_and_clear();
+        self.hosts.load_for(time, what)?;
         let part = self.part(name, started)?;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "{what}: {} commands in {:.1} s\n",
             part.measured.commands(),
             part.seconds
@@ -101,21 +95,17 @@ impl Stage {
         Ok(part)
     }
 
-    /// What all cores measured since the last time.
+    /// What all cores measured since the last time; there is one target.
     fn measured(&self) -> Result<Measured, Failure> {
-        let all = self
-            .host
-            .with_all(|demo, _| demo.take_measured())
-            .map_err(silent)?;
-        let mut measured = Measured::new();
-        all.iter().for_each(|part| measured.merge(part));
-        Ok(measured)
+        let mut by_target = self.hosts.measured()?;
+        Ok(by_target.swap_remove(0))
     }
 
     fn part(&self, name: &'static str, started: Instant) -> Result<Part, Failure> {
         let measured = self.measured()?;
         Ok(Part {
             name,
+            node: None,
             seconds: started.elapsed().as_secs_f64(),
             measured,
         })
@@ -129,7 +119,7 @@ impl Stage {
             force: false,
         };
         let state = group_of(self.node.call(&Request::DriveFail(request))?)?.state;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "drive {VICTIM} was failed under load: the group is {}\n",
             state.name()
         ))?;
@@ -154,10 +144,10 @@ impl Stage {
             force: false,
         };
         let rows = group_of(self.node.call(&Request::DriveReplace(request))?)?.rows;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "drive {REPLACEMENT} takes its place, and is rebuilt under load\n"
         ))?;
-        let bar = self.bar("rebuilding", rows);
+        let bar = self.hosts.bar("rebuilding", rows);
         self.group_until("become healthy again", |group| {
             if let Some(process) = &group.background.process {
                 bar.set_position(process.rows_done);
@@ -166,7 +156,7 @@ impl Stage {
         })?;
         bar.finish_and_clear();
         let part = self.part("rebuilding", started)?;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "rebuilt: {rows} rows in {:.1} s, and {} commands meanwhile; the group is healthy\n",
             part.seconds,
             part.measured.commands()
@@ -177,15 +167,15 @@ impl Stage {
 
     /// Kills the node in the midst of the load, starts it again, and waits until it serves the host, which connects by itself.
     fn kill_node(&mut self) -> Result<Kill, Failure> {
-        let lost_before = self.standing()?.lost;
+        let lost_before = self.hosts.standing()?.lost;
         let pid = self.node.pid();
         let started = Instant::now();
-        self.kills = true;
+        self.hosts.kills = true;
         self.node.kill()?;
-        self.say(&format!(
+        self.hosts.say(&format!(
             "kill -9 {pid}: the node is gone in the midst of the load\n"
         ))?;
-        self.node.restart()?;
+        self.node.restart(&[self.address])?;
         self.measured()?;
         let deadline = Instant::now() + PATIENCE;
         while self.measured()?.commands() == 0 {
@@ -195,9 +185,9 @@ impl Stage {
                     "report this",
                 ));
             }
-            self.moment()?;
+            self.hosts.moment()?;
         }
-        self.kills = false;
+        self.hosts.kills = false;
         let seconds = started.elapsed().as_secs_f64();
         let notes = self.node.status()?.notes;
         let replayed = notes
@@ -205,10 +195,10 @@ impl Stage {
             .find(|note| note.contains("journal was replayed"));
         let kill = Kill {
             seconds,
-            commands_lost: self.standing()?.lost - lost_before,
+            commands_lost: self.hosts.standing()?.lost - lost_before,
             replayed,
         };
-        self.say(&format!(
+        self.hosts.say(&format!(
             "started again: hosts are served {seconds:.1} s after the kill\n  {}\n  {} commands were under way and never answered\n",
             kill.replayed.as_deref().unwrap_or("nothing was left in the journal"),
             kill.commands_lost
@@ -225,7 +215,7 @@ impl Stage {
         let group = self
             .node
             .call(&Request::Background(BackgroundRequest::Scrub(request)))?;
-        let bar = self.bar("scrubbing", group_of(group)?.rows);
+        let bar = self.hosts.bar("scrubbing", group_of(group)?.rows);
         let group = self.group_until("end its scrub", |group| {
             if let Some(process) = &group.background.process {
                 bar.set_position(process.rows_done);
@@ -235,17 +225,10 @@ impl Stage {
         })?;
         bar.finish_and_clear();
         let scrub = group.background.scrub.expect("it was asked for and has ended");
-        self.say(&format!(
+        self.hosts.say(&format!(
             "scrub: {} rows compared with their parity, {} mismatches\n",
             scrub.rows, scrub.mismatches
         ))?;
         Ok(scrub)
     }
-}
-
-fn group_of(reply: Reply) -> Result<GroupStatus, Failure> {
-    let Reply::Group(group) = reply else {
-        return Err(Failure::new("the node answers something else", "report this"));
-    };
-    Ok(group)
 }
