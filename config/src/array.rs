@@ -109,12 +109,13 @@ fn check_shared_groups(
 }
 
 /// All nodes that share groups are one subsystem to hosts: what is not said of it follows from the array's name.
-pub(crate) fn subsystem_of(subsystem: Subsystem, node: &str, array: &str) -> Subsystem {
+pub(crate) fn subsystem_of(subsystem: Subsystem, node: &str, array: Option<&Array>) -> Subsystem {
+    let Some(array) = array else { return subsystem };
     let named = |name: &str| Nqn::parse(&format!("nqn.2026-01.io.braid:{name}")).ok();
     if Some(&subsystem.nqn) != named(node).as_ref() {
         return subsystem;
     }
-    let Some(nqn) = named(&format!("array:{array}")) else {
+    let Some(nqn) = named(&format!("array:{}", array.name)) else {
         return subsystem;
     };
     let has_serial = subsystem.serial != default_serial(&subsystem.nqn);

@@ -77,6 +77,27 @@ impl ArrayText {
     }
 }
 
+const GROUPS: &str = "\
+# Groups that are to be made, in the files of all nodes alike: whoever leads makes them, once. Those that are there all nodes find on the drives.
+# All nodes need as many cores as each other (`cores` in [reactor]), at most 16 over all slots.
+";
+
+const GROUP: &str = "\
+[[group]]
+name = \"g0\"
+level = \"raid5\"
+drives = [\"d0\", \"d1\", \"d2\", \"d3\"]
+create = true
+
+[[vdisk]]
+name = \"v0\"
+group = \"g0\"
+size_mib = \"all\"
+
+[reactor]
+cores = 1
+";
+
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
@@ -155,16 +176,9 @@ encryption = \"{encryption}\"
                 )?;
             }
         }
-        out.write_str(
-            "# Groups that are to be made, in the files of all nodes alike: whoever leads makes them, once. Those that are there all nodes find on the drives.\n\
-             # All nodes need as many cores as each other (`cores` in [reactor]), at most 16 over all slots.\n",
-        )?;
+        out.write_str(GROUPS)?;
         if self.has_group {
-            out.write_str(
-                "[[group]]\nname = \"g0\"\nlevel = \"raid5\"\ndrives = [\"d0\", \"d1\", \"d2\", \"d3\"]\ncreate = true\n\n\
-                 [[vdisk]]\nname = \"v0\"\ngroup = \"g0\"\nsize_mib = \"all\"\n\n\
-                 [reactor]\ncores = 1\n",
-            )?;
+            out.write_str(GROUP)?;
         }
         Ok(())
     }

@@ -50,10 +50,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     check_paths(&node, log, &drives, problems);
     check_namespaces(&drives, &shelves, shelves_missing, problems);
     let (array, drives, shelves) = array::resolve(array, peers, drives, shelves, &groups, problems);
-    let subsystem = match &array {
-        Some(array) => array::subsystem_of(subsystem, &node.name, &array.name),
-        None => subsystem,
-    };
+    let subsystem = array::subsystem_of(subsystem, &node.name, array.as_ref());
     let drive_names = by_name(&drives);
     let groups = match &shelf {
         Some(shelf) => shelf_groups(shelf, &drives, problems),

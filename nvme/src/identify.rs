@@ -178,6 +178,11 @@ pub fn controller(facts: &ControllerFacts<'_>) -> Vec<u8> {
     page.0
 }
 
+/// The only group of asymmetric namespace access (ANAGRPID): all namespaces, by every node, with the state optimized.
+pub const ACCESS_GROUP: u32 = 1;
+/// Longest time in the state "change" (ANATT), which must not be 0; nobody ever is in it.
+const ACCESS_TRANSITION_S: u8 = 10;
+
 /// Log Page Attributes: the commands supported and effects log exists.
 const LPA_EFFECTS: u8 = 1 << 1;
 /// Log Page Attributes: log pages can be read from an offset on.
@@ -193,7 +198,8 @@ fn controller_capabilities(page: &mut Page, facts: &ControllerFacts<'_>) {
     page.put(72, &[6]); // RAB: bursts of 64 commands.
     let [high, middle, low] = facts.oui;
     page.put(73, &[low, middle, high]);
-    page.put(76, &[0b11]); // CMIC: several ports, several controllers.
+    let reports_access = u8::from(facts.kind == ControllerKind::Io) << 3;
+    page.put(76, &[0b11 | reports_access]); // CMIC: several ports, several controllers.
     page.put(77, &[transfer_shift(facts.max_transfer_bytes)]);
     page.put(78, &facts.cntlid.to_le_bytes());
     page.put(80, &VERSION.to_le_bytes());
@@ -217,6 +223,10 @@ fn io_controller(page: &mut Page, facts: &ControllerFacts<'_>) {
     page.put(262, &[ERROR_LOG_LIMIT]);
     page.put(266, &WARNING_TEMPERATURE_K.to_le_bytes());
     page.put(268, &CRITICAL_TEMPERATURE_K.to_le_bytes());
+    page.put(342, &[ACCESS_TRANSITION_S]); // ANATT
+    page.put(343, &[0b100_0001]); // ANACAP: optimized; a namespace stays in its group.
+    page.put(344, &ACCESS_GROUP.to_le_bytes()); // ANAGRPMAX
+    page.put(348, &1_u32.to_le_bytes()); // NANAGRPID
     page.put(512, &[0x66, 0x44]); // SQES, CQES: 64 and 16 bytes, nothing else.
     page.put(516, &facts.namespaces_max.to_le_bytes());
     let compare = 1;
@@ -324,6 +334,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     if let Some(stripe_blocks) = facts.stripe_blocks {
         page.put(72, &zero_based(stripe_blocks)); // NOWS
     }
+    page.put(92, &ACCESS_GROUP.to_le_bytes()); // ANAGRPID
     page.put(104, &facts.nguid);
     let shift = u8::try_from(facts.format.block_shift).expect("a block size is a power under 2^32");
     page.put(128, &[0, 0, shift, 0]); // LBAF 0: no metadata, best performance.
@@ -337,6 +348,7 @@ pub fn independent_namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     page.put(1, &[1]); // NMIC: shared.
     page.put(2, &[facts.reservable.capabilities()]); // RESCAP
+    page.put(4, &ACCESS_GROUP.to_le_bytes()); // ANAGRPID
     page.put(14, &[1]); // NSTAT: ready.
     page.0
 }
@@ -470,7 +482,13 @@ mod tests {
         assert_eq!(dword(&page, 1796), 1, "IORCSZ");
         assert_eq!(word(&page, 1800), 0, "ICDOFF");
         assert_eq!(word(&page, 514), 128, "MAXCMD zero draws a warning");
-        assert_eq!(page[76] & 2, 2, "CMIC says several controllers");
+        assert_eq!(
+            page[76], 0b1011,
+            "CMIC says several controllers, and asymmetric access"
+        );
+        assert_ne!(page[342], 0, "ANATT");
+        let (groups_max, groups) = (dword(&page, 344), dword(&page, 348));
+        assert!(groups > 0 && groups <= groups_max, "NANAGRPID, ANAGRPMAX");
         assert_eq!(dword(&page, 80), 0x0002_0000, "VER");
         assert_eq!(page[77], 6, "MDTS: 256 KiB are 2^6 pages");
         assert_eq!((page[111], page[512], page[513]), (1, 0x66, 0x44));

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 
 use crate::command::{SubmissionEntry, admin_opcode, io_opcode};
-use crate::identify::ERROR_LOG_LIMIT;
+use crate::identify::{ACCESS_GROUP, ERROR_LOG_LIMIT};
 use crate::nqn::{Nqn, NqnError};
 use crate::status::Status;
+use crate::subsystem::NAMESPACES_MAX;
 
 /// Log page identifiers.
 ///
@@ -22,6 +23,7 @@ pub mod lid {
     pub const FIRMWARE_SLOT: u8 = 0x03;
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     pub const EFFECTS: u8 = 0x05;
+    pub const ASYMMETRIC_ACCESS: u8 = 0x0c;
     pub const FEATURE_EFFECTS: u8 = 0x12;
     pub const MI_EFFECTS: u8 = 0x13;
     pub const CROSS_CONTROLLER_RESET: u8 = 0x1e;
@@ -312,6 +314,30 @@ pub fn command_effects() -> Vec<u8> {
         io_opcode::DATASET_MANAGEMENT,
     ] {
         page[1024 + usize::from(opcode) * 4] = SUPPORTED | CHANGES_BLOCKS;
+    }
+    page
+}
+
+/// LSP of the Asymmetric Namespace Access log: groups without their namespaces (RGO).
+pub const ACCESS_GROUPS_ONLY: u8 = 1;
+
+/// Asymmetric Namespace Access (LID 0Ch): one group, optimized, with all namespaces; nodes serve what they have or are no path at all.
+/// `changes` counts changes of the page. It is as long as the kernel asks for, which is room for every NSID.
+///
+/// Source: NVM Express Base Specification 2.0, Asymmetric Namespace Access log page.
+pub fn asymmetric_access(changes: u64, nsids: impl ExactSizeIterator<Item = u32>) -> Vec<u8> {
+    const GROUP: usize = 16;
+    const OPTIMIZED: u8 = 1;
+    let mut page = vec![0; GROUP + 32 + NAMESPACES_MAX as usize * 4];
+    put(&mut page, 0, &changes.to_le_bytes());
+    put(&mut page, 8, &1_u16.to_le_bytes()); // Groups.
+    put(&mut page, GROUP, &ACCESS_GROUP.to_le_bytes());
+    let count = u32::try_from(nsids.len()).expect("namespaces have numbers of 32 bits");
+    put(&mut page, GROUP + 4, &count.to_le_bytes());
+    put(&mut page, GROUP + 8, &changes.to_le_bytes());
+    put(&mut page, GROUP + 16, &[OPTIMIZED]);
+    for (slot, nsid) in page[GROUP + 32..].chunks_exact_mut(4).zip(nsids) {
+        slot.copy_from_slice(&nsid.to_le_bytes());
     }
     page
 }

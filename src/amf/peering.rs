@@ -446,7 +446,7 @@ impl Peering {
     /// The answer to [`Action::EndEntries`].
     pub fn led(&mut self, now_ns: u64, epoch: Epoch, led: Led, out: &mut Vec<Action>) {
         assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
-        if !self.now.as_ref().is_some_and(|now| now.era.epoch == epoch) {
+        if self.now.as_ref().is_none_or(|now| now.era.epoch != epoch) {
             return self.lead_no_more(out);
         }
         self.tell(led, out);
@@ -622,7 +622,7 @@ impl Peering {
         out: &mut Vec<Action>,
     ) -> Result<(), NoteError> {
         let (context, note) = Note::parse(kind, bytes)?;
-        if !self.now.as_ref().is_some_and(|now| now.era.epoch == epoch) {
+        if self.now.as_ref().is_none_or(|now| now.era.epoch != epoch) {
             return Ok(()); // The epoch was entered by the link and not here yet, or is over.
         }
         if self.homes.learn(from, &context) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use config::{Config, Poll};
 use nvme::identify::Transport;
-use nvme::subsystem::{self, HostAccess, Port, PortId};
+use nvme::subsystem::{self, HostAccess, PORTS_MAX, Port, PortId};
 use nvme::tcp::target::{Limits, Success};
 use reactor::{CoreIndex, Options, PollMode, Running};
 
@@ -71,6 +71,9 @@ impl Plant {
             addresses: Vec::new(),
             stop,
         };
+        // No two nodes of an array have a port of the same number.
+        let slot = config.array.as_ref().map_or(0, |array| u16::from(array.slot));
+        let first = slot * u16::try_from(PORTS_MAX).expect("it is 64");
         for (at, listen) in config.listeners.iter().enumerate() {
             let failed = |error| NodeError::Listen {
                 address: listen.address,
@@ -78,9 +81,9 @@ impl Plant {
             };
             let socket = super::sockets::listen(listen.address, BACKLOG).map_err(failed)?;
             let address = super::sockets::local_address(&socket).map_err(failed)?;
-            let id = PortId(u16::try_from(at).expect("a configuration has at most 64 listeners"));
+            let id = first + u16::try_from(at).expect("a configuration has at most 64 listeners");
             plant.ports.push(Port {
-                id,
+                id: PortId(id),
                 transport: Transport::Tcp,
                 address: listen.advertise.unwrap_or_else(|| address.ip()).to_string(),
                 service: address.port().to_string(),
@@ -90,6 +93,11 @@ impl Plant {
             plant.addresses.push(address);
         }
         Ok(plant)
+    }
+
+    /// The ports where hosts reach it.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
     }
 
     /// Starts cores that share groups with other nodes.

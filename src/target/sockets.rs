@@ -30,3 +30,30 @@ pub fn local_address(socket: &OwnedFd) -> std::io::Result<SocketAddr> {
 pub fn peer_address(socket: &OwnedFd) -> std::io::Result<SocketAddr> {
     TcpStream::from(socket.try_clone()?).peer_addr()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_given_up_soon_is_waited_for() {
+        let before = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = before.local_addr().unwrap();
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(150));
+            drop(before);
+        });
+        assert!(listen(address, 8).is_ok());
+        ends.join().unwrap();
+    }
+
+    #[test]
+    fn an_address_of_somebody_else_is_refused_after_a_while() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = listen(other.local_addr().unwrap(), 8).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+    }
+}

@@ -119,15 +119,19 @@ fn a_killed_node_costs_a_path_and_no_data() {
     let mut scene = scene(3);
     let stop = AtomicBool::new(false);
     let addresses = scene.hosts.clone();
+    // All nodes serve before one is killed.
+    let associations: Vec<Host> = (1..)
+        .zip(&addresses)
+        .map(|(host, address)| connect(*address, host))
+        .collect();
     // Each host has blocks of its own, in rows that it shares with the others' blocks.
     let own = |host: u64, turn: u64| (turn * 7 + 3) % BLOCKS * 3 + host;
     let (stop, own) = (&stop, &own);
     let written: Vec<(u64, Duration)> = thread::scope(|scope| {
         let load: Vec<_> = (0..3_u64)
-            .zip(&addresses)
-            .map(|(host, address)| {
+            .zip(associations)
+            .map(|(host, mut association)| {
                 scope.spawn(move || {
-                    let mut association = connect(*address, u8::try_from(host).unwrap() + 1);
                     let (mut turn, mut longest) = (0, Duration::ZERO);
                     while !stop.load(Ordering::Relaxed) {
                         let begin = Instant::now();

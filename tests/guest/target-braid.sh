@@ -78,20 +78,21 @@ TOML
 
 declare -A node_pid=()
 
-times_ready() { grep -c "braid node $1 is ready" "$work/$1.log" || true; }
+times_ready() { grep -Ec "^braid (node|shelf) $1 is ready" "$work/$1.log" || true; }
 
-node_start() { # node_start NAME
-  local log=$work/$1.log limit=$((SECONDS + 30)) before
+process_start() { # process_start ROLE NAME: ROLE is `node` or `shelf`.
+  local log=$work/$2.log limit=$((SECONDS + 30)) before
   : >>"$log"
-  before=$(times_ready "$1")
-  "$braid" node --config "$work/$1.toml" >>"$log" 2>&1 &
-  node_pid[$1]=$!
-  until [ "$(times_ready "$1")" -gt "$before" ]; do
-    kill -0 "${node_pid[$1]}" 2>/dev/null || { echo "$1 ended at start: $(tail -n 1 "$log")"; return 1; }
-    [ $SECONDS -lt $limit ] || { echo "$1 is not ready after 30 s: $(tail -n 1 "$log")"; return 1; }
+  before=$(times_ready "$2")
+  "$braid" "$1" --config "$work/$2.toml" >>"$log" 2>&1 &
+  node_pid[$2]=$!
+  until [ "$(times_ready "$2")" -gt "$before" ]; do
+    kill -0 "${node_pid[$2]}" 2>/dev/null || { echo "$2 ended at start: $(tail -n 1 "$log")"; return 1; }
+    [ $SECONDS -lt $limit ] || { echo "$2 is not ready after 30 s: $(tail -n 1 "$log")"; return 1; }
     sleep 0.1
   done
 }
+node_start() { process_start node "$1"; } # node_start NAME
 
 node_stop() { # node_stop NAME: SIGTERM, then exit code 0 within 15 s.
   local pid=${node_pid[$1]} limit=$((SECONDS + 15)) rc=0
@@ -151,6 +152,11 @@ target_is_healthy() { # target_is_healthy GROUP
 target_scrub() { # target_scrub GROUP: to its end, and nothing is wrong. Repairing would hide it.
   local shown
   shown=$(control group scrub "$1" --check-only --wait --json 2>&1 | tr -d ' \n')
+  clean_scrub "$shown"
+}
+
+clean_scrub() { # clean_scrub SHOWN
+  local shown=$1
   grep -q '"state":"completed"' <<<"$shown" && grep -Eq '"rows":[1-9]' <<<"$shown" &&
     grep -q '"mismatches":0[^0-9]' <<<"$shown" && grep -q '"unreadable":0[^0-9]' <<<"$shown" ||
     { echo "not a clean scrub: $shown"; return 1; }

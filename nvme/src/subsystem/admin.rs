@@ -21,13 +21,14 @@ const ABORTS_MAX: usize = ABORT_LIMIT as usize + 1;
 const INVALID: Status = Status::INVALID_FIELD.do_not_retry();
 
 /// Log pages of an I/O controller.
-const IO_LOG_PAGES: [u8; 11] = [
+const IO_LOG_PAGES: [u8; 12] = [
     lid::SUPPORTED_PAGES,
     lid::ERROR,
     lid::SMART,
     lid::FIRMWARE_SLOT,
     lid::CHANGED_NAMESPACES,
     lid::EFFECTS,
+    lid::ASYMMETRIC_ACCESS,
     lid::FEATURE_EFFECTS,
     lid::MI_EFFECTS,
     lid::CROSS_CONTROLLER_RESET,
@@ -264,7 +265,7 @@ impl Subsystem {
             return Err(INVALID);
         }
         let data = match self.controller(cntlid).kind {
-            ControllerKind::Io => request.cut(&self.io_log_page(cntlid, request.lid, entry.nsid())?)?,
+            ControllerKind::Io => request.cut(&self.io_log_page(cntlid, &request, entry.nsid())?)?,
             ControllerKind::Discovery if request.lid == lid::DISCOVERY => {
                 // A read from the start sees what is; one that goes on sees what the start saw.
                 if request.offset == 0 || self.controller(cntlid).snapshot.is_none() {
@@ -295,9 +296,9 @@ impl Subsystem {
         Ok(Reply::data(data))
     }
 
-    fn io_log_page(&self, cntlid: u16, page: u8, nsid: u32) -> Result<Vec<u8>, Status> {
+    fn io_log_page(&self, cntlid: u16, request: &LogRequest, nsid: u32) -> Result<Vec<u8>, Status> {
         let controller = self.controller(cntlid);
-        Ok(match page {
+        Ok(match request.lid {
             lid::SUPPORTED_PAGES => log::supported(&IO_LOG_PAGES),
             lid::ERROR => controller.errors.encode(),
             lid::SMART if matches!(nsid, 0 | u32::MAX) => self.health.encode(controller.errors.count()),
@@ -306,6 +307,15 @@ impl Subsystem {
             lid::FIRMWARE_SLOT => log::firmware_slots(&self.config.firmware),
             lid::CHANGED_NAMESPACES => log::changed_namespaces(controller.changed_namespaces().as_deref()),
             lid::EFFECTS => log::command_effects(),
+            lid::ASYMMETRIC_ACCESS => {
+                let is_short = request.specific & log::ACCESS_GROUPS_ONLY != 0;
+                let nsids = if is_short {
+                    Vec::new()
+                } else {
+                    self.namespaces.keys().copied().collect()
+                };
+                log::asymmetric_access(self.access_changes, nsids.into_iter())
+            }
             lid::FEATURE_EFFECTS => log::supported(&controller.features.identifiers()),
             lid::MI_EFFECTS => log::supported(&[]),
             lid::CROSS_CONTROLLER_RESET => log::cross_resets(&controller.reset_entries()),

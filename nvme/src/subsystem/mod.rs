@@ -123,6 +123,8 @@ impl Random {
 pub struct Subsystem {
     config: Config,
     namespaces: BTreeMap<u32, Namespace>,
+    /// Changes of the asymmetric namespace access log: which namespaces there are.
+    access_changes: u64,
     /// Registrants and reservations of each namespace.
     reservations: reservation::Reservations,
     queues: BTreeMap<QueueId, Queue>,
@@ -148,6 +150,7 @@ impl Subsystem {
             random: Random(config.seed),
             config,
             namespaces: BTreeMap::new(),
+            access_changes: 0,
             reservations: reservation::Reservations::default(),
             queues: BTreeMap::new(),
             unconnected: BTreeSet::new(),
@@ -232,6 +235,7 @@ impl Subsystem {
             }
             Event::NamespaceRemoved { nsid } => {
                 if self.namespaces.remove(&nsid).is_some() {
+                    self.access_changes += 1;
                     self.end_reservations(nsid, out);
                     self.namespace_changed(nsid, out);
                 }
@@ -430,6 +434,7 @@ impl Subsystem {
         );
         let before = self.namespaces.insert(namespace.nsid, namespace);
         assert!(before.is_none(), "a namespace is added once");
+        self.access_changes += 1;
         self.add_reservations(&namespace, out);
         self.namespace_changed(namespace.nsid, out);
     }

@@ -152,7 +152,7 @@ impl Note {
             }
             Self::Refused(why) => {
                 let most = why.floor_char_boundary(WHY_BYTES_MAX);
-                out.extend(why[..most].as_bytes());
+                out.extend(&why.as_bytes()[..most]);
             }
             Self::Fault(member, error) => {
                 let (kind, errno) = code_of(*error);

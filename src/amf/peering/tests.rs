@@ -34,11 +34,14 @@ struct Node {
     wanted: Vec<Action>,
 }
 
+/// Its epoch, kind and bytes.
+type Mail = (Epoch, u16, Vec<u8>);
+
 /// Nodes, and what is on its way between them: in order between the same two.
 #[derive(Default)]
 struct Array {
     nodes: BTreeMap<u8, Node>,
-    links: BTreeMap<(u8, u8), VecDeque<(Epoch, u16, Vec<u8>)>>,
+    links: BTreeMap<(u8, u8), VecDeque<Mail>>,
     now_ns: u64,
 }
 

@@ -4,6 +4,7 @@
 //! [`crate::amf::peering`], and what membership wants comes from the life of the node ([`crate::target::share`]).
 
 mod groups;
+mod ports;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -11,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
 use super::Control;
@@ -24,11 +26,13 @@ use crate::amf::peering::{Action, Era, Peering};
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
-use crate::icl::{Epoch, Node, Slot};
+use crate::icl::{Epoch, Node, Slot, SlotSet};
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::icl::{News, Port, PortSetup};
 use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
+
+use ports::Ports;
 
 pub use groups::lanes_of;
 
@@ -51,6 +55,8 @@ pub struct ShareSetup {
     pub port: PortSetup,
     /// Where it listens.
     pub listener: OwnedFd,
+    /// Where hosts reach this node.
+    pub ports: Vec<HostPort>,
     /// The groups.
     pub groups: Vec<(Name, Limits)>,
     /// Where the life of the node hears.
@@ -89,14 +95,15 @@ enum Recovering {
     Ending,
 }
 
-/// A message of another node that was not looked at yet: from whom, for which group, its kind, its bytes.
-type Mail = (Slot, u16, u16, Range<usize>);
+/// A message of another node that was not looked at yet: from whom, for whom, its kind, its bytes.
+type Mail = (Slot, Address, u16, Range<usize>);
 
 /// See the module.
 pub(super) struct ShareControl {
     local: Slot,
     slots: u16,
     port: Port,
+    ports: Ports,
     groups: Vec<SharedGroup>,
     ear: Sender<Heard>,
     record: Option<EpochRecord>,
@@ -143,6 +150,7 @@ impl ShareControl {
             local: setup.slot,
             slots: setup.slots,
             port: Port::new(setup.port, Some(setup.listener)),
+            ports: Ports::new(setup.ports),
             groups: setup.groups.into_iter().map(group).collect(),
             ear: setup.ear,
             record: None,
@@ -198,13 +206,9 @@ impl Control {
                 kind,
                 payload,
             } => {
-                let group = match address {
-                    Address::Group(group) => group,
-                    Address::Node => Address::GROUP_MAX,
-                };
                 let start = inbox_bytes.len();
                 inbox_bytes.extend_from_slice(payload);
-                inbox.push((peer, group, kind, start..inbox_bytes.len()));
+                inbox.push((peer, address, kind, start..inbox_bytes.len()));
             }
             // Who is silent membership finds out by itself, and room is looked for in each turn.
             News::Suspect { .. } | News::Heard { .. } | News::NewerEpoch { .. } | News::Room { .. } => {}
@@ -321,12 +325,16 @@ impl Control {
             std::mem::take(&mut share.inbox_bytes),
         );
         let epoch = share.epoch();
-        for (from, group, kind, range) in &inbox {
+        for (from, address, kind, range) in &inbox {
+            let Address::Group(group) = *address else {
+                self.hear_ports(core, io, *from, *kind, &bytes[range.clone()]);
+                continue;
+            };
             let at = self
                 .share()
                 .groups
                 .iter()
-                .position(|shared| shared.address == *group);
+                .position(|shared| shared.address == group);
             let Some(at) = at else {
                 tracing::warn!(peer = %from, group, "a node speaks of a group that this node does not have: the nodes of an array need the same groups in their configurations");
                 continue;
@@ -345,6 +353,38 @@ impl Control {
             share.inbox.clear();
             share.inbox_bytes.clear();
         }
+    }
+
+    /// Tells all other members where hosts reach this node, and hosts of which nodes there are.
+    fn tell_ports(&mut self, core: &mut Core, io: &mut Io<Message>, members: SlotSet) {
+        let share = self.share();
+        share.ports.keep(members);
+        let told = share.ports.encode();
+        for to in members.without(share.local).iter() {
+            // All queues are empty when an epoch begins.
+            if let Err(error) = share.port.submit(io, to, Address::Node, ports::KIND, &[&told]) {
+                tracing::warn!(peer = %to, ?error, "a node is not told where hosts reach this one");
+            }
+        }
+        self.list_ports(core, io);
+    }
+
+    fn hear_ports(&mut self, core: &mut Core, io: &mut Io<Message>, from: Slot, kind: u16, bytes: &[u8]) {
+        if kind != ports::KIND {
+            tracing::error!(peer = %from, kind, "a message of another node is not understood");
+            return;
+        }
+        match self.share().ports.heard(from, bytes) {
+            Ok(()) => self.list_ports(core, io),
+            Err(error) => {
+                tracing::error!(peer = %from, %error, "a message of another node is not understood")
+            }
+        }
+    }
+
+    fn list_ports(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        let all = self.share().ports.all();
+        self.subsystem_event(core, io, SubsystemEvent::PortsChanged(all));
     }
 
     /// Says something to another node with the end of the turn, or later if its queue is full.
@@ -437,6 +477,7 @@ impl Control {
         share.inbox_bytes.clear();
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, era.epoch, &nodes, &mut news));
+        self.tell_ports(core, io, era.members);
         for at in 0..self.share().groups.len() {
             self.share().groups[at].refused = None;
             self.peer(core, io, at, |peering, now, out| peering.enter(now, era, out));
@@ -473,7 +514,6 @@ impl Control {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn peering_action(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, action: Action) {
         let index = self.share().groups[at].index;
         match action {

@@ -531,6 +531,11 @@ fn live(
     let (ear, hears) = mpsc::channel();
     let lease = Arc::new(Lease::default());
     let share = lives.map(|_| (ear.clone(), Arc::clone(&lease)));
+    let born = Born {
+        incarnation,
+        ear: ear.clone(),
+    };
+    let life = lives.map(|lives| lives.begin(born, &lease));
     let seat = Mutex::new(Some(Seat::new(
         Arc::clone(setup),
         incarnation,
@@ -554,15 +559,8 @@ fn live(
         Ok(running) => running,
         Err(error) => return Ending::Lost(format!("its thread could not be started: {error}")),
     };
-    let born = Born {
-        incarnation,
-        ear: ear.clone(),
-    };
     let seat = ToSeat(running.handle());
-    let life = match lives
-        .map(|lives| lives.begin(born, hears, seat, &lease))
-        .transpose()
-    {
+    let life = match life.map(|life| life.go(hears, seat)).transpose() {
         Ok(life) => life,
         Err(error) => return Ending::Lost(format!("its thread could not be started: {error}")),
     };

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use reactor::{Remote, Running};
 
@@ -10,9 +11,9 @@ use super::open::Stock;
 use super::{Born, Heard, Lease, ShareOrder};
 use crate::amf::peering::Recovery;
 use crate::amf::superblock::Name;
+use crate::icl::Incarnation;
 use crate::icl::Node;
 use crate::icl::link::{Lane, LinkConfig};
-use crate::icl::{Epoch, Incarnation};
 use crate::target::control::ShareSetup;
 use crate::target::council::{Setup, ToSeat};
 use crate::target::fabric::{Life as Tenant, Tenure};
@@ -24,6 +25,10 @@ use crate::target::sockets;
 
 /// Connections of other nodes that wait to be accepted.
 const BACKLOG: i32 = 64;
+
+/// How long a life waits for its drives before its membership begins without its cores, and how often it looks.
+const DRIVES_WAIT: Duration = Duration::from_secs(3);
+const DRIVES_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where operators reach the cores of the life that goes on, if one does.
 pub type Present = Arc<Mutex<Option<Remote<Message>>>>;
@@ -57,25 +62,45 @@ impl Lives {
         }
     }
 
-    /// Begins one. Membership reaches it by the ear that it is born with.
-    pub fn begin(
-        self: &Arc<Self>,
-        born: Born,
-        hears: Receiver<Heard>,
-        seat: ToSeat,
-        lease: &Arc<Lease>,
-    ) -> std::io::Result<Stopped> {
+    /// Begins one, before its membership does. If all drives are there its cores are started at once: that takes the whole process's memory for itself for so long that a
+    /// member could be taken for silent.
+    pub fn begin(self: &Arc<Self>, born: Born, lease: &Arc<Lease>) -> Beginning {
         let mut life = Life {
             lives: Arc::clone(self),
             incarnation: born.incarnation,
             ear: born.ear,
-            seat,
+            seat: None,
             lease: Arc::clone(lease),
             usable: Vec::new(),
             body: None,
             is_drained: false,
         };
+        let end = Instant::now() + DRIVES_WAIT;
+        while life.body.is_none() && Instant::now() < end {
+            match life.look() {
+                Ok(stock) if stock.is_whole() => {
+                    if let Err(error) = life.grow(stock) {
+                        tracing::debug!(%error, "the cores are started with the first epoch");
+                        break;
+                    }
+                }
+                Ok(_) | Err(_) => std::thread::sleep(DRIVES_AGAIN),
+            }
+        }
+        Beginning(life)
+    }
+}
+
+/// A life whose membership is about to begin.
+pub struct Beginning(Life);
+
+impl Beginning {
+    /// Its membership begins, and reaches it by the ear that it was born with.
+    pub fn go(self, hears: Receiver<Heard>, seat: ToSeat) -> std::io::Result<Stopped> {
+        let Self(mut life) = self;
+        life.seat = Some(seat);
         let thread = std::thread::Builder::new().name("shared-groups".to_owned());
+        // With the end of the thread the life ends, and all that is left of it.
         thread.spawn(move || life.live(&hears)).map(Stopped)
     }
 }
@@ -91,7 +116,7 @@ struct Life {
     lives: Arc<Lives>,
     incarnation: Incarnation,
     ear: Sender<Heard>,
-    seat: ToSeat,
+    seat: Option<ToSeat>,
     lease: Arc<Lease>,
     usable: Vec<bool>,
     body: Option<Body>,
@@ -104,12 +129,12 @@ impl Life {
             match heard {
                 Heard::End => break,
                 // What others hold does not concern a node that is about to go, and it holds nothing.
-                Heard::Barrier(record) if self.is_drained => self.seat.barrier_done(record.epoch),
-                Heard::Recover(epoch, _) if self.is_drained => self.seat.recovered(epoch),
+                Heard::Barrier(record) if self.is_drained => self.seat().barrier_done(record.epoch),
+                Heard::Recover(epoch, _) if self.is_drained => self.seat().recovered(epoch),
                 Heard::Barrier(record) => {
-                    if let Err(error) = self.grow(record.epoch) {
+                    if let Err(error) = self.have_grown() {
                         tracing::error!(%error, "the cores of this node cannot be started");
-                        self.seat.failed(&error.to_string());
+                        self.seat().failed(&error.to_string());
                         break;
                     }
                     self.tell(ShareOrder::Enter(record));
@@ -121,37 +146,49 @@ impl Life {
                 Heard::Opened(epoch) => self.tell(ShareOrder::Opened(epoch)),
                 Heard::Suspect(slots) => self.tell(ShareOrder::Suspect(slots)),
                 Heard::Over(node) => self.tell(ShareOrder::Over(node)),
-                Heard::BarrierDone(epoch) => self.seat.barrier_done(epoch),
-                Heard::Recovered(epoch) => self.seat.recovered(epoch),
+                Heard::BarrierDone(epoch) => self.seat().barrier_done(epoch),
+                Heard::Recovered(epoch) => self.seat().recovered(epoch),
                 Heard::RecoverGroup(at, recovery) => self.recover(at, recovery),
-                Heard::Fenced => self.seat.preempted(),
-                Heard::Unfit(why) => self.seat.unfit(&why),
+                Heard::Fenced => self.seat().preempted(),
+                Heard::Unfit(why) => self.seat().unfit(&why),
                 Heard::Drain => self.drain(),
                 Heard::Stopped => {
                     self.fall();
                     self.is_drained = true;
-                    self.seat.drained();
+                    self.seat().drained();
                 }
             }
         }
-        self.lease.set(0);
-        self.fall();
     }
 
-    /// Starts the cores, in the first epoch.
-    fn grow(&mut self, epoch: Epoch) -> Result<(), NodeError> {
-        if self.body.is_some() {
-            return Ok(());
-        }
+    fn seat(&self) -> &ToSeat {
+        self.seat.as_ref().expect("a life that goes has a membership")
+    }
+
+    /// Looks at the drives.
+    fn look(&self) -> Result<Stock, NodeError> {
         let Lives { plant, setup, .. } = &*self.lives;
         let tenure = Tenure::Shared(Tenant {
             hostnqn: setup.host_nqn(setup.slot),
             hostid: setup.host_id(setup.slot, self.incarnation),
         });
+        Stock::open(&plant.config, tenure, plant.cores)
+    }
+
+    /// Starts the cores if they do not run, with the drives that are there.
+    fn have_grown(&mut self) -> Result<(), NodeError> {
+        if self.body.is_some() {
+            return Ok(());
+        }
+        self.look().and_then(|stock| self.grow(stock))
+    }
+
+    /// Starts the cores.
+    fn grow(&mut self, stock: Stock) -> Result<(), NodeError> {
+        let Lives { plant, setup, .. } = &*self.lives;
         let peers = setup.peers.iter().map(|peer| peer.slot.number());
         let slots = peers.chain([setup.slot.number()]).max().unwrap_or(0);
         let slots = u16::from(slots) + 1;
-        let stock = Stock::open(&plant.config, tenure, plant.cores)?;
         let address = address_of_lane(setup.listen, Lane(0)).unwrap_or(setup.listen);
         let listener =
             sockets::listen(address, BACKLOG).map_err(|error| NodeError::Listen { address, error })?;
@@ -172,11 +209,12 @@ impl Life {
                 token: link_token,
             },
             listener,
+            ports: plant.ports().to_vec(),
             groups,
             ear: self.ear.clone(),
         };
         let cores = plant.start_sharing(&stock, share, self.ear.clone(), &self.lease)?;
-        tracing::info!(array = %setup.name, slot = %setup.slot, %epoch, "cores are started for this life of the node");
+        tracing::info!(array = %setup.name, slot = %setup.slot, "cores are started for this life of the node");
         let remote = cores.handle();
         *self.lives.present.lock().unwrap_or_else(PoisonError::into_inner) = Some(remote);
         self.body = Some(Body {
@@ -190,7 +228,8 @@ impl Life {
     fn tell(&self, order: ShareOrder) {
         let Some(body) = &self.body else { return };
         if !post_patiently(&body.cores.handle(), Message::Share(order)) {
-            self.seat.failed("the cores of this node take no orders any more");
+            self.seat()
+                .failed("the cores of this node take no orders any more");
         }
     }
 
@@ -206,10 +245,12 @@ impl Life {
     fn drain(&mut self) {
         match &self.body {
             Some(body) if post_patiently(&body.cores.handle(), Message::Stop) => {}
-            Some(_) => self.seat.failed("the cores of this node take no orders any more"),
+            Some(_) => self
+                .seat()
+                .failed("the cores of this node take no orders any more"),
             None => {
                 self.is_drained = true;
-                self.seat.drained();
+                self.seat().drained();
             }
         }
     }
@@ -227,6 +268,13 @@ impl Life {
 
     fn forget(&self) {
         *self.lives.present.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.lease.set(0);
+        self.fall();
     }
 }
 

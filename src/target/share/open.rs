@@ -80,6 +80,11 @@ impl Stock {
         self.names.iter().map(limits).collect()
     }
 
+    /// Whether all drives of the configuration are there.
+    pub fn is_whole(&self) -> bool {
+        self.places.iter().all(Option::is_some)
+    }
+
     /// The drives that the cores are to know.
     pub fn drives(&self) -> Vec<DriveSpec> {
         let same = |drive: &Opened| drive.reached_as(fabric_of(drive).clone()).spec;
@@ -230,7 +235,6 @@ fn fabric_of(drive: &Opened) -> &FabricDrive {
 }
 
 /// Finds the group, and replays its journal: all of it, or what lanes hold whose nodes do not live.
-#[expect(clippy::type_complexity, reason = "three things that are made together")]
 fn find(
     name: &Name,
     facts: &mut [DriveFacts],

@@ -18,7 +18,7 @@ fn identify_cntlid_and_name_equal_the_connect_reply() {
         "IOCCSZ, IORCSZ"
     );
     assert_ne!(word(&page, 514), 0, "MAXCMD");
-    assert_eq!(page[76] & 3, 3, "CMIC");
+    assert_eq!(page[76], 0b1011, "CMIC");
 }
 
 #[test]
