@@ -486,6 +486,13 @@ impl Peering {
             let note = Note::Refused(why.to_owned());
             out.push(Action::Send { to, note });
         }
+        // Nobody waits for a group that is of no use any more.
+        if let Some(now) = &mut self.now
+            && matches!(now.lead, Lead::Retiring(_))
+        {
+            now.lead = Lead::Over;
+            out.push(Action::Recovered(now.era.epoch));
+        }
     }
 
     /// The record that this node leads by has changed.

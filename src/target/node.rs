@@ -28,6 +28,7 @@ use super::plant::{Plant, Work};
 use super::rpc::{Runtime, Server, ServerError, ServerOptions};
 use super::share::{Lives, Present};
 use super::storage::{self, StorageError};
+use crate::amf::superblock::LANES_MAX;
 
 /// How long a management call may take: superblocks of a slow drive are written meanwhile.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -165,6 +166,7 @@ fn start_sharing(
     stop_requests: Receiver<()>,
 ) -> Result<RunningNode, NodeError> {
     let config = plant.config.clone();
+    check_lanes(&config, plant.cores)?;
     let addresses = plant.addresses.clone();
     let remote = Present::default();
     let council = join_array(&config, Some((plant, Arc::clone(&remote))))?;
@@ -180,6 +182,20 @@ fn start_sharing(
         stop,
         log_writer: None,
     })
+}
+
+/// Refuses more cores over all slots than a journal can have lanes.
+fn check_lanes(config: &Config, cores: u16) -> Result<(), NodeError> {
+    let Some(array) = &config.array else { return Ok(()) };
+    let peers = array.peers.iter().map(|peer| peer.slot);
+    let slots = u16::from(peers.fold(array.slot, u8::max)) + 1;
+    if slots * cores <= LANES_MAX {
+        return Ok(());
+    }
+    let most = LANES_MAX / slots;
+    Err(NodeError::Groups(format!(
+        "{cores} cores of each of {slots} slots are more than the {LANES_MAX} that may write to the journal of a shared group. Set `cores` in [reactor] to at most {most}, in the files of all nodes alike"
+    )))
 }
 
 /// Says what the cores got; the way to them.

@@ -11,7 +11,7 @@ use nvme::status::Status;
 
 use super::queue::{Host, Manner, command, pattern, read, write};
 use super::scene::Scene;
-use super::stage::WAIT;
+use super::stage::{Folder, WAIT, start};
 
 const BLOCK: u32 = 4096;
 
@@ -109,6 +109,24 @@ fn compare_and_write_is_atomic_over_nodes() {
     });
     let last = connect(scene.hosts[1], 9).read(1, 5, 1, BLOCK);
     assert_eq!(number(&last), 2 * EACH);
+}
+
+/// More cores than a journal can have lanes are refused with what to do about it.
+#[test]
+fn cores_of_all_slots_have_to_fit_into_the_journal() {
+    let folder = Folder::make();
+    let text = "[reactor]\ncores = 3\n[array]\nname = \"vault\"\nslot = 7\nkey_file = \"k\"\nfailures = 1\nlisten = \"127.0.0.1:4500\"\n\
+                [[peer]]\nslot = 0\naddresses = [\"127.0.0.1:4520\"]\n";
+    let shelf = "[[shelf]]\nname = \"s\"\naddresses = [\"127.0.0.1:1\"]\nnqn = \"nqn.2026-01.io.braid:s\"\n\
+                 [[drive]]\nname = \"d\"\nshelf = \"s\"\nnsid = 1\n";
+    let Err(error) = start(&format!("{text}{shelf}"), folder.path()) else {
+        panic!("it was started")
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("3 cores of each of 8 slots") && text.contains("at most 2"),
+        "{text}"
+    );
 }
 
 /// CHECKLIST A4, C2, E2 (PROTOCOL H19 to H21, H38): a node is killed under load. What it had acknowledged is there, the others go on, and only its own hosts have to

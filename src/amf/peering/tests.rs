@@ -208,7 +208,7 @@ fn a_lost_node_is_recovered_around_what_survivors_hold() {
         epoch: Epoch(2),
         living: slots(&[0, 1]),
         rows: [RowIndex(5), RowIndex(6)].into(),
-        retired: 0,
+        retired: 1,
         goes_on: true,
         is_needed: true,
     };
@@ -328,6 +328,29 @@ fn a_recovery_that_another_epoch_overtakes_ends_first() {
     assert_eq!(array.wanted(0), [Action::Recovered(Epoch(4))]);
     array.settle();
     assert!(array.wanted(1).contains(&Action::Refused("no drives".to_owned())));
+}
+
+/// A group that fails while others retire what is older holds up no epoch.
+#[test]
+fn a_group_that_fails_in_its_recovery_is_given_up() {
+    let mut array = three();
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1], &[0, 1]);
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    array.act(0, |peering, now, out| {
+        peering.replayed(now, Epoch(2), led(8), Some(40), out)
+    });
+    array.wanted(0);
+    array.act(0, |peering, _, out| peering.failed("too many drives", out));
+    assert_eq!(array.wanted(0), [Action::Recovered(Epoch(2))]);
+    array.settle();
+    assert!(
+        array
+            .wanted(1)
+            .contains(&Action::Refused("too many drives".to_owned()))
+    );
+    array.act(0, |peering, now, out| peering.opened(now, Epoch(2), out));
+    assert!(!array.nodes[&0].peering.serves());
 }
 
 /// PROTOCOL H29: a fault is told to whoever leads until that one has counted the member as lost.

@@ -4,6 +4,7 @@
 //! a read or write.
 
 mod background;
+mod closing;
 mod expansion;
 mod fabric;
 mod groups;

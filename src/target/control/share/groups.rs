@@ -67,6 +67,14 @@ impl Control {
     fn go_on(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, gone_on: GoneOn) {
         let index = self.share().groups[at].index;
         let index = index.expect("who goes on has the group open");
+        if self.groups[usize::from(index)].is_failed() {
+            return self.not_led(
+                core,
+                io,
+                at,
+                "it has failed: stop all nodes, and start them when its drives are back",
+            );
+        }
         for drive in gone_on.unused {
             if let Some((group, member)) = self.drive_uses[usize::from(drive)].member
                 && group == index
@@ -229,7 +237,11 @@ impl Control {
                 return tracing::error!(group = %self.share().groups[at].name, %error, "the record of the node that leads the group is not understood");
             }
         };
-        let index = match self.share().groups[at].index {
+        let known = self.share().groups[at].index;
+        let index = match known {
+            Some(index) if self.groups[usize::from(index)].machine.uuid() != record.group => {
+                return tracing::error!(group = %self.share().groups[at].name, "the node that leads the group has another one of this name");
+            }
             Some(index) => index,
             None => {
                 let drives = self.drives_named(&led.drives);
