@@ -87,6 +87,8 @@ pub struct Homes {
     tails: BTreeMap<Slot, u64>,
     /// What was needed of the journal of each node that is gone, when it was heard last; until its lanes are over.
     left: BTreeMap<Slot, u64>,
+    /// Nothing from here on is forgotten until the epoch's recovery is over, because somebody reads lanes.
+    pinned: Option<u64>,
     arbitration: Arbitration,
     /// By slot.
     wanted: BTreeMap<u32, Wanted>,
@@ -116,6 +118,7 @@ impl Homes {
             journal,
             tails: BTreeMap::new(),
             left: BTreeMap::new(),
+            pinned: None,
             arbitration,
             wanted: BTreeMap::new(),
             recalled: BTreeMap::new(),
@@ -221,7 +224,7 @@ impl Homes {
     }
 
     fn set_elsewhere(&self) {
-        let bounds = self.tails.values().chain(self.left.values());
+        let bounds = self.tails.values().chain(self.left.values()).chain(&self.pinned);
         self.journal.set_elsewhere(bounds.min().copied());
     }
 
@@ -256,6 +259,7 @@ impl Homes {
         // Of a member that is new nothing is needed below what this node has used; of one that is gone everything is, until its lanes are over: its
         // bound stays, whatever a new life of it says.
         let start = self.journal.tail();
+        self.pinned = Some(start);
         self.members = members;
         let tails = std::mem::take(&mut self.tails).into_iter();
         let (stay, gone): (Vec<_>, Vec<_>) = tails.partition(|(member, _)| survivors.contains(*member));
@@ -283,6 +287,7 @@ impl Homes {
     pub fn recovered(&mut self, now_ns: u64, epoch: Epoch, out: &mut Vec<HomeAction>) {
         if epoch == self.arbitration.epoch() {
             self.left.clear();
+            self.pinned = None;
             self.set_elsewhere();
         }
         self.handle(now_ns, Event::Recovered(epoch), out);

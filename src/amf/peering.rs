@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::arbiter::Rule;
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
+use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::amf::arbiter::Misbehaviour;
 use crate::drive::DriveError;
@@ -34,6 +35,9 @@ use note::{Led, Note, NoteError, ROWS_MAX};
 /// How often each node says what it knows, if it has nothing else to say.
 pub const BEAT_NS: u64 = 100_000_000;
 
+/// Why a group is not opened that has failed.
+const FAILED: &str = "it has failed: stop all nodes, and start them when its drives are back";
+
 /// The epoch that a node enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Era {
@@ -41,9 +45,9 @@ pub struct Era {
     pub epoch: Epoch,
     /// Its members.
     pub members: SlotSet,
-    /// Those that were members of an earlier one in the same life.
+    /// Those that were members, in the same life, of the last one that this node has entered.
     pub seniors: SlotSet,
-    /// Who leads.
+    /// Who leads: the same for all.
     pub leader: Slot,
     /// How arbiters are placed.
     pub rule: Rule,
@@ -141,6 +145,7 @@ pub enum Action {
 #[derive(Clone, Debug, Default)]
 struct Standing {
     is_open: bool,
+    has_failed: bool,
     tails: BTreeMap<Slot, u64>,
     rows: BTreeSet<RowIndex>,
     is_whole: bool,
@@ -194,8 +199,10 @@ pub struct Peering {
     leads: bool,
     /// The binding works on an [`Action::Recover`].
     recovers: Option<Epoch>,
-    /// Members of the last epoch that this node led to its end.
-    led_members: SlotSet,
+    /// Somebody is gone since what others had left was over for the last time.
+    owes: bool,
+    /// The group has failed here, for this life.
+    has_failed: bool,
     /// Faults of members that engines here wait for.
     faults: BTreeMap<MemberIndex, DriveError>,
     /// The newest record that this node leads by, for members that have to be told.
@@ -215,7 +222,8 @@ impl Peering {
             is_open: false,
             leads: false,
             recovers: None,
-            led_members: SlotSet::EMPTY,
+            owes: false,
+            has_failed: false,
             faults: BTreeMap::new(),
             told: None,
             beat_at_ns: 0,
@@ -236,6 +244,11 @@ impl Peering {
     /// Whether this node writes the superblocks.
     pub const fn leads(&self) -> bool {
         self.leads
+    }
+
+    /// The epoch whose [`Action::Recover`] is to be answered.
+    pub const fn awaits(&self) -> Option<Epoch> {
+        self.recovers
     }
 
     /// Whether locks are granted in this epoch.
@@ -265,6 +278,8 @@ impl Peering {
 impl Peering {
     /// Membership wants locks to be reported.
     pub fn enter(&mut self, now_ns: u64, era: Era, out: &mut Vec<Action>) {
+        let before = self.now.as_ref().map_or(SlotSet::EMPTY, |now| now.era.members);
+        self.owes |= !era.seniors.covers(before);
         self.now = Some(Now {
             era,
             is_reported: false,
@@ -310,6 +325,7 @@ impl Peering {
         if leader == self.local {
             let standing = Standing {
                 is_open,
+                has_failed: self.has_failed,
                 tails: tails.collect(),
                 rows: rows.into_iter().collect(),
                 is_whole: true,
@@ -324,6 +340,7 @@ impl Peering {
             let rows = rows.iter().skip(part * ROWS_MAX).take(ROWS_MAX).copied();
             let note = Note::Standing {
                 is_open,
+                has_failed: self.has_failed,
                 tails: tails.clone(),
                 rows: rows.collect(),
                 is_last: part + 1 == parts,
@@ -374,8 +391,14 @@ impl Peering {
         if !now.era.members.iter().all(is_whole) {
             return;
         }
+        let epoch = now.era.epoch;
+        if now.standings.values().any(|standing| standing.has_failed) {
+            now.lead = Lead::Over;
+            // Engines were told that it is over with this group, and cannot take that back.
+            self.refuse(FAILED, out);
+            return out.extend([Action::Refused(FAILED.to_owned()), Action::Recovered(epoch)]);
+        }
         now.lead = Lead::Recovering;
-        let Era { epoch, seniors, .. } = now.era;
         let open = now.standings.iter().filter(|(_, standing)| standing.is_open);
         let living: SlotSet = open.clone().map(|(slot, _)| *slot).collect();
         let retired = retired(open.clone().map(|(_, standing)| &standing.tails));
@@ -386,7 +409,7 @@ impl Peering {
             rows: rows.collect(),
             retired,
             goes_on: self.leads,
-            is_needed: !self.leads || !seniors.covers(self.led_members),
+            is_needed: !self.leads || self.owes,
         };
         self.recovers = Some(epoch);
         out.push(Action::Recover(recovery));
@@ -457,7 +480,6 @@ impl Peering {
     fn over(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         let Some(now) = &mut self.now else { return };
         (now.lead, now.is_led) = (Lead::Over, true);
-        self.led_members = now.era.members;
         out.push(Action::Recovered(now.era.epoch));
         self.serve(now_ns, out);
     }
@@ -470,21 +492,25 @@ impl Peering {
             return self.put_pen_down(out);
         }
         now.lead = Lead::Over;
+        self.refuse(why, out);
+        out.push(Action::Recovered(epoch));
+    }
+
+    fn refuse(&self, why: &str, out: &mut Vec<Action>) {
         for to in self.others().iter() {
             let note = Note::Refused(why.to_owned());
             out.push(Action::Send { to, note });
         }
-        out.push(Action::Recovered(epoch));
     }
 
     /// The group that this node leads, or was about to, has failed. What engines elsewhere are to know of its members goes with the context.
     pub fn failed(&mut self, why: &str, out: &mut Vec<Action>) {
+        self.has_failed |= self.is_open;
         if let Some(epoch) = self.recovers {
             return self.not_led(epoch, why, out);
         }
-        for to in self.others().iter().filter(|_| self.leads) {
-            let note = Note::Refused(why.to_owned());
-            out.push(Action::Send { to, note });
+        if self.leads {
+            self.refuse(why, out);
         }
         // Nobody waits for a group that is of no use any more.
         if let Some(now) = &mut self.now
@@ -530,6 +556,7 @@ impl Peering {
             return;
         }
         now.serves = true;
+        self.owes = false;
         let epoch = now.era.epoch;
         self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
         out.extend([Action::TailMoved, Action::Serve]);
@@ -647,13 +674,14 @@ impl Peering {
             }),
             Note::Standing {
                 is_open,
+                has_failed,
                 tails,
                 rows,
                 is_last,
             } => {
                 let now = self.now.as_mut().expect("it was compared");
                 let standing = now.standings.entry(from).or_default();
-                standing.is_open = is_open;
+                (standing.is_open, standing.has_failed) = (is_open, has_failed);
                 standing.tails.extend(tails);
                 standing.rows.extend(rows);
                 standing.is_whole = is_last;
@@ -667,13 +695,22 @@ impl Peering {
                     self.serve(now_ns, out);
                 }
             }
-            Note::Refused(why) => out.push(Action::Refused(why)),
+            Note::Refused(why) => {
+                if self.leader() == Some(from) {
+                    self.has_failed |= self.is_open;
+                    out.push(Action::Refused(why));
+                }
+            }
             Note::Fault(member, error) => {
                 if self.leads {
                     out.push(Action::Fault(member, error));
                 }
             }
-            Note::Hurry { lane, below } => out.push(Action::Hurry { lane, below }),
+            Note::Hurry { lane, below } => {
+                if lane < LANES_MAX {
+                    out.push(Action::Hurry { lane, below });
+                }
+            }
             Note::TailMoved { lanes } => out.push(Action::LanesMoved { lanes }),
             Note::Beat => {}
         }

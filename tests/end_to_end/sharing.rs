@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nvme::command::io_opcode;
 use nvme::status::Status;
 
-use super::queue::{Host, Manner, command, pattern, read, write};
+use super::queue::{Host, Manner, command, pattern, write};
 use super::scene::Scene;
 use super::stage::{Folder, WAIT, start};
 
@@ -127,75 +126,4 @@ fn cores_of_all_slots_have_to_fit_into_the_journal() {
         text.contains("3 cores of each of 8 slots") && text.contains("at most 2"),
         "{text}"
     );
-}
-
-/// CHECKLIST A4, C2, E2 (PROTOCOL H19 to H21, H38): a node is killed under load. What it had acknowledged is there, the others go on, and only its own hosts have to
-/// connect anew; then it comes back.
-#[test]
-fn a_killed_node_costs_a_path_and_no_data() {
-    const BLOCKS: u64 = 64;
-    let mut scene = scene(3);
-    let stop = AtomicBool::new(false);
-    let addresses = scene.hosts.clone();
-    // All nodes serve before one is killed.
-    let associations: Vec<Host> = (1..)
-        .zip(&addresses)
-        .map(|(host, address)| connect(*address, host))
-        .collect();
-    // Each host has blocks of its own, in rows that it shares with the others' blocks.
-    let own = |host: u64, turn: u64| (turn * 7 + 3) % BLOCKS * 3 + host;
-    let (stop, own) = (&stop, &own);
-    let written: Vec<(u64, Duration)> = thread::scope(|scope| {
-        let load: Vec<_> = (0..3_u64)
-            .zip(associations)
-            .map(|(host, mut association)| {
-                scope.spawn(move || {
-                    let (mut turn, mut longest) = (0, Duration::ZERO);
-                    while !stop.load(Ordering::Relaxed) {
-                        let begin = Instant::now();
-                        let data = pattern(host << 32 | turn, BLOCK as usize);
-                        let entry = write(1, own(host, turn), 1);
-                        match association.io[0].try_run(entry, &data, 0) {
-                            Ok(answer) => answer.ok(),
-                            Err(_) => break, // The node is gone.
-                        }
-                        longest = longest.max(begin.elapsed());
-                        turn += 1;
-                    }
-                    (turn, longest)
-                })
-            })
-            .collect();
-        thread::sleep(Duration::from_secs(2));
-        scene.nodes[2] = None;
-        scene.until_open("without the one that was killed", &[0, 1]);
-        thread::sleep(Duration::from_secs(1));
-        stop.store(true, Ordering::Relaxed);
-        load.into_iter().map(|load| load.join().unwrap()).collect()
-    });
-    assert!(written.iter().all(|(turns, _)| *turns > 10), "{written:?}");
-    println!("writes and longest of each host, the last one's node was killed: {written:?}");
-    let mut reader = connect(scene.hosts[0], 9);
-    for (host, (turns, _)) in (0..).zip(&written) {
-        for block in 0..BLOCKS {
-            let at = block * 3 + host;
-            // The last one that was acknowledged, or the one that never was.
-            let of = |turn: &u64| own(host, *turn) == at;
-            let last = (0..*turns).rev().find(of);
-            let found = reader.read(1, at, 1, BLOCK);
-            let is = |turn: u64| found == pattern(host << 32 | turn, BLOCK as usize);
-            let is_late = own(host, *turns) == at && is(*turns);
-            let is_right = last.map_or_else(|| found.iter().all(|byte| *byte == 0), is) || is_late;
-            assert!(
-                is_right,
-                "block {at} of host {host}, written last in turn {last:?} of {turns}"
-            );
-        }
-    }
-    scene.start_node(2);
-    scene.until_open("it is back", &[0, 1, 2]);
-    let mut back = connect(scene.hosts[2], 3);
-    let data = pattern(77, BLOCK as usize);
-    back.write(1, 1, BLOCK, &data);
-    assert!(reader.io[0].run(read(1, 1, 1), &[], BLOCK).data() == data);
 }

@@ -5,7 +5,7 @@
 //! | kind | body |
 //! |---|---|
 //! | 1 lock | a message of the lock protocol |
-//! | 2 standing | flags 0 (1: has the group open, 2: last part), tails 1, zeroes 2..8, so many tails of 16 bytes (slot, zeroes, number), rows of 8 bytes |
+//! | 2 standing | flags 0 (1: has the group open, 2: last part, 4: it has failed), tails 1, zeroes 2..8, so many tails of 16 bytes (slot, zeroes, number), rows of 8 bytes |
 //! | 3 led | members (32 times: 1 if named and 16 bytes), the record |
 //! | 4 refused | a sentence |
 //! | 5 fault | member 0, kind of error 1, zeroes 2..4, errno 4..8 |
@@ -49,6 +49,8 @@ pub enum Note {
     Standing {
         /// The sender's engines serve it.
         is_open: bool,
+        /// It has failed there.
+        has_failed: bool,
         /// Below which numbers other nodes need no entries of theirs, as it has heard; those that are gone among them.
         tails: Vec<(Slot, u64)>,
         /// Rows that it holds.
@@ -119,21 +121,14 @@ impl Note {
             Self::Lock(message) => message.encode(out),
             Self::Standing {
                 is_open,
+                has_failed,
                 tails,
                 rows,
                 is_last,
             } => {
+                let flags = u8::from(*is_open) | u8::from(*is_last) << 1 | u8::from(*has_failed) << 2;
                 let count = u8::try_from(tails.len()).expect("an array has few slots");
-                out.extend([
-                    u8::from(*is_open) | u8::from(*is_last) << 1,
-                    count,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                ]);
+                out.extend([flags, count, 0, 0, 0, 0, 0, 0]);
                 for (slot, tail) in tails {
                     out.extend([slot.number(), 0, 0, 0, 0, 0, 0, 0]);
                     out.extend(tail.to_le_bytes());
@@ -222,7 +217,7 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
     let (tails, rows) = rest
         .split_at_checked(TAIL_BYTES * usize::from(head[1]))
         .ok_or(NoteError::Short)?;
-    let is_sound = head[0] < 4 && rows.len().is_multiple_of(8) && rows.len() <= 8 * ROWS_MAX;
+    let is_sound = head[0] < 8 && rows.len().is_multiple_of(8) && rows.len() <= 8 * ROWS_MAX;
     if !is_sound {
         return Err(NoteError::Field("standing"));
     }
@@ -233,6 +228,7 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
         tails: tails.ok_or(NoteError::Field("slot"))?,
         rows: rows.chunks(8).map(|row| RowIndex(long(row))).collect(),
         is_last: head[0] & 2 == 2,
+        has_failed: head[0] & 4 == 4,
     })
 }
 

@@ -213,8 +213,6 @@ fn a_lost_node_is_recovered_around_what_survivors_hold() {
         is_needed: true,
     };
     assert_eq!(array.wanted(0), [Action::Recover(recovery)]);
-    array.act(1, |peering, now, out| peering.opened(now, Epoch(2), out));
-    assert!(!array.nodes[&1].peering.serves(), "its leader has said nothing");
     // Entries below 40 are to be retired everywhere: none are there, and that is heard when numbers have got there.
     array.act(0, |peering, now, out| {
         peering.replayed(now, Epoch(2), led(8), Some(40), out)
@@ -243,7 +241,11 @@ fn a_lost_node_is_recovered_around_what_survivors_hold() {
     };
     assert!(array.wanted(0).contains(&ends));
     array.act(0, |peering, now, out| peering.led(now, Epoch(2), led(9), out));
-    array.act(0, |peering, now, out| peering.opened(now, Epoch(2), out));
+    assert!(!array.nodes[&1].peering.serves(), "membership has not opened it");
+    array.settle();
+    for number in [0, 1] {
+        array.act(number, |peering, now, out| peering.opened(now, Epoch(2), out));
+    }
     array.settle();
     let wanted = array.wanted(1);
     assert!(wanted.contains(&Action::Follow(led(9))) && wanted.contains(&Action::Serve));
@@ -330,6 +332,43 @@ fn a_recovery_that_another_epoch_overtakes_ends_first() {
     assert!(array.wanted(1).contains(&Action::Refused("no drives".to_owned())));
 }
 
+/// PROTOCOL H19: whoever takes over and is interrupted by another loss begins anew, also if it leads again.
+#[test]
+fn a_recovery_that_is_interrupted_is_repeated() {
+    let mut array = three();
+    array.nodes.remove(&0);
+    array.enter(2, &[1, 2], &[1, 2]);
+    array.act(1, |peering, _, out| peering.recover(Epoch(2), out));
+    array.act(1, |peering, now, out| {
+        peering.replayed(now, Epoch(2), led(8), Some(40), out)
+    });
+    array.nodes.remove(&2);
+    array.wanted(1);
+    array.enter(3, &[1], &[1]);
+    array.wanted(1);
+    array.act(1, |peering, _, out| peering.recover(Epoch(3), out));
+    let wanted = array.wanted(1);
+    let [Action::Recover(recovery)] = &wanted[..] else {
+        panic!("{wanted:?}")
+    };
+    assert!(recovery.goes_on && recovery.is_needed, "what two nodes have left");
+}
+
+/// Engines that were told that a group has failed are not told otherwise: it is not opened again beside them.
+#[test]
+fn a_failed_group_is_not_opened_again_beside_engines_that_know_it() {
+    let mut array = three();
+    array.act(0, |peering, _, out| peering.failed("too many drives", out));
+    array.settle();
+    array.nodes.remove(&0);
+    array.enter(2, &[1, 2], &[1, 2]);
+    array.wanted(1);
+    array.act(1, |peering, _, out| peering.recover(Epoch(2), out));
+    let wanted = array.wanted(1);
+    assert!(wanted.contains(&Action::Recovered(Epoch(2))), "{wanted:?}");
+    assert!(!wanted.iter().any(|action| matches!(action, Action::Recover(_))));
+}
+
 /// A group that fails while others retire what is older holds up no epoch.
 #[test]
 fn a_group_that_fails_in_its_recovery_is_given_up() {
@@ -404,6 +443,7 @@ fn notes_are_read_as_they_were_written() {
     let notes = [
         Note::Standing {
             is_open: true,
+            has_failed: true,
             tails: vec![(slot(7), 1 << 40), (slot(0), 0)],
             rows: vec![RowIndex(3), RowIndex(1 << 40)],
             is_last: false,

@@ -469,8 +469,8 @@ impl Control {
     fn enter_epoch(&mut self, core: &mut Core, io: &mut Io<Message>, record: EpochRecord) {
         self.admit_drives(core, io);
         let nodes: Vec<Node> = record.nodes().collect();
-        let era = era_of(&record);
         let share = self.share();
+        let era = era_of(&record, share.record.as_ref());
         share.outbox.clear();
         // What came in the last epoch is worth nothing in this one.
         share.inbox.clear();
@@ -479,7 +479,9 @@ impl Control {
         self.with_port(|port, mut news| port.enter(io, era.epoch, &nodes, &mut news));
         self.tell_ports(core, io, era.members);
         for at in 0..self.share().groups.len() {
-            self.share().groups[at].refused = None;
+            let group = &mut self.share().groups[at];
+            // Whoever is to put its pen down is told so anew.
+            (group.refused, group.steps_down) = (None, false);
             self.peer(core, io, at, |peering, now, out| peering.enter(now, era, out));
         }
         self.pass_barrier(era.epoch);
@@ -596,12 +598,17 @@ pub fn address_of(name: &Name) -> u16 {
         .min(Address::GROUP_MAX)
 }
 
-/// An epoch as the groups see it.
-fn era_of(record: &EpochRecord) -> Era {
+/// An epoch as the groups see it, after the last one that this node has entered.
+fn era_of(record: &EpochRecord, before: Option<&EpochRecord>) -> Era {
+    // A slot may have been lost and taken by another life in an epoch that was not entered here.
+    let is_known = |slot: &Slot| {
+        let life = record.member(*slot).map(|member| member.incarnation);
+        before.is_none_or(|before| life.is_some_and(|life| before.names(*slot, life)))
+    };
     Era {
         epoch: record.epoch,
         members: record.slots(),
-        seniors: record.seniors(),
+        seniors: record.seniors().iter().filter(is_known).collect(),
         leader: record.senior_leader().slot,
         rule: record.arbiter.into(),
     }

@@ -150,6 +150,7 @@ impl Life {
                 Heard::Recovered(epoch) => self.seat().recovered(epoch),
                 Heard::RecoverGroup(at, recovery) => self.recover(at, recovery),
                 Heard::Fenced => self.seat().preempted(),
+                Heard::Failed(why) => self.seat().failed(&why),
                 Heard::Unfit(why) => self.seat().unfit(&why),
                 Heard::Drain => self.drain(),
                 Heard::Stopped => {

@@ -70,6 +70,8 @@ pub enum Heard {
     Fenced,
     /// The control core: everything is in its place, and the cores end.
     Stopped,
+    /// The control core: this life cannot go on, and why.
+    Failed(String),
     /// The control core: this node cannot serve a group that the others do, and why.
     Unfit(String),
 }

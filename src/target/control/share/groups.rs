@@ -12,7 +12,7 @@ use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
 use crate::amf::peering::note::Led;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
-use crate::amf::{MEMBERS_MAX, MemberIndex};
+use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::icl::{Epoch, SlotSet};
 use crate::target::array::ScratchMemory;
@@ -33,6 +33,9 @@ impl Control {
         outcome: Outcome,
     ) {
         let share = self.share();
+        if share.groups[at].peering.awaits() != Some(epoch) {
+            return; // It has failed meanwhile.
+        }
         // Beside others all entries that are older than what was replayed are to go.
         let below = match &outcome {
             Outcome::TakeOver(_, next) => *next,
@@ -46,6 +49,11 @@ impl Control {
         };
         share.groups[at].journal.raise(next.unwrap_or(0));
         match outcome {
+            Outcome::Open(_) if self.share().groups[at].index.is_some() => {
+                let why = "it could not be opened before, and what is bound to it would be in the way";
+                self.not_led(core, io, at, why);
+                self.share().tell_life(Heard::Failed(why.to_owned()));
+            }
             Outcome::Open(plan) => {
                 let replay = replay_of(plan.replayed.as_ref());
                 let machine = machine_of(plan.source, plan.intent, plan.lost);
@@ -196,6 +204,19 @@ impl Control {
                 journal.lanes, share.slots
             ));
         }
+        let geometry = machine.geometry();
+        let engines = u64::from(assemble::scratch_bytes(&geometry, self.memory_mib))
+            + journal.map_or(0, |journal| {
+                u64::from(journal.lane_blocks) << geometry.block().shift()
+            });
+        let bound = u64::try_from(self.groups.len()).expect("few groups") + 1;
+        if engines * bound > u64::from(self.memory_mib) << 19 {
+            return Err(format!(
+                "its row operations and its lane of the journal need {} MiB of each core's {} MiB, half of which are for hosts. Set `memory_mib` in [reactor] to more",
+                engines >> 20,
+                self.memory_mib
+            ));
+        }
         let group = &share.groups[at];
         let write_back = journal.map(|journal| WriteBackConfig {
             first_lane: u16::from(share.local.number()) * cores,
@@ -234,13 +255,15 @@ impl Control {
         let record = match superblock::parse_shared(&led.record[..]) {
             Ok(record) => record,
             Err(error) => {
-                return tracing::error!(group = %self.share().groups[at].name, %error, "the record of the node that leads the group is not understood");
+                let why = format!("the record of the node that leads the group is not understood: {error}");
+                return self.share().tell_life(Heard::Unfit(why));
             }
         };
         let known = self.share().groups[at].index;
         let index = match known {
             Some(index) if self.groups[usize::from(index)].machine.uuid() != record.group => {
-                return tracing::error!(group = %self.share().groups[at].name, "the node that leads the group has another one of this name");
+                let why = "the node that leads a group has another one of its name".to_owned();
+                return self.share().tell_life(Heard::Unfit(why));
             }
             Some(index) => index,
             None => {
@@ -352,6 +375,13 @@ impl Control {
         let (index, known) = (group.index, group.table.known());
         if let Some(index) = index {
             self.groups[usize::from(index)].fail(why);
+            let members = self.groups[usize::from(index)].machine.geometry().members();
+            let all = u32::MAX >> (32 - u32::from(members));
+            let known = MemberSet {
+                failed: known.failed & all,
+                rebuilding: known.rebuilding & known.failed & all,
+                ..known
+            };
             // It came with the message; whoever waits until a member counts as lost hears of it here.
             self.announce_members(core, io, index, known);
         }
@@ -387,6 +417,11 @@ impl Control {
             return;
         };
         let state = &mut self.groups[usize::from(index)];
+        if state.is_failed() {
+            state.leads = false; // It writes nothing any more.
+            self.share().groups[at].steps_down = false;
+            return self.peer(core, io, at, |peering, _, out| peering.stepped_down(out));
+        }
         let Some(record) = state.machine.durable_record().cloned() else {
             return;
         };
