@@ -283,6 +283,23 @@ impl Scene {
         }
     }
 
+    /// The newest epoch of which a node has said that it is open.
+    pub fn newest_epoch(&self) -> u32 {
+        self.newest.0
+    }
+
+    /// Waits until a newer epoch than this one is open, whoever its members are.
+    pub fn until_newer(&mut self, epoch: u32) {
+        let begin = Instant::now();
+        while self.newest.0 <= epoch {
+            assert!(begin.elapsed() < 2 * WAIT, "an epoch after {epoch} is open");
+            for slot in (0..).take(self.nodes.len()) {
+                self.show(slot);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Cuts a node off from another one.
     pub fn cut(&mut self, slot: u8, peer: u8, muted: bool, deafened: bool) {
         let cut = ArrayCut {
