@@ -709,7 +709,8 @@ impl Seat {
                     .record
                     .clone()
                     .expect("a record was decided before its barrier");
-                if !self.tell(Heard::Barrier(Box::new(record))) {
+                let usable = self.usable(&record);
+                if !self.tell(Heard::Barrier(Box::new(record), usable)) {
                     self.heard.push(Event::BarrierDone(epoch));
                 }
             }

@@ -46,9 +46,9 @@ impl Lease {
 /// What a life hears: from membership, and from its control core.
 #[derive(Debug)]
 pub enum Heard {
-    /// Membership's barrier: locks are to be reported.
-    Barrier(Box<EpochRecord>),
-    /// This node leads: what is under way is to be recovered. With it which of the configuration's drives are in use.
+    /// Membership's barrier: locks are to be reported. With it which of the configuration's drives are in use.
+    Barrier(Box<EpochRecord>, Vec<bool>),
+    /// This node leads the epoch: what is under way is to be recovered.
     Recover(Epoch, Vec<bool>),
     /// The epoch is open.
     Opened(Epoch),
