@@ -222,6 +222,9 @@ impl World {
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");
                 }
+                Action::ResetElsewhere { .. } | Action::ResetAnswered { .. } => {
+                    panic!("there is no other node")
+                }
             }
         }
         let waiting = self.rig.subsystem.controllers.values();
