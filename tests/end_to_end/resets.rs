@@ -190,5 +190,6 @@ fn what_waits_for_memory_is_withdrawn_when_its_connection_ends() {
     for (at, cid) in reads.into_iter().enumerate() {
         floods[at / READS as usize].io[0].wait(cid).ok();
     }
-    assert!(holder.read(1, far, 1, BLOCK) == old, "the write has begun");
+    let mut other = connect(scene.hosts[1], 3 + FLOODS);
+    assert!(other.read(1, far, 1, BLOCK) == old, "the write has begun");
 }
