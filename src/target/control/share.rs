@@ -213,6 +213,7 @@ impl Control {
             port,
             inbox,
             inbox_bytes,
+            ear,
             ..
         } = self.share();
         act(port, &mut |news| match news {
@@ -226,8 +227,11 @@ impl Control {
                 inbox_bytes.extend_from_slice(payload);
                 inbox.push((peer, address, kind, start..inbox_bytes.len()));
             }
-            // Who is silent membership finds out by itself, and room is looked for in each turn.
-            News::Suspect { .. } | News::Heard { .. } | News::NewerEpoch { .. } | News::Room { .. } => {}
+            // Membership finds out by itself who is silent altogether, and has to hear who is so only here.
+            News::Suspect { peer, .. } => drop(ear.send(Heard::Unlinked(peer))),
+            News::Heard { peer } => drop(ear.send(Heard::Linked(peer))),
+            // Room is looked for in each turn.
+            News::NewerEpoch { .. } | News::Room { .. } => {}
             News::Announcement { .. } | News::Lost { .. } => {
                 unreachable!("announcements have a port of their own")
             }
@@ -486,6 +490,7 @@ impl Control {
                     self.peer(core, io, at, |peering, now, out| peering.suspect(now, slots, out));
                 }
             }
+            ShareOrder::Cut(peer, cut) => self.share().port.cut(peer, cut.muted, cut.deafened),
             ShareOrder::Over(node) => self.share().port.is_over(node),
         }
     }

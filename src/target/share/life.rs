@@ -146,6 +146,9 @@ impl Life {
                 }
                 Heard::Opened(epoch) => self.tell(ShareOrder::Opened(epoch)),
                 Heard::Suspect(slots) => self.tell(ShareOrder::Suspect(slots)),
+                Heard::Cut(peer, cut) => self.tell(ShareOrder::Cut(peer, cut)),
+                Heard::Unlinked(peer) => self.seat().unlinked(peer),
+                Heard::Linked(peer) => self.seat().linked(peer),
                 Heard::Over(node) => self.tell(ShareOrder::Over(node)),
                 Heard::BarrierDone(epoch) => self.seat().barrier_done(epoch),
                 Heard::Recovered(epoch) => self.seat().recovered(epoch),
