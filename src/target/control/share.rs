@@ -5,6 +5,7 @@
 
 mod groups;
 mod ports;
+mod resets;
 mod roll;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -119,6 +120,7 @@ pub(super) struct ShareControl {
     outbox: BTreeMap<Slot, VecDeque<(u16, Note)>>,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
+    resets: resets::NodeResets,
 }
 
 impl ShareControl {
@@ -167,6 +169,7 @@ impl ShareControl {
             outbox: BTreeMap::new(),
             body: Vec::new(),
             timer: None,
+            resets: resets::NodeResets::default(),
         }
     }
 
@@ -313,6 +316,7 @@ impl Control {
                 self.peer(core, io, at, |peering, now, out| peering.tick(now, out));
             }
         }
+        self.tend_resets(core, io);
         self.send_held_back(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
         self.wake_for_locks(io);
@@ -501,6 +505,7 @@ impl Control {
         share.inbox.clear();
         share.inbox_bytes.clear();
         share.gathering.enter(&record);
+        share.resets.enter(members);
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
         self.tell_ports(core, io, members);

@@ -6,6 +6,7 @@
 //! | 2 | which groups it serves | the same |
 //! | 3 | all have reported: groups are to be recovered | who leads the epoch to all who lead a group |
 //! | 4 | all groups that it leads are recovered | the other way |
+//! | 16, 17 | a host of the one resets a controller of the other, and what became of that (`icl::reset`) | any |
 //!
 //! Groups enter an epoch here once all members have told what they serve. What others say of groups before is kept for that moment, and what this node's groups
 //! still say of the last epoch goes nowhere, as if the link had lost it with its epoch.
@@ -162,7 +163,8 @@ impl Control {
                 share.gathering.done = share.gathering.done.with(from);
                 self.pass_recovered(epoch);
             }
-            _ => tracing::error!(peer = %from, kind, "a message of another node is not understood"),
+            RECOVER => tracing::error!(peer = %from, "a node that does not lead calls for a recovery"),
+            _ => self.hear_reset(core, io, from, kind, bytes),
         }
     }
 
