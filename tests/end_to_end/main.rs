@@ -28,6 +28,7 @@ mod raw;
 mod read_cache;
 mod relay;
 mod reservations;
+mod scaling;
 mod scene;
 mod shared_drives;
 mod sharing;
