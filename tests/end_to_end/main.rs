@@ -29,6 +29,7 @@ mod read_cache;
 mod relay;
 mod reservations;
 mod resets;
+mod scaling;
 mod scene;
 mod shared_drives;
 mod sharing;

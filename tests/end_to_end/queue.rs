@@ -262,6 +262,8 @@ pub struct Manner {
     pub digests: (bool, bool),
     /// I/O queues.
     pub queues: u16,
+    /// Entries of each of them.
+    pub entries: u16,
     /// Keep alive timeout.
     pub kato_ms: u32,
     /// Who it is.
@@ -279,6 +281,7 @@ impl Default for Manner {
         Self {
             digests: (false, false),
             queues: 1,
+            entries: COMMANDS,
             kato_ms: 0,
             host: 1,
             life: None,
@@ -333,18 +336,18 @@ impl Host {
         } else {
             Connect::CATTR_DISABLE_FLOW_CONTROL
         };
-        let connect = |qid, kato_ms| {
+        let connect = |qid, entries, kato_ms| {
             Connect {
                 recfmt: 0,
                 qid,
-                sqsize: COMMANDS - 1,
+                sqsize: entries - 1,
                 cattr,
                 kato_ms,
             }
             .encode(0)
         };
         let mut admin = Queue::open(address, manner.digests, manner.patience)?;
-        let answer = admin.try_run(connect(0, manner.kato_ms), &data.encode(), 0)?;
+        let answer = admin.try_run(connect(0, COMMANDS, manner.kato_ms), &data.encode(), 0)?;
         assert!(answer.status().is_success(), "{}", answer.status());
         let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
         data.cntlid = cntlid;
@@ -352,7 +355,9 @@ impl Host {
         admin.try_run(start, &[], 0)?.ok();
         let open = |qid| {
             let mut queue = Queue::open(address, manner.digests, manner.patience)?;
-            queue.try_run(connect(qid, 0), &data.encode(), 0)?.ok();
+            queue
+                .try_run(connect(qid, manner.entries, 0), &data.encode(), 0)?
+                .ok();
             Ok(queue)
         };
         Ok(Self {

@@ -221,6 +221,8 @@ pub struct Council {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// What was found of each drive when the array was made here.
     admitted: Mutex<Vec<String>>,
+    /// Held while the array is made here.
+    creating: Mutex<()>,
     /// How long a stop waits until the others go on without this node.
     leave_timeout: Duration,
 }
@@ -322,6 +324,7 @@ impl Council {
             wish,
             thread: Mutex::new(Some(thread)),
             admitted: Mutex::default(),
+            creating: Mutex::default(),
         })
     }
 
@@ -397,6 +400,8 @@ impl Council {
 
     /// Makes the array on its drives, which have to be blank, and to keep what an array relies on.
     pub fn create(&self) -> Result<(), CouncilError> {
+        // One at a time: whoever tries drives out fences everybody from them, and the array that another caller has just made would suffer.
+        let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let drives = self.status()?.drives;
         // Whoever has labels was tried out before; what else is in the way the thread says.
         if drives.iter().all(|drive| drive.state == "blank") {
