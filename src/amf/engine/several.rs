@@ -1,6 +1,7 @@
 //! Engines of several nodes over the same drives, with the real lock protocol between them.
 
 mod survivors;
+mod sweep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
