@@ -502,6 +502,35 @@ fn a_drive_that_holds_a_write_of_a_lost_connection_is_not_used_before_it_has_ans
     });
 }
 
+/// PROTOCOL 3.4, step 3: a node that reaches fewer drives than the members, for good or because it has just begun, is not let in at the price of these drives, which would be lost
+/// members of their groups from then on.
+#[test]
+fn a_node_that_reaches_fewer_drives_costs_the_array_none() {
+    let shelf = shelf();
+    let nodes = addresses(2);
+    let one = Council::start(setup(0, &nodes, shelf.address()), None).unwrap();
+    all_blank(&[&one]);
+    one.create().unwrap();
+    until("one member", &[&one], |all| are_open(all, 1));
+    let mut poor = setup(1, &nodes, shelf.address());
+    poor.drives.truncate(3);
+    let two = Council::start(poor, None).unwrap();
+    until("it reaches a majority", &[&two], |all| {
+        all[0].stage == "outside" && are_reached(&all[0])
+    });
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        let status = one.status().unwrap();
+        assert!(status.drives.iter().all(|drive| drive.in_use), "{status:#?}");
+        assert_eq!(status.members.len(), 1);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(two);
+    let two = Council::start(setup(1, &nodes, shelf.address()), None).unwrap();
+    let both = until("two members", &[&one, &two], |all| are_open(all, 2));
+    assert!(both[0].drives.iter().all(|drive| drive.in_use));
+}
+
 /// CHECKLIST A3: one of two networks to a shelf is lost without a word. The node goes on over the other one, in the same life and epoch.
 #[test]
 fn a_lost_path_to_a_shelf_costs_no_membership_if_there_is_another() {
