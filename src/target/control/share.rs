@@ -34,8 +34,6 @@ use crate::target::share::{Heard, ShareOrder};
 
 use ports::Ports;
 
-pub use groups::lanes_of;
-
 /// Lock words of a shared group.
 const LOCK_SLOTS: usize = 1 << 16;
 /// Rows that the node holds and waits for, of each group, at most; about 220 bytes each.
@@ -470,7 +468,7 @@ impl Control {
         self.admit_drives(core, io);
         let nodes: Vec<Node> = record.nodes().collect();
         let share = self.share();
-        let era = era_of(&record, share.record.as_ref());
+        let era = Era::of(&record, share.record.as_ref());
         share.outbox.clear();
         // What came in the last epoch is worth nothing in this one.
         share.inbox.clear();
@@ -596,20 +594,4 @@ pub fn address_of(name: &Name) -> u16 {
     u16::try_from(folded)
         .expect("it has 16 bits")
         .min(Address::GROUP_MAX)
-}
-
-/// An epoch as the groups see it, after the last one that this node has entered.
-fn era_of(record: &EpochRecord, before: Option<&EpochRecord>) -> Era {
-    // A slot may have been lost and taken by another life in an epoch that was not entered here.
-    let is_known = |slot: &Slot| {
-        let life = record.member(*slot).map(|member| member.incarnation);
-        before.is_none_or(|before| life.is_some_and(|life| before.names(*slot, life)))
-    };
-    Era {
-        epoch: record.epoch,
-        members: record.slots(),
-        seniors: record.seniors().iter().filter(is_known).collect(),
-        leader: record.senior_leader().slot,
-        rule: record.arbiter.into(),
-    }
 }
