@@ -30,6 +30,7 @@ use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::amf::arbiter::Misbehaviour;
 use crate::drive::DriveError;
+use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
 use note::{Led, Note, NoteError, ROWS_MAX};
 
@@ -52,6 +53,24 @@ pub struct Era {
     pub leader: Slot,
     /// How arbiters are placed.
     pub rule: Rule,
+}
+
+impl Era {
+    /// An epoch as a group of a node sees it, after the last one that this life of it has entered: of its members those that serve the group, and who of them leads it.
+    pub fn of(record: &EpochRecord, before: Option<&EpochRecord>, sharers: SlotSet, leader: Slot) -> Self {
+        // A slot may have been lost and taken by another life in an epoch that was not entered here.
+        let is_known = |slot: &Slot| {
+            let life = record.member(*slot).map(|member| member.incarnation);
+            before.is_none_or(|before| life.is_some_and(|life| before.names(*slot, life)))
+        };
+        Self {
+            epoch: record.epoch,
+            members: sharers,
+            seniors: record.seniors().and(sharers).iter().filter(is_known).collect(),
+            leader,
+            rule: Rule::preferred(sharers),
+        }
+    }
 }
 
 /// What the leader of an epoch has to bring in order.
@@ -434,6 +453,8 @@ impl Peering {
         }
         now.lead = below.map_or(Lead::Ending, Lead::Retiring);
         self.tell(led, out);
+        // What is to be retired may wait for a member to be counted as lost, which its leader before this one has not come to.
+        self.tell_faults(out);
         let Some(below) = below else {
             return self.over(now_ns, out);
         };
@@ -609,7 +630,8 @@ impl Peering {
 
     /// Whoever leads may have changed meanwhile: it is told until it has counted the member as lost.
     fn tell_faults(&mut self, out: &mut Vec<Action>) {
-        let Some(now) = self.now.as_ref().filter(|now| now.is_led) else {
+        let is_heard = |now: &&Now| now.is_led || self.leads;
+        let Some(now) = self.now.as_ref().filter(is_heard) else {
             return;
         };
         let to = now.era.leader;
@@ -752,4 +774,12 @@ fn retired<'a>(heard: impl Iterator<Item = &'a BTreeMap<Slot, u64>>) -> u64 {
     }
     // Who has not been heard of by any of them has no entries, or they are over.
     most.into_values().min().unwrap_or(0)
+}
+
+/// The lanes of these slots, each of which has one for each of its cores.
+pub fn lanes_of(slots: SlotSet, cores: u16) -> u32 {
+    let each = (1_u32 << cores) - 1;
+    slots.iter().fold(0, |lanes, slot| {
+        lanes | each << (u32::from(slot.number()) * u32::from(cores))
+    })
 }

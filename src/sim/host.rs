@@ -2,7 +2,9 @@
 
 use super::history::{History, Wish};
 use super::random::Random;
-use super::stamp::Content;
+use super::stamp::{Content, fill};
+use crate::amf::engine::{CommandId, Request};
+use crate::drive::block::GroupLba;
 
 /// Writes under way that one block may have: each doubles what the judgement has to look at.
 const WRITES_PER_BLOCK_MAX: usize = 3;
@@ -33,6 +35,72 @@ pub fn question(random: &mut Random, history: &History, span: u64, row_blocks: u
         wish: Wish::Flush,
         lba: 0,
         blocks: 0,
+    }
+}
+
+/// A host's command as it comes to a node.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The host's name for it, and its stamp.
+    pub command: u32,
+    /// What it is about.
+    pub question: Question,
+    /// Where the group has its first block, and where its disk ends.
+    pub place: (GroupLba, GroupLba),
+}
+
+impl Order {
+    /// What is written or compared with, and what a Compare and Write writes.
+    pub fn buffers(&self, block_bytes: usize) -> [Vec<u8>; 2] {
+        let Question { wish, lba, blocks } = self.question;
+        let own = Content::Command(self.command);
+        let stamped = |content: Content, lba: u64| {
+            let mut bytes = vec![0; block_bytes];
+            if let Content::Command(number) = content {
+                fill(&mut bytes, number, lba);
+            }
+            bytes
+        };
+        match wish {
+            Wish::Read => [vec![0xdd; blocks as usize * block_bytes], Vec::new()],
+            Wish::Write { .. } => {
+                let blocks = (lba..lba + u64::from(blocks)).flat_map(|lba| stamped(own, lba));
+                [blocks.collect(), Vec::new()]
+            }
+            Wish::Zero { .. } | Wish::Flush => [Vec::new(), Vec::new()],
+            Wish::Compare { expected } => [stamped(expected, lba), Vec::new()],
+            Wish::Swap { expected, .. } => [stamped(expected, lba), stamped(own, lba)],
+        }
+    }
+
+    /// What an engine is asked; `write` has what a Compare and Write writes. Every other read may be answered from memory.
+    pub const fn request(&self, write: CommandId) -> Request {
+        let (at, disk_end) = self.place;
+        let Question { wish, blocks, .. } = self.question;
+        let is_even = self.command.is_multiple_of(2);
+        match wish {
+            Wish::Read if is_even => Request::Read { lba: at, blocks },
+            Wish::Read => Request::CachedRead {
+                lba: at,
+                blocks,
+                disk_end,
+            },
+            Wish::Write { forced: fua } => Request::Write { lba: at, blocks, fua },
+            Wish::Zero { forced: fua } => Request::Zero {
+                lba: at,
+                blocks: blocks as u64,
+                deallocate: is_even,
+                fua,
+            },
+            Wish::Compare { .. } => Request::Compare { lba: at, blocks },
+            Wish::Swap { forced: fua, .. } => Request::CompareWrite {
+                lba: at,
+                blocks,
+                write,
+                fua,
+            },
+            Wish::Flush => Request::Flush,
+        }
     }
 }
 

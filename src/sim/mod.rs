@@ -6,6 +6,7 @@
 //! [`membership`] is about several nodes: who may write to the drives that they share.
 //! Knows no real time, thread or file.
 
+pub mod array;
 pub mod check;
 pub mod drive;
 pub mod history;
@@ -14,6 +15,7 @@ pub mod lives;
 pub mod membership;
 pub mod node;
 pub mod random;
+pub mod replaying;
 pub mod scenario;
 pub mod stamp;
 pub mod trace;

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 pub(in crate::sim) use boot::drive_bytes;
 pub use boot::{BootError, DRIVE_EXTRA_BYTES, STRIP_BYTES, drive_facts};
+pub(in crate::sim) use boot::{core_of, creation, find_with, reader_of, write_back_of};
+pub(in crate::sim) use core::Ask;
 pub use core::Core;
 
 use super::drive::Command;
@@ -553,6 +555,7 @@ impl Node {
                 to: 0,
                 mail: Mail::PersistLost { from: core },
             }),
+            core::Ask::Want { .. } => unreachable!("a group of one node has all of its rows"),
             core::Ask::Scrubbed { row, outcome } => {
                 self.work.outcomes.insert(row.0, outcome);
             }

@@ -17,13 +17,14 @@ use std::fmt;
 
 use super::drive::{Command, Drive, Trouble};
 use super::history::{Contradiction, Durability, Ended, History, Wish};
-use super::host;
+use super::host::{self, Order};
 use super::node::{Asker, Effect, Mail, Node};
 use super::random::{Random, mix};
+use super::replaying::Replaying;
 use super::scenario::{OperatorWish, Scenario};
-use super::stamp::{BLOCK_BYTES, Content, fill, recognise};
+use super::stamp::{BLOCK_BYTES, Content, recognise};
 use super::trace::{Trace, digest_of};
-use crate::amf::engine::{CommandId, GroupError, Request};
+use crate::amf::engine::GroupError;
 use crate::amf::group::Group;
 use crate::drive::block::NamespaceLba;
 use crate::vdisk::VirtualDisk;
@@ -198,7 +199,7 @@ pub struct World {
     mailed: BTreeMap<(u16, u16), u64>,
     node: Option<Node>,
     /// The replay of the journal, or what comes before that, before there is a node.
-    replaying: Option<life::Replaying>,
+    replaying: Option<Replaying>,
     /// The group whose superblocks say what was restored, before its journal is replayed.
     restoring: Option<Group>,
     history: Option<History>,
@@ -666,52 +667,14 @@ impl World {
         let at = disk
             .group_range(NamespaceLba(there), u64::from(blocks))
             .expect("hosts stay inside the disk");
-        let block_bytes = self.scenario.block as usize;
-        let disk_end = disk.group_end();
-        let stamped = |content: Content, lba: u64| {
-            let mut bytes = vec![0; block_bytes];
-            if let Content::Command(number) = content {
-                fill(&mut bytes, number, lba);
-            }
-            bytes
+        let order = Order {
+            command,
+            question: host::Question { wish, lba, blocks },
+            place: (at, disk.group_end()),
         };
-        let own = Content::Command(command);
-        let (first, second) = match wish {
-            Wish::Read => (vec![0xdd; blocks as usize * block_bytes], Vec::new()),
-            Wish::Write { .. } => {
-                let blocks = (lba..lba + u64::from(blocks)).flat_map(|lba| stamped(own, lba));
-                (blocks.collect(), Vec::new())
-            }
-            Wish::Zero { .. } | Wish::Flush => (Vec::new(), Vec::new()),
-            Wish::Compare { expected } => (stamped(expected, lba), Vec::new()),
-            Wish::Swap { expected, .. } => (stamped(expected, lba), stamped(own, lba)),
-        };
-        let deallocate = command.is_multiple_of(2);
-        let request = move |write: CommandId| match wish {
-            // Every other one may be answered from memory.
-            Wish::Read if command.is_multiple_of(2) => Request::Read { lba: at, blocks },
-            Wish::Read => Request::CachedRead {
-                lba: at,
-                blocks,
-                disk_end,
-            },
-            Wish::Write { forced: fua } => Request::Write { lba: at, blocks, fua },
-            Wish::Zero { forced: fua } => Request::Zero {
-                lba: at,
-                blocks: u64::from(blocks),
-                deallocate,
-                fua,
-            },
-            Wish::Compare { .. } => Request::Compare { lba: at, blocks },
-            Wish::Swap { forced: fua, .. } => Request::CompareWrite {
-                lba: at,
-                blocks,
-                write,
-                fua,
-            },
-            Wish::Flush => Request::Flush,
-        };
-        self.with_node(|node, out| node.submit(core, command, request, [first, second], out));
+        let buffers = order.buffers(self.scenario.block as usize);
+        let request = |write| order.request(write);
+        self.with_node(|node, out| node.submit(core, command, request, buffers, out));
     }
 
     /// A host loses its connection: what it has under way is given up.

@@ -153,6 +153,7 @@ pub(super) fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> 
             .collect::<Result<_, _>>()?,
         replays: true,
         shared: config.array.is_some(),
+        goes_on: false,
     })
 }
 

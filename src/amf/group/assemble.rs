@@ -42,6 +42,8 @@ pub struct AssembleOptions {
     pub replays: bool,
     /// Several nodes share these drives: groups for one node alone are refused, and the other way round.
     pub shared: bool,
+    /// The group is open here, and nobody but this node writes its superblocks: nobody has gone on without it.
+    pub goes_on: bool,
 }
 
 /// What was found on all drives.
@@ -334,6 +336,17 @@ impl Candidate {
         found
     }
 
+    /// Takes members that come back for lost: they are not filled again while nodes share the group, which would have to agree on how far that is.
+    pub fn leave_out_returning(&mut self) {
+        for member in &mut self.members {
+            if let MemberRole::Returning { .. } = member.role {
+                member.role = MemberRole::Lost(LossReason::Stale {
+                    generation: member.generation,
+                });
+            }
+        }
+    }
+
     /// Drives of members that have all data, by their places in the configuration.
     fn current_drives(&self) -> Vec<u16> {
         let lines = self.members.iter().zip(&self.record.members);
@@ -615,7 +628,7 @@ fn assemble_group(
     }
     let accept_dirty_degraded = options.accept_dirty_degraded.contains(&record.name);
     if !accept_dirty_degraded {
-        refuse_unproven(record, &lost, options.replays)?;
+        refuse_unproven(record, &lost, options)?;
     }
     if record.dirty_ram && !options.accept_lost_writes.contains(&record.name) {
         return Err(Refusal::LostWrites);
@@ -664,14 +677,18 @@ fn judge_members(record: &GroupRecord, parts: &[Part<'_>]) -> Vec<MemberFinding>
 }
 
 /// Refuses what only the operator can accept.
-fn refuse_unproven(record: &GroupRecord, lost: &[LostMember], replays: bool) -> Result<(), Refusal> {
+fn refuse_unproven(
+    record: &GroupRecord,
+    lost: &[LostMember],
+    options: &AssembleOptions,
+) -> Result<(), Refusal> {
     let state = |lost: &LostMember| record.members[usize::from(lost.member.0)].state;
     let away = |lost: &&LostMember| state(lost) == MemberState::Active && lost.reason == LossReason::Missing;
     let present = !mask_of(lost.iter().filter(away));
-    if record.survives(present & record.members_mask()) {
+    if !options.goes_on && record.survives(present & record.members_mask()) {
         return Err(Refusal::OthersMayBeNewer { lost: lost.to_vec() });
     }
-    let stopped_uncleanly = !record.clean && !replays;
+    let stopped_uncleanly = !record.clean && !options.replays;
     let unproven = matches!(record.parity, ParityState::Resync { .. }) || stopped_uncleanly;
     let degraded = !lost.is_empty() || record.failed_mask() != 0;
     if degraded && unproven {

@@ -427,6 +427,28 @@ fn faults_reach_whoever_leads() {
     assert_eq!(array.wanted(1), []);
 }
 
+/// PROTOCOL H29, I19: who takes over counts what its own engines have met before others retire their entries, for these may wait for just that. Found by
+/// `braid sim --nodes` (seed 218).
+#[test]
+fn who_takes_over_counts_its_own_faults_first() {
+    let mut array = three();
+    let (member, error) = (MemberIndex(2), DriveError::Gone);
+    array.act(1, |peering, _, out| peering.fault(member, error, out));
+    // The leader is lost before it hears of it.
+    array.nodes.remove(&0);
+    array.enter(2, &[1, 2], &[1, 2]);
+    array.settle();
+    array.act(1, |peering, _, out| peering.recover(Epoch(2), out));
+    assert!(
+        !array.wanted(1).contains(&Action::Fault(member, error)),
+        "the group is not its own yet"
+    );
+    array.act(1, |peering, now, out| {
+        peering.replayed(now, Epoch(2), led(8), Some(40), out)
+    });
+    assert!(array.wanted(1).contains(&Action::Fault(member, error)));
+}
+
 #[test]
 fn a_beat_goes_to_all_others_and_nothing_else_is_due_before() {
     let mut array = three();

@@ -11,8 +11,8 @@ use super::{Core, Effect, Node, Phase};
 use crate::amf::engine::{Durability as EngineDurability, Engine, EngineConfig, WriteBackConfig};
 use crate::amf::geometry::Geometry;
 use crate::amf::group::{
-    AssembleOptions, Candidate, CreateError, CreateIds, DriveFacts, Event, Group, GroupSpec, Opening,
-    Refusal, Replay, assemble, plan_create,
+    AssembleOptions, Candidate, CreateError, CreateIds, Creation, DriveFacts, Event, Group, GroupSpec,
+    Opening, Refusal, Replay, assemble, plan_create,
 };
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::replay::Report;
@@ -22,8 +22,8 @@ use crate::amf::lost::{LostList, LostMap};
 use crate::amf::ram::Ram;
 use crate::amf::relayout::Relayout;
 use crate::amf::superblock::{
-    Durability, HEAD_BYTES, HEAD_READ_BYTES, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES, Uuid, examine,
-    tail_start,
+    Durability, HEAD_BYTES, HEAD_READ_BYTES, JournalRecord, Name, RECORD_BYTES, TAIL_BYTES, TAIL_READ_BYTES,
+    Uuid, examine, tail_start,
 };
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::block::{BlockSize, MemberLba};
@@ -127,9 +127,7 @@ impl Node {
             accept_lost_writes: accepts_loss.then(name).into_iter().collect(),
             ..AssembleOptions::default()
         };
-        let assembly = assemble(drives, &options);
-        let group = assembly.groups.into_iter().next().ok_or(BootError::NotFound)?;
-        group.outcome.map_err(BootError::Refused)
+        find_with(drives, &options)
     }
 
     /// Starts a group that was found, with the blocks that it has lost, after the replay of its journal; `missed` is what lost members miss, as
@@ -158,26 +156,7 @@ impl Node {
     ) -> Result<Self, BootError> {
         let (drives, others) = drives.split_at(usize::from(scenario.members));
         let (spares, _) = others.split_at(usize::from(scenario.spares));
-        let spec = GroupSpec {
-            name: name(),
-            level: scenario.level,
-            strip_bytes: strip_bytes(scenario),
-            block: block_size(scenario),
-            durability: durability(scenario),
-            journal_bytes: Some(journal_bytes(scenario)).filter(|_| scenario.level.is_redundant()),
-            exclusive_local: true,
-            zeroed: scenario.zeroed,
-            force: true,
-            drives: drives.to_vec(),
-        };
-        let ids = CreateIds {
-            array: uuid(scenario.seed, 1),
-            group: uuid(scenario.seed, 2),
-            drives: (0..drives.len() as u64)
-                .map(|drive| uuid(scenario.seed, 3 + drive))
-                .collect(),
-        };
-        let creation = plan_create(&spec, &ids).map_err(BootError::Create)?;
+        let creation = creation(drives, true, scenario).map_err(BootError::Create)?;
         Ok(Self::start(
             Group::form(creation),
             None,
@@ -196,38 +175,11 @@ impl Node {
     ) -> Self {
         let geometry = group.geometry();
         let lock = LockTable::new(LOCK_SLOTS);
-        let scratch_bytes =
-            Engine::scratch_bytes_min(&widest(scenario)) + SCRATCH_STRIPS * geometry.strip_bytes();
         let write_back = write_back(&group, replayed, scenario);
-        let ring_bytes = write_back.as_ref().map_or(0, |journal| {
-            (journal.layout.lane_blocks * scenario.block) as usize
-        });
         let drives: Vec<Option<u16>> = (0..geometry.members())
             .map(|member| group.drive_of(MemberIndex(member)))
             .collect();
-        let core = |core| {
-            let engine = Engine::new(EngineConfig {
-                layout: group.layout(),
-                core,
-                lock: Arc::clone(&lock),
-                commands_max: commands(scenario),
-                pieces_max: PIECES,
-                scratch_bytes,
-                members: UNANNOUNCED,
-                write_back: write_back.clone(),
-            });
-            let mut core = Core::new(
-                engine,
-                commands(scenario),
-                scratch_bytes,
-                &geometry,
-                ring_bytes,
-                drives.clone(),
-            )
-            .with_mutant(scenario.mutant);
-            core.set_read_cache(READ_CACHE_BYTES);
-            core
-        };
+        let core = |core| core_of(core, &group, &lock, write_back.clone(), scenario);
         let mut node = Self {
             cores: (0..scenario.cores).map(core).collect(),
             drives,
@@ -268,26 +220,7 @@ impl Node {
 
     /// A core that reads a group alone, with these members lost, for looking at drives at rest.
     pub fn reader(&self, failed: u32) -> Core {
-        let lock = LockTable::new(LOCK_SLOTS);
-        let geometry = self.geometry();
-        let scratch_bytes = Engine::scratch_bytes_min(&geometry);
-        let engine = Engine::new(EngineConfig {
-            layout: self.layout(),
-            core: 0,
-            lock,
-            commands_max: 1,
-            pieces_max: 1,
-            scratch_bytes,
-            members: MemberSet {
-                generation: 1,
-                failed,
-                parity: ParityTrust::Everywhere,
-                rebuilding: 0,
-                rebuilt_rows: 0,
-            },
-            write_back: None,
-        });
-        Core::new(engine, 1, scratch_bytes, &geometry, 0, Vec::new())
+        reader_of(&self.group, failed)
     }
 
     /// The blocks that the group has lost.
@@ -304,6 +237,107 @@ impl Node {
     pub fn drive_of(&self, member: MemberIndex) -> Option<u16> {
         self.drives.get(usize::from(member.0)).copied().flatten()
     }
+}
+
+/// Finds the group on these drives.
+pub(in crate::sim) fn find_with(
+    drives: &[DriveFacts],
+    options: &AssembleOptions,
+) -> Result<Candidate, BootError> {
+    let assembly = assemble(drives, options);
+    let group = assembly.groups.into_iter().next().ok_or(BootError::NotFound)?;
+    group.outcome.map_err(BootError::Refused)
+}
+
+/// The group of a scenario made anew on these drives, one a member. `exclusive_local`: it is one node's alone.
+pub(in crate::sim) fn creation(
+    drives: &[DriveFacts],
+    exclusive_local: bool,
+    scenario: &Scenario,
+) -> Result<Creation, CreateError> {
+    let spec = GroupSpec {
+        name: name(),
+        level: scenario.level,
+        strip_bytes: strip_bytes(scenario),
+        block: block_size(scenario),
+        durability: durability(scenario),
+        journal_bytes: Some(journal_bytes(scenario)).filter(|_| scenario.level.is_redundant()),
+        exclusive_local,
+        zeroed: scenario.zeroed,
+        force: true,
+        drives: drives.to_vec(),
+    };
+    let ids = CreateIds {
+        array: uuid(scenario.seed, 1),
+        group: uuid(scenario.seed, 2),
+        drives: (0..drives.len() as u64)
+            .map(|drive| uuid(scenario.seed, 3 + drive))
+            .collect(),
+    };
+    plan_create(&spec, &ids)
+}
+
+/// A core that serves a group under this table of locks.
+pub(in crate::sim) fn core_of(
+    core: u16,
+    group: &Group,
+    lock: &Arc<LockTable>,
+    write_back: Option<WriteBackConfig>,
+    scenario: &Scenario,
+) -> Core {
+    let geometry = group.geometry();
+    let scratch_bytes =
+        Engine::scratch_bytes_min(&widest(scenario)) + SCRATCH_STRIPS * geometry.strip_bytes();
+    let ring_bytes = write_back.as_ref().map_or(0, |journal| {
+        (journal.layout.lane_blocks * scenario.block) as usize
+    });
+    let engine = Engine::new(EngineConfig {
+        layout: group.layout(),
+        core,
+        lock: Arc::clone(lock),
+        commands_max: commands(scenario),
+        pieces_max: PIECES,
+        scratch_bytes,
+        members: UNANNOUNCED,
+        write_back,
+    });
+    let members = 0..geometry.members();
+    let drives = members.map(|member| group.drive_of(MemberIndex(member)));
+    let mut core = Core::new(
+        engine,
+        commands(scenario),
+        scratch_bytes,
+        &geometry,
+        ring_bytes,
+        drives.collect(),
+    )
+    .with_mutant(scenario.mutant);
+    core.set_read_cache(READ_CACHE_BYTES);
+    core
+}
+
+/// A core that reads a group alone, with these members lost, for looking at drives at rest.
+pub(in crate::sim) fn reader_of(group: &Group, failed: u32) -> Core {
+    let lock = LockTable::new(LOCK_SLOTS);
+    let geometry = group.geometry();
+    let scratch_bytes = Engine::scratch_bytes_min(&geometry);
+    let engine = Engine::new(EngineConfig {
+        layout: group.layout(),
+        core: 0,
+        lock,
+        commands_max: 1,
+        pieces_max: 1,
+        scratch_bytes,
+        members: MemberSet {
+            generation: 1,
+            failed,
+            parity: ParityTrust::Everywhere,
+            rebuilding: 0,
+            rebuilt_rows: 0,
+        },
+        write_back: None,
+    });
+    Core::new(engine, 1, scratch_bytes, &geometry, 0, Vec::new())
 }
 
 /// How the group is opened.
@@ -330,8 +364,28 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
     let journal = group
         .opening_journal(scenario.cores, u32::MAX)
         .filter(|_| scenario.is_journaled())?;
-    let geometry = group.geometry();
+    let start = replayed.map_or(1, |report| report.next_seq.max(1));
+    let shared = Arc::new(JournalShared::new(journal.lanes, start));
     Some(WriteBackConfig {
+        durability: if scenario.is_in_memory() {
+            EngineDurability::Ram
+        } else {
+            EngineDurability::Journal
+        },
+        intent: group.intent().cloned(),
+        lost: Some(Arc::clone(group.lost_blocks())),
+        ..write_back_of(group, &journal, shared)
+    })
+}
+
+/// What cores need to write to a journal whose lanes lie like this, from its first lane on.
+pub(in crate::sim) fn write_back_of(
+    group: &Group,
+    journal: &JournalRecord,
+    shared: Arc<JournalShared>,
+) -> WriteBackConfig {
+    let geometry = group.geometry();
+    WriteBackConfig {
         first_lane: 0,
         first_batch: 0,
         layout: JournalLayout {
@@ -342,19 +396,12 @@ fn write_back(group: &Group, replayed: Option<Report>, scenario: &Scenario) -> O
             group: group.uuid(),
             block: geometry.block(),
         },
-        shared: Arc::new(JournalShared::new(
-            journal.lanes,
-            replayed.map_or(1, |report| report.next_seq.max(1)),
-        )),
-        durability: if scenario.is_in_memory() {
-            EngineDurability::Ram
-        } else {
-            EngineDurability::Journal
-        },
+        shared,
+        durability: EngineDurability::Journal,
         write_blocks_max: geometry.row_blocks(),
-        intent: group.intent().cloned(),
-        lost: Some(Arc::clone(group.lost_blocks())),
-    })
+        intent: None,
+        lost: None,
+    }
 }
 
 /// Bytes that a drive of this scenario has.

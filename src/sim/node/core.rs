@@ -15,6 +15,7 @@ use crate::amf::engine::{
 };
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
+use crate::amf::lock::Mode;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
@@ -27,7 +28,7 @@ const JUNK: u8 = 0xee;
 
 /// What a core asks of its node.
 #[derive(Clone, Debug)]
-pub(super) enum Ask {
+pub(in crate::sim) enum Ask {
     /// Ask a member's drive.
     Drive {
         io: IoTag,
@@ -40,6 +41,8 @@ pub(super) enum Ask {
     Lane { cores: u16, call: LaneCall },
     /// Tell other cores that a row is free.
     Wake { mask: u16, row: RowIndex },
+    /// Get a row from other nodes.
+    Want { row: RowIndex, mode: Mode },
     /// Have the control core see to blocks that a member could not give back.
     Repair(Request),
     /// A write could be acknowledged from memory.
@@ -96,7 +99,7 @@ pub struct Core {
     block_bytes: usize,
     mutant: Mutant,
     /// Drive of each member, as this core knows it.
-    pub(super) drives: Vec<Option<u16>>,
+    pub(in crate::sim) drives: Vec<Option<u16>>,
     /// The wave for which it holds rows, or did so last.
     held_wave: u64,
 }
@@ -159,15 +162,15 @@ impl Core {
         self.engine.submit(command, request, &mut self.actions);
     }
 
-    pub(super) fn give_up(&mut self, command: CommandId) {
+    pub(in crate::sim) fn give_up(&mut self, command: CommandId) {
         self.engine.give_up(command, &mut self.actions);
     }
 
-    pub(super) fn recall(&mut self, row: RowIndex) {
+    pub(in crate::sim) fn recall(&mut self, row: RowIndex) {
         self.engine.recall(row, &mut self.actions);
     }
 
-    pub(super) fn lane(&mut self, from: u16, call: LaneCall) {
+    pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {
         let out = &mut self.actions;
         match call {
             LaneCall::Hurry { below } => self.engine.hurry(from, below, out),
@@ -178,49 +181,49 @@ impl Core {
     }
 
     /// Whether it may acknowledge writes from memory.
-    pub(super) fn allow_ram(&mut self, allowed: bool) {
+    pub(in crate::sim) fn allow_ram(&mut self, allowed: bool) {
         self.engine.allow_ram(allowed, &mut self.actions);
     }
 
     /// What this core had marked is durable.
-    pub(super) fn intent_durable(&mut self) {
+    pub(in crate::sim) fn intent_durable(&mut self) {
         self.engine.intent_durable(&mut self.actions);
     }
 
     /// Lets no operation begin in these rows; [`Ask::RowsHeld`] says when nothing of this core is left in them.
-    pub(super) fn hold_rows(&mut self, rows: HeldRows, wave: u64) {
+    pub(in crate::sim) fn hold_rows(&mut self, rows: HeldRows, wave: u64) {
         self.held_wave = wave;
         self.engine.hold_range(rows, &mut self.actions);
     }
 
     /// Looks blocks up in this layout from now on, and holds no rows any more.
-    pub(super) fn set_layout(&mut self, layout: Layout) {
+    pub(in crate::sim) fn set_layout(&mut self, layout: Layout) {
         self.engine.set_layout(layout, &mut self.actions);
     }
 
-    pub(super) fn lost_durable(&mut self) {
+    pub(in crate::sim) fn lost_durable(&mut self) {
         self.engine.lost_durable(&mut self.actions);
     }
 
-    pub(super) fn tick(&mut self) {
+    pub(in crate::sim) fn tick(&mut self) {
         self.engine.tick(&mut self.actions);
     }
 
-    pub(super) fn wake(&mut self, row: RowIndex) {
+    pub(in crate::sim) fn wake(&mut self, row: RowIndex) {
         self.engine.wake(row, &mut self.actions);
     }
 
-    pub(super) fn set_members(&mut self, members: MemberSet) {
+    pub(in crate::sim) fn set_members(&mut self, members: MemberSet) {
         self.engine.set_members(members, &mut self.actions);
     }
 
     /// Another drive carries a member, as soon as the old one has answered: its answers must not count for the new one.
-    pub(super) fn move_member(&mut self, member: MemberIndex, drive: u16) {
+    pub(in crate::sim) fn move_member(&mut self, member: MemberIndex, drive: u16) {
         self.moving.push((member, drive));
     }
 
     /// Puts drives in their places as far as that may be, and says how many.
-    pub(super) fn members_moved(&mut self) -> usize {
+    pub(in crate::sim) fn members_moved(&mut self) -> usize {
         let (outstanding, drives) = (&self.outstanding, &mut self.drives);
         let before = self.moving.len();
         self.moving.retain(|&(member, drive)| {
@@ -259,6 +262,7 @@ impl Core {
                     Ask::Complete { result, data, .. } => return result.map(|()| data),
                     Ask::Drive { .. }
                     | Ask::Wake { .. }
+                    | Ask::Want { .. }
                     | Ask::Recall { .. }
                     | Ask::Lane { .. }
                     | Ask::Fault { .. }
@@ -299,7 +303,7 @@ impl Core {
     }
 
     /// Works off what the engine wants; what somebody else has to do goes to `asked`.
-    pub(super) fn work(&mut self, asked: &mut Vec<Ask>) {
+    pub(in crate::sim) fn work(&mut self, asked: &mut Vec<Ask>) {
         while !self.actions.is_empty() {
             for action in std::mem::take(&mut self.actions) {
                 self.act(action, asked);
@@ -509,6 +513,7 @@ fn message_to_others(action: Action) -> Ask {
         }),
         Action::Scrubbed { row, outcome } => Ask::Scrubbed { row, outcome },
         Action::WakeCores { mask, row } => Ask::Wake { mask, row },
+        Action::WantRow { row, mode } => Ask::Want { row, mode },
         Action::PersistLost => Ask::PersistLost,
         Action::ReportFault { member, error } => Ask::Fault { member, error },
         Action::PersistIntent => Ask::PersistIntent,
@@ -525,7 +530,6 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Seal { .. }
         | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),
-        Action::WantRow { .. } => unreachable!("a group of one node has all of its rows"),
     }
 }
 

@@ -1,72 +1,20 @@
 //! Starts, stops, power cuts and drive faults.
 
-use std::collections::BTreeMap;
-
 use super::{Ending, Event, Stage, TICK_NS, Violation, World};
-use crate::amf::expansion::Restore;
-use crate::amf::group::{Candidate, DriveFacts, FailReason, ListPage, Refusal};
+use crate::amf::RowIndex;
+use crate::amf::group::{Candidate, DriveFacts, FailReason, Refusal};
 use crate::amf::intent::IntentMap;
-use crate::amf::journal::replay::{self, IoId, Replay, ReplayError};
+use crate::amf::journal::replay::{self, IoId, ReplayError};
 use crate::amf::superblock::RECORD_BYTES;
-use crate::amf::{MemberIndex, RowIndex};
 use crate::drive::DriveError;
-use crate::sim::drive::{Command, Drive, Trouble};
+use crate::sim::drive::{Drive, Trouble};
 use crate::sim::node::{Asker, BootError, Effect, Node, Phase, drive_facts};
+use crate::sim::replaying::{Machine, Replaying, Wanted, read_page};
 use crate::sim::scenario::{Fault, Mutant, Stop};
 use crate::sim::stamp::{BLOCK_BYTES, Block};
 
 /// How long the power is away.
 const DARK_NS: u64 = 1_000_000;
-
-/// What reads and writes drives before there is a node.
-#[derive(Debug)]
-pub(super) enum Machine {
-    /// The replay of the journal.
-    Replay(Box<Replay>),
-    /// Puts rows in their place that an expansion had left in the scratch area.
-    Restore(Restore),
-}
-
-impl Machine {
-    fn handle(&mut self, event: replay::Event, out: &mut Vec<replay::Action>) {
-        match self {
-            Self::Replay(replay) => replay.handle(event, out),
-            Self::Restore(restore) => restore.handle(event, out),
-        }
-    }
-}
-
-/// The replay of the journal, or what comes before that, before there is a node.
-pub(super) struct Replaying {
-    machine: Machine,
-    candidate: Candidate,
-    asked: BTreeMap<IoId, Asked>,
-}
-
-impl Replaying {
-    pub(super) const fn new(machine: Machine, candidate: Candidate) -> Self {
-        Self {
-            machine,
-            candidate,
-            asked: BTreeMap::new(),
-        }
-    }
-}
-
-/// Reads a copy of the list of lost blocks.
-fn read_page(drives: &[Drive], page: ListPage) -> Option<Vec<u8>> {
-    let blocks = u32::try_from(RECORD_BYTES / BLOCK_BYTES).expect("a page is short");
-    let read = drives[usize::from(page.drive)].read(page.offset_bytes / BLOCK_BYTES as u64, blocks);
-    Some(read.iter().flat_map(|block| *block.bytes()).collect())
-}
-
-/// What a drive was asked by the replay.
-#[derive(Clone, Copy)]
-enum Asked {
-    Read,
-    Write,
-    Flush,
-}
 
 impl World {
     /// Faults and stops whose time has come.
@@ -288,7 +236,7 @@ impl World {
     /// Begins the replay of the journal, or the group at once if it has none.
     fn begin_replay(&mut self, candidate: Candidate) {
         let mutant = self.scenario.mutant == Mutant::NoReplay;
-        let lost = candidate.load_lost(|page| read_page(&self.drives, page));
+        let lost = candidate.load_lost(|page| Some(read_page(&self.drives[usize::from(page.drive)], page)));
         let machine = candidate
             .replay()
             .filter(|_| self.scenario.is_journaled() && !mutant);
@@ -303,7 +251,7 @@ impl World {
             Machine::Replay(Box::new(machine.with_lost(lost))),
             candidate,
         ));
-        self.replay_event(replay::Event::Start);
+        self.start_replay();
     }
 
     /// A drive has answered the replay.
@@ -311,75 +259,24 @@ impl World {
         let Some(replaying) = &mut self.replaying else {
             return; // It has ended, and whatever was still under way does not matter.
         };
-        let asked = replaying.asked.remove(&io);
-        let event = match asked.expect("a drive answers what it was asked") {
-            Asked::Read => replay::Event::ReadDone {
-                io,
-                result: result.map(|data| data.iter().flat_map(|block| *block.bytes()).collect()),
-            },
-            Asked::Write => replay::Event::Written {
-                io,
-                result: result.map(|_| ()),
-            },
-            Asked::Flush => replay::Event::Flushed {
-                io,
-                result: result.map(|_| ()),
-            },
-        };
-        self.replay_event(event);
+        let wanted = replaying.answered(io, result);
+        self.carry_out_replay(wanted);
     }
 
-    pub(super) fn replay_event(&mut self, event: replay::Event) {
-        let mut actions = Vec::new();
-        let replaying = self.replaying.as_mut().expect("a replay is under way");
-        replaying.machine.handle(event, &mut actions);
-        for action in actions {
-            self.replay_action(action);
+    pub(super) fn start_replay(&mut self) {
+        let replaying = self.replaying.as_mut().expect("a replay is about to begin");
+        let wanted = replaying.start();
+        self.carry_out_replay(wanted);
+    }
+
+    fn carry_out_replay(&mut self, wanted: Vec<Wanted>) {
+        for wanted in wanted {
+            match wanted {
+                Wanted::Drive { io, drive, command } => self.ask_drive(drive, command, Asker::Replay(io)),
+                Wanted::Done(report) => self.replayed(report),
+                Wanted::Failed(error) => self.judge_replay(error),
+            }
         }
-    }
-
-    fn replay_action(&mut self, action: replay::Action) {
-        let Some(replaying) = &mut self.replaying else {
-            return;
-        };
-        let drive = |member: MemberIndex| {
-            let finding = &replaying.candidate.members[usize::from(member.0)];
-            finding
-                .drive_index()
-                .expect("replay asks only members that are there")
-        };
-        let ratio = self.scenario.block / 512;
-        let (io, drive, command, asked) = match action {
-            replay::Action::Read {
-                io,
-                member,
-                lba,
-                blocks,
-            } => {
-                let command = Command::Read {
-                    lba: lba.0 * u64::from(ratio),
-                    blocks: blocks * ratio,
-                };
-                (io, drive(member), command, Asked::Read)
-            }
-            replay::Action::Write {
-                io,
-                member,
-                lba,
-                data,
-                fua,
-            } => {
-                let data = data.chunks(BLOCK_BYTES).map(Block::new).collect();
-                let lba = lba.0 * u64::from(ratio);
-                (io, drive(member), Command::Write { lba, data, fua }, Asked::Write)
-            }
-            replay::Action::Flush { io, member } => (io, drive(member), Command::Flush, Asked::Flush),
-            replay::Action::Progress { .. } => return,
-            replay::Action::Done(report) => return self.replayed(report),
-            replay::Action::Failed(error) => return self.judge_replay(error),
-        };
-        replaying.asked.insert(io, asked);
-        self.ask_drive(drive, command, Asker::Replay(io));
     }
 
     fn replayed(&mut self, report: replay::Report) {

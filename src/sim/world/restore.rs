@@ -3,15 +3,15 @@
 //! As `target::restore` and `target::assemble` do it, step by step: a run of the real machine, the superblocks that say so, and
 //! another look at the drives.
 
-use super::life::{Machine, Replaying};
 use super::{Ending, Stage, Violation, World};
 use crate::amf::expansion::{ExpansionRecord, Restore};
 use crate::amf::group::{Action, Candidate, Event, Group, SuperblockIo};
-use crate::amf::journal::replay::{self, ReplayError};
+use crate::amf::journal::replay::ReplayError;
 use crate::amf::superblock::RECORD_BYTES;
 use crate::drive::DriveError;
 use crate::sim::drive::{Command, Drive};
 use crate::sim::node::Asker;
+use crate::sim::replaying::{Machine, Replaying};
 use crate::sim::stamp::{BLOCK_BYTES, Block};
 
 impl World {
@@ -19,7 +19,7 @@ impl World {
     pub(super) fn begin_restore(&mut self, candidate: Candidate, machine: Restore) {
         let machine = Machine::Restore(machine);
         self.replaying = Some(Replaying::new(machine, candidate));
-        self.replay_event(replay::Event::Start);
+        self.start_replay();
     }
 
     /// Rows are in their place, or the area is wiped: that has to be durable.

@@ -647,10 +647,10 @@ pub struct SimOptions {
     #[arg(long, value_delimiter = ',', value_parser = parse_level, default_value = "raid0,raid1,raid10,raid5,raid6,raidtp")]
     pub levels: Vec<Level>,
     /// Run this scenario only, as a failed run printed it
-    #[arg(long, conflicts_with_all = ["seed", "runs", "minutes", "levels"])]
+    #[arg(long, group = "traced", conflicts_with_all = ["seed", "runs", "minutes", "levels"])]
     pub scenario: Option<Scenario>,
-    /// Print every event of the scenario
-    #[arg(long, requires = "scenario")]
+    /// Print every event of the scenario, or with --nodes of the first seed, which is then the only one
+    #[arg(long, requires = "traced", conflicts_with = "json")]
     pub trace: bool,
     /// Cut short lives of groups off after every answer of a drive, open them from every state that a start can tell
     /// apart, and print a table
@@ -659,6 +659,10 @@ pub struct SimOptions {
     /// Try seeds of several nodes that share drives: who may write, while links are cut, nodes killed and paused, and drives lost
     #[arg(long, conflicts_with_all = ["levels", "scenario", "sweep"])]
     pub membership: bool,
+    /// Try seeds of so many whole nodes, 2 to 8 or any, that serve one group together: hosts use the same blocks through all of them, while nodes
+    /// are killed, paused and left out, links lose what they carry, drives fail and epochs begin at any moment
+    #[arg(long, value_name = "N", group = "traced", conflicts_with_all = ["levels", "scenario", "sweep", "membership"])]
+    pub nodes: Option<NodeCount>,
     /// With --sweep: only groups of so many drives
     #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u8).range(1..=6))]
     pub drives: Option<u8>,
@@ -671,6 +675,34 @@ pub struct SimOptions {
     /// Print the summary as JSON
     #[arg(long, conflicts_with = "scenario")]
     pub json: bool,
+}
+
+/// How many nodes are simulated: so many, or as the seed says.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCount(pub Option<u16>);
+
+#[cfg(feature = "sim")]
+impl std::str::FromStr for NodeCount {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "any" {
+            return Ok(Self(None));
+        }
+        let count = text.parse().ok().filter(|count| (2..=8).contains(count));
+        count.map(|count| Self(Some(count))).ok_or("2 to 8 nodes, or any")
+    }
+}
+
+#[cfg(feature = "sim")]
+impl std::fmt::Display for NodeCount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(count) => write!(f, "{count}"),
+            None => f.write_str("any"),
+        }
+    }
 }
 
 #[cfg(feature = "sim")]

@@ -1,6 +1,7 @@
 //! `braid sim`: tries seeds of the simulator on every core of the machine, and says how to repeat a run that fails.
 
 mod membership;
+mod nodes;
 mod sweep;
 
 use std::cell::RefCell;
@@ -48,6 +49,9 @@ pub fn run(options: &SimOptions) -> Result<(), Failure> {
     }
     if options.membership {
         return membership::run(options);
+    }
+    if let Some(count) = options.nodes {
+        return nodes::run(options, count);
     }
     match &options.scenario {
         Some(scenario) => run_one(scenario, options.trace),

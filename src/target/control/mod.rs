@@ -44,7 +44,7 @@ use crate::drive::health::Policy;
 
 pub use fabric::Expelled;
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
-pub use share::{ShareSetup, address_of, lanes_of};
+pub use share::{ShareSetup, address_of};
 
 /// Superblock writes that are under way at a time; the others wait for these.
 const SUPERBLOCK_SPANS: usize = 64;

@@ -18,7 +18,6 @@ use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
 use super::{Control, VdiskPlan};
-use crate::amf::arbiter::Rule;
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
 use crate::amf::homes::Homes;
@@ -26,7 +25,7 @@ use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::Note;
 use crate::amf::peering::roll::Roll;
-use crate::amf::peering::{Action, Era, Peering};
+use crate::amf::peering::{Action, Peering};
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
@@ -38,8 +37,6 @@ use crate::target::share::{Heard, ShareOrder};
 
 use ports::Ports;
 use roll::Gathering;
-
-pub use groups::lanes_of;
 
 /// Lock words of a shared group.
 const LOCK_SLOTS: usize = 1 << 16;
@@ -615,20 +612,4 @@ pub fn address_of(name: &Name) -> u16 {
     u16::try_from(folded)
         .expect("it has 16 bits")
         .min(Address::GROUP_MAX)
-}
-
-/// An epoch as a group sees it, after the last one that it has entered here: of its members those that serve the group.
-fn era_of(record: &EpochRecord, before: Option<&EpochRecord>, sharers: SlotSet, leader: Slot) -> Era {
-    // A slot may have been lost and taken by another life in an epoch that was not entered here.
-    let is_known = |slot: &Slot| {
-        let life = record.member(*slot).map(|member| member.incarnation);
-        before.is_none_or(|before| life.is_some_and(|life| before.names(*slot, life)))
-    };
-    Era {
-        epoch: record.epoch,
-        members: sharers,
-        seniors: record.seniors().and(sharers).iter().filter(is_known).collect(),
-        leader,
-        rule: Rule::preferred(sharers),
-    }
 }

@@ -8,16 +8,14 @@ use config::{Backing, Config};
 
 use super::{GoneOn, Outcome};
 use crate::amf::background::Limits;
-use crate::amf::group::{
-    AssembleOptions, Candidate, DriveFacts, GroupFinding, LossReason, MemberRole, Refusal, assemble,
-};
+use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, GroupFinding, Refusal, assemble};
 use crate::amf::journal::replay::{LivingNodes, Replay, ReplayError, Report};
 use crate::amf::lost::LostList;
-use crate::amf::peering::Recovery;
+use crate::amf::peering::{Recovery, lanes_of};
 use crate::amf::superblock::{self, Name};
 use crate::target::absent::{self, Present};
 use crate::target::assemble::{examine, limits_of, options_of, plan_group};
-use crate::target::control::{GroupPlan, GroupSource, address_of, lanes_of};
+use crate::target::control::{GroupPlan, GroupSource, address_of};
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::session::Sessions;
 use crate::target::fabric::{FabricDrive, Shelf, Tenure};
@@ -140,7 +138,8 @@ impl Stock {
             rows: recovery.rows.clone(),
             retired: recovery.retired,
         });
-        let options = options_of(&self.config).map_err(|error| error.to_string())?;
+        let mut options = options_of(&self.config).map_err(|error| error.to_string())?;
+        options.goes_on = recovery.goes_on;
         let found = find(name, &mut facts, &options, &opened, among.as_ref())?;
         let Some((candidate, report, lost)) = found else {
             if !recovery.living.is_empty() {
@@ -260,7 +259,7 @@ fn find(
             Err(Refusal::CreationInterrupted { .. }) if among.is_none() => return Ok(None),
             Err(refusal) => return Err(refusal.to_string()),
         };
-        leave_out_returning(&mut candidate);
+        candidate.leave_out_returning();
         let lost = storage::load_lost(&candidate, opened);
         let machine = match among {
             Some(living) => candidate.replay_among(living.clone()),
@@ -279,17 +278,6 @@ fn find(
                 facts[drive].existing = superblock::examine(None, None);
             }
             Err(error) => return Err(format!("its journal cannot be replayed: {error}")),
-        }
-    }
-}
-
-/// Drives that were away are not filled again while nodes share the group: nodes would have to agree on how far that is.
-fn leave_out_returning(candidate: &mut Candidate) {
-    for member in &mut candidate.members {
-        if let MemberRole::Returning { .. } = member.role {
-            member.role = MemberRole::Lost(LossReason::Stale {
-                generation: member.generation,
-            });
         }
     }
 }

@@ -53,6 +53,8 @@ Examples:
   braid sim --levels raid5 --minutes 30 --json
   braid sim --scenario 'seed=7 level=raid5 members=4' --trace
   braid sim --membership --runs 20000
+  braid sim --nodes 3 --runs 5000
+  braid sim --nodes any --seed 1541 --runs 1 --trace
 
 A run that fails is made as small as it gets, and the command that repeats it is printed.";
 pub const CHECK_CONFIG: &str = "\

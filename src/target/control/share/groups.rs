@@ -14,7 +14,7 @@ use crate::amf::peering::note::Led;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
-use crate::icl::{Epoch, SlotSet};
+use crate::icl::Epoch;
 use crate::target::array::ScratchMemory;
 use crate::target::assemble;
 use crate::target::core::Core;
@@ -572,12 +572,4 @@ impl Control {
             .as_deref()
             .is_none_or(|share| share.gathering.is_even())
     }
-}
-
-/// The lanes of these slots, each of which has one for each of its cores.
-pub fn lanes_of(slots: SlotSet, cores: u16) -> u32 {
-    let each = (1_u32 << cores) - 1;
-    slots.iter().fold(0, |lanes, slot| {
-        lanes | each << (u32::from(slot.number()) * u32::from(cores))
-    })
 }

@@ -14,7 +14,8 @@
 use reactor::Io;
 
 use super::super::Control;
-use super::{ShareControl, era_of};
+use super::ShareControl;
+use crate::amf::peering::Era;
 use crate::amf::peering::roll::Roll;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
@@ -184,7 +185,7 @@ impl Control {
             let roll = &share.gathering.roll;
             let group = &mut share.groups[at];
             let leader = roll.leader(&group.name).unwrap_or(share.local);
-            let era = era_of(&record, before.as_ref(), roll.sharers(&group.name), leader);
+            let era = Era::of(&record, before.as_ref(), roll.sharers(&group.name), leader);
             // Whoever is to put its pen down is told so anew.
             (group.refused, group.steps_down) = (None, false);
             self.peer(core, io, at, |peering, now, out| {

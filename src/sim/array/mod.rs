@@ -1,0 +1,153 @@
+//! Several whole nodes that serve one group together: engines, locks, group machines, journals and recoveries of two to eight nodes over the same drives, hosts
+//! that read and write the same blocks through all of them, and epochs that begin at any moment.
+//!
+//! | file | part |
+//! |---|---|
+//! | `node` | one life of a node, wired as `target` wires it |
+//! | `world` | clock, drives, network, threads of lives, and what happens to them when |
+//! | `oracle` | who is a member: keeps to what [`crate::icl::membership`] promises, and decides at any moment |
+//! | `recovery` | what the thread of a life reads and writes on drives when its node leads |
+//! | `hosts` | what hosts ask and are told |
+//! | `audit` | what the drives hold in the end |
+//! | `check` | many runs, and mutants |
+//!
+//! What hosts are told is judged as in [`super::world`]. Membership is an oracle, because its machine has a random world of its own ([`super::membership`]).
+
+mod audit;
+mod check;
+mod counters;
+mod hosts;
+mod node;
+mod oracle;
+mod recovery;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::fmt;
+
+use super::node::drive_bytes;
+use super::random::Random;
+use super::scenario::Scenario;
+use crate::amf::geometry::Level;
+use crate::amf::group::drives_min;
+
+pub use check::{Summary, seeds_to_catch, try_setting};
+pub use counters::Counters;
+pub use world::{Report, run};
+
+/// What a seed decides beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Nodes that there may be.
+    pub nodes: u16,
+    /// Cores of each.
+    pub cores: u16,
+    /// Level, members, rows, and what hosts ask; its cores are those of all nodes.
+    pub shape: Scenario,
+    /// How long things go wrong.
+    pub trouble_ns: u64,
+    /// More members may be lost than the group survives.
+    pub may_fail: bool,
+    /// In the end the power of all fails; else all leave in good order.
+    pub ends_dark: bool,
+    /// What is done wrong on purpose.
+    pub mutant: Mutant,
+}
+
+impl Setting {
+    /// The setting of a seed. `nodes`: so many, or any number.
+    pub fn random(seed: u64, nodes: Option<u16>) -> Self {
+        let mut random = Random::new(seed, 11);
+        let small = |random: &mut Random, low, high| u16::try_from(random.between(low, high)).expect("small");
+        let levels = [Level::Raid1, Level::Raid5, Level::Raid5, Level::Raid6];
+        let level = levels[random.index(levels.len())];
+        let least = u8::try_from(drives_min(level)).expect("small");
+        let drawn = match random.below(10) {
+            0..4 => 2,
+            4..7 => 3,
+            7..9 => 4,
+            _ => small(&mut random, 5, 8),
+        };
+        let nodes = nodes.unwrap_or(drawn);
+        let cores = small(&mut random, 1, 2);
+        let shape = Scenario {
+            seed,
+            level,
+            members: least + u8::try_from(random.below(2)).expect("small"),
+            rows: small(&mut random, 2, 10),
+            cores: nodes * cores,
+            hosts: small(&mut random, 2, 4),
+            depth: small(&mut random, 1, 4),
+            commands: random.between(80, 300),
+            span: random.between(4, 60),
+            cache: random.chance(75),
+            journal: true,
+            ..Scenario::PLAIN
+        };
+        Self {
+            nodes,
+            cores,
+            shape,
+            trouble_ns: 1_000_000 * u64::from(random.between(200, 1200)),
+            may_fail: random.chance(10),
+            ends_dark: random.chance(60),
+            mutant: Mutant::None,
+        }
+    }
+
+    /// Lanes of the journal: one for each core of each node.
+    const fn lanes(&self) -> u16 {
+        self.nodes * self.cores
+    }
+
+    fn drive_bytes(&self) -> u64 {
+        drive_bytes(&self.shape)
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            nodes, cores, shape, ..
+        } = self;
+        write!(f, "{nodes} nodes with {cores} cores; {shape}")
+    }
+}
+
+/// A mistake in the wiring. Each has to be caught (PROTOCOL 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// No mistake.
+    None,
+    /// A write is acknowledged when it arrives.
+    EarlyAcknowledge,
+    /// A drive's write is answered when it is asked for, so that locks are released with I/O outstanding.
+    EarlyRelease,
+    /// A node answers reads from what an earlier read has brought, whoever has the row since.
+    RememberedRead,
+    /// Locks are granted before what others have left is replayed.
+    NoBarrier,
+    /// The replay is not told which rows the living hold.
+    HeldRows,
+    /// What a fenced life had under way at a drive is carried out later.
+    LateWrite,
+    /// The pen is put down while superblocks are under way.
+    PenKept,
+    /// A life that came to a slot in an epoch which a node has skipped counts as the one before it.
+    SameSlot,
+}
+
+impl Mutant {
+    /// Every one but none, and how many seeds may go by until it is caught.
+    pub const ALL: [(Self, u64); 8] = [
+        (Self::EarlyAcknowledge, 20),
+        (Self::EarlyRelease, 20),
+        (Self::RememberedRead, 20),
+        (Self::NoBarrier, 60),
+        (Self::HeldRows, 150),
+        (Self::LateWrite, 80),
+        (Self::PenKept, 200),
+        (Self::SameSlot, 60),
+    ];
+}

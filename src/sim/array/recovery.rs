@@ -1,0 +1,254 @@
+//! What the thread of a life reads and writes on drives when its node leads: as `target::share::open` does it, over commands that take their time.
+
+use super::Mutant;
+use super::node::{Outcome, Plan, Source};
+use super::world::{Event, Flight, MS, World};
+use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, Refusal};
+use crate::amf::journal::replay::{IoId, LivingNodes, ReplayError, Report};
+use crate::amf::lost::LostList;
+use crate::amf::peering::{Recovery, lanes_of};
+use crate::amf::superblock;
+use crate::drive::DriveError;
+use crate::icl::DriveIndex;
+use crate::sim::node::{Asker, BootError, creation, drive_facts, find_with};
+use crate::sim::replaying::{Machine, Replaying, Wanted, read_page};
+use crate::sim::stamp::Block;
+
+/// A recovery that the thread of a life is at.
+#[derive(Debug)]
+pub(super) struct Recovering {
+    recovery: Recovery,
+    /// Drives that could not be used.
+    unread: u32,
+    replaying: Option<Replaying>,
+    /// The node was told already that it is over, by the mutant that does so.
+    is_told: bool,
+}
+
+impl World {
+    /// A node leads, and its group is to be brought in order.
+    pub(super) fn begin_recovery(&mut self, life: u64, mut recovery: Recovery) {
+        self.note(&[self.now, 30, life], || {
+            format!("life {life} recovers: {recovery:?}")
+        });
+        let record = self.lives[&life]
+            .node
+            .as_ref()
+            .and_then(|node| node.record().cloned());
+        let is_handover = !recovery.goes_on && record.is_some_and(|record| record.slots() == recovery.living);
+        self.counters.handovers += u64::from(is_handover);
+        if recovery.goes_on && !recovery.is_needed {
+            let unused = self.unused(life, 0);
+            let outcome = Outcome::GoOn { unused, next: None };
+            return self.tell_outcome(life, &recovery, outcome);
+        }
+        if self.setting.mutant == Mutant::HeldRows {
+            recovery.rows.clear();
+        }
+        let is_told = self.setting.mutant == Mutant::NoBarrier && recovery.goes_on;
+        if is_told {
+            let unused = self.unused(life, 0);
+            self.tell_outcome(life, &recovery, Outcome::GoOn { unused, next: None });
+        }
+        let it = self.lives.get_mut(&life).expect("its thread is at it");
+        it.recovering = Some(Recovering {
+            recovery,
+            unread: 0,
+            replaying: None,
+            is_told,
+        });
+        let delay = self.random.below(8 * MS);
+        self.later(delay, Event::Assemble(life));
+    }
+
+    fn tell_outcome(&mut self, life: u64, recovery: &Recovery, outcome: Outcome) {
+        let epoch = recovery.epoch;
+        self.note(&[self.now, 31, life], || {
+            let what = match &outcome {
+                Outcome::Open(_) => "open",
+                Outcome::TakeOver(_) => "take over",
+                Outcome::GoOn { .. } => "go on",
+                Outcome::Refused(why) => why,
+            };
+            format!("life {life} has recovered for epoch {epoch}: {what}")
+        });
+        self.with_node(life, |node, out| node.group_recovered(epoch, outcome, out));
+    }
+
+    /// Drives that are not in use in the epoch or could not be read.
+    fn unused(&self, life: u64, unread: u32) -> Vec<u16> {
+        let usable = self.lives[&life].usable;
+        let members = 0..self.setting.shape.members;
+        let is_unused = |drive: &u8| {
+            let index = DriveIndex::new(*drive).expect("few drives");
+            !usable.contains(index) || unread >> drive & 1 == 1
+        };
+        members.filter(is_unused).map(u16::from).collect()
+    }
+
+    /// The thread has connected to the drives, and looks for the group.
+    pub(super) fn assemble(&mut self, life: u64) {
+        let Some(recovering) = self.lives.get(&life).and_then(|it| it.recovering.as_ref()) else {
+            return;
+        };
+        let unused = self.unused(life, recovering.unread);
+        let shape = &self.setting.shape;
+        let facts: Vec<_> = (0u16..)
+            .zip(&self.drives)
+            .map(|(index, shared)| {
+                let mut facts = drive_facts(index, &shared.drive, shape.block);
+                if unused.contains(&index) || shared.drive.trouble() == Some(crate::sim::drive::Trouble::Gone)
+                {
+                    facts.existing = superblock::examine(None, None);
+                }
+                facts
+            })
+            .collect();
+        let living = recovering.recovery.living;
+        let mut candidate = match find_shared(&facts, recovering.recovery.goes_on) {
+            Ok(candidate) => candidate,
+            Err(BootError::NotFound | BootError::Refused(Refusal::CreationInterrupted { .. }))
+                if living.is_empty() =>
+            {
+                let outcome = match creation(&facts, false, shape) {
+                    Ok(creation) if unused.is_empty() && self.harmed == 0 => Outcome::Open(Plan {
+                        source: Source::New(Box::new(creation)),
+                        replayed: None,
+                        lost: LostList::default(),
+                    }),
+                    Ok(_) => Outcome::Refused("it is not on the drives that are there".to_owned()),
+                    Err(error) => Outcome::Refused(error.to_string()),
+                };
+                return self.end_recovery(life, outcome);
+            }
+            Err(error) => {
+                let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
+                self.may_be_newer |= is_so && self.away_could_go_on();
+                return self.end_recovery(life, Outcome::Refused(error.to_string()));
+            }
+        };
+        candidate.leave_out_returning();
+        let drives = &self.drives;
+        let lost = candidate.load_lost(|page| Some(read_page(&drives[usize::from(page.drive)].drive, page)));
+        let among = (!living.is_empty()).then(|| LivingNodes {
+            lanes: lanes_of(living, self.setting.cores),
+            rows: recovering.recovery.rows.clone(),
+            retired: recovering.recovery.retired,
+        });
+        let machine = match among {
+            Some(living) => candidate.replay_among(living),
+            None => candidate.replay(),
+        };
+        let machine = machine.expect("the group has a journal").with_lost(lost);
+        let mut replaying = Replaying::new(Machine::Replay(Box::new(machine)), candidate);
+        let wanted = replaying.start();
+        let it = self.lives.get_mut(&life).expect("its thread is at it");
+        it.recovering.as_mut().expect("it is at it").replaying = Some(replaying);
+        self.carry_out_replay(life, wanted);
+    }
+
+    /// Whether members that were lost could have gone on without the others.
+    fn away_could_go_on(&self) -> bool {
+        let shape = &self.setting.shape;
+        let others = ((1u32 << shape.members) - 1) & !self.harmed;
+        shape.level.survives(shape.members, others)
+    }
+
+    /// The thread begins anew when drives have answered all that it has asked of them.
+    fn assemble_when_quiet(&mut self, life: u64) {
+        let is_own = |flight: &Flight| flight.life == life && matches!(flight.asker, Asker::Replay(_));
+        if !self.flights.values().any(is_own) {
+            self.assemble(life);
+        }
+    }
+
+    pub(super) fn replay_answered(&mut self, life: u64, io: IoId, result: Result<Vec<Block>, DriveError>) {
+        let it = self.lives.get_mut(&life);
+        let recovering = it.and_then(|it| it.recovering.as_mut());
+        let Some(recovering) = recovering else { return };
+        let Some(replaying) = &mut recovering.replaying else {
+            return self.assemble_when_quiet(life); // It has failed.
+        };
+        let wanted = replaying.answered(io, result);
+        self.carry_out_replay(life, wanted);
+    }
+
+    fn carry_out_replay(&mut self, life: u64, wanted: Vec<Wanted>) {
+        for wanted in wanted {
+            match wanted {
+                Wanted::Drive { io, drive, command } => {
+                    self.ask_drive(life, drive, command, Asker::Replay(io));
+                }
+                Wanted::Done(report) => self.replayed(life, report),
+                Wanted::Failed(ReplayError::Member { member, .. }) => {
+                    let it = self.lives.get_mut(&life).expect("its thread is at it");
+                    let recovering = it.recovering.as_mut().expect("it is at it");
+                    let replaying = recovering.replaying.take().expect("it has just failed");
+                    recovering.unread |= 1 << replaying.drive_of(member);
+                    return self.assemble_when_quiet(life);
+                }
+                Wanted::Failed(error) => {
+                    let why = format!("its journal cannot be replayed: {error}");
+                    return self.end_recovery(life, Outcome::Refused(why));
+                }
+            }
+        }
+    }
+
+    fn replayed(&mut self, life: u64, report: Report) {
+        let it = self.lives.get_mut(&life).expect("its thread is at it");
+        let recovering = it.recovering.as_mut().expect("it is at it");
+        let Replaying {
+            machine, candidate, ..
+        } = recovering.replaying.take().expect("it has just ended");
+        let Machine::Replay(replay) = machine else {
+            unreachable!("nothing is restored here")
+        };
+        let (goes_on, living, unread) = (
+            recovering.recovery.goes_on,
+            recovering.recovery.living,
+            recovering.unread,
+        );
+        self.counters.replays += u64::from(!living.is_empty());
+        self.counters.rows += if living.is_empty() { 0 } else { report.rows };
+        let outcome = if goes_on {
+            Outcome::GoOn {
+                unused: self.unused(life, unread),
+                next: Some(report.next_seq),
+            }
+        } else {
+            let plan = Plan {
+                source: Source::Found(Box::new(candidate)),
+                replayed: Some(report),
+                lost: replay.into_lost(),
+            };
+            if living.is_empty() {
+                self.may_be_newer = false;
+                Outcome::Open(plan)
+            } else {
+                Outcome::TakeOver(plan)
+            }
+        };
+        self.end_recovery(life, outcome);
+    }
+
+    fn end_recovery(&mut self, life: u64, outcome: Outcome) {
+        let it = self.lives.get_mut(&life).expect("its thread is at it");
+        let recovering = it.recovering.take().expect("it is at it");
+        if !recovering.is_told {
+            self.tell_outcome(life, &recovering.recovery, outcome);
+        }
+        self.later(0, Event::Thread(life));
+    }
+}
+
+/// Finds the group that nodes share.
+pub(super) fn find_shared(facts: &[DriveFacts], goes_on: bool) -> Result<Candidate, BootError> {
+    let options = AssembleOptions {
+        replays: true,
+        shared: true,
+        goes_on,
+        ..AssembleOptions::default()
+    };
+    find_with(facts, &options)
+}

@@ -1,0 +1,192 @@
+//! What goes wrong, and what a run waits for when nothing does any more.
+
+use super::{Event, Life, MS, Order, Stage, World, slot};
+use crate::icl::SlotSet;
+use crate::sim::array::node::Node;
+use crate::sim::drive::Trouble;
+use crate::sim::world::Violation;
+
+impl World {
+    pub(super) fn any_life(&mut self) -> Option<u64> {
+        let lives: Vec<u64> = self.lives.keys().copied().collect();
+        (!lives.is_empty()).then(|| lives[self.random.index(lives.len())])
+    }
+
+    pub(super) fn trouble(&mut self) {
+        if self.stage != Stage::Trouble {
+            return;
+        }
+        let next = MS + self.random.below(90 * MS);
+        self.later(next, Event::Trouble);
+        let Some(life) = self.any_life() else { return };
+        match self.random.below(100) {
+            0..25 => self.end_life(life),
+            25..37 => {
+                self.oracle.unwanted.insert(life);
+                self.decide_soon();
+            }
+            37..44 => self.order(life, Order::Drain),
+            44..58 => self.decide_soon(),
+            58..66 => self.lose_drive(Trouble::Gone),
+            66..70 => self.lose_drive(Trouble::Error),
+            70..82 => {
+                let (a, b) = (self.random.below(8), self.random.below(8));
+                let until = self.now + self.random.below(40 * MS);
+                let [a, b] = [a, b].map(|number| slot(u16::try_from(number).expect("below 8")));
+                self.cut_until.insert((a, b), until);
+                if self.random.chance(50) {
+                    self.cut_until.insert((b, a), until);
+                }
+            }
+            82..88 => {
+                let other = self.any_life().and_then(|other| self.lives.get(&other));
+                let slots = other.map_or(SlotSet::EMPTY, |it| SlotSet::EMPTY.with(it.slot));
+                self.order(life, Order::Suspect(slots));
+                let delay = self.random.below(50 * MS);
+                let order = Order::Suspect(SlotSet::EMPTY);
+                self.later(delay, Event::Order { life, order });
+            }
+            88..94 => {
+                let until = self.now + self.random.below(60 * MS);
+                self.lives.get_mut(&life).expect("it was drawn").paused_until = until;
+            }
+            94..97 => {
+                for life in self.lives.keys().copied().collect::<Vec<u64>>() {
+                    self.end_life(life);
+                }
+            }
+            _ => {
+                self.cut_power();
+                for drive in 0..self.drives.len() {
+                    if self.random.chance(50) {
+                        self.drives[drive].drive.recover();
+                    }
+                }
+                self.was_too_much = self.is_too_much();
+                self.start_soon(&self.all_slots());
+            }
+        }
+    }
+
+    pub(in crate::sim::array) fn is_too_much(&self) -> bool {
+        let shape = &self.setting.shape;
+        !shape.level.survives(shape.members, self.harmed)
+    }
+
+    pub(super) fn lose_drive(&mut self, trouble: Trouble) {
+        let drive = self.random.index(self.drives.len());
+        let shape = &self.setting.shape;
+        let harmed = self.harmed | 1 << drive;
+        let survives = shape.level.survives(shape.members, harmed);
+        let may_fail = self.setting.may_fail && self.random.chance(30);
+        if !survives && !may_fail || self.hosts.history.is_none() {
+            return;
+        }
+        self.counters.lost += u64::from(harmed != self.harmed);
+        self.harmed = harmed;
+        self.was_too_much |= self.is_too_much();
+        self.drives[drive].drive.begin(trouble);
+        self.note(&[self.now, 11, drive as u64], || {
+            format!("drive {drive}: {}", trouble.name())
+        });
+        if self.random.chance(60) {
+            self.decide_soon();
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.note(&[self.now, 12], || "nothing goes wrong any more".to_owned());
+        self.stage = Stage::Healing;
+        self.healed_at = self.now;
+        for shared in &mut self.drives {
+            shared.drive.recover();
+        }
+        self.cut_until.clear();
+        for it in self.lives.values_mut() {
+            it.paused_until = 0;
+        }
+        self.oracle.unwanted.clear();
+        for life in self.lives.keys().copied().collect::<Vec<u64>>() {
+            let order = Order::Suspect(SlotSet::EMPTY);
+            self.order(life, order);
+        }
+        self.start_soon(&self.all_slots());
+        self.decide_soon();
+    }
+
+    /// Goes on to the next stage if what the present one waits for is there.
+    pub(super) fn look_around(&mut self) {
+        match self.stage {
+            Stage::Healing => self.look_at_healing(),
+            Stage::Leaving => {
+                let is_last = self.lives.values().all(|it| it.is_drained);
+                if is_last && self.flights.is_empty() {
+                    self.stage = Stage::Over;
+                    self.audit();
+                }
+            }
+            Stage::Last => {
+                let serves = |it: &Life| it.node.as_ref().is_some_and(Node::serves);
+                let is_quiet = self.flights.is_empty() && !self.lives.is_empty();
+                if is_quiet && self.lives.values().all(serves) {
+                    self.stage = Stage::Over;
+                    self.audit();
+                } else {
+                    self.judge_refusals();
+                }
+            }
+            Stage::Trouble | Stage::Over => {}
+        }
+    }
+
+    /// Why a node of the newest epoch does not serve the group.
+    fn refused(&self) -> Option<&str> {
+        let nodes = self.lives.values().filter_map(|it| it.node.as_ref());
+        let mut nodes = nodes.filter(|node| node.epoch() == self.oracle.epoch());
+        nodes.find_map(Node::refused)
+    }
+
+    /// A group may be refused only if more was lost than it survives, or if what is away may be newer.
+    pub(super) fn judge_refusals(&mut self) {
+        if let Some(why) = self.refused()
+            && !self.was_too_much
+            && !self.may_be_newer
+        {
+            let what = format!("{why}; harmed {:#b}", self.harmed);
+            self.violate(Violation::Refused(what));
+        }
+    }
+
+    pub(super) fn look_at_healing(&mut self) {
+        let nodes = || self.lives.values().filter_map(|it| it.node.as_ref());
+        if self.refused().is_some() {
+            self.judge_refusals();
+            // Stop all nodes, and start them when the drives are back.
+            self.cut_power();
+            (self.harmed, self.was_too_much, self.may_be_newer) = (0, false, false);
+            for shared in &mut self.drives {
+                shared.drive.recover();
+            }
+            return self.start_soon(&self.all_slots());
+        }
+        let is_whole = self.lives.len() == usize::from(self.setting.nodes)
+            && self.lives.values().all(|it| !it.is_leaving)
+            && nodes().all(|node| node.serves() && node.epoch() == self.oracle.epoch());
+        if !is_whole || !self.hosts.are_done(self.now, self.setting.trouble_ns) {
+            return;
+        }
+        if self.setting.ends_dark {
+            self.stage = Stage::Last;
+            self.cut_power();
+            let number = self.random.below(u64::from(self.setting.nodes));
+            self.start_soon(&[u16::try_from(number).expect("few nodes")]);
+        } else {
+            self.stage = Stage::Leaving;
+            for life in self.lives.keys().copied().collect::<Vec<u64>>() {
+                let order = Order::Drain;
+                let delay = self.random.below(30 * MS);
+                self.later(delay, Event::Order { life, order });
+            }
+        }
+    }
+}
