@@ -145,9 +145,9 @@ impl Mutant {
         (Self::EarlyRelease, 20),
         (Self::RememberedRead, 20),
         (Self::NoBarrier, 60),
-        (Self::HeldRows, 150),
+        (Self::HeldRows, 600),
         (Self::LateWrite, 80),
         (Self::PenKept, 200),
-        (Self::SameSlot, 60),
+        (Self::SameSlot, 1000),
     ];
 }
