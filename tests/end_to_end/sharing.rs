@@ -20,7 +20,7 @@ pub const GROUP: &str = "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [\
                      [[vdisk]]\nname = \"v\"\ngroup = \"g\"\nsize_mib = 64\nnsid = 1\n";
 
 /// Connects as soon as the node serves.
-fn connect(address: SocketAddr, host: u8) -> Host {
+pub fn connect(address: SocketAddr, host: u8) -> Host {
     let begin = Instant::now();
     loop {
         let manner = Manner {

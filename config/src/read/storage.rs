@@ -12,8 +12,8 @@ use super::{GroupDraft, Placed, VdiskDraft, fabric, one};
 use crate::problem::Problems;
 use crate::section::{Found, Section};
 use crate::{
-    Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX, LATENCY_TARGET_US_MAX, Level,
-    MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
+    ARRAY_SLOTS, Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX,
+    LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
 };
 
 /// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
@@ -189,6 +189,16 @@ pub(crate) fn vdisk<'a>(
         Found::Value(nsid, at) => Some((nsid, at)),
         Found::Absent | Found::Wrong => None,
     };
+    let slots = usize::from(ARRAY_SLOTS);
+    let ports = match section.numbers("ports", slots - 1, slots, problems) {
+        Found::Value(slots, at) => {
+            let slots = slots
+                .into_iter()
+                .map(|slot| u8::try_from(slot).expect("it is below 8"));
+            Some((slots.collect(), at))
+        }
+        Found::Absent | Found::Wrong => None,
+    };
     section.finish(problems);
     // A size that is wrong was reported; 1 MiB stands for it.
     let size = size.or(VdiskSize::Mib(1));
@@ -199,6 +209,7 @@ pub(crate) fn vdisk<'a>(
             size,
             size_at,
             nsid,
+            ports,
         },
         at,
     })

@@ -3,6 +3,8 @@
 //! All slots of a group's lock table have their homes here; cores ask by message for what the node does not hold. What is decided is decided in
 //! [`crate::amf::peering`], and what membership wants comes from the life of the node ([`crate::target::share`]).
 
+mod disks;
+mod errands;
 mod groups;
 mod ports;
 
@@ -12,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use nvme::access::Access;
 use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
@@ -32,6 +35,8 @@ use crate::target::icl::{News, Port, PortSetup};
 use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
+use disks::Closings;
+use errands::Errands;
 use ports::Ports;
 
 pub use groups::lanes_of;
@@ -51,6 +56,8 @@ pub struct ShareSetup {
     pub slot: Slot,
     /// Slots that may have lanes in the journals.
     pub slots: u16,
+    /// Slots of the nodes that there are, this one's among them.
+    pub nodes: SlotSet,
     /// The link of core 0.
     pub port: PortSetup,
     /// Where it listens.
@@ -84,6 +91,8 @@ struct SharedGroup {
     is_served: bool,
     /// Why it is not served.
     refused: Option<String>,
+    /// Virtual disks that nodes do not serve any more.
+    closings: Closings,
 }
 
 /// How far a recovery is that this node leads.
@@ -102,6 +111,7 @@ type Mail = (Slot, Address, u16, Range<usize>);
 pub(super) struct ShareControl {
     local: Slot,
     slots: u16,
+    nodes: SlotSet,
     port: Port,
     ports: Ports,
     groups: Vec<SharedGroup>,
@@ -111,6 +121,7 @@ pub(super) struct ShareControl {
     inbox_bytes: Vec<u8>,
     /// What found the queue to a node full: group and note.
     outbox: BTreeMap<Slot, VecDeque<(u16, Note)>>,
+    errands: Errands,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
 }
@@ -144,11 +155,13 @@ impl ShareControl {
                 recovered: Epoch(0),
                 is_served: false,
                 refused: None,
+                closings: Closings::default(),
             }
         };
         Self {
             local: setup.slot,
             slots: setup.slots,
+            nodes: setup.nodes,
             port: Port::new(setup.port, Some(setup.listener)),
             ports: Ports::new(setup.ports),
             groups: setup.groups.into_iter().map(group).collect(),
@@ -157,9 +170,42 @@ impl ShareControl {
             inbox: Vec::new(),
             inbox_bytes: Vec::new(),
             outbox: BTreeMap::new(),
+            errands: Errands::default(),
             body: Vec::new(),
             timer: None,
         }
+    }
+
+    /// Whether this node serves a virtual disk with these ports.
+    pub(super) const fn access_of(&self, ports: SlotSet) -> Access {
+        if ports.contains(self.local) {
+            Access::Here
+        } else if ports.and(self.nodes).is_empty() {
+            Access::Nowhere
+        } else {
+            Access::Elsewhere
+        }
+    }
+
+    /// Other members that serve a virtual disk with these ports.
+    pub(super) fn others_that_serve(&self, ports: SlotSet) -> SlotSet {
+        ports.and(self.members()).without(self.local)
+    }
+
+    /// The nodes that there are.
+    pub(super) const fn nodes(&self) -> SlotSet {
+        self.nodes
+    }
+
+    /// Those that lead its groups, as far as this node knows.
+    fn leaders(&self) -> impl Iterator<Item = Slot> {
+        self.groups.iter().filter_map(|group| group.peering.leader())
+    }
+
+    /// Those that are members of the epoch.
+    pub(super) fn members(&self) -> SlotSet {
+        let record = self.record.as_ref();
+        record.map_or(SlotSet::EMPTY, EpochRecord::slots)
     }
 
     fn epoch(&self) -> Epoch {
@@ -297,6 +343,7 @@ impl Control {
             }
         }
         self.send_held_back(io);
+        self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
         self.wake_for_locks(io);
     }
@@ -327,7 +374,7 @@ impl Control {
         let epoch = share.epoch();
         for (from, address, kind, range) in &inbox {
             let Address::Group(group) = *address else {
-                self.hear_ports(core, io, *from, *kind, &bytes[range.clone()]);
+                self.hear_node(core, io, *from, *kind, &bytes[range.clone()]);
                 continue;
             };
             let at = self
@@ -369,11 +416,7 @@ impl Control {
         self.list_ports(core, io);
     }
 
-    fn hear_ports(&mut self, core: &mut Core, io: &mut Io<Message>, from: Slot, kind: u16, bytes: &[u8]) {
-        if kind != ports::KIND {
-            tracing::error!(peer = %from, kind, "a message of another node is not understood");
-            return;
-        }
+    fn hear_ports(&mut self, core: &mut Core, io: &mut Io<Message>, from: Slot, bytes: &[u8]) {
         match self.share().ports.heard(from, bytes) {
             Ok(()) => self.list_ports(core, io),
             Err(error) => {
@@ -477,9 +520,11 @@ impl Control {
         share.inbox_bytes.clear();
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, era.epoch, &nodes, &mut news));
+        self.end_errands();
         self.tell_ports(core, io, era.members);
         for at in 0..self.share().groups.len() {
             let group = &mut self.share().groups[at];
+            group.closings.enter();
             // Whoever is to put its pen down is told so anew.
             (group.refused, group.steps_down) = (None, false);
             self.peer(core, io, at, |peering, now, out| peering.enter(now, era, out));
@@ -566,6 +611,10 @@ impl Control {
             Action::Serve => {
                 tracing::info!(group = %self.share().groups[at].name, "shared group is served");
                 self.share().groups[at].is_served = true;
+                self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
+                if let Some(index) = self.share().groups[at].index {
+                    self.tend_disks(core, io, index);
+                }
                 self.try_listen(core, io);
             }
             Action::Fault(member, error) => self.count_fault(core, io, at, member, error),
