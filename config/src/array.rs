@@ -7,7 +7,7 @@ use nvme::nqn::Nqn;
 use crate::problem::Problems;
 use crate::read::{ArrayDraft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Peer, RemoteShelf, Subsystem,
+    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Group, Peer, RemoteShelf, Subsystem,
     default_serial,
 };
 
@@ -26,6 +26,16 @@ pub(crate) fn resolve(
         if let Some(peer) = peers.first() {
             let what = "[[peer]] is another node of an array, and there is no [array]";
             problems.push(&peer.at, what, "write an [array] section, or remove this one");
+        }
+        for (group, nodes_at) in groups
+            .iter()
+            .filter_map(|group| Some((group, &group.value.nodes.as_ref()?.1)))
+        {
+            let what = format!(
+                "[[group]] {:?} names nodes, and there is no [array]",
+                group.value.name
+            );
+            problems.push(nodes_at, what, "leave nodes out: the group is this node's alone");
         }
         return (None, drives, shelves);
     };
@@ -47,6 +57,7 @@ pub(crate) fn resolve(
         problems.push(&at, what, remedy);
     }
     check_shared_groups(groups, &own, problems);
+    check_nodes(groups, &slots, problems);
     let (kept, kept_shelves) = (shared.clone(), shelves.clone());
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
@@ -73,8 +84,9 @@ pub(crate) fn resolve(
     (Some(array), kept, kept_shelves)
 }
 
-/// Ports of virtual disks are at nodes that there are.
+/// Ports of virtual disks are at nodes that there are, and that serve the group.
 pub(crate) fn check_ports(
+    groups: &[Group],
     vdisks: &[Placed<VdiskDraft<'_>>],
     array: Option<&Array>,
     problems: &mut Problems<'_>,
@@ -93,12 +105,23 @@ pub(crate) fn check_ports(
             .map(|peer| peer.slot)
             .chain([array.slot])
             .collect();
+        let group = vdisk.group.as_ref().map(|(name, _)| *name);
+        let group = groups.iter().find(|known| Some(known.name.as_str()) == group);
+        let nodes = group.and_then(|group| group.nodes.as_ref());
+        let serves = |port: &u8| nodes.is_none_or(|nodes| nodes.contains(port));
         let mut seen = BTreeSet::new();
         for port in ports {
             if !slots.contains(port) {
                 let what = format!("{title}: no node of the array has slot {port}");
                 let known: Vec<String> = slots.iter().map(u8::to_string).collect();
                 problems.push(at, what, format!("its nodes have the slots {}", known.join(", ")));
+            } else if !serves(port) {
+                let what = format!("{title}: the node in slot {port} does not serve its group");
+                problems.push(
+                    at,
+                    what,
+                    "name nodes of the group's own `nodes`, or leave ports out",
+                );
             } else if !seen.insert(port) {
                 problems.push(
                     at,
@@ -141,6 +164,23 @@ fn check_shared_groups(
                 group.name
             );
             problems.push(at, what, "leave durability out: shared groups have a journal");
+        }
+    }
+}
+
+/// Who serves a group is a node of the array.
+fn check_nodes(groups: &[Placed<GroupDraft<'_>>], slots: &BTreeSet<u8>, problems: &mut Problems<'_>) {
+    for Placed { value: group, .. } in groups {
+        let Some((nodes, at)) = &group.nodes else { continue };
+        let is_slot = |node: &usize| slots.iter().any(|slot| usize::from(*slot) == *node);
+        if let Some(node) = nodes.iter().find(|node| !is_slot(node)) {
+            let what = format!("[[group]] {:?}: no node has slot {node}", group.name);
+            problems.push(at, what, "write slots of this node and of [[peer]] sections");
+        }
+        let all: BTreeSet<&usize> = nodes.iter().collect();
+        if all.len() < nodes.len() {
+            let what = format!("[[group]] {:?} names a node twice", group.name);
+            problems.push(at, what, "write each slot once");
         }
     }
 }

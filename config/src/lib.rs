@@ -467,6 +467,8 @@ pub struct Group {
     pub accept_lost_writes: bool,
     /// `[group.background]`, or its defaults.
     pub background: Background,
+    /// Slots of the nodes that serve a group of an array's drives; all of them if `None`. Default: all.
+    pub nodes: Option<Vec<u8>>,
 }
 
 /// When a host's write counts as done.

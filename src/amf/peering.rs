@@ -17,6 +17,7 @@
 //! Deliberately knows neither engines nor superblocks, and no membership but what it is told.
 
 pub mod note;
+pub mod roll;
 #[cfg(test)]
 mod tests;
 

@@ -32,6 +32,7 @@ mod reservations;
 mod scene;
 mod shared_drives;
 mod sharing;
+mod sharing_by_some;
 mod sharing_under_blows;
 mod shelf;
 mod spares;

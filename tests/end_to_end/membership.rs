@@ -8,7 +8,7 @@ use braid::icl::membership::label::{LABEL_BLOCK, Label, voters_of};
 use braid::icl::{DriveIndex, DriveSet, Slot};
 use braid::target::council::{Council, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use braid::target::icl::Peer;
-use braid::target::manage::{ArrayStatus, FaultKind};
+use braid::target::manage::{ArrayCut, ArrayStatus, FaultKind};
 use config::Encryption;
 use nvme::nqn::Nqn;
 
@@ -182,6 +182,16 @@ fn nodes_that_encrypt_form_an_array_and_keep_out_who_does_not() {
     until("three members", &three, |all| are_open(all, 3));
 }
 
+/// A link that is cut in both directions, or whole.
+fn cut_off(peer: u8, is_cut: bool) -> ArrayCut {
+    ArrayCut {
+        peer,
+        muted: is_cut,
+        deafened: is_cut,
+        locks_only: false,
+    }
+}
+
 /// H01, CHECKLIST E1: the link between two nodes is cut, and both see the drives: one of them goes on, and the other knows that it does not.
 #[test]
 fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
@@ -194,7 +204,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     all[0].create().unwrap();
     let formed = until("two members", &all, |all| are_open(all, 2));
     for (council, peer) in [(all[0], 1), (all[1], 0)] {
-        council.cut(slot(peer), true, true).unwrap();
+        council.cut(slot(peer), cut_off(peer, true)).unwrap();
     }
     // The lower slot as a rule, and the other one if the lower was late to notice.
     let has_decided =
@@ -211,7 +221,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     });
     assert!(evicted[0].ended_before.is_some());
     for (council, peer) in [(all[0], 1), (all[1], 0)] {
-        council.cut(slot(peer), false, false).unwrap();
+        council.cut(slot(peer), cut_off(peer, false)).unwrap();
     }
     until("both again", &all, |all| are_open(all, 2));
 }

@@ -34,6 +34,12 @@ const SMALL: &str = "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [\"d0\
                      strip_kib = 16\njournal_mib = 16\ncreate = true\n\
                      [[vdisk]]\nname = \"v\"\ngroup = \"g\"\nsize_mib = 1\nnsid = 1\n";
 
+/// A group of node 0, and another one of the other nodes.
+const APART: &str = "[[group]]\nname = \"y\"\nlevel = \"raid1\"\ndrives = [\"d0\", \"d1\"]\njournal_mib = 16\nnodes = [0]\ncreate = true\n\
+                     [[vdisk]]\nname = \"vy\"\ngroup = \"y\"\nsize_mib = 8\nnsid = 1\n\
+                     [[group]]\nname = \"g\"\nlevel = \"raid1\"\ndrives = [\"d2\", \"d3\"]\njournal_mib = 16\nnodes = [1, 2]\ncreate = true\n\
+                     [[vdisk]]\nname = \"v\"\ngroup = \"g\"\nsize_mib = 8\nnsid = 2\n";
+
 /// What a node answers an operator.
 fn call(scene: &Scene, slot: u8, request: &Request) -> Result<Reply, ClientError> {
     Client::connect(&scene.path(&format!("n{slot}.sock")), WAIT)?.call(request)
@@ -288,7 +294,7 @@ fn ports_are_added_under_load_and_are_the_same_namespace() {
     let unknown = add(&scene, 1, 5).unwrap_err();
     assert_eq!(
         (unknown.code, unknown.message.as_str()),
-        (ManageError::NOT_FOUND, "no node of the array has slot 5")
+        (ManageError::NOT_FOUND, "no node that serves the group has slot 5")
     );
     // What is on the drives outlives all nodes.
     delete(&scene, 0, 1, false).unwrap();
@@ -584,6 +590,54 @@ fn use_until_gone(host: &mut Host) {
         }
         assert!(status.is_success(), "{status}");
     }
+}
+
+/// CHECKLIST A9, A10: a node is asked about a group that it does not serve, and that another node leads; ports are at nodes that serve the group.
+#[test]
+fn what_other_nodes_serve_may_be_asked_of_any_node() {
+    let (scene, mut hosts) = scene(3, APART);
+    let lists = |slot: u8, names: &[&str]| {
+        let vdisks = vdisks(&scene, slot);
+        vdisks.len() == names.len() && vdisks.iter().all(|vdisk| names.contains(&vdisk.name.as_str()))
+    };
+    until("each lists its own", || {
+        lists(0, &["vy"]) && lists(1, &["v"]) && lists(2, &["v"])
+    });
+    let create = |slot: u8, group: &str, name: &str, nsid: u32| {
+        let create = VdiskCreate {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            size: Size::Bytes(MIB),
+            nsid: Some(nsid),
+        };
+        ask(&scene, slot, &Request::VdiskCreate(create))
+    };
+    create(0, "g", "w", 3).unwrap();
+    create(2, "y", "x", 4).unwrap();
+    until("those that serve the group list it", || {
+        lists(0, &["vy", "x"]) && lists(1, &["v", "w"]) && lists(2, &["v", "w"])
+    });
+    assert_eq!(create(0, "h", "z", 5).unwrap_err().code, ManageError::NOT_FOUND);
+    let away = add(&scene, 0, 0).unwrap_err();
+    assert_eq!(away.message, "no node that serves the group has slot 0");
+    let left = delete(&scene, 0, 2, false).map(|ports| states(&ports));
+    assert_eq!(left, Ok(vec![PortState::Optimized, PortState::Inaccessible]));
+    assert_eq!(status_of_read(&mut hosts[2], 2), Status::ANA_INACCESSIBLE);
+    assert!(status_of_read(&mut hosts[1], 2).is_success());
+    assert!(
+        delete(&scene, 1, 1, false)
+            .unwrap_err()
+            .message
+            .contains("has the last port")
+    );
+    assert!(end(&scene, 0, "w", true).is_ok() && end(&scene, 1, "x", true).is_ok());
+    until("they are gone", || {
+        lists(0, &["vy"]) && lists(1, &["v"]) && lists(2, &["v"])
+    });
+    assert_eq!(
+        end(&scene, 1, "nobody", true).unwrap_err().code,
+        ManageError::NOT_FOUND
+    );
 }
 
 /// CHECKLIST A9, A10: who leads is killed and comes back; what it had made durable of ports holds, and the next leader goes on with them.

@@ -302,11 +302,19 @@ impl Scene {
 
     /// Cuts a node off from another one.
     pub fn cut(&mut self, slot: u8, peer: u8, muted: bool, deafened: bool) {
-        let cut = ArrayCut {
-            peer,
-            muted,
-            deafened,
-        };
+        self.cut_links(
+            slot,
+            ArrayCut {
+                peer,
+                muted,
+                deafened,
+                locks_only: false,
+            },
+        );
+    }
+
+    /// Cuts links of a node.
+    pub fn cut_links(&mut self, slot: u8, cut: ArrayCut) {
         // Between two lives there is nobody to be cut off.
         let begin = Instant::now();
         while self.ask(slot, ArrayRequest::Cut(cut)).is_none() {

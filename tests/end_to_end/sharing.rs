@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use braid::target::manage::ArrayCut;
 use nvme::command::io_opcode;
 use nvme::status::Status;
 
@@ -108,6 +109,50 @@ fn compare_and_write_is_atomic_over_nodes() {
     });
     let last = connect(scene.hosts[1], 9).read(1, 5, 1, BLOCK);
     assert_eq!(number(&last), 2 * EACH);
+}
+
+/// PROTOCOL 3.1, CHECKLIST A3: if only the link for locks between two nodes fails, and announcements pass, one of them is left out all the same, so that nobody
+/// waits for good; and when the link is whole again, it comes back.
+#[test]
+fn a_node_that_is_heard_and_gives_no_locks_is_left_out() {
+    let mut scene = scene(3);
+    scene.until_open("formed", &[0, 1, 2]);
+    let mut hosts: Vec<Host> = (1..)
+        .zip(&scene.hosts)
+        .map(|(host, address)| connect(*address, host))
+        .collect();
+    let data = |round: u64| pattern(round, BLOCK as usize);
+    for block in 0..24 {
+        hosts[usize::try_from(block % 2).unwrap()].write(1, block, BLOCK, &data(block));
+    }
+    let cut = |is_cut, peer| ArrayCut {
+        peer,
+        muted: is_cut,
+        deafened: is_cut,
+        locks_only: true,
+    };
+    scene.cut_links(0, cut(true, 1));
+    scene.cut_links(1, cut(true, 0));
+    scene.until_one_opens("without one of the two", &[&[0, 2], &[1, 2]]);
+    // Whoever is left has all rows; and no host waits for good.
+    let mut host = connect(scene.hosts[2], 9);
+    for block in 0..24 {
+        assert!(host.read(1, block, 1, BLOCK) == data(block), "block {block}");
+        host.write(1, block, BLOCK, &data(block + 100));
+    }
+    for (slot, peer) in [(0, 1), (1, 0)] {
+        scene.cut_links(slot, cut(false, peer));
+    }
+    scene.until_open("the link is whole", &[0, 1, 2]);
+    for address in &scene.hosts {
+        let mut host = connect(*address, 9);
+        for block in 0..24 {
+            assert!(
+                host.read(1, block, 1, BLOCK) == data(block + 100),
+                "block {block}"
+            );
+        }
+    }
 }
 
 /// More cores than a journal can have lanes are refused with what to do about it.

@@ -46,7 +46,7 @@ use crate::drive::health::Policy;
 
 pub use fabric::Expelled;
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
-pub use share::{ShareSetup, address_of, lanes_of};
+pub use share::{ShareSetup, SharedPlan, address_of, lanes_of};
 
 /// Superblock writes that are under way at a time; the others wait for these.
 const SUPERBLOCK_SPANS: usize = 64;
@@ -298,6 +298,7 @@ impl Control {
             .map(|share| share::ShareControl::new(share, setup.cores));
         Ok(Self {
             fabric: fabric.map(Box::new),
+            vdisks: share::plans_of(share.as_ref(), setup.vdisks),
             share: share.map(Box::new),
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
@@ -312,7 +313,6 @@ impl Control {
             connections: vec![0; usize::from(setup.cores)],
             groups: Vec::new(),
             plans: setup.groups,
-            vdisks: setup.vdisks,
             drives: setup.drives,
             drive_uses,
             superblocks: BTreeMap::new(),

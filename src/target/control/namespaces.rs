@@ -58,7 +58,8 @@ impl Control {
                 if record.leaving || waits || self.leaving.contains(&record.nsid) {
                     continue;
                 }
-                let (namespace, facts) = namespace_of(group, record, self.access_of(record));
+                let (namespace, facts) =
+                    namespace_of(group, record, self.access_of(group.shared.index, record));
                 if table.insert(record.nsid, namespace) && shown.is_none() {
                     added.push((facts, record.uuid, group.shared.index));
                 }
@@ -82,9 +83,9 @@ impl Control {
     }
 
     /// Whether this node serves a virtual disk.
-    pub(super) fn access_of(&self, record: &VdiskRecord) -> Access {
+    pub(super) fn access_of(&self, group: u16, record: &VdiskRecord) -> Access {
         let share = self.share.as_ref();
-        share.map_or(Access::Here, |share| share.access_of(record.ports))
+        share.map_or(Access::Here, |share| share.access_of(group, record.ports))
     }
 
     /// Hosts are welcome to a group. Who has followed another node, and leads now, may find that that one has written more than it could tell.
@@ -102,7 +103,7 @@ impl Control {
             if record.blocks != shown.blocks {
                 news.push(Action::VdiskResized(record.clone()));
             }
-            if self.access_of(record) != shown.access {
+            if self.access_of(group, record) != shown.access {
                 news.push(Action::VdiskPorts(record.clone()));
             }
         }
@@ -180,7 +181,7 @@ impl Control {
         group: u16,
         record: &VdiskRecord,
     ) {
-        let (nsid, access) = (record.nsid, self.access_of(record));
+        let (nsid, access) = (record.nsid, self.access_of(group, record));
         let Some(shown) = self
             .announced
             .get_mut(&nsid)
@@ -261,7 +262,7 @@ impl Control {
             let mut shown = self.announced.values();
             let is_shown = shown.any(|shown| shown.uuid == record.uuid && shown.access == Access::Here);
             let is_drained = self.draining.values().all(|drain| drain.uuid != record.uuid);
-            let is_served = !record.leaving && self.access_of(record) == Access::Here;
+            let is_served = !record.leaving && self.access_of(group, record) == Access::Here;
             !is_served && !is_shown && is_drained
         };
         let vdisks = self.groups[usize::from(group)].machine.vdisks().iter();

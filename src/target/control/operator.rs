@@ -18,7 +18,7 @@ use crate::amf::group::{
 use crate::amf::lost::LostList;
 use crate::amf::superblock::{Durability, Found, Name, PORTS_ALL, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
-use crate::icl::{Slot, SlotSet};
+use crate::icl::{Epoch, Slot, SlotSet};
 use crate::target::array::ScratchMemory;
 use crate::target::core::Core;
 use crate::target::drives::Medium;
@@ -29,8 +29,8 @@ use crate::target::message::Message;
 pub(super) enum Asker {
     /// An operator of this node.
     Operator(SyncSender<Result<Reply, ManageError>>),
-    /// An operator of another node, which has given the request this number.
-    Node(Slot, u64),
+    /// An operator of another node, which has given the request this number in this epoch.
+    Node(Slot, u64, Epoch),
 }
 
 /// An operator's request that a group works on.
@@ -536,6 +536,13 @@ impl Control {
                 "choose another name",
             ));
         }
+        if create.nsid.is_none() && !self.knows_all_namespaces() {
+            return Err(ManageError::new(
+                ManageError::INVALID,
+                "nodes of this array serve different groups, so that this one cannot tell which namespace numbers are free",
+                "choose one that no node of the array has: --nsid",
+            ));
+        }
         if let Some(nsid) = create.nsid {
             if nsid == 0 || nsid > crate::target::namespaces::NSID_MAX {
                 return Err(invalid(format!(
@@ -581,14 +588,17 @@ impl Control {
         let hosts = associations
             .filter(|association| association.io_queues > 0)
             .count();
-        if hosts > 0 && self.access_of(record) == Access::Here && !delete.force {
+        let index = u16::try_from(group).expect("a node has at most 128 groups");
+        if hosts > 0 && self.access_of(index, record) == Access::Here && !delete.force {
             return refused(
                 format!("{hosts} hosts are connected and may be using \"{name}\""),
                 "disconnect them first, or use --force: the data is lost",
             );
         }
         let share = self.share.as_ref();
-        let others = share.map_or(SlotSet::EMPTY, |share| share.others_that_serve(record.ports));
+        let others = share.map_or(SlotSet::EMPTY, |share| {
+            share.others_that_serve(index, record.ports)
+        });
         if !others.is_empty() && !delete.force {
             return refused(
                 format!("other nodes serve \"{name}\", too, and their hosts may be using it"),

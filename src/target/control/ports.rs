@@ -13,13 +13,18 @@ impl Control {
     /// The ports of one virtual disk, or of all.
     pub(super) fn port_list(&self, vdisk: Option<&str>) -> Result<Reply, ManageError> {
         let share = self.share.as_ref().ok_or_else(not_shared)?;
-        let (nodes, members) = (share.nodes(), share.members());
         let mut ports = Vec::new();
-        for record in self.groups.iter().flat_map(|group| group.machine.vdisks()) {
+        let records = self.groups.iter().flat_map(|group| {
+            let index = group.shared.index;
+            let vdisks = group.machine.vdisks().iter();
+            vdisks.map(move |record| (index, record))
+        });
+        for (group, record) in records {
             if record.leaving || vdisk.is_some_and(|wanted| wanted != record.name.as_str()) {
                 continue;
             }
-            ports.extend(nodes.iter().map(|slot| {
+            let members = share.members_of(group);
+            ports.extend(share.nodes_of(group).iter().map(|slot| {
                 let port = record.ports.contains(slot);
                 PortStatus {
                     vdisk: record.name.to_string(),
@@ -48,7 +53,6 @@ impl Control {
         request: &PortRequest,
     ) -> Result<Asked<impl FnOnce(RequestId) -> Event + use<>>, ManageError> {
         let share = self.share.as_ref().ok_or_else(not_shared)?;
-        let nodes = share.nodes();
         let (vdisk, node, force) = match request {
             PortRequest::Add(add) => (&add.vdisk, add.node, None),
             PortRequest::Delete(delete) => (&delete.vdisk, delete.node, Some(delete.force)),
@@ -57,12 +61,13 @@ impl Control {
         let found = self.vdisk_record(|record| record.name.as_str() == vdisk && !record.leaving);
         let (group, record) = found.ok_or_else(|| ManageError::not_found("vdisk", vdisk))?;
         let nsid = record.nsid;
+        let nodes = share.nodes_of(u16::try_from(group).expect("a node has at most 128 groups"));
         let slot = Slot::new(node).filter(|slot| nodes.contains(*slot));
         let slot = slot.ok_or_else(|| {
             let known: Vec<String> = nodes.iter().map(|slot| slot.number().to_string()).collect();
             ManageError::new(
                 ManageError::NOT_FOUND,
-                format!("no node of the array has slot {node}"),
+                format!("no node that serves the group has slot {node}"),
                 format!("its nodes have the slots {}", known.join(", ")),
             )
         })?;

@@ -7,6 +7,7 @@ mod disks;
 mod errands;
 mod groups;
 mod ports;
+mod roll;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -18,13 +19,15 @@ use nvme::access::Access;
 use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
-use super::Control;
+use super::{Control, VdiskPlan};
+use crate::amf::arbiter::Rule;
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::Note;
+use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Era, Peering};
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
@@ -38,6 +41,7 @@ use crate::target::share::{Heard, ShareOrder};
 use disks::Closings;
 use errands::Errands;
 use ports::Ports;
+use roll::Gathering;
 
 pub use groups::lanes_of;
 
@@ -65,14 +69,26 @@ pub struct ShareSetup {
     /// Where hosts reach this node.
     pub ports: Vec<HostPort>,
     /// The groups.
-    pub groups: Vec<(Name, Limits)>,
+    pub groups: Vec<SharedPlan>,
     /// Where the life of the node hears.
     pub ear: Sender<Heard>,
+}
+
+/// A group that other nodes may serve too.
+pub struct SharedPlan {
+    /// What it is called.
+    pub name: Name,
+    /// Limits of its background work.
+    pub limits: Limits,
+    /// Slots of the nodes that serve it, when they are there.
+    pub nodes: SlotSet,
 }
 
 /// A group that other nodes serve too.
 struct SharedGroup {
     name: Name,
+    /// Slots of the nodes that serve it, when they are there.
+    nodes: SlotSet,
     /// What nodes call it to each other.
     address: u16,
     limits: Limits,
@@ -116,7 +132,9 @@ pub(super) struct ShareControl {
     ports: Ports,
     groups: Vec<SharedGroup>,
     ear: Sender<Heard>,
+    /// The epoch that the link is in.
     record: Option<EpochRecord>,
+    gathering: Gathering,
     inbox: Vec<Mail>,
     inbox_bytes: Vec<u8>,
     /// What found the queue to a node full: group and note.
@@ -129,7 +147,7 @@ pub(super) struct ShareControl {
 impl ShareControl {
     /// A node that is in no epoch yet.
     pub(super) fn new(setup: ShareSetup, cores: u16) -> Self {
-        let group = |(name, limits)| {
+        let group = |plan: SharedPlan| {
             let table = LockTable::shared(LOCK_SLOTS);
             let journal = Arc::new(JournalShared::joining(setup.slots * cores, 1));
             let arbitration = Arbitration::new(LockConfig {
@@ -142,9 +160,10 @@ impl ShareControl {
             });
             let homes = Homes::new(setup.slot, Arc::clone(&table), Arc::clone(&journal), arbitration);
             SharedGroup {
-                address: address_of(&name),
-                name,
-                limits,
+                address: address_of(&plan.name),
+                name: plan.name,
+                nodes: plan.nodes,
+                limits: plan.limits,
                 peering: Peering::new(setup.slot, cores, homes),
                 table,
                 journal,
@@ -158,10 +177,12 @@ impl ShareControl {
                 closings: Closings::default(),
             }
         };
+        let roll = Roll::new(setup.slot, setup.groups.iter().map(|group| group.name.clone()));
         Self {
             local: setup.slot,
             slots: setup.slots,
             nodes: setup.nodes,
+            gathering: Gathering::new(roll),
             port: Port::new(setup.port, Some(setup.listener)),
             ports: Ports::new(setup.ports),
             groups: setup.groups.into_iter().map(group).collect(),
@@ -176,36 +197,32 @@ impl ShareControl {
         }
     }
 
-    /// Whether this node serves a virtual disk with these ports.
-    pub(super) const fn access_of(&self, ports: SlotSet) -> Access {
+    /// Whether this node serves a virtual disk of a group that has these ports.
+    pub(super) fn access_of(&self, group: u16, ports: SlotSet) -> Access {
         if ports.contains(self.local) {
             Access::Here
-        } else if ports.and(self.nodes).is_empty() {
+        } else if ports.and(self.nodes_of(group)).is_empty() {
             Access::Nowhere
         } else {
             Access::Elsewhere
         }
     }
 
-    /// Other members that serve a virtual disk with these ports.
-    pub(super) fn others_that_serve(&self, ports: SlotSet) -> SlotSet {
-        ports.and(self.members()).without(self.local)
+    /// Those that serve a group when they are there.
+    pub(super) fn nodes_of(&self, group: u16) -> SlotSet {
+        let at = self.at(group);
+        at.map_or(SlotSet::EMPTY, |at| self.groups[at].nodes.and(self.nodes))
     }
 
-    /// The nodes that there are.
-    pub(super) const fn nodes(&self) -> SlotSet {
-        self.nodes
+    /// Other members that serve a virtual disk of a group that has these ports.
+    pub(super) fn others_that_serve(&self, group: u16, ports: SlotSet) -> SlotSet {
+        ports.and(self.members_of(group)).without(self.local)
     }
 
-    /// Those that lead its groups, as far as this node knows.
-    fn leaders(&self) -> impl Iterator<Item = Slot> {
-        self.groups.iter().filter_map(|group| group.peering.leader())
-    }
-
-    /// Those that are members of the epoch.
-    pub(super) fn members(&self) -> SlotSet {
-        let record = self.record.as_ref();
-        record.map_or(SlotSet::EMPTY, EpochRecord::slots)
+    /// Members of the epoch that serve a group.
+    pub(super) fn members_of(&self, group: u16) -> SlotSet {
+        let at = self.at(group);
+        at.map_or(SlotSet::EMPTY, |at| self.gathering.sharers(&self.groups[at].name))
     }
 
     fn epoch(&self) -> Epoch {
@@ -219,6 +236,11 @@ impl ShareControl {
     /// The shared group that is this one of the node's.
     fn at(&self, group: u16) -> Option<usize> {
         self.groups.iter().position(|shared| shared.index == Some(group))
+    }
+
+    /// Whether this node serves a group of this name.
+    fn serves(&self, name: &Name) -> bool {
+        self.groups.iter().any(|group| group.name == *name)
     }
 
     /// Whether all groups are served, or known not to be, but for one at least: who serves nothing is better not reached at all.
@@ -243,6 +265,7 @@ impl Control {
             port,
             inbox,
             inbox_bytes,
+            ear,
             ..
         } = self.share();
         act(port, &mut |news| match news {
@@ -256,8 +279,11 @@ impl Control {
                 inbox_bytes.extend_from_slice(payload);
                 inbox.push((peer, address, kind, start..inbox_bytes.len()));
             }
-            // Who is silent membership finds out by itself, and room is looked for in each turn.
-            News::Suspect { .. } | News::Heard { .. } | News::NewerEpoch { .. } | News::Room { .. } => {}
+            // Membership finds out by itself who is silent altogether, and has to hear who is so only here.
+            News::Suspect { peer, .. } => drop(ear.send(Heard::Unlinked(peer))),
+            News::Heard { peer } => drop(ear.send(Heard::Linked(peer))),
+            // Room is looked for in each turn.
+            News::NewerEpoch { .. } | News::Room { .. } => {}
             News::Announcement { .. } | News::Lost { .. } => {
                 unreachable!("announcements have a port of their own")
             }
@@ -371,27 +397,14 @@ impl Control {
             std::mem::take(&mut share.inbox),
             std::mem::take(&mut share.inbox_bytes),
         );
-        let epoch = share.epoch();
         for (from, address, kind, range) in &inbox {
-            let Address::Group(group) = *address else {
-                self.hear_node(core, io, *from, *kind, &bytes[range.clone()]);
-                continue;
-            };
-            let at = self
-                .share()
-                .groups
-                .iter()
-                .position(|shared| shared.address == group);
-            let Some(at) = at else {
-                tracing::warn!(peer = %from, group, "a node speaks of a group that this node does not have: the nodes of an array need the same groups in their configurations");
-                continue;
-            };
-            let mut result = Ok(());
-            self.peer(core, io, at, |peering, now, out| {
-                result = peering.receive(now, (*from, epoch), (*kind, &bytes[range.clone()]), out);
-            });
-            if let Err(error) = result {
-                tracing::error!(peer = %from, kind, %error, "a message of another node is not understood");
+            let said = (*kind, &bytes[range.clone()]);
+            match *address {
+                Address::Group(group) if self.share().has_entered() => {
+                    self.hear_group(core, io, *from, group, said);
+                }
+                Address::Group(group) => self.share().gathering.keep(*from, group, said.0, said.1),
+                Address::Node => self.hear_node(core, io, *from, said.0, said.1),
             }
         }
         let share = self.share();
@@ -399,6 +412,30 @@ impl Control {
             (share.inbox, share.inbox_bytes) = (inbox, bytes);
             share.inbox.clear();
             share.inbox_bytes.clear();
+        }
+    }
+
+    /// Another node says something about a group.
+    fn hear_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        from: Slot,
+        group: u16,
+        said: (u16, &[u8]),
+    ) {
+        let share = self.share();
+        let epoch = share.epoch();
+        let Some(at) = share.groups.iter().position(|shared| shared.address == group) else {
+            tracing::error!(peer = %from, group, "a node speaks of a group that this node does not serve");
+            return;
+        };
+        let mut result = Ok(());
+        self.peer(core, io, at, |peering, now, out| {
+            result = peering.receive(now, (from, epoch), said, out);
+        });
+        if let Err(error) = result {
+            tracing::error!(peer = %from, kind = said.0, %error, "a message of another node is not understood");
         }
     }
 
@@ -444,6 +481,7 @@ impl Control {
 
     fn send_held_back(&mut self, io: &mut Io<Message>) {
         let share = self.share();
+        share.send_words(io);
         for to in share.outbox.keys().copied().collect::<Vec<Slot>>() {
             while let Some((group, note)) = share.outbox.get_mut(&to).and_then(VecDeque::pop_front) {
                 if !share.submit(io, to, group, &note) {
@@ -459,6 +497,9 @@ impl Control {
 impl ShareControl {
     /// Queues a note. False if there is no room for it.
     fn submit(&mut self, io: &mut Io<Message>, to: Slot, group: u16, note: &Note) -> bool {
+        if !self.has_entered() {
+            return true; // It is of the last epoch, which has no link any more; the next one says all that counts anew.
+        }
         self.body.clear();
         note.encode(&mut self.body);
         let group = &self.groups[usize::from(group)];
@@ -485,12 +526,7 @@ impl Control {
     ) {
         match order {
             ShareOrder::Enter(record) => self.enter_epoch(core, io, *record),
-            ShareOrder::Recover(epoch) => {
-                for at in 0..self.share().groups.len() {
-                    self.peer(core, io, at, |peering, _, out| peering.recover(epoch, out));
-                }
-                self.pass_recovered(epoch);
-            }
+            ShareOrder::Recover(epoch) => self.recover_epoch(core, io, epoch),
             ShareOrder::GroupRecovered(at, epoch, outcome) => {
                 self.group_recovered(core, io, at, epoch, *outcome);
             }
@@ -501,10 +537,12 @@ impl Control {
                 self.try_listen(core, io);
             }
             ShareOrder::Suspect(slots) => {
+                self.share().gathering.suspect(slots);
                 for at in 0..self.share().groups.len() {
                     self.peer(core, io, at, |peering, now, out| peering.suspect(now, slots, out));
                 }
             }
+            ShareOrder::Cut(peer, cut) => self.share().port.cut(peer, cut.muted, cut.deafened),
             ShareOrder::Over(node) => self.share().port.is_over(node),
         }
     }
@@ -512,38 +550,20 @@ impl Control {
     fn enter_epoch(&mut self, core: &mut Core, io: &mut Io<Message>, record: EpochRecord) {
         self.admit_drives(core, io);
         let nodes: Vec<Node> = record.nodes().collect();
+        let (epoch, members) = (record.epoch, record.slots());
         let share = self.share();
-        let era = era_of(&record, share.record.as_ref());
         share.outbox.clear();
         // What came in the last epoch is worth nothing in this one.
         share.inbox.clear();
         share.inbox_bytes.clear();
+        share.gathering.enter(&record);
         share.record = Some(record);
-        self.with_port(|port, mut news| port.enter(io, era.epoch, &nodes, &mut news));
+        self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
         self.end_errands();
-        self.tell_ports(core, io, era.members);
-        for at in 0..self.share().groups.len() {
-            let group = &mut self.share().groups[at];
-            group.closings.enter();
-            // Whoever is to put its pen down is told so anew.
-            (group.refused, group.steps_down) = (None, false);
-            self.peer(core, io, at, |peering, now, out| peering.enter(now, era, out));
-        }
-        self.pass_barrier(era.epoch);
-    }
-
-    fn pass_barrier(&mut self, epoch: Epoch) {
-        let share = self.share();
-        if share.groups.iter().all(|group| group.barrier >= epoch) {
-            share.tell_life(Heard::BarrierDone(epoch));
-        }
-    }
-
-    fn pass_recovered(&mut self, epoch: Epoch) {
-        let share = self.share();
-        if share.groups.iter().all(|group| group.recovered >= epoch) {
-            share.tell_life(Heard::Recovered(epoch));
-        }
+        let groups = self.share().groups.iter_mut();
+        groups.for_each(|group| group.closings.enter());
+        self.tell_ports(core, io, members);
+        self.tell_groups(core, io, members);
     }
 
     /// Lets a group's part in the array do something, and carries out what it wants.
@@ -595,7 +615,7 @@ impl Control {
             }
             Action::BarrierDone(epoch) => {
                 self.share().groups[at].barrier = epoch;
-                self.pass_barrier(epoch);
+                self.pass_barrier();
             }
             Action::Recover(recovery) => {
                 tracing::info!(group = %self.share().groups[at].name, epoch = %recovery.epoch, living = ?recovery.living, rows = recovery.rows.len(), "this node leads the group");
@@ -634,6 +654,14 @@ impl Control {
     }
 }
 
+/// Of the virtual disks that the configuration wants those of groups that this node serves.
+pub(super) fn plans_of(share: Option<&ShareControl>, mut plans: Vec<VdiskPlan>) -> Vec<VdiskPlan> {
+    if let Some(share) = share {
+        plans.retain(|plan| share.serves(&plan.group));
+    }
+    plans
+}
+
 /// What nodes call a group to each other: a number that follows from its name. Of the few groups of an array no two have the same, all but certainly.
 ///
 /// The hash is FNV-1a with 32 bits, folded.
@@ -647,8 +675,8 @@ pub fn address_of(name: &Name) -> u16 {
         .min(Address::GROUP_MAX)
 }
 
-/// An epoch as the groups see it, after the last one that this node has entered.
-fn era_of(record: &EpochRecord, before: Option<&EpochRecord>) -> Era {
+/// An epoch as a group sees it, after the last one that it has entered here: of its members those that serve the group.
+fn era_of(record: &EpochRecord, before: Option<&EpochRecord>, sharers: SlotSet, leader: Slot) -> Era {
     // A slot may have been lost and taken by another life in an epoch that was not entered here.
     let is_known = |slot: &Slot| {
         let life = record.member(*slot).map(|member| member.incarnation);
@@ -656,9 +684,9 @@ fn era_of(record: &EpochRecord, before: Option<&EpochRecord>) -> Era {
     };
     Era {
         epoch: record.epoch,
-        members: record.slots(),
-        seniors: record.seniors().iter().filter(is_known).collect(),
-        leader: record.senior_leader().slot,
-        rule: record.arbiter.into(),
+        members: sharers,
+        seniors: record.seniors().and(sharers).iter().filter(is_known).collect(),
+        leader,
+        rule: Rule::preferred(sharers),
     }
 }

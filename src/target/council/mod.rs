@@ -35,7 +35,7 @@ use reactor::{CoreIndex, Options, PollMode, Remote};
 use uuid::Uuid;
 
 use super::icl::Peer;
-use super::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
+use super::manage::{ArrayCut, ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
 use super::share::{Born, Heard, Lease, Lives};
 use crate::icl::Epoch;
 use crate::icl::link::hmac::MAC_BYTES;
@@ -76,6 +76,16 @@ impl ToSeat {
         if self.0.post(CoreIndex(0), order).is_err() {
             tracing::debug!("membership of this life is over");
         }
+    }
+
+    /// The link for locks has not heard a member for a while.
+    pub fn unlinked(&self, peer: Slot) {
+        self.post(Order::Unlinked(peer));
+    }
+
+    /// It hears it.
+    pub fn linked(&self, peer: Slot) {
+        self.post(Order::Linked(peer));
     }
 
     /// The barrier is done.
@@ -419,13 +429,8 @@ impl Council {
     }
 
     /// Cuts this node off from another one, in one direction or both, to see what follows.
-    pub fn cut(&self, peer: Slot, muted: bool, deafened: bool) -> Result<(), CouncilError> {
-        self.ask(CALL_TIMEOUT, |answer| Order::Cut {
-            peer,
-            muted,
-            deafened,
-            answer,
-        })
+    pub fn cut(&self, peer: Slot, cut: ArrayCut) -> Result<(), CouncilError> {
+        self.ask(CALL_TIMEOUT, |answer| Order::Cut { peer, cut, answer })
     }
 
     /// What the configuration says.

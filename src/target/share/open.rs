@@ -14,10 +14,11 @@ use crate::amf::group::{
 use crate::amf::journal::replay::{LivingNodes, Replay, ReplayError, Report};
 use crate::amf::lost::LostList;
 use crate::amf::peering::Recovery;
-use crate::amf::superblock::{self, Name};
+use crate::amf::superblock::{self, Name, PORTS_ALL};
+use crate::icl::{Slot, SlotSet};
 use crate::target::absent::{self, Present};
 use crate::target::assemble::{examine, limits_of, options_of, plan_group};
-use crate::target::control::{GroupPlan, GroupSource, address_of, lanes_of};
+use crate::target::control::{GroupPlan, GroupSource, SharedPlan, address_of, lanes_of};
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::session::Sessions;
 use crate::target::fabric::{FabricDrive, Shelf, Tenure};
@@ -49,7 +50,13 @@ impl Stock {
         let mut names = names.unwrap_or_default();
         let present = present?;
         storage::check_distinct(&present.drives)?;
-        for group in &config.groups {
+        let slot = config.array.as_ref().map_or(0, |array| array.slot);
+        let is_elsewhere =
+            |group: &&config::Group| group.nodes.as_ref().is_some_and(|nodes| !nodes.contains(&slot));
+        for group in config.groups.iter().filter(is_elsewhere) {
+            names.retain(|name| name.as_str() != group.name);
+        }
+        for group in config.groups.iter().filter(|group| !is_elsewhere(group)) {
             let name = Name::parse(&group.name);
             names.insert(name.map_err(|error| NodeError::Groups(format!("\"{}\": {error}", group.name)))?);
         }
@@ -75,9 +82,13 @@ impl Stock {
     }
 
     /// Groups that are on the drives, and those that the configuration wants.
-    pub fn groups(&self) -> Vec<(Name, Limits)> {
-        let limits = |name: &Name| (name.clone(), limits_of(&self.config, name.as_str()));
-        self.names.iter().map(limits).collect()
+    pub fn groups(&self) -> Vec<SharedPlan> {
+        let plan = |name: &Name| SharedPlan {
+            name: name.clone(),
+            limits: limits_of(&self.config, name.as_str()),
+            nodes: nodes_of(&self.config, name.as_str()),
+        };
+        self.names.iter().map(plan).collect()
     }
 
     /// Whether all drives of the configuration are there.
@@ -232,6 +243,15 @@ fn fabric_of(drive: &Opened) -> &FabricDrive {
             unreachable!("the configuration has drives of shelves alone")
         }
     }
+}
+
+/// The nodes that serve a group when they are there: those that the configuration names, or all.
+fn nodes_of(config: &Config, name: &str) -> SlotSet {
+    let group = config.groups.iter().find(|group| group.name == name);
+    let nodes = group.and_then(|group| group.nodes.as_ref());
+    nodes.map_or(PORTS_ALL, |nodes| {
+        nodes.iter().filter_map(|node| Slot::new(*node)).collect()
+    })
 }
 
 /// Finds the group, and replays its journal: all of it, or what lanes hold whose nodes do not live.

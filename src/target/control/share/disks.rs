@@ -19,7 +19,7 @@ use crate::target::core::Core;
 use crate::target::message::Message;
 
 /// The kind of such a message from node to node.
-pub(super) const KIND: u16 = 4;
+pub(super) const KIND: u16 = 7;
 const HEAD_BYTES: usize = 16;
 
 /// What a node has closed of a group.
@@ -146,8 +146,9 @@ impl Closings {
 impl Control {
     /// Something of this group's virtual disks may have closed here.
     pub(in super::super) fn tend_disks(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
-        let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) else {
-            return;
+        let share = self.share.as_ref().filter(|share| share.has_entered());
+        let Some(at) = share.and_then(|share| share.at(group)) else {
+            return; // It is done again when the group is served in the epoch.
         };
         let state = &self.groups[usize::from(group)];
         let record = state.machine.durable_record().filter(|_| state.is_settled());
@@ -198,7 +199,10 @@ impl Control {
         let record = self.groups[usize::from(index)].machine.durable_record();
         let Some(record) = record.cloned() else { return };
         let share = self.share();
-        let members = share.members();
+        if !share.has_entered() {
+            return; // Who its members are is not known.
+        }
+        let members = share.members_of(index);
         let closings = &mut share.groups[at].closings;
         let finished = closings.finished(&record, members);
         for (asker, name) in closings.closed_ports(&record, members) {

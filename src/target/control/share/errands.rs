@@ -2,8 +2,8 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 2 asked | number 0..8, random bytes for identities 8..72, JSON of the method and its parameters |
-//! | 3 answered | number 0..8, JSON of the result or the error |
+//! | 5 asked | number 0..8, random bytes for identities 8..72, JSON of the method and its parameters |
+//! | 6 answered | number 0..8, JSON of the result or the error |
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::SyncSender;
@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 use super::super::Control;
 use super::super::operator::Asker;
-use super::{SharedGroup, disks, ports};
-use crate::icl::Slot;
+use super::{ShareControl, SharedGroup, disks};
 use crate::icl::link::{Address, SubmitError};
+use crate::icl::{Slot, SlotSet};
 use crate::target::core::Core;
 use crate::target::manage::{ManageError, PortRequest, Reply, Request};
 use crate::target::message::Message;
 use crate::target::rpc;
 
-const ASKED: u16 = 2;
-const ANSWERED: u16 = 3;
+const ASKED: u16 = 5;
+const ANSWERED: u16 = 6;
 const ENTROPY_BYTES: usize = 64;
 
 /// Takes the answer of another node.
@@ -32,10 +32,29 @@ type Answer = SyncSender<Result<Reply, ManageError>>;
 #[derive(Default)]
 pub(super) struct Errands {
     number: u64,
-    /// Requests that whoever leads was asked for.
-    passed: BTreeMap<u64, (Request, Answer)>,
+    /// Requests that other nodes were asked for.
+    passed: BTreeMap<u64, Passed>,
     /// What found the queue to a node full: kind and body.
     outbox: BTreeMap<Slot, VecDeque<(u16, Vec<u8>)>>,
+}
+
+/// A request that another node was asked for.
+struct Passed {
+    request: Request,
+    entropy: [u8; ENTROPY_BYTES],
+    answer: Answer,
+    /// Those that are asked if that one knows nothing of what it is about.
+    leaders: SlotSet,
+}
+
+impl Passed {
+    /// Whether whoever was asked has no such virtual disk.
+    fn is_unknown(&self, answer: Option<&Result<Reply, ManageError>>) -> bool {
+        let Some(Subject::Vdisk(name)) = subject_of(&self.request) else {
+            return false;
+        };
+        matches!(answer, Some(Err(error)) if *error == ManageError::not_found("vdisk", name))
+    }
 }
 
 fn busy(message: &str) -> ManageError {
@@ -134,10 +153,14 @@ impl Control {
 
     /// Whether another node has to carry it out.
     pub(in super::super) fn is_passed_on(&self, request: &Request) -> bool {
-        subject_of(request).is_some_and(|subject| {
-            let group = self.shared_group_of(subject);
-            group.map_or(!self.leads_all(), |group| !group.peering.leads())
-        })
+        let share = self.share.as_ref();
+        let Some((share, subject)) = share.zip(subject_of(request)) else {
+            return false;
+        };
+        match self.shared_group_of(subject) {
+            Some(group) => !group.peering.leads(),
+            None => !share.elsewhere(subject).is_empty(),
+        }
     }
 
     /// The shared group that a request is about, as far as this node has heard of that.
@@ -155,7 +178,7 @@ impl Control {
         }
     }
 
-    /// Hands a request to the node that leads the group which it is about, or to one that leads any if this node knows of none; the answer follows.
+    /// Hands a request to the node that leads the group which it is about. If this node knows of no such group, those that lead others are asked one after the other.
     pub(in super::super) fn pass_on(
         &mut self,
         io: &mut Io<Message>,
@@ -163,24 +186,41 @@ impl Control {
         entropy: &[u8; ENTROPY_BYTES],
         asker: Asker,
     ) {
-        let local = self.share().local;
-        let group = subject_of(&request).and_then(|subject| self.shared_group_of(subject));
-        let of_group = group.map(|group| group.peering.leader());
-        let of_any = || {
-            let mut leaders = self.share.iter().flat_map(|share| share.leaders());
-            leaders.find(|leader| *leader != local)
+        let subject = subject_of(&request).expect("only such requests are passed on");
+        let leaders = match self.shared_group_of(subject) {
+            Some(group) => group.peering.leader().into_iter().collect(),
+            None => self.share().elsewhere(subject),
         };
-        let leader = of_group.unwrap_or_else(of_any).filter(|leader| *leader != local);
-        let (Some(leader), Asker::Operator(answer)) = (leader, &asker) else {
-            // Who leads is about to, or the one that asked has heard of another one.
+        let leaders = leaders.without(self.share().local);
+        // A node never asks another one for a third.
+        let Asker::Operator(answer) = asker else {
             return self.answer(io, asker, Err(Self::nobody_leads()));
         };
+        let passed = Passed {
+            request,
+            entropy: *entropy,
+            answer,
+            leaders,
+        };
+        if let Some(passed) = self.ask_next(io, passed) {
+            drop(passed.answer.try_send(Err(Self::nobody_leads())));
+        }
+    }
+
+    /// Asks the next of the nodes that may know. Gives the request back if there is none.
+    fn ask_next(&mut self, io: &mut Io<Message>, mut passed: Passed) -> Option<Passed> {
+        // Until groups are in the epoch, they name whoever led them in the last one.
+        let leader = passed.leaders.iter().next();
+        let Some(leader) = leader.filter(|_| self.share().has_entered()) else {
+            return Some(passed);
+        };
+        passed.leaders = passed.leaders.without(leader);
         let errands = &mut self.share().errands;
         errands.number += 1;
-        let number = errands.number;
-        let bytes = encode_request(number, entropy, &request);
-        errands.passed.insert(number, (request, answer.clone()));
+        let bytes = encode_request(errands.number, &passed.entropy, &passed.request);
+        errands.passed.insert(errands.number, passed);
         self.send_to_node(io, leader, ASKED, bytes);
+        None
     }
 
     /// Answers whoever asked, here or through another node.
@@ -193,9 +233,11 @@ impl Control {
         match asker {
             // An asker that gave up is not interested any more.
             Asker::Operator(reply) => drop(reply.try_send(answer)),
-            Asker::Node(slot, number) => {
+            Asker::Node(slot, number, epoch) if epoch == self.share().epoch() => {
                 self.send_to_node(io, slot, ANSWERED, encode_answer(number, &answer));
             }
+            // That node has answered by itself when the epoch ended, and another life of it may use the same number.
+            Asker::Node(..) => {}
         }
     }
 
@@ -230,7 +272,7 @@ impl Control {
     pub(super) fn end_errands(&mut self) {
         let errands = &mut self.share().errands;
         errands.outbox.clear();
-        for (request, answer) in std::mem::take(&mut errands.passed).into_values() {
+        for Passed { request, answer, .. } in std::mem::take(&mut errands.passed).into_values() {
             let error = ManageError::new(
                 ManageError::BUSY,
                 format!(
@@ -243,50 +285,70 @@ impl Control {
         }
     }
 
-    /// Another node says something that is no note of a group.
-    pub(super) fn hear_node(
+    /// Another node asks, answers, or says what it has closed. False if that is not understood.
+    pub(super) fn hear_errand(
         &mut self,
         core: &mut Core,
         io: &mut Io<Message>,
         from: Slot,
         kind: u16,
         bytes: &[u8],
-    ) {
-        let is_understood = match kind {
-            ports::KIND => return self.hear_ports(core, io, from, bytes),
+    ) -> bool {
+        match kind {
             ASKED => match parse_request(bytes) {
                 Some((number, entropy, request)) => {
-                    self.manage_for(core, io, request, &entropy, Asker::Node(from, number));
+                    let asker = Asker::Node(from, number, self.share().epoch());
+                    self.manage_for(core, io, request, &entropy, asker);
                     true
                 }
                 None => false,
             },
-            ANSWERED => self.take_answer(bytes),
+            ANSWERED => self.take_answer(io, bytes),
             disks::KIND => self.hear_closed(core, io, from, bytes).is_ok(),
             _ => false,
-        };
-        if !is_understood {
-            tracing::error!(peer = %from, kind, "a message of another node is not understood");
         }
     }
 
-    fn take_answer(&mut self, bytes: &[u8]) -> bool {
+    fn take_answer(&mut self, io: &mut Io<Message>, bytes: &[u8]) -> bool {
         let Some((number, answer)) = bytes.split_first_chunk() else {
             return false;
         };
         let passed = &mut self.share().errands.passed;
-        let Some((request, asker)) = passed.remove(&u64::from_le_bytes(*number)) else {
+        let Some(mut passed) = passed.remove(&u64::from_le_bytes(*number)) else {
             return true; // Of an epoch that is over.
         };
-        let parsed = parse_answer(&request, answer);
+        let parsed = parse_answer(&passed.request, answer);
         let is_understood = parsed.is_some();
+        if passed.is_unknown(parsed.as_ref()) {
+            match self.ask_next(io, passed) {
+                None => return true,
+                Some(back) => passed = back,
+            }
+        }
         let strange = || {
             Err(busy(
                 "the node that leads has given an answer that makes no sense",
             ))
         };
-        drop(asker.try_send(parsed.unwrap_or_else(strange)));
+        drop(passed.answer.try_send(parsed.unwrap_or_else(strange)));
         is_understood
+    }
+}
+
+impl ShareControl {
+    /// Those that may know more of what this node has not heard of.
+    fn elsewhere(&self, subject: Subject<'_>) -> SlotSet {
+        let leaders = self.gathering.leaders(self.local);
+        match subject {
+            Subject::Group(name) => {
+                let leader = self.gathering.leader_of(name);
+                leader
+                    .filter(|leader| leaders.contains(*leader))
+                    .into_iter()
+                    .collect()
+            }
+            Subject::Vdisk(_) => leaders,
+        }
     }
 }
 
