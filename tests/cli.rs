@@ -120,6 +120,7 @@ impl Manage for FakeNode {
             | Request::VdiskShow(_)
             | Request::VdiskDelete(_)
             | Request::VdiskResize(_)
+            | Request::Port(_)
             | Request::GroupExpand(_)
             | Request::DriveList
             | Request::DriveShow(_)
@@ -178,6 +179,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["vdisk"], "delete"),
     (&["vdisk", "create"], "--size"),
     (&["vdisk", "delete"], "--force"),
+    (&["port"], "add"),
+    (&["port", "list"], "[VDISK]"),
+    (&["port", "add"], "--node <SLOT>"),
+    (&["port", "delete"], "--force"),
     (&["drive"], "fail"),
     (&["drive", "fail"], "--force"),
     (&["drive", "replace"], "--force"),

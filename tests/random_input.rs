@@ -395,6 +395,8 @@ fn good_superblock() -> Vec<u8> {
             nguid: [4; 16],
             start: GroupLba(0),
             blocks: 320,
+            ports: PORTS_ALL,
+            leaving: false,
         }],
     };
     let superblock = Superblock {

@@ -72,6 +72,7 @@ impl Manage for FakeNode {
             | Request::DriveAddSpare(_)
             | Request::DriveRemoveSpare(_)
             | Request::DriveInject(_)
+            | Request::Port(_)
             | Request::Counters => Err(ManageError::new(ManageError::BUSY, "not in this test", "")),
         }
     }

@@ -24,7 +24,8 @@ const MODULE_ORDER: [&[&str]; 6] = [
 ];
 
 /// Files that define wire formats, and so name the documents that define them.
-const WIRE_FORMATS: [&str; 10] = [
+const WIRE_FORMATS: [&str; 11] = [
+    "nvme/src/access.rs",
     "nvme/src/command.rs",
     "nvme/src/fabrics.rs",
     "nvme/src/feature.rs",

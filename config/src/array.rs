@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use nvme::nqn::Nqn;
 
 use crate::problem::Problems;
-use crate::read::{ArrayDraft, GroupDraft, Placed};
+use crate::read::{ArrayDraft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Peer, RemoteShelf, Subsystem,
+    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Group, Peer, RemoteShelf, Subsystem,
     default_serial,
 };
 
@@ -82,6 +82,55 @@ pub(crate) fn resolve(
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
     };
     (Some(array), kept, kept_shelves)
+}
+
+/// Ports of virtual disks are at nodes that there are, and that serve the group.
+pub(crate) fn check_ports(
+    groups: &[Group],
+    vdisks: &[Placed<VdiskDraft<'_>>],
+    array: Option<&Array>,
+    problems: &mut Problems<'_>,
+) {
+    for Placed { value: vdisk, .. } in vdisks {
+        let Some((ports, at)) = &vdisk.ports else { continue };
+        let title = format!("[[vdisk]] {:?}", vdisk.name);
+        let Some(array) = array else {
+            let what = format!("{title}: ports name nodes of an array, and there is no [array]");
+            problems.push(at, what, "leave ports out: this node serves it");
+            continue;
+        };
+        let slots: BTreeSet<u8> = array
+            .peers
+            .iter()
+            .map(|peer| peer.slot)
+            .chain([array.slot])
+            .collect();
+        let group = vdisk.group.as_ref().map(|(name, _)| *name);
+        let group = groups.iter().find(|known| Some(known.name.as_str()) == group);
+        let nodes = group.and_then(|group| group.nodes.as_ref());
+        let serves = |port: &u8| nodes.is_none_or(|nodes| nodes.contains(port));
+        let mut seen = BTreeSet::new();
+        for port in ports {
+            if !slots.contains(port) {
+                let what = format!("{title}: no node of the array has slot {port}");
+                let known: Vec<String> = slots.iter().map(u8::to_string).collect();
+                problems.push(at, what, format!("its nodes have the slots {}", known.join(", ")));
+            } else if !serves(port) {
+                let what = format!("{title}: the node in slot {port} does not serve its group");
+                problems.push(
+                    at,
+                    what,
+                    "name nodes of the group's own `nodes`, or leave ports out",
+                );
+            } else if !seen.insert(port) {
+                problems.push(
+                    at,
+                    format!("{title}: ports names slot {port} twice"),
+                    "name each once",
+                );
+            }
+        }
+    }
 }
 
 /// What groups of an array's drives cannot have.

@@ -173,3 +173,37 @@ fn what_is_wrong_is_told_with_its_remedy() {
         &["there is no [array]"],
     );
 }
+
+/// CHECKLIST A10: a virtual disk may be served by some of the nodes.
+#[test]
+fn ports_are_at_nodes_that_there_are() {
+    let group = "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\n";
+    let peer = "[[peer]]\nslot=5\naddresses=[\"10.0.0.2:4430\"]\n";
+    let with = |ports: &str| {
+        let vdisk = format!("[[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=1\n{ports}");
+        array(KEYS, &format!("{peer}{SHELF}{SECOND}{group}{vdisk}"))
+    };
+    assert_eq!(good(&with("")).vdisks[0].ports, None);
+    assert_eq!(good(&with("ports=[5, 2]")).vdisks[0].ports, Some(vec![2, 5]));
+    for (ports, what) in [
+        ("ports=[2, 3]", "no node of the array has slot 3"),
+        ("ports=[2, 2]", "ports names slot 2 twice"),
+        ("ports=[]", "a list of 1 to 8 whole numbers in 0..=7"),
+        ("ports=[8]", "a list of 1 to 8 whole numbers in 0..=7"),
+    ] {
+        let problems = crate::parse(&with(ports), std::path::Path::new("node.toml")).expect_err(what);
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(texts.iter().any(|text| text.contains(what)), "{what}: {texts:?}");
+    }
+    let some = group.replace("level", "nodes=[2]\nlevel");
+    let vdisk = "[[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=1\nnsid=1\nports=[5]\n";
+    let all = bad(&array(KEYS, &format!("{peer}{SHELF}{SECOND}{some}{vdisk}")));
+    assert!(
+        all.iter()
+            .any(|problem| problem.what.contains("slot 5 does not serve its group")),
+        "{all:?}"
+    );
+    let alone = "[[drive]]\nname=\"a\"\nmemory_mib=16\n[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"a\"]\n\
+                 [[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=1\nports=[0]\n";
+    refuses(&format!("{LEAST}{alone}"), 14, &["there is no [array]"]);
+}

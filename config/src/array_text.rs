@@ -94,6 +94,7 @@ create = true
 name = \"v0\"
 group = \"g0\"
 size_mib = \"all\"
+# ports = [0, 1]                # slots of the nodes that serve it at first; all if left out. Later: `braid port`
 
 [reactor]
 cores = 1

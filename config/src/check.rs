@@ -61,6 +61,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         }
     };
     check_vdisks(&vdisks, &group_names, problems);
+    array::check_ports(&groups, &vdisks, array.as_ref(), problems);
     check_numbers(&groups, &vdisks, problems);
     check_capacity(&drives, &groups, &vdisks, &group_names, problems);
     let vdisks = match &shelf {
@@ -434,6 +435,7 @@ fn shelf_vdisks(shelf: &Shelf, groups: &[Group]) -> Vec<Vdisk> {
             group,
             size,
             nsid: None,
+            ports: None,
         };
         [
             vdisk(
@@ -566,11 +568,16 @@ fn capacity_mib(drives: &[Placed<Drive>], group: &Group) -> Option<u64> {
 fn resolve_vdisk(draft: VdiskDraft<'_>, group_names: &BTreeMap<String, usize>) -> Option<Vdisk> {
     let group = *group_names.get(draft.group?.0)?;
     let nsid = draft.nsid.map(|(nsid, _)| nsid);
+    let ports = draft.ports.map(|(mut slots, _)| {
+        slots.sort_unstable();
+        slots
+    });
     Some(Vdisk {
         name: draft.name.to_owned(),
         group,
         size: draft.size,
         nsid,
+        ports,
     })
 }
 

@@ -518,6 +518,8 @@ pub struct Vdisk {
     pub size: VdiskSize,
     /// Namespace identifier, `1..=1024`, unique among virtual disks. Default: the group's choice at creation.
     pub nsid: Option<u32>,
+    /// Slots of the nodes that serve it when it is made, each once, in order. Default: all nodes.
+    pub ports: Option<Vec<u8>>,
 }
 
 /// How large a virtual disk is made.
@@ -726,7 +728,8 @@ mod tests {
                 name: "v0".to_owned(),
                 group: 0,
                 size: VdiskSize::Mib(128),
-                nsid: Some(1)
+                nsid: Some(1),
+                ports: None,
             }]
         );
         assert_eq!(config.notes, [], "an example gives no reason to wonder");

@@ -57,6 +57,7 @@ pub(crate) struct VdiskDraft<'a> {
     pub(crate) size: VdiskSize,
     pub(crate) size_at: Range<usize>,
     pub(crate) nsid: Option<(u32, Range<usize>)>,
+    pub(crate) ports: Option<(Vec<u8>, Range<usize>)>,
 }
 
 /// Everything that the file says, each section on its own found good or given its default.

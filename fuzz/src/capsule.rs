@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use nvme::access::Access;
 use nvme::command::{CompletionEntry, Direction, SQE_BYTES, Sgl, SubmissionEntry, admin_opcode};
 use nvme::fabrics::{CNTLID_DYNAMIC, Connect, ConnectData};
 use nvme::host::{self, Association, QueueFault};
@@ -147,6 +148,7 @@ fn new_subsystem() -> Subsystem {
             nguid: id,
             uuid: id,
             format: FORMAT,
+            access: Access::Here,
             strip_blocks: Some(16),
             stripe_blocks: None,
             volatile: false,

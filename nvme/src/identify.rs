@@ -6,6 +6,7 @@
 //! Every function here returns the 4,096 bytes that Identify moves. Which structure to build for whom is the
 //! subsystem's to decide.
 
+use crate::access::{ACCESS_GROUPS_MAX, Access};
 use crate::fabrics::VERSION;
 use crate::io::NamespaceFormat;
 use crate::nqn::Nqn;
@@ -70,6 +71,8 @@ pub const CRITICAL_TEMPERATURE_K: u16 = 353;
 
 /// OAES and Asynchronous Event Configuration: notices of namespace attribute changes.
 pub const NOTICE_NAMESPACE_CHANGED: u32 = 1 << 8;
+/// OAES and Asynchronous Event Configuration: notices of changes of asymmetric namespace access.
+pub const NOTICE_ACCESS_CHANGED: u32 = 1 << 11;
 /// OAES and Asynchronous Event Configuration: notices of Cross-Controller Resets that are through.
 pub const NOTICE_CROSS_RESET: u32 = 1 << 20;
 /// Cross-Controller Resets that one controller has under way (CCRL).
@@ -178,9 +181,7 @@ pub fn controller(facts: &ControllerFacts<'_>) -> Vec<u8> {
     page.0
 }
 
-/// The only group of asymmetric namespace access (ANAGRPID): all namespaces, by every node, with the state optimized.
-pub const ACCESS_GROUP: u32 = 1;
-/// Longest time in the state "change" (ANATT), which must not be 0; nobody ever is in it.
+/// Longest time in the state "change" (ANATT), which must not be 0. Nobody ever is in it: while nodes come and go commands wait, and ports change at once.
 const ACCESS_TRANSITION_S: u8 = 10;
 
 /// Log Page Attributes: the commands supported and effects log exists.
@@ -224,9 +225,9 @@ fn io_controller(page: &mut Page, facts: &ControllerFacts<'_>) {
     page.put(266, &WARNING_TEMPERATURE_K.to_le_bytes());
     page.put(268, &CRITICAL_TEMPERATURE_K.to_le_bytes());
     page.put(342, &[ACCESS_TRANSITION_S]); // ANATT
-    page.put(343, &[0b100_0001]); // ANACAP: optimized; a namespace stays in its group.
-    page.put(344, &ACCESS_GROUP.to_le_bytes()); // ANAGRPMAX
-    page.put(348, &1_u32.to_le_bytes()); // NANAGRPID
+    page.put(343, &[0b100_0101]); // ANACAP: optimized, inaccessible; a namespace stays in its group.
+    page.put(344, &ACCESS_GROUPS_MAX.to_le_bytes()); // ANAGRPMAX
+    page.put(348, &ACCESS_GROUPS_MAX.to_le_bytes()); // NANAGRPID
     page.put(512, &[0x66, 0x44]); // SQES, CQES: 64 and 16 bytes, nothing else.
     page.put(516, &facts.namespaces_max.to_le_bytes());
     let compare = 1;
@@ -257,9 +258,13 @@ const fn sgl_support(transport: Transport) -> u32 {
     }
 }
 
-/// What Identify says of one namespace; the same at every node.
+/// What Identify says of one namespace; the same at every node but for the access to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceFacts {
+    /// Its number, which is that of its group of asymmetric access, too.
+    pub nsid: u32,
+    /// Whether it can be used here.
+    pub access: Access,
     /// Size and block size.
     pub format: NamespaceFormat,
     /// Namespace globally unique identifier; all zeroes: none.
@@ -317,7 +322,9 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let blocks = facts.format.blocks.to_le_bytes();
     page.put(0, &blocks); // NSZE
     page.put(8, &blocks); // NCAP
-    page.put(16, &blocks); // NUSE
+    if facts.access == Access::Here {
+        page.put(16, &blocks); // NUSE: 0 where a namespace is inaccessible.
+    }
     let own_atomics = 1 << 1;
     let optimal = facts.strip_blocks.is_some() || facts.stripe_blocks.is_some();
     page.put(24, &[own_atomics | u8::from(optimal) << 4]); // NSFEAT
@@ -334,7 +341,7 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<u8> {
     if let Some(stripe_blocks) = facts.stripe_blocks {
         page.put(72, &zero_based(stripe_blocks)); // NOWS
     }
-    page.put(92, &ACCESS_GROUP.to_le_bytes()); // ANAGRPID
+    page.put(92, &facts.nsid.to_le_bytes()); // ANAGRPID
     page.put(104, &facts.nguid);
     let shift = u8::try_from(facts.format.block_shift).expect("a block size is a power under 2^32");
     page.put(128, &[0, 0, shift, 0]); // LBAF 0: no metadata, best performance.
@@ -348,7 +355,7 @@ pub fn independent_namespace(facts: &NamespaceFacts) -> Vec<u8> {
     let mut page = Page::new();
     page.put(1, &[1]); // NMIC: shared.
     page.put(2, &[facts.reservable.capabilities()]); // RESCAP
-    page.put(4, &ACCESS_GROUP.to_le_bytes()); // ANAGRPID
+    page.put(4, &facts.nsid.to_le_bytes()); // ANAGRPID
     page.put(14, &[1]); // NSTAT: ready.
     page.0
 }
@@ -546,6 +553,8 @@ mod tests {
     #[test]
     fn identify_namespace_describes_the_format() {
         let facts = NamespaceFacts {
+            nsid: 7,
+            access: Access::Here,
             format: NamespaceFormat {
                 blocks: 1 << 20,
                 block_shift: 12,

@@ -3,6 +3,7 @@
 //! Bytes and events come in, events and bytes go out. Nothing here knows a socket, a clock or a
 //! thread, so that the daemon, the tests and the fuzzers drive the very same code.
 
+pub mod access;
 pub mod command;
 pub mod crc32c;
 pub mod fabrics;

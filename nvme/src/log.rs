@@ -7,10 +7,9 @@
 use std::collections::VecDeque;
 
 use crate::command::{SubmissionEntry, admin_opcode, io_opcode};
-use crate::identify::{ACCESS_GROUP, ERROR_LOG_LIMIT};
+use crate::identify::ERROR_LOG_LIMIT;
 use crate::nqn::{Nqn, NqnError};
 use crate::status::Status;
-use crate::subsystem::NAMESPACES_MAX;
 
 /// Log page identifiers.
 ///
@@ -99,7 +98,7 @@ pub fn log_command(cid: u16, page: u8, offset: u64, length_bytes: u32) -> Submis
     entry
 }
 
-fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
+pub(crate) fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
     page[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
@@ -314,30 +313,6 @@ pub fn command_effects() -> Vec<u8> {
         io_opcode::DATASET_MANAGEMENT,
     ] {
         page[1024 + usize::from(opcode) * 4] = SUPPORTED | CHANGES_BLOCKS;
-    }
-    page
-}
-
-/// LSP of the Asymmetric Namespace Access log: groups without their namespaces (RGO).
-pub const ACCESS_GROUPS_ONLY: u8 = 1;
-
-/// Asymmetric Namespace Access (LID 0Ch): one group, optimized, with all namespaces; nodes serve what they have or are no path at all.
-/// `changes` counts changes of the page. It is as long as the kernel asks for, which is room for every NSID.
-///
-/// Source: NVM Express Base Specification 2.0, Asymmetric Namespace Access log page.
-pub fn asymmetric_access(changes: u64, nsids: impl ExactSizeIterator<Item = u32>) -> Vec<u8> {
-    const GROUP: usize = 16;
-    const OPTIMIZED: u8 = 1;
-    let mut page = vec![0; GROUP + 32 + NAMESPACES_MAX as usize * 4];
-    put(&mut page, 0, &changes.to_le_bytes());
-    put(&mut page, 8, &1_u16.to_le_bytes()); // Groups.
-    put(&mut page, GROUP, &ACCESS_GROUP.to_le_bytes());
-    let count = u32::try_from(nsids.len()).expect("namespaces have numbers of 32 bits");
-    put(&mut page, GROUP + 4, &count.to_le_bytes());
-    put(&mut page, GROUP + 8, &changes.to_le_bytes());
-    put(&mut page, GROUP + 16, &[OPTIMIZED]);
-    for (slot, nsid) in page[GROUP + 32..].chunks_exact_mut(4).zip(nsids) {
-        slot.copy_from_slice(&nsid.to_le_bytes());
     }
     page
 }

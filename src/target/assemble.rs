@@ -24,8 +24,9 @@ use crate::amf::group::{
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
 use crate::amf::lost::LostList;
-use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, TAIL_READ_BYTES, Uuid};
+use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, PORTS_ALL, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
+use crate::icl::Slot;
 
 /// What the drives of a configuration hold.
 pub struct Found {
@@ -425,6 +426,9 @@ pub fn vdisk_plans(config: &Config) -> Result<Vec<VdiskPlan>, NodeError> {
                 config::VdiskSize::Rest => None,
             },
             nsid: vdisk.nsid,
+            ports: vdisk.ports.as_ref().map_or(PORTS_ALL, |slots| {
+                slots.iter().filter_map(|slot| Slot::new(*slot)).collect()
+            }),
             entropy: random()?,
         });
     }

@@ -272,6 +272,11 @@ impl Core {
             .namespaces
             .find(nsid)
             .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?;
+        // What has begun before its port is deleted goes on.
+        let refusal = namespace.access.refusal();
+        if let Some(status) = refusal.filter(|_| entry.nsid() != NSID_ALL) {
+            return Err(status);
+        }
         let limits = IoLimits {
             max_transfer_bytes: self.limits.machine.max_transfer_bytes,
             compare_write_blocks_max: namespace.compare_write_blocks_max,
@@ -718,6 +723,7 @@ impl Core {
         let ordinary = [
             Status::COMMAND_ABORT_REQUESTED,
             Status::COMPARE_FAILURE,
+            Status::ANA_INACCESSIBLE,
             Status::ABORTED_FAILED_FUSED,
             Status::ABORTED_BY_PREEMPTION,
             Status::RESERVATION_CONFLICT,

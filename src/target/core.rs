@@ -150,8 +150,8 @@ pub struct Core {
     pub(super) traffic: Traffic,
     /// What was counted of each drive since the last tick.
     pub(super) drive_reports: Vec<DriveReport>,
-    /// Removed namespaces whose commands are still in flight here.
-    draining: Vec<(u16, u32)>,
+    /// Questions after namespaces of which nothing begins any more and something is still in flight here.
+    draining: Vec<(u64, u32)>,
     /// What engines want computed, on its way to a kernel.
     pub(super) sums: Sums,
     /// Failed commands that were reported to the error log since the last tick.
@@ -444,9 +444,15 @@ impl Core {
             Message::Manage(call) => {
                 self.with_control(io, |control, core, io| control.manage(core, io, call))
             }
-            Message::DrainNamespace { group, nsid } => {
-                self.end_waiting(io, nsid);
-                self.draining.push((group, nsid));
+            Message::DrainNamespace {
+                number,
+                nsid,
+                is_gone,
+            } => {
+                if is_gone {
+                    self.end_waiting(io, nsid);
+                }
+                self.draining.push((number, nsid));
                 self.report_drained(io);
             }
             Message::EnforceReservation(order) => self.enforce_reservation(io, order),
@@ -574,13 +580,13 @@ impl Core {
         }
     }
 
-    /// Tells the control core which removed namespaces have nothing in flight here any more.
+    /// Tells the control core of which namespaces nothing is in flight here any more.
     fn report_drained(&mut self, io: &mut Io<Message>) {
-        for (group, nsid) in std::mem::take(&mut self.draining) {
+        for (number, nsid) in std::mem::take(&mut self.draining) {
             if self.connections.iter().any(|connection| connection.uses(nsid)) {
-                self.draining.push((group, nsid));
+                self.draining.push((number, nsid));
             } else {
-                self.tell_control(io, ControlMessage::Drained { group, nsid });
+                self.tell_control(io, ControlMessage::Drained { number });
             }
         }
     }

@@ -11,6 +11,7 @@ mod background;
 mod fault;
 mod growth;
 mod lost;
+mod ports;
 mod shelf;
 
 use serde::de::{self, DeserializeOwned, Visitor};
@@ -24,6 +25,7 @@ pub use background::{
 pub use fault::{DriveInject, FaultKind};
 pub use growth::{GroupExpand, VdiskResize};
 pub use lost::LostBlocks;
+pub use ports::{PortAdd, PortDelete, PortList, PortRequest, PortState, PortStatus};
 pub use shelf::{ClaimStatus, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
 
 /// A node as its management plane sees it.
@@ -60,6 +62,8 @@ pub enum Request {
     VdiskResize(VdiskResize),
     /// `vdisk.delete`: removes a virtual disk and gives its blocks back.
     VdiskDelete(VdiskDelete),
+    /// One of the calls for the ports of virtual disks.
+    Port(PortRequest),
     /// `drive.list`: all configured drives.
     DriveList,
     /// `drive.show`: one drive.
@@ -103,6 +107,7 @@ impl Request {
             Self::VdiskCreate(_) => "vdisk.create",
             Self::VdiskResize(_) => "vdisk.resize",
             Self::VdiskDelete(_) => "vdisk.delete",
+            Self::Port(request) => request.method(),
             Self::DriveList => "drive.list",
             Self::DriveShow(_) => "drive.show",
             Self::DriveFail(_) => "drive.fail",
@@ -122,6 +127,7 @@ impl Request {
     /// Whether carrying it out twice differs from once, so that a client must not repeat it unasked.
     pub const fn changes_state(&self) -> bool {
         match self {
+            Self::Port(request) => request.changes_state(),
             Self::GroupCreate(_)
             | Self::GroupExpand(_)
             | Self::Background(_)
@@ -396,6 +402,8 @@ pub enum Reply {
     Vdisk(VdiskStatus),
     /// To `vdisk.delete`.
     Deleted(Deleted),
+    /// To all that is asked of ports.
+    Ports(Vec<PortStatus>),
     /// To `drive.list`.
     Drives(Vec<DriveStatus>),
     /// To `drive.show` and `drive.inject`.
@@ -437,6 +445,7 @@ impl Reply {
                 Self::Vdisk(read(result)?)
             }
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
+            Request::Port(_) => Self::Ports(read(result)?),
             Request::DriveList => Self::Drives(read(result)?),
             Request::DriveShow(_) | Request::DriveInject(_) => Self::Drive(read(result)?),
             Request::Array(_) => Self::Array(read(result)?),

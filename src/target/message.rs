@@ -182,12 +182,14 @@ pub enum Message {
     ToControl(ControlMessage),
     /// From the management plane to the control core.
     Manage(ManageCall),
-    /// Tell the control core when no command of this removed namespace is in flight any more.
+    /// Tell the control core when no command of this namespace, of which none begins any more, is in flight.
     DrainNamespace {
-        /// Its group.
-        group: u16,
+        /// Comes back with the answer.
+        number: u64,
         /// The namespace.
         nsid: u32,
+        /// It is gone: commands that no engine has yet are ended. Otherwise all that have come are carried out.
+        is_gone: bool,
     },
     /// Tell the control core what was counted until now.
     CountNow {
@@ -466,12 +468,10 @@ pub enum ControlMessage {
         /// Which of them.
         number: u64,
     },
-    /// Nothing of a removed namespace is in flight on one core any more.
+    /// Nothing of a namespace of which none begins any more is in flight on one core.
     Drained {
-        /// Its group.
-        group: u16,
-        /// The namespace.
-        nsid: u32,
+        /// As it was asked.
+        number: u64,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The namespaces as every core sees them: which group and which blocks of it they are.
 
+use nvme::access::Access;
 use nvme::io::NamespaceFormat;
 
 use crate::vdisk::VirtualDisk;
@@ -14,6 +15,8 @@ pub struct Namespace {
     pub group: u16,
     /// Capacity and block size as the host sees them.
     pub format: NamespaceFormat,
+    /// Whether hosts can use it through this node.
+    pub access: Access,
     /// Most blocks that a fused Compare and Write may have.
     pub compare_write_blocks_max: u32,
     /// Whether writes may complete before they are on stable media, for hosts that were told so.

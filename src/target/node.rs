@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -370,7 +370,7 @@ impl Manage for NodeManage {
         }
         let remote = locked(&self.remote).clone().ok_or_else(outside)?;
         if matches!(request, Request::Latency | Request::Counters) {
-            let mut observations = observe(&remote).ok_or_else(busy)?;
+            let mut observations = observe(remote).ok_or_else(busy)?;
             observations.sort_by_key(|observation| observation.counters.core);
             let observations = observations.into_iter();
             return Ok(if request == Request::Latency {
@@ -393,12 +393,22 @@ impl Manage for NodeManage {
         remote
             .post(CONTROL_CORE, Message::Manage(call))
             .map_err(|_| busy())?;
-        answer.recv_timeout(CALL_TIMEOUT).unwrap_or_else(|_| Err(busy()))
+        // Else what cores that end now have not read would be kept, and the call not be known to be lost.
+        drop(remote);
+        match answer.recv_timeout(CALL_TIMEOUT) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(busy()),
+            Err(RecvTimeoutError::Disconnected) => Err(ManageError::new(
+                ManageError::BUSY,
+                "the node has stopped, or has been left out of its array, before it answered",
+                "see whether it was done, and ask again if it was not",
+            )),
+        }
     }
 }
 
 /// Asks every core what it observed.
-fn observe(remote: &Remote<Message>) -> Option<Vec<Observation>> {
+fn observe(remote: Remote<Message>) -> Option<Vec<Observation>> {
     let cores = remote.cores();
     let (answer, answers): (SyncSender<Observation>, _) = mpsc::sync_channel(usize::from(cores));
     for core in 0..cores {
@@ -407,7 +417,7 @@ fn observe(remote: &Remote<Message>) -> Option<Vec<Observation>> {
         };
         remote.post(CoreIndex(core), Message::Observe(call)).ok()?;
     }
-    drop(answer);
+    drop((answer, remote));
     (0..cores)
         .map(|_| answers.recv_timeout(CALL_TIMEOUT).ok())
         .collect()

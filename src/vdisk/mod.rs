@@ -67,7 +67,7 @@ impl VirtualDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amf::superblock::{Name, Uuid};
+    use crate::amf::superblock::{Name, PORTS_ALL, Uuid};
 
     fn disk() -> VirtualDisk {
         VirtualDisk::new(&VdiskRecord {
@@ -77,6 +77,8 @@ mod tests {
             nguid: [2; 16],
             start: GroupLba(1000),
             blocks: 100,
+            ports: PORTS_ALL,
+            leaving: false,
         })
     }
 

@@ -21,6 +21,7 @@ mod levels;
 mod lost;
 mod membership;
 mod partitions;
+mod ports;
 mod programs;
 mod queue;
 mod ram;

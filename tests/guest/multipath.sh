@@ -147,6 +147,35 @@ what_one_writes_the_other_reads() {
   done
 }
 
+# Writes and verifies over and over, until the ports have come and gone.
+block_load() {
+  until [ -e "$W/ports-over" ]; do verified "$(shared_device)" 4k 0 1M --rate=1M,1M || return 1; done
+}
+has_state() { [ "$(cat "/sys/block/$1/ana_state")" = "$2" ]; }
+
+# Each node's port of the virtual disk is deleted and added again under load: its path stays live, and is not used meanwhile.
+paths_close_and_open() {
+  local slot leg before load
+  trap 'touch "$W/ports-over"; kill -KILL $(jobs -pr) 2>/dev/null || true' EXIT
+  block_load >"$W/block-load" 2>&1 &
+  load=$!
+  goes_on $load 0 1
+  for slot in 0 1; do
+    leg=$(leg_of "$(path_to $slot)")
+    ask "delete-port.$slot"
+    await 20 "the state inaccessible by node $slot" has_state "$leg" inaccessible
+    before=$(done_by $slot)
+    goes_on $load $((1 - slot))
+    same "commands by node $slot without a port" "$(done_by $slot)" "$before"
+    is_live "$(path_to $slot)" || fail "the controller of node $slot is not live"
+    ask "add-port.$slot"
+    await 20 "the state optimized by node $slot" has_state "$leg" optimized
+    goes_on $load 0 1
+  done
+  touch "$W/ports-over"
+  wait $load || fail "the load failed: $(grep -Ei 'verify|error|err=' "$W/block-load" | head -n 3)"
+}
+
 # Mixed reads and writes of files, one past the page cache and one through it, each block with its checksum, until the rounds
 # are over; every pass reads all that it has written once more.
 file_load() {
@@ -232,6 +261,7 @@ multipath() {
     skip "this kernel has no such policy" shares_load queue-depth
   fi
   check what_one_writes_the_other_reads
+  check -t 180 paths_close_and_open
   check -t $((120 + 90 * ROUNDS)) -a "$LOST_PATH" nodes_go_and_come_under_a_file_system
   check each_node_names_all
   check both_nodes_are_left

@@ -118,8 +118,17 @@ control_array() { # control_array NODE ARGUMENT...
   "$braid" "$@" --socket "$work/$node.sock"
 }
 
+# It takes a node a moment to be connected to all drives.
+array_create() {
+  local limit=$((SECONDS + 30))
+  until control_array n0 array create >"$work/array.why" 2>&1; do
+    [ $SECONDS -lt $limit ] || { cat "$work/array.why"; return 1; }
+    sleep 0.5
+  done
+}
+
 array_start() {
-  process_start shelf shelf && node_start n0 && node_start n1 && control_array n0 array create && array_opens
+  process_start shelf shelf && node_start n0 && node_start n1 && array_create && array_opens
 }
 
 array_start_node() { node_start "$1" && array_opens; } # array_start_node NODE: it comes back by itself.
@@ -128,6 +137,9 @@ array_kill_node() { # array_kill_node NODE: neither it nor the other one is told
   kill -KILL "${node_pid[$1]}" || { echo "$1 was gone already"; return 1; }
   wait "${node_pid[$1]}" 2>/dev/null || true
 }
+
+# The virtual disk's port at a node, changed by way of the other one: array_port add|delete SLOT
+array_port() { control_array "n$((1 - $2))" port "$1" v --node "$2"; }
 
 array_alive() {
   local name

@@ -200,6 +200,16 @@ pub(crate) fn vdisk<'a>(
         Found::Value(nsid, at) => Some((nsid, at)),
         Found::Absent | Found::Wrong => None,
     };
+    let slots = usize::from(ARRAY_SLOTS);
+    let ports = match section.numbers("ports", slots - 1, slots, problems) {
+        Found::Value(slots, at) => {
+            let slots = slots
+                .into_iter()
+                .map(|slot| u8::try_from(slot).expect("it is below 8"));
+            Some((slots.collect(), at))
+        }
+        Found::Absent | Found::Wrong => None,
+    };
     section.finish(problems);
     // A size that is wrong was reported; 1 MiB stands for it.
     let size = size.or(VdiskSize::Mib(1));
@@ -210,6 +220,7 @@ pub(crate) fn vdisk<'a>(
             size,
             size_at,
             nsid,
+            ports,
         },
         at,
     })

@@ -123,6 +123,8 @@ impl Fake {
 fn namespace_facts(nsid: u32, blocks: u64) -> crate::identify::NamespaceFacts {
     let [low, ..] = nsid.to_le_bytes();
     crate::identify::NamespaceFacts {
+        nsid,
+        access: crate::access::Access::Here,
         format: NamespaceFormat {
             blocks,
             block_shift: 12,

@@ -1,5 +1,6 @@
 //! Admin commands of a connected controller.
 
+use crate::access;
 use crate::command::{SubmissionEntry, admin_opcode};
 use crate::fabrics::{PropertyAccess, fctype};
 use crate::identify::{self, ABORT_LIMIT, ControllerFacts, ControllerKind, NamespaceFacts, cns};
@@ -308,13 +309,16 @@ impl Subsystem {
             lid::CHANGED_NAMESPACES => log::changed_namespaces(controller.changed_namespaces().as_deref()),
             lid::EFFECTS => log::command_effects(),
             lid::ASYMMETRIC_ACCESS => {
-                let is_short = request.specific & log::ACCESS_GROUPS_ONLY != 0;
-                let nsids = if is_short {
-                    Vec::new()
-                } else {
-                    self.namespaces.keys().copied().collect()
+                let group = |namespace: &Namespace| {
+                    let changed = self.access_changed.get(&namespace.nsid);
+                    (namespace.nsid, namespace.access, changed.copied().unwrap_or(0))
                 };
-                log::asymmetric_access(self.access_changes, nsids.into_iter())
+                let groups_only = request.specific & access::ACCESS_GROUPS_ONLY != 0;
+                access::access_log(
+                    self.access_changes,
+                    self.namespaces.values().map(group),
+                    groups_only,
+                )
             }
             lid::FEATURE_EFFECTS => log::supported(&controller.features.identifiers()),
             lid::MI_EFFECTS => log::supported(&[]),
@@ -403,6 +407,8 @@ impl Subsystem {
 
     fn facts(&self, namespace: &Namespace) -> NamespaceFacts {
         NamespaceFacts {
+            nsid: namespace.nsid,
+            access: namespace.access,
             format: namespace.format,
             nguid: namespace.nguid,
             uuid: namespace.uuid,

@@ -3,7 +3,8 @@
 use crate::fabrics::{CNTLID_DYNAMIC, Connect, ConnectData};
 use crate::feature::{FeatureDefaults, Features};
 use crate::identify::{
-    ControllerKind, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED, NOTICE_NAMESPACE_CHANGED,
+    ControllerKind, NOTICE_ACCESS_CHANGED, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED,
+    NOTICE_NAMESPACE_CHANGED,
 };
 use crate::nqn::Nqn;
 use crate::reservation::HostId;
@@ -206,7 +207,7 @@ impl Subsystem {
         let id = held.command.queue;
         // Only a discovery connection with a keep alive timer is a persistent one, which hears of changes.
         let notices = match (kind, held.connect.kato_ms) {
-            (ControllerKind::Io, _) => NOTICE_NAMESPACE_CHANGED | NOTICE_CROSS_RESET,
+            (ControllerKind::Io, _) => NOTICE_NAMESPACE_CHANGED | NOTICE_ACCESS_CHANGED | NOTICE_CROSS_RESET,
             (ControllerKind::Discovery, 0) => 0,
             (ControllerKind::Discovery, _) => NOTICE_DISCOVERY_CHANGED,
         };

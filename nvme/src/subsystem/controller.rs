@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::fabrics::{Capabilities, Configuration, ControllerStatus, PropertyAccess, VERSION, property};
 use crate::feature::Features;
 use crate::identify::{
-    ASYNC_EVENT_LIMIT, ControllerKind, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED,
+    ASYNC_EVENT_LIMIT, ControllerKind, NOTICE_ACCESS_CHANGED, NOTICE_CROSS_RESET, NOTICE_DISCOVERY_CHANGED,
     NOTICE_NAMESPACE_CHANGED, Transport,
 };
 use crate::log::{CHANGED_NAMESPACES_MAX, ErrorLog, lid};
@@ -73,6 +73,8 @@ pub(super) enum Notice {
     Spare,
     /// Namespaces came, went or changed their size.
     Namespaces,
+    /// Namespaces can be used here that could not, or the other way round.
+    Access,
     /// The discovery log changed.
     Discovery,
     /// There is something in the reservation notification log.
@@ -91,6 +93,7 @@ impl Notice {
             Self::Temperature => (1, 0x01, lid::SMART),
             Self::Spare => (1, 0x02, lid::SMART),
             Self::Namespaces => (2, 0x00, lid::CHANGED_NAMESPACES),
+            Self::Access => (2, 0x03, lid::ASYMMETRIC_ACCESS),
             Self::Discovery => (2, 0xf0, lid::DISCOVERY),
             Self::Reservations => (6, 0x00, lid::RESERVATION),
             Self::CrossReset => (2, 0xf4, lid::CROSS_CONTROLLER_RESET),
@@ -105,6 +108,7 @@ impl Notice {
             Self::Temperature => Some(1 << 1),
             Self::Reliability => Some(1 << 2 | 1 << 3 | 1 << 4),
             Self::Namespaces => Some(NOTICE_NAMESPACE_CHANGED),
+            Self::Access => Some(NOTICE_ACCESS_CHANGED),
             Self::Discovery => Some(NOTICE_DISCOVERY_CHANGED),
             Self::CrossReset => Some(NOTICE_CROSS_RESET),
             Self::Reservations => None,

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
+use crate::access::Access;
 use crate::command::SubmissionEntry;
 use crate::fabrics::{CNTLID_MAX, Connect, ConnectData, ConnectDataError, InvalidParameter};
 use crate::identify::{ControllerKind, Reservable, Transport};
@@ -230,6 +231,8 @@ pub struct Namespace {
     pub uuid: [u8; 16],
     /// Size and block size.
     pub format: NamespaceFormat,
+    /// Whether it can be used through this node; the one thing that may differ from node to node.
+    pub access: Access,
     /// Blocks of a strip, a hint for aligned writes.
     pub strip_blocks: Option<u32>,
     /// Blocks of user data in a full stripe, a hint for the best write size.
@@ -327,6 +330,15 @@ pub enum Event<'a> {
         /// Its size now.
         blocks: u64,
     },
+    /// A namespace can be used through this node from now on, or cannot any more.
+    AccessChanged {
+        /// Which one.
+        nsid: u32,
+        /// How it can be used now.
+        access: Access,
+    },
+    /// The nodes that serve the namespaces are others than before, or have agreed anew: hosts are to look at their paths once more.
+    AccessRenewed,
     /// The listeners changed to these, [`PORTS_MAX`] at most.
     PortsChanged(Vec<Port>),
     /// The answer to [`Action::ResetElsewhere`].

@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::access::Access;
 use crate::command::{Direction, Sgl, SubmissionEntry, admin_opcode};
 use crate::fabrics::fctype;
 use crate::identify::{ControllerKind, Transport};
@@ -123,8 +124,9 @@ impl Random {
 pub struct Subsystem {
     config: Config,
     namespaces: BTreeMap<u32, Namespace>,
-    /// Changes of the asymmetric namespace access log: which namespaces there are.
+    /// Changes of the asymmetric namespace access log, and which of them was the last of each namespace.
     access_changes: u64,
+    access_changed: BTreeMap<u32, u64>,
     /// Registrants and reservations of each namespace.
     reservations: reservation::Reservations,
     queues: BTreeMap<QueueId, Queue>,
@@ -154,6 +156,7 @@ impl Subsystem {
             config,
             namespaces: BTreeMap::new(),
             access_changes: 0,
+            access_changed: BTreeMap::new(),
             reservations: reservation::Reservations::default(),
             queues: BTreeMap::new(),
             unconnected: BTreeSet::new(),
@@ -241,6 +244,7 @@ impl Subsystem {
             Event::NamespaceRemoved { nsid } => {
                 if self.namespaces.remove(&nsid).is_some() {
                     self.access_changes += 1;
+                    self.access_changed.remove(&nsid);
                     self.end_reservations(nsid, out);
                     self.namespace_changed(nsid, out);
                 }
@@ -253,6 +257,8 @@ impl Subsystem {
                     self.namespace_changed(nsid, out);
                 }
             }
+            Event::AccessChanged { nsid, access } => self.access_changed(nsid, access, out),
+            Event::AccessRenewed => self.access_renewed(out),
             Event::PortsChanged(ports) => self.ports_changed(ports, out),
             Event::ResetElsewhere { number, outcome } => self.reset_elsewhere_ended(number, outcome, out),
             Event::ResetAsked { number, wish } => self.reset_asked(number, wish, out),
@@ -442,8 +448,28 @@ impl Subsystem {
         let before = self.namespaces.insert(namespace.nsid, namespace);
         assert!(before.is_none(), "a namespace is added once");
         self.access_changes += 1;
+        self.access_changed.insert(namespace.nsid, self.access_changes);
         self.add_reservations(&namespace, out);
         self.namespace_changed(namespace.nsid, out);
+    }
+
+    /// A namespace has got a port here, or lost it. Its identity and its size stay what they are; only hosts' paths to it differ.
+    fn access_changed(&mut self, nsid: u32, access: Access, out: &mut Vec<Action>) {
+        let namespace = self.namespaces.get_mut(&nsid);
+        if let Some(namespace) = namespace.filter(|namespace| namespace.access != access) {
+            namespace.access = access;
+            self.access_changes += 1;
+            self.access_changed.insert(nsid, self.access_changes);
+            self.raise(ControllerKind::Io, Notice::Access);
+            self.tell_notices(out);
+        }
+    }
+
+    /// Hosts look at all of their paths once more (PROTOCOL H44).
+    fn access_renewed(&mut self, out: &mut Vec<Action>) {
+        self.access_changes += 1;
+        self.raise(ControllerKind::Io, Notice::Access);
+        self.tell_notices(out);
     }
 
     fn namespace_changed(&mut self, nsid: u32, out: &mut Vec<Action>) {

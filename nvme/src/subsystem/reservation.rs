@@ -146,6 +146,10 @@ impl Subsystem {
 
     fn parse_reservation(&self, command: &Command, data: &[u8]) -> Result<reservation::Command, Status> {
         let entry = &command.entry;
+        let namespace = self.namespaces.get(&entry.nsid());
+        if let Some(refusal) = namespace.and_then(|namespace| namespace.access.refusal()) {
+            return Err(refusal);
+        }
         if !self.reservations.machines.contains_key(&entry.nsid()) {
             let is_there = self.namespaces.contains_key(&entry.nsid());
             return Err(if is_there {

@@ -28,6 +28,7 @@ use super::superblock::{Found, GroupRecord, Name, RECORD_BYTES, SPARES_MAX, Uuid
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::drive::health::Reason;
+use crate::icl::{Slot, SlotSet};
 
 pub use assemble::{
     AssembleOptions, Assembly, Candidate, DriveFinding, DriveRole, GroupFinding, IntentPage, ListPage,
@@ -145,6 +146,22 @@ pub struct VdiskSpec {
     pub uuid: Uuid,
     /// NGUID of the namespace.
     pub nguid: [u8; 16],
+    /// The nodes that serve it.
+    pub ports: SlotSet,
+}
+
+/// What becomes of a virtual disk's port at one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortChange {
+    /// That node serves it from now on.
+    Add,
+    /// That node stops to.
+    Delete {
+        /// The nodes that there are: the port of the last of them stays, unless `force` says otherwise.
+        nodes: SlotSet,
+        /// Also the last one.
+        force: bool,
+    },
 }
 
 /// What happens to a group.
@@ -213,7 +230,25 @@ pub enum Event {
         /// Which one.
         nsid: u32,
     },
-    /// No command of a removed virtual disk is in flight any more; answers [`Action::VdiskRemoved`].
+    /// The same where other nodes serve it, too: that it goes is durable before any node is told. Its blocks are free when it has drained on all of them.
+    LeaveVdisk {
+        /// Names the request.
+        request: RequestId,
+        /// Which one.
+        nsid: u32,
+    },
+    /// An operator wants a virtual disk served by one more node, or by one less.
+    ChangePort {
+        /// Names the request.
+        request: RequestId,
+        /// Which virtual disk.
+        nsid: u32,
+        /// Which node.
+        slot: Slot,
+        /// What becomes of its port there.
+        change: PortChange,
+    },
+    /// No command of a removed virtual disk is in flight any more; answers [`Action::VdiskRemoved`]. Ignored for one that is not about to go.
     VdiskDrained {
         /// Which one.
         nsid: u32,
@@ -369,6 +404,8 @@ pub enum Action {
     VdiskAdded(VdiskRecord),
     /// A virtual disk has got larger.
     VdiskResized(VdiskRecord),
+    /// Other nodes serve a virtual disk than before.
+    VdiskPorts(VdiskRecord),
     /// A virtual disk goes: take the namespace away, drain its commands, then send [`Event::VdiskDrained`].
     VdiskRemoved {
         /// Which one.
@@ -424,6 +461,8 @@ pub enum Answer {
     VdiskCreated(VdiskRecord),
     /// The virtual disk as it is by now.
     VdiskResized(VdiskRecord),
+    /// The virtual disk as it is by now.
+    PortChanged(VdiskRecord),
     /// The group has its new members, and its rows are being laid out anew.
     Expanding,
     /// The virtual disk is gone and its extent free.
@@ -492,6 +531,17 @@ pub enum RequestError {
     /// It is being deleted already.
     #[error("namespace {0} is being deleted already")]
     AlreadyLeaving(u32),
+    /// The node serves it already.
+    #[error("the virtual disk has a port at node {0} already")]
+    PortExists(Slot),
+    /// The node does not serve it.
+    #[error("the virtual disk has no port at node {0}: list its ports to see where it has some")]
+    NoSuchPort(Slot),
+    /// No other node serves it.
+    #[error(
+        "node {0} has the last port of the virtual disk, and no host could use it any more: add another one first, or use --force"
+    )]
+    LastPort(Slot),
     /// The name is taken.
     #[error("a virtual disk of this name exists: choose another name, or delete it first")]
     NameTaken,

@@ -4,6 +4,7 @@ mod assembly;
 mod creation;
 mod expansion;
 mod nodes;
+mod ports;
 mod power_cuts;
 mod replacement;
 mod running;
@@ -157,6 +158,7 @@ fn vdisk(number: u8, size: VdiskSize) -> VdiskSpec {
         nsid: None,
         uuid: uuid(number),
         nguid: [number; 16],
+        ports: crate::amf::superblock::PORTS_ALL,
     }
 }
 

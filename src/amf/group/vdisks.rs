@@ -1,8 +1,9 @@
 //! The table of virtual disks: who gets which extent.
 
-use super::{RequestError, VdiskSize, VdiskSpec};
+use super::{PortChange, RequestError, VdiskSize, VdiskSpec};
 use crate::amf::superblock::{GroupRecord, Uuid, VDISKS_MAX, VdiskRecord};
 use crate::drive::block::GroupLba;
+use crate::icl::Slot;
 
 /// Largest namespace identifier; FFFFFFFFh stands for all of them.
 const NSID_MAX: u32 = u32::MAX - 1;
@@ -59,6 +60,8 @@ pub(super) fn create(record: &mut GroupRecord, spec: &VdiskSpec) -> Result<Vdisk
         nguid: spec.nguid,
         start,
         blocks,
+        ports: spec.ports,
+        leaving: false,
     };
     let at = record.vdisks.partition_point(|other| other.start < start);
     record.vdisks.insert(at, vdisk.clone());
@@ -91,8 +94,7 @@ pub(super) fn resize(
     size: VdiskSize,
 ) -> Result<VdiskRecord, RequestError> {
     let most = record.blocks_max(nsid).ok_or(RequestError::NoSuchVdisk(nsid))?;
-    let vdisk = record.vdisks.iter_mut().find(|vdisk| vdisk.nsid == nsid);
-    let vdisk = vdisk.expect("it has an extent");
+    let vdisk = staying(record, nsid)?;
     let blocks = match size {
         VdiskSize::Blocks(blocks) => blocks,
         VdiskSize::LargestFree => most,
@@ -109,4 +111,47 @@ pub(super) fn resize(
             Ok(vdisk.clone())
         }
     }
+}
+
+/// The virtual disk of this number, unless it is on its way out.
+fn staying(record: &mut GroupRecord, nsid: u32) -> Result<&mut VdiskRecord, RequestError> {
+    let vdisk = record.vdisks.iter_mut().find(|vdisk| vdisk.nsid == nsid);
+    let vdisk = vdisk.ok_or(RequestError::NoSuchVdisk(nsid))?;
+    if vdisk.leaving {
+        Err(RequestError::AlreadyLeaving(nsid))
+    } else {
+        Ok(vdisk)
+    }
+}
+
+/// Gives a virtual disk a port, or takes one away. Says why not if it cannot be, and nothing changes then.
+pub(super) fn change_port(
+    record: &mut GroupRecord,
+    nsid: u32,
+    slot: Slot,
+    change: PortChange,
+) -> Result<VdiskRecord, RequestError> {
+    let vdisk = staying(record, nsid)?;
+    let has = vdisk.ports.contains(slot);
+    match change {
+        PortChange::Add if has => Err(RequestError::PortExists(slot)),
+        PortChange::Delete { .. } if !has => Err(RequestError::NoSuchPort(slot)),
+        PortChange::Delete { nodes, force: false } if vdisk.ports.and(nodes).without(slot).is_empty() => {
+            Err(RequestError::LastPort(slot))
+        }
+        PortChange::Add => {
+            vdisk.ports = vdisk.ports.with(slot);
+            Ok(vdisk.clone())
+        }
+        PortChange::Delete { .. } => {
+            vdisk.ports = vdisk.ports.without(slot);
+            Ok(vdisk.clone())
+        }
+    }
+}
+
+/// Notes that a virtual disk is on its way out. Says why not if it cannot go.
+pub(super) fn leave(record: &mut GroupRecord, nsid: u32) -> Result<(), RequestError> {
+    staying(record, nsid)?.leaving = true;
+    Ok(())
 }

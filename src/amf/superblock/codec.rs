@@ -23,29 +23,32 @@
 //! | 368..504 | 17 floors of lanes, 8 bytes each |
 //! | 508..512 | CRC-32C |
 //! | 512..1536 | 32 members of 32 bytes: drive UUID, generation it last took part in, state |
-//! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length |
+//! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length, nodes that do not serve it (bit `i`: slot `i`), whether it is leaving |
 //!
 //! Version 3 is for groups that are being expanded, or in which an expansion has left virtual disks that share a row; programs that
 //! know version 2 alone must not touch those. Version 4 is for groups whose journal has lanes that are over: whoever does not know that
-//! would replay what others have overtaken. All other records are of version 2.
+//! would replay what others have overtaken. Version 5 is for groups with a virtual disk that some node does not serve, or that is leaving: whoever does not know
+//! that would serve it. All other records are of version 2.
 
 use nvme::crc32c;
 use thiserror::Error;
 
 use super::{
     Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, LANES_MAX, LaneFloors, MEMBERS_MAX,
-    MemberRecord, MemberState, NAME_BYTES_MAX, Name, ParityState, RECORD_BYTES, RecordError, SPARES_MAX,
-    Superblock, Uuid, VDISKS_MAX, VdiskRecord,
+    MemberRecord, MemberState, NAME_BYTES_MAX, Name, PORTS_ALL, ParityState, RECORD_BYTES, RecordError,
+    SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
 use crate::amf::MemberIndex;
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Level;
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
+use crate::icl::SlotSet;
 
 pub(super) const MAGIC: [u8; 8] = *b"BRAIDSB1";
 const VERSION: u16 = 2;
 const VERSION_EXPANDED: u16 = 3;
 const VERSION_FLOORS: u16 = 4;
+const VERSION_PORTS: u16 = 5;
 
 const LEVEL_AT: usize = 10;
 const BLOCK_SHIFT_AT: usize = 11;
@@ -105,7 +108,7 @@ pub enum ParseError {
     Checksum,
     /// Written by another version of Braid.
     #[error(
-        "format version {0}, this program knows {VERSION} to {VERSION_FLOORS}: use the program that created the group"
+        "format version {0}, this program knows {VERSION} to {VERSION_PORTS}: use the program that created the group"
     )]
     Version(u16),
     /// A field has a value that this version does not know.
@@ -200,7 +203,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         return Err(ParseError::Checksum);
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if !(VERSION..=VERSION_FLOORS).contains(&version) {
+    if !(VERSION..=VERSION_PORTS).contains(&version) {
         return Err(ParseError::Version(version));
     }
     let flags = bytes[FLAGS_AT];
@@ -285,7 +288,10 @@ pub fn parse_shared(bytes: &[u8]) -> Result<GroupRecord, ParseError> {
 
 /// The oldest version whose readers understand the record.
 fn version_of(record: &GroupRecord) -> u16 {
-    if record
+    let is_plain = |vdisk: &VdiskRecord| vdisk.ports == PORTS_ALL && !vdisk.leaving;
+    if !record.vdisks.iter().all(is_plain) {
+        VERSION_PORTS
+    } else if record
         .journal
         .is_some_and(|journal| journal.floors != NO_JOURNAL.floors)
     {
@@ -541,6 +547,8 @@ fn parse_vdisks(bytes: &[u8]) -> Result<Vec<VdiskRecord>, ParseError> {
             nguid,
             start: GroupLba(u64_at(entry, 64)),
             blocks: u64_at(entry, 72),
+            ports: PORTS_ALL.minus(SlotSet(entry[85])),
+            leaving: parse_leaving(entry[86])?,
         })
     };
     bytes[VDISK_TABLE_AT..VDISK_TABLE_END]
@@ -557,6 +565,19 @@ fn put_vdisk(entry: &mut [u8], vdisk: &VdiskRecord) {
     put_u64(&mut entry[64..], vdisk.start.0);
     put_u64(&mut entry[72..], vdisk.blocks);
     put_u32(&mut entry[80..], vdisk.nsid);
+    entry[85] = PORTS_ALL.minus(vdisk.ports).0;
+    entry[86] = u8::from(vdisk.leaving);
+}
+
+const fn parse_leaving(value: u8) -> Result<bool, ParseError> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(ParseError::Unknown {
+            field: "state of a virtual disk",
+            value,
+        }),
+    }
 }
 
 /// Writes a name and returns its length in bytes.
@@ -759,11 +780,56 @@ mod tests {
         assert_eq!(refused(&expanding(), 2), Err(ParseError::Reserved));
         assert_eq!(refused(&small(), 3), Err(ParseError::Reserved));
         assert_eq!(refused(&small(), 4), Err(ParseError::Reserved));
-        assert_eq!(refused(&small(), 5), Err(ParseError::Version(5)));
+        assert_eq!(refused(&small(), 5), Err(ParseError::Reserved));
+        assert_eq!(refused(&small(), 6), Err(ParseError::Version(6)));
         assert_eq!(version(&with_floors()), 4);
         for older in [2, 3] {
             assert_eq!(refused(&with_floors(), older), Err(ParseError::Reserved));
         }
+    }
+
+    /// CHECKLIST A10: which nodes serve a virtual disk is kept with the array, and whoever knows nothing of that does not serve it everywhere. What was written
+    /// before there were ports is served by all.
+    #[test]
+    fn ports_of_virtual_disks_are_kept_and_older_records_mean_all_nodes() {
+        let mut superblock = small();
+        for record in [&small().record, &full().record, &with_floors().record] {
+            assert!(
+                record
+                    .vdisks
+                    .iter()
+                    .all(|vdisk| vdisk.ports == PORTS_ALL && !vdisk.leaving)
+            );
+        }
+        for (ports, leaving, version) in [
+            (PORTS_ALL, false, 2),
+            (SlotSet(0b101), false, 5),
+            (SlotSet::EMPTY, false, 5),
+            (PORTS_ALL, true, 5),
+            (SlotSet(0b10), true, 5),
+        ] {
+            let vdisk = &mut superblock.record.vdisks[1];
+            (vdisk.ports, vdisk.leaving) = (ports, leaving);
+            let mut bytes = encode(&superblock);
+            assert_eq!(bytes[8], version);
+            assert_eq!(parse(&bytes[..]).as_ref(), Ok(&superblock));
+            assert_eq!(
+                parse_shared(&encode_shared(&superblock.record)[..]).as_ref(),
+                Ok(&superblock.record)
+            );
+            bytes[8] = 7 - version;
+            sign(&mut bytes[..]);
+            assert_eq!(
+                parse(&bytes[..]),
+                Err(ParseError::Reserved),
+                "no version for another"
+            );
+        }
+        let unknown = Err(ParseError::Unknown {
+            field: "state of a virtual disk",
+            value: 2,
+        });
+        assert_eq!(tampered(VDISK_TABLE_AT + 86, &[2]), unknown);
     }
 
     /// The first of three lanes is over, and so is the one for recovery.
@@ -876,7 +942,7 @@ mod tests {
             507,
             MEMBER_TABLE_AT + 25,
             MEMBER_TABLE_AT + 3 * 32,
-            VDISK_TABLE_AT + 85,
+            VDISK_TABLE_AT + 87,
             VDISK_TABLE_END,
             4095,
         ] {

@@ -25,6 +25,7 @@ use super::expansion::ExpansionRecord;
 use super::geometry::{Geometry, Level, ROWS_MAX};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
+use crate::icl::SlotSet;
 
 pub use codec::{ParseError, encode, encode_shared, parse, parse_shared};
 pub use examine::{Foreign, Found, HEAD_READ_BYTES, Scan, TAIL_READ_BYTES, examine, signature};
@@ -206,7 +207,14 @@ pub struct VdiskRecord {
     pub start: GroupLba,
     /// Blocks that hosts see. The rest of the last strip stays reserved and unused.
     pub blocks: u64,
+    /// The nodes that serve it, among those that there are; see [`PORTS_ALL`].
+    pub ports: SlotSet,
+    /// It is on its way out: no node begins to serve it any more.
+    pub leaving: bool,
 }
+
+/// Ports of a virtual disk that every node serves, also one that comes later.
+pub const PORTS_ALL: SlotSet = SlotSet(u8::MAX);
 
 /// How far the check data of the group can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::{
     Carrier, Durability, GroupRecord, IntentRecord, JournalRecord, Level, MemberRecord, MemberState, Name,
-    ParityState, SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
+    PORTS_ALL, ParityState, SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::{MEMBERS_MAX, MemberIndex};
@@ -22,6 +22,8 @@ pub(super) fn small() -> Superblock {
         nguid: [number; 16],
         start: GroupLba(start),
         blocks,
+        ports: PORTS_ALL,
+        leaving: false,
     };
     let record = GroupRecord {
         array: Uuid([0xa1; 16]),
@@ -158,6 +160,8 @@ pub(super) fn full() -> Superblock {
             nguid: [number; 16],
             start: GroupLba(u64::from(number) * 16 * row_blocks),
             blocks: 16 * row_blocks,
+            ports: PORTS_ALL,
+            leaving: false,
         })
         .collect();
     superblock

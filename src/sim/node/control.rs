@@ -7,7 +7,7 @@ use crate::amf::group::{
 };
 use crate::amf::ram::{Action as RamAction, Event as RamEvent};
 use crate::amf::relayout::Event as RelayoutEvent;
-use crate::amf::superblock::{Name, RECORD_BYTES, Uuid};
+use crate::amf::superblock::{Name, PORTS_ALL, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::DriveError;
 use crate::sim::drive::Command;
@@ -169,6 +169,7 @@ impl Node {
                 out.push(Effect::Stopped { clean });
             }
             Action::VdiskResized(record) => self.disk_resized(&record, out),
+            Action::VdiskPorts(_) => unreachable!("simulated nodes share no group"),
             Action::VdiskRemoved { .. } => unreachable!("no operator of a simulation deletes a disk"),
             Action::Layout { layout, expansion } => {
                 self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
@@ -222,6 +223,7 @@ impl Node {
             nsid: None,
             uuid: Uuid([7 + there; 16]),
             nguid: [70 + there; 16],
+            ports: PORTS_ALL,
         };
         let request = self.request();
         self.group_event(Event::CreateVdisk { request, spec }, out);

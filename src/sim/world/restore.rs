@@ -68,6 +68,7 @@ impl World {
                 | Action::Started
                 | Action::VdiskAdded(_)
                 | Action::VdiskResized(_)
+                | Action::VdiskPorts(_)
                 | Action::VdiskRemoved { .. }
                 | Action::Reply { .. }
                 | Action::Stopped { .. }

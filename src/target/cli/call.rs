@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::options::{
-    Client as Options, DriveCommand, GroupCommand, GroupCreateArgs, HostCommand, VdiskCommand,
+    Client as Options, DriveCommand, GroupCommand, GroupCreateArgs, HostCommand, PortCommand, VdiskCommand,
 };
 use super::show;
 use super::{Failure, print, print_json};
 use crate::target::manage::{
     DriveAddSpare, DriveFail, DriveInject, DriveName, DriveRemoveSpare, DriveReplace, GroupCreate,
-    GroupExpand, GroupName, Reply, Request, VdiskCreate, VdiskDelete, VdiskName, VdiskResize,
+    GroupExpand, GroupName, PortAdd, PortDelete, PortList, PortRequest, Reply, Request, VdiskCreate,
+    VdiskDelete, VdiskName, VdiskResize,
 };
 use crate::target::rpc::{Client, ClientError, Runtime, node_sockets};
 
@@ -114,6 +115,20 @@ pub(super) fn vdisk(command: VdiskCommand) -> Result<(), Failure> {
             ask(&client, &Request::VdiskDelete(VdiskDelete { vdisk, force }))
         }
     }
+}
+
+pub(super) fn port(command: PortCommand) -> Result<(), Failure> {
+    let (client, request) = match command {
+        PortCommand::List { vdisk, client } => (client, PortRequest::List(PortList { vdisk })),
+        PortCommand::Add { vdisk, node, client } => (client, PortRequest::Add(PortAdd { vdisk, node })),
+        PortCommand::Delete {
+            vdisk,
+            node,
+            force,
+            client,
+        } => (client, PortRequest::Delete(PortDelete { vdisk, node, force })),
+    };
+    ask(&client, &Request::Port(request))
 }
 
 pub(super) fn drive(command: DriveCommand) -> Result<(), Failure> {

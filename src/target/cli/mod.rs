@@ -189,6 +189,7 @@ fn carry_out(cli: Cli, programs: Programs) -> Result<(), Failure> {
         },
         Command::Group { command } => call::group(command),
         Command::Vdisk { command } => call::vdisk(command),
+        Command::Port { command } => call::port(command),
         Command::Drive { command } => call::drive(command),
         Command::Host { command } => call::host(command),
         Command::Latency(client) => call::latency(&client),

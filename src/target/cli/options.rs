@@ -4,6 +4,7 @@
 
 mod array;
 mod help;
+mod port;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 pub use array::{ArrayCommand, ArrayImport, ArrayList, NodeCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nvme::nqn::Nqn;
+pub use port::PortCommand;
 
 #[cfg(feature = "sim")]
 use crate::amf::geometry::Level;
@@ -92,6 +94,13 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: VdiskCommand,
+    },
+    /// List, add and delete the ports of virtual disks at the nodes of an array
+    #[command(after_help = help::PORT)]
+    Port {
+        /// What to do with them
+        #[command(subcommand)]
+        command: PortCommand,
     },
     /// List, show, fail and replace drives, add and remove spares
     #[command(after_help = help::DRIVE)]

@@ -8,7 +8,8 @@ use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
     CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
-    MemberState, NodeStatus, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus, StageLatency, VdiskStatus,
+    MemberState, NodeStatus, PortStatus, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus, StageLatency,
+    VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -26,6 +27,7 @@ pub(super) fn text(reply: &Reply) -> String {
             "No virtual disks. Create one: braid vdisk create --help\n".to_owned()
         }
         Reply::Vdisks(vdisks) => vdisks_text(vdisks),
+        Reply::Ports(ports) => ports_text(ports),
         Reply::Vdisk(vdisk) => vdisk_text(vdisk),
         Reply::Deleted(deleted) => {
             format!(
@@ -356,6 +358,26 @@ fn vdisks_text(vdisks: &[VdiskStatus]) -> String {
             bytes_text(vdisk.capacity_bytes),
             vdisk.block_bytes.to_string(),
             vdisk.uuid.clone(),
+        ]);
+    }
+    table.text()
+}
+
+fn ports_text(ports: &[PortStatus]) -> String {
+    let mut table = Table::new(&[
+        ("VDISK", Align::Left),
+        ("NSID", Align::Right),
+        ("NODE", Align::Right),
+        ("PORT", Align::Left),
+        ("STATE", Align::Left),
+    ]);
+    for port in ports {
+        table.row([
+            port.vdisk.clone(),
+            port.nsid.to_string(),
+            port.node.to_string(),
+            if port.port { "yes" } else { "no" }.to_owned(),
+            port.state.name().to_owned(),
         ]);
     }
     table.text()

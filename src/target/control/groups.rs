@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use nvme::identify::Reservable;
-use nvme::io::NamespaceFormat;
-use nvme::subsystem::{Event as SubsystemEvent, Namespace as SubsystemNamespace};
 use reactor::{CoreIndex, Io};
 
 use super::background::BackgroundControl;
+use super::namespaces::News;
 use super::ram::QUIET_TICKS;
 use super::{Control, SuperblockWrite};
 use crate::amf::background::{Event as BackgroundEvent, Limits, Process};
@@ -25,9 +23,10 @@ use crate::amf::lock::LockTable;
 use crate::amf::lost::LostList;
 use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
-use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid, VdiskRecord};
+use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::DriveError;
+use crate::icl::SlotSet;
 use crate::target::array::{GroupShared, ScratchMemory};
 use crate::target::assemble;
 use crate::target::command::InternalCommand;
@@ -35,9 +34,7 @@ use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
 use crate::target::fabric::{Errand, Wanted};
 use crate::target::message::{ControlMessage, Message};
-use crate::target::namespaces::{Namespace, Namespaces};
 use crate::target::shelf::{Header, is_data};
-use crate::vdisk::VirtualDisk;
 
 /// Lock words of a group: four for each row operation that the cores may have under way.
 const LOCK_SLOTS: usize = 1 << 16;
@@ -99,6 +96,8 @@ pub struct VdiskPlan {
     pub bytes: Option<u64>,
     /// Its number, if the configuration gives one.
     pub nsid: Option<u32>,
+    /// The nodes that serve it.
+    pub ports: SlotSet,
     /// Random bytes for its identity.
     pub entropy: [u8; 32],
 }
@@ -128,8 +127,8 @@ pub(super) struct GroupControl {
     pub(super) phase: Phase,
     /// Carries out the waves of expansions.
     pub(super) relayout: Relayout,
-    /// A namespace that has grown, until every core serves its new size: number and blocks.
-    pub(super) resized: Option<(u32, u64)>,
+    /// What hosts hear of a namespace when every core knows.
+    pub(super) news: Option<News>,
     /// What is to be rebuilt.
     pub(super) rebuild: Option<RebuildWork>,
     pub(super) background: BackgroundControl,
@@ -174,6 +173,11 @@ impl GroupControl {
 
     pub(super) fn is_resyncing(&self) -> bool {
         self.machine.snapshot().resync.is_some()
+    }
+
+    /// Has these done after all that the machine wants.
+    pub(super) fn hold(&mut self, actions: Vec<Action>) {
+        self.held.extend(actions);
     }
 
     /// Nothing more is done of what the machine wants before so many cores have answered.
@@ -366,7 +370,7 @@ impl Control {
             held: VecDeque::new(),
             awaited: 0,
             phase: Phase::Opening,
-            resized: None,
+            news: None,
             rebuild: None,
             background,
             planned_spares: Vec::new(),
@@ -469,7 +473,7 @@ impl Control {
             Action::Started => {
                 self.groups[usize::from(group)].phase = Phase::Open;
                 tracing::info!(group = %self.groups[usize::from(group)].shared.name, "group is open");
-                self.publish_namespaces(core, io);
+                self.show_group(core, io, group);
                 self.add_planned_spares(core, io, group);
                 self.try_listen(core, io);
             }
@@ -480,6 +484,7 @@ impl Control {
             }
             Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
             Action::VdiskResized(record) => self.resize_namespace(core, io, group, &record),
+            Action::VdiskPorts(record) => self.change_access(core, io, group, &record),
             Action::Layout { layout, expansion } => {
                 self.relayout_event(core, io, group, RelayoutEvent::Durable { layout, expansion });
             }
@@ -699,56 +704,6 @@ impl Control {
         self.group_event(core, io, group, Event::MemberFault { member, error });
     }
 
-    /// Tells hosts and cores about the namespaces as they are now.
-    pub(super) fn publish_namespaces(&mut self, core: &mut Core, io: &mut Io<Message>) {
-        let mut table = Namespaces::default();
-        let mut added = Vec::new();
-        for group in self.groups.iter().filter(|group| group.phase != Phase::Opening) {
-            for record in group.machine.vdisks() {
-                if self.leaving.contains(&record.nsid) {
-                    continue;
-                }
-                let (namespace, facts) = namespace_of(group, record);
-                if table.insert(record.nsid, namespace) && !self.announced.contains(&record.nsid) {
-                    added.push(facts);
-                }
-            }
-        }
-        let table = Arc::new(table);
-        for to in 0..self.cores {
-            core.tell(io, CoreIndex(to), Message::Namespaces(Arc::clone(&table)));
-        }
-        for facts in added {
-            self.announced.insert(facts.nsid);
-            self.subsystem_event(core, io, SubsystemEvent::NamespaceAdded(facts));
-            self.restore_reservations(core, io, &facts);
-        }
-    }
-
-    /// Takes a namespace away from hosts and cores; each core says when nothing of it runs any more.
-    fn remove_namespace(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, nsid: u32) {
-        self.leaving.insert(nsid);
-        self.draining.insert(nsid, (group, self.cores));
-        self.announced.remove(&nsid);
-        self.subsystem_event(core, io, SubsystemEvent::NamespaceRemoved { nsid });
-        self.publish_namespaces(core, io);
-        for to in 0..self.cores {
-            core.tell(io, CoreIndex(to), Message::DrainNamespace { group, nsid });
-        }
-    }
-
-    /// One core has nothing of a removed namespace in flight any more.
-    pub(super) fn vdisk_drained(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16, nsid: u32) {
-        let Some((_, cores)) = self.draining.get_mut(&nsid) else {
-            return;
-        };
-        *cores -= 1;
-        if *cores == 0 {
-            self.draining.remove(&nsid);
-            self.group_event(core, io, group, Event::VdiskDrained { nsid });
-        }
-    }
-
     /// Begins to listen once no group is opening and every configured virtual disk is there. Those of a shared group that opens later are made then.
     pub(super) fn try_listen(&mut self, core: &mut Core, io: &mut Io<Message>) {
         if self.stopping || self.groups.iter().any(|group| group.phase == Phase::Opening) {
@@ -808,6 +763,7 @@ impl Control {
             },
             uuid: Uuid(random_uuid(&plan.entropy[..16])),
             nguid: self.make_nguid(&plan.entropy[16..]),
+            ports: plan.ports,
         };
         let request = self.next_request();
         self.planned_pending = Some(request);
@@ -815,11 +771,11 @@ impl Control {
         self.group_event(core, io, group, Event::CreateVdisk { request, spec });
     }
 
-    fn is_used(&self, nsid: u32) -> bool {
-        self.groups
-            .iter()
-            .flat_map(|group| group.machine.vdisks())
-            .any(|record| record.nsid == nsid)
+    /// Whether a virtual disk has this number, or one that is being made.
+    pub(super) fn is_used(&self, nsid: u32) -> bool {
+        let mut records = self.groups.iter().flat_map(|group| group.machine.vdisks());
+        records.any(|record| record.nsid == nsid)
+            || self.vdisks_to_come().any(|(_, to_come)| to_come == Some(nsid))
     }
 
     /// The lowest namespace number that no group uses.
@@ -884,45 +840,6 @@ impl Control {
             InternalCommand::Row(process, row) => self.row_done(core, io, group, (process, row), result),
         }
     }
-}
-
-/// A virtual disk as cores and hosts see it.
-fn namespace_of(group: &GroupControl, record: &VdiskRecord) -> (Namespace, SubsystemNamespace) {
-    let shared = &group.shared;
-    let geometry = &group.machine.geometry();
-    let format = NamespaceFormat {
-        blocks: record.blocks,
-        block_shift: geometry.block().shift(),
-    };
-    let facts = SubsystemNamespace {
-        nsid: record.nsid,
-        nguid: record.nguid,
-        uuid: record.uuid.0,
-        format,
-        strip_blocks: Some(geometry.strip_blocks()),
-        stripe_blocks: Some(geometry.row_blocks()),
-        volatile: shared.volatile,
-        reservable: match group.header {
-            Some(_) if is_data(record.nsid) => Reservable::Persistently,
-            Some(_) => Reservable::Never,
-            // Nodes do not tell each other of reservations yet.
-            None if shared.is_shared() => Reservable::Never,
-            None => Reservable::UntilStop,
-        },
-        admission_of: match group.header {
-            Some(_) if !is_data(record.nsid) => Some(record.nsid - 1),
-            Some(_) | None => None,
-        },
-    };
-    let disk = VirtualDisk::new(record);
-    let namespace = Namespace {
-        group: shared.index,
-        format,
-        compare_write_blocks_max: COMPARE_WRITE_BLOCKS,
-        volatile: shared.volatile,
-        disk,
-    };
-    (namespace, facts)
 }
 
 /// A version 4 UUID from random bytes.

@@ -10,8 +10,10 @@ mod fabric;
 mod groups;
 mod health;
 mod intent;
+mod namespaces;
 mod operator;
 mod places;
+mod ports;
 mod queues;
 mod ram;
 mod repair;
@@ -44,7 +46,7 @@ use crate::drive::health::Policy;
 
 pub use fabric::Expelled;
 pub use groups::{COMPARE_WRITE_BLOCKS, GroupPlan, GroupSource, VdiskPlan};
-pub use share::{ShareSetup, address_of};
+pub use share::{ShareSetup, SharedPlan, address_of};
 
 /// Superblock writes that are under way at a time; the others wait for these.
 const SUPERBLOCK_SPANS: usize = 64;
@@ -238,9 +240,9 @@ pub struct Control {
     /// Superblock writes that found no buffer.
     superblocks_waiting: VecDeque<WaitingSuperblock>,
     /// Namespaces that hosts know.
-    announced: BTreeSet<u32>,
-    /// Removed namespaces: their group, and cores that still have commands of them.
-    draining: BTreeMap<u32, (u16, u16)>,
+    announced: BTreeMap<u32, namespaces::Shown>,
+    /// Namespaces of which nothing begins any more, until nothing is under way; by the name of the question.
+    draining: BTreeMap<u64, namespaces::Drain>,
     /// The creation of a configured virtual disk that is under way.
     planned_pending: Option<RequestId>,
     oui: [u8; 3],
@@ -330,7 +332,7 @@ impl Control {
             peers: BTreeMap::new(),
             controllers: BTreeMap::new(),
             superblocks_waiting: VecDeque::new(),
-            announced: BTreeSet::new(),
+            announced: BTreeMap::new(),
             draining: BTreeMap::new(),
             planned_pending: None,
             oui,
@@ -482,7 +484,7 @@ impl Control {
                 self.reservation_written(core, io, number, succeeded);
             }
             ControlMessage::ReservationEnforced { number } => self.core_enforced(core, io, number),
-            ControlMessage::Drained { group, nsid } => self.vdisk_drained(core, io, group, nsid),
+            ControlMessage::Drained { number } => self.namespace_drained(core, io, number),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::SyncSender;
 
+use nvme::access::Access;
 use reactor::{Io, Nanos};
 
 use super::background;
@@ -15,26 +16,51 @@ use crate::amf::group::{
     RequestError, RequestId, VdiskSize, VdiskSpec, plan_create,
 };
 use crate::amf::lost::LostList;
-use crate::amf::superblock::{Durability, Found, Name, Uuid, VdiskRecord};
+use crate::amf::superblock::{Durability, Found, Name, PORTS_ALL, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
+use crate::icl::{Epoch, Slot, SlotSet};
 use crate::target::array::ScratchMemory;
 use crate::target::core::Core;
 use crate::target::drives::Medium;
-use crate::target::manage::{self, ManageError, Reply, Request};
+use crate::target::manage::{self, ManageError, PortRequest, Reply, Request};
 use crate::target::message::Message;
+
+/// Who asked for something.
+pub(super) enum Asker {
+    /// An operator of this node.
+    Operator(SyncSender<Result<Reply, ManageError>>),
+    /// An operator of another node, which has given the request this number in this epoch.
+    Node(Slot, u64, Epoch),
+}
 
 /// An operator's request that a group works on.
 pub(super) struct Waiting {
-    reply: SyncSender<Result<Reply, ManageError>>,
+    group: usize,
+    asker: Asker,
     what: WaitingFor,
 }
 
-enum WaitingFor {
+pub(super) enum WaitingFor {
     VdiskShown,
-    VdiskDeleted { nsid: u32, name: String, bytes: u64 },
+    /// A virtual disk of this name and number is made.
+    VdiskCreated {
+        name: Name,
+        nsid: Option<u32>,
+    },
+    VdiskDeleted {
+        nsid: u32,
+        name: String,
+        bytes: u64,
+    },
+    /// A port is there, or is not and has been closed by this node.
+    PortChanged {
+        closes: Option<Slot>,
+    },
     MemberFailed,
     DriveGiven,
-    SpareRemoved { drive: String },
+    SpareRemoved {
+        drive: String,
+    },
 }
 
 /// Bytes of one identity in a call's entropy.
@@ -65,15 +91,31 @@ fn lost_blocks(machine: &Group, snapshot: &GroupSnapshot) -> Vec<manage::LostBlo
 
 impl Control {
     /// Answers a call, at once or when the group has done what it asks for.
-    #[expect(clippy::too_many_lines, reason = "one arm for each request")]
     pub(in crate::target) fn manage(&mut self, core: &mut Core, io: &mut Io<Message>, call: ManageCall) {
         let ManageCall {
             request,
             entropy,
             reply,
         } = call;
+        let asker = Asker::Operator(reply);
+        if self.is_passed_on(&request) && !self.stopping {
+            return self.pass_on(io, request, &entropy, asker);
+        }
+        self.manage_for(core, io, request, &entropy, asker);
+    }
+
+    /// The same, whoever asks.
+    #[expect(clippy::too_many_lines, reason = "one arm for each request")]
+    pub(super) fn manage_for(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        request: Request,
+        entropy: &[u8; 64],
+        asker: Asker,
+    ) {
         if let Err(error) = self.refuse(&request) {
-            return drop(reply.try_send(Err(error)));
+            return self.answer(io, asker, Err(error));
         }
         let answer = match request {
             Request::NodeShow => Ok(Reply::Node(self.node_status(io.now()))),
@@ -83,11 +125,11 @@ impl Control {
             Request::GroupShow(wanted) => self
                 .group_named(&wanted.group)
                 .map(|group| Reply::Group(self.group_status(&self.groups[group]))),
-            Request::GroupCreate(create) => self.create_group(core, io, &create, &entropy),
+            Request::GroupCreate(create) => self.create_group(core, io, &create, entropy),
             Request::GroupExpand(expand) => {
-                match self.expansion(&expand, derived_ids(&entropy, expand.drives.len())) {
+                match self.expansion(&expand, derived_ids(entropy, expand.drives.len())) {
                     Ok((group, event)) => {
-                        return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                        return self.ask_group(core, io, group, asker, WaitingFor::DriveGiven, event);
                     }
                     Err(error) => Err(error),
                 }
@@ -95,16 +137,20 @@ impl Control {
             Request::Background(wanted) => self.background_request(core, io, &wanted),
             Request::VdiskList => Ok(Reply::Vdisks(self.vdisk_list())),
             Request::VdiskShow(wanted) => self.vdisk_named(&wanted.vdisk).map(Reply::Vdisk),
-            Request::VdiskCreate(create) => match self.vdisk_spec(&create, &entropy) {
+            Request::VdiskCreate(create) => match self.vdisk_spec(&create, entropy) {
                 Ok((group, spec)) => {
+                    let what = WaitingFor::VdiskCreated {
+                        name: spec.name.clone(),
+                        nsid: spec.nsid,
+                    };
                     let event = |request| Event::CreateVdisk { request, spec };
-                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskShown, event);
+                    return self.ask_group(core, io, group, asker, what, event);
                 }
                 Err(error) => Err(error),
             },
             Request::VdiskResize(resize) => match self.vdisk_to_resize(&resize) {
                 Ok((group, event)) => {
-                    return self.ask_group(core, io, group, reply, WaitingFor::VdiskShown, event);
+                    return self.ask_group(core, io, group, asker, WaitingFor::VdiskShown, event);
                 }
                 Err(error) => Err(error),
             },
@@ -116,11 +162,19 @@ impl Control {
                         name: record.name.to_string(),
                         bytes: record.blocks * block,
                     };
-                    let event = |request| Event::DeleteVdisk {
-                        request,
-                        nsid: record.nsid,
+                    let (nsid, is_shared) = (record.nsid, self.share.is_some());
+                    let event = |request| match is_shared {
+                        true => Event::LeaveVdisk { request, nsid },
+                        false => Event::DeleteVdisk { request, nsid },
                     };
-                    return self.ask_group(core, io, group, reply, what, event);
+                    return self.ask_group(core, io, group, asker, what, event);
+                }
+                Err(error) => Err(error),
+            },
+            Request::Port(PortRequest::List(wanted)) => self.port_list(wanted.vdisk.as_deref()),
+            Request::Port(wanted) => match self.port_to_change(&wanted) {
+                Ok((group, what, event)) => {
+                    return self.ask_group(core, io, group, asker, what, event);
                 }
                 Err(error) => Err(error),
             },
@@ -135,28 +189,28 @@ impl Control {
                         member,
                         force: fail.force,
                     };
-                    return self.ask_group(core, io, group, reply, WaitingFor::MemberFailed, event);
+                    return self.ask_group(core, io, group, asker, WaitingFor::MemberFailed, event);
                 }
                 Err(error) => Err(error),
             },
-            Request::DriveReplace(wanted) => match self.replacement(&wanted, derived_id(&entropy, 0)) {
+            Request::DriveReplace(wanted) => match self.replacement(&wanted, derived_id(entropy, 0)) {
                 Ok((group, event)) => {
                     self.restore_drive(core, io, &wanted.drive);
-                    return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                    return self.ask_group(core, io, group, asker, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
             },
-            Request::DriveAddSpare(wanted) => match self.new_spare(&wanted, derived_id(&entropy, 0)) {
+            Request::DriveAddSpare(wanted) => match self.new_spare(&wanted, derived_id(entropy, 0)) {
                 Ok((group, event)) => {
                     self.restore_drive(core, io, &wanted.drive);
-                    return self.ask_group(core, io, group, reply, WaitingFor::DriveGiven, event);
+                    return self.ask_group(core, io, group, asker, WaitingFor::DriveGiven, event);
                 }
                 Err(error) => Err(error),
             },
             Request::DriveRemoveSpare(wanted) => match self.old_spare(&wanted) {
                 Ok((group, event)) => {
                     let what = WaitingFor::SpareRemoved { drive: wanted.drive };
-                    return self.ask_group(core, io, group, reply, what, event);
+                    return self.ask_group(core, io, group, asker, what, event);
                 }
                 Err(error) => Err(error),
             },
@@ -175,8 +229,7 @@ impl Control {
                 Ok(Reply::Stopping(manage::Stopping { stopping: true }))
             }
         };
-        // An asker that gave up is not interested any more.
-        drop(reply.try_send(answer));
+        self.answer(io, asker, answer);
     }
 
     /// Refuses what changes anything once the node is stopping, and what would change what a shelf exports.
@@ -199,7 +252,6 @@ impl Control {
         let needs_all_nodes = match request {
             Request::GroupCreate(_)
             | Request::GroupExpand(_)
-            | Request::VdiskDelete(_)
             | Request::DriveReplace(_)
             | Request::DriveAddSpare(_)
             | Request::DriveRemoveSpare(_) => true,
@@ -211,6 +263,8 @@ impl Control {
             | Request::VdiskShow(_)
             | Request::VdiskCreate(_)
             | Request::VdiskResize(_)
+            | Request::VdiskDelete(_)
+            | Request::Port(_)
             | Request::DriveList
             | Request::DriveShow(_)
             | Request::DriveFail(_)
@@ -226,7 +280,7 @@ impl Control {
             return Err(ManageError::new(
                 ManageError::REFUSED,
                 "all nodes would have to take part in this, and they cannot do that yet for groups that they share",
-                "virtual disks can be made and made larger; what else a shared group has stays as it was made",
+                "virtual disks can be made, made larger and deleted, and have ports at all nodes or some; what else a shared group has stays as it was made",
             ));
         }
         Ok(())
@@ -238,12 +292,12 @@ impl Control {
         core: &mut Core,
         io: &mut Io<Message>,
         group: usize,
-        reply: SyncSender<Result<Reply, ManageError>>,
+        asker: Asker,
         what: WaitingFor,
         event: impl FnOnce(RequestId) -> Event,
     ) {
         let request = self.next_request();
-        self.waiting.insert(request, Waiting { reply, what });
+        self.waiting.insert(request, Waiting { group, asker, what });
         let group = u16::try_from(group).expect("a node has at most 128 groups");
         self.group_event(core, io, group, event(request));
     }
@@ -271,6 +325,7 @@ impl Control {
             return;
         };
         if let WaitingFor::VdiskDeleted { nsid, .. } = waiting.what
+            && !matches!(result, Err(RequestError::AlreadyLeaving(_)))
             && self.leaving.remove(&nsid)
         {
             self.publish_namespaces(core, io);
@@ -279,6 +334,15 @@ impl Control {
             && let Ok(drive) = self.drive_named(drive)
         {
             (self.drive_uses[drive].existing, self.drive_uses[drive].finding) = (Found::Blank, None);
+        }
+        if let (Ok(Answer::PortChanged(record)), WaitingFor::PortChanged { closes }) =
+            (&result, &waiting.what)
+        {
+            let answer = self.port_list(Some(record.name.as_str()));
+            return match *closes {
+                Some(slot) => self.await_closed(core, io, group, (record.uuid, slot), waiting.asker),
+                None => self.answer(io, waiting.asker, answer),
+            };
         }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
@@ -293,12 +357,54 @@ impl Control {
                 Ok(_),
                 WaitingFor::MemberFailed
                 | WaitingFor::VdiskShown
+                | WaitingFor::VdiskCreated { .. }
+                | WaitingFor::PortChanged { .. }
                 | WaitingFor::DriveGiven
                 | WaitingFor::SpareRemoved { .. },
             ) => Ok(Reply::Group(self.group_status(state))),
+            // It went to the node that leads: nobody does at the moment.
+            (
+                Err(RequestError::Led),
+                WaitingFor::VdiskShown
+                | WaitingFor::VdiskCreated { .. }
+                | WaitingFor::VdiskDeleted { .. }
+                | WaitingFor::PortChanged { .. },
+            ) => Err(Self::nobody_leads()),
             (Err(error), _) => Err(refusal(error)),
         };
-        drop(waiting.reply.try_send(answer));
+        self.answer(io, waiting.asker, answer);
+    }
+
+    /// Another node leads a group from now on, and what this one was asked for may have been done or not.
+    pub(super) fn led_no_more(&mut self, io: &mut Io<Message>, group: u16) {
+        let group = usize::from(group);
+        let is_its = |_: &RequestId, waiting: &mut Waiting| waiting.group == group;
+        let over: Vec<Waiting> = self
+            .waiting
+            .extract_if(.., is_its)
+            .map(|(_, waiting)| waiting)
+            .collect();
+        for waiting in over {
+            let error = ManageError::new(
+                ManageError::BUSY,
+                "another node leads the group by now",
+                "see whether it was done, and ask again if it was not",
+            );
+            self.answer(io, waiting.asker, Err(error));
+        }
+    }
+
+    /// Virtual disks that are being made: names, and numbers if they have some.
+    pub(super) fn vdisks_to_come(&self) -> impl Iterator<Item = (&Name, Option<u32>)> {
+        self.waiting.values().filter_map(|waiting| match &waiting.what {
+            WaitingFor::VdiskCreated { name, nsid } => Some((name, *nsid)),
+            WaitingFor::VdiskShown
+            | WaitingFor::VdiskDeleted { .. }
+            | WaitingFor::PortChanged { .. }
+            | WaitingFor::MemberFailed
+            | WaitingFor::DriveGiven
+            | WaitingFor::SpareRemoved { .. } => None,
+        })
     }
 
     pub(super) fn group_named(&self, name: &str) -> Result<usize, ManageError> {
@@ -422,19 +528,14 @@ impl Control {
         let invalid =
             |what: String| ManageError::new(ManageError::INVALID, what, "see `braid vdisk create --help`");
         let name = Name::parse(&create.name).map_err(|error| invalid(error.to_string()))?;
-        if self.vdisk_list().iter().any(|vdisk| vdisk.name == create.name) {
+        let is_there = self.vdisk_list().iter().any(|vdisk| vdisk.name == create.name);
+        if is_there || self.vdisks_to_come().any(|(to_come, _)| *to_come == name) {
             return Err(ManageError::new(
                 ManageError::EXISTS,
                 format!("there is a virtual disk named \"{name}\" already"),
                 "choose another name",
             ));
         }
-        let taken = |nsid: u32| {
-            self.groups
-                .iter()
-                .flat_map(|group| group.machine.vdisks())
-                .any(|vdisk| vdisk.nsid == nsid)
-        };
         if create.nsid.is_none() && !self.knows_all_namespaces() {
             return Err(ManageError::new(
                 ManageError::INVALID,
@@ -449,7 +550,7 @@ impl Control {
                     crate::target::namespaces::NSID_MAX
                 )));
             }
-            if taken(nsid) {
+            if self.is_used(nsid) {
                 return Err(ManageError::new(
                     ManageError::EXISTS,
                     format!("namespace {nsid} exists already"),
@@ -473,36 +574,46 @@ impl Control {
                 nsid,
                 uuid,
                 nguid,
+                ports: PORTS_ALL,
             },
         ))
     }
 
     fn vdisk_to_delete(&self, delete: &manage::VdiskDelete) -> Result<(usize, VdiskRecord), ManageError> {
-        let found = self.groups.iter().enumerate().find_map(|(at, group)| {
-            let record = group
-                .machine
-                .vdisks()
-                .iter()
-                .find(|record| record.name.as_str() == delete.vdisk)?;
-            Some((at, record.clone()))
-        });
-        let found = found.ok_or_else(|| ManageError::not_found("vdisk", &delete.vdisk))?;
-        let hosts = self
-            .subsystem
-            .associations()
+        let name = delete.vdisk.as_str();
+        let found = self.vdisk_record(|record| record.name.as_str() == name);
+        let (group, record) = found.ok_or_else(|| ManageError::not_found("vdisk", name))?;
+        let refused = |why, remedy| Err(ManageError::new(ManageError::REFUSED, why, remedy));
+        let associations = self.subsystem.associations();
+        let hosts = associations
             .filter(|association| association.io_queues > 0)
             .count();
-        if hosts > 0 && !delete.force {
-            return Err(ManageError::new(
-                ManageError::REFUSED,
-                format!(
-                    "{hosts} hosts are connected and may be using \"{}\"",
-                    delete.vdisk
-                ),
+        let index = u16::try_from(group).expect("a node has at most 128 groups");
+        if hosts > 0 && self.access_of(index, record) == Access::Here && !delete.force {
+            return refused(
+                format!("{hosts} hosts are connected and may be using \"{name}\""),
                 "disconnect them first, or use --force: the data is lost",
-            ));
+            );
         }
-        Ok(found)
+        let share = self.share.as_ref();
+        let others = share.map_or(SlotSet::EMPTY, |share| {
+            share.others_that_serve(index, record.ports)
+        });
+        if !others.is_empty() && !delete.force {
+            return refused(
+                format!("other nodes serve \"{name}\", too, and their hosts may be using it"),
+                "delete its ports there first, or use --force: the data is lost",
+            );
+        }
+        Ok((group, record.clone()))
+    }
+
+    /// The first virtual disk like this, and its group.
+    pub(super) fn vdisk_record(&self, is_it: impl Fn(&VdiskRecord) -> bool) -> Option<(usize, &VdiskRecord)> {
+        self.groups.iter().enumerate().find_map(|(at, group)| {
+            let mut vdisks = group.machine.vdisks().iter();
+            Some((at, vdisks.find(|record| is_it(record))?))
+        })
     }
 
     fn member_to_fail(
@@ -749,6 +860,7 @@ fn refusal(error: RequestError) -> ManageError {
         | RequestError::RebuildRunning => ManageError::BUSY,
         RequestError::GroupFailed
         | RequestError::Led
+        | RequestError::LastPort(_)
         | RequestError::WouldLoseData(_)
         | RequestError::Resynchronising(_)
         | RequestError::NoRedundancy
@@ -764,10 +876,12 @@ fn refusal(error: RequestError) -> ManageError {
         | RequestError::ShortLanes
         | RequestError::TooFewRows => ManageError::REFUSED,
         RequestError::DriveUnreadable | RequestError::DriveRefused => ManageError::DRIVE,
-        RequestError::NoSuchMember(_) | RequestError::NoSuchVdisk(_) | RequestError::NoSuchSpare => {
-            ManageError::NOT_FOUND
-        }
+        RequestError::NoSuchMember(_)
+        | RequestError::NoSuchVdisk(_)
+        | RequestError::NoSuchPort(_)
+        | RequestError::NoSuchSpare => ManageError::NOT_FOUND,
         RequestError::AlreadyLost(_)
+        | RequestError::PortExists(_)
         | RequestError::NameTaken
         | RequestError::NsidTaken(_)
         | RequestError::Identity => ManageError::EXISTS,

@@ -3,6 +3,8 @@
 //! All slots of a group's lock table have their homes here; cores ask by message for what the node does not hold. What is decided is decided in
 //! [`crate::amf::peering`], and what membership wants comes from the life of the node ([`crate::target::share`]).
 
+mod disks;
+mod errands;
 mod groups;
 mod ports;
 mod resets;
@@ -14,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use nvme::access::Access;
 use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
@@ -35,6 +38,8 @@ use crate::target::icl::{News, Port, PortSetup};
 use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
+use disks::Closings;
+use errands::Errands;
 use ports::Ports;
 use roll::Gathering;
 
@@ -53,6 +58,8 @@ pub struct ShareSetup {
     pub slot: Slot,
     /// Slots that may have lanes in the journals.
     pub slots: u16,
+    /// Slots of the nodes that there are, this one's among them.
+    pub nodes: SlotSet,
     /// The link of core 0.
     pub port: PortSetup,
     /// Where it listens.
@@ -60,14 +67,26 @@ pub struct ShareSetup {
     /// Where hosts reach this node.
     pub ports: Vec<HostPort>,
     /// The groups.
-    pub groups: Vec<(Name, Limits)>,
+    pub groups: Vec<SharedPlan>,
     /// Where the life of the node hears.
     pub ear: Sender<Heard>,
+}
+
+/// A group that other nodes may serve too.
+pub struct SharedPlan {
+    /// What it is called.
+    pub name: Name,
+    /// Limits of its background work.
+    pub limits: Limits,
+    /// Slots of the nodes that serve it, when they are there.
+    pub nodes: SlotSet,
 }
 
 /// A group that other nodes serve too.
 struct SharedGroup {
     name: Name,
+    /// Slots of the nodes that serve it, when they are there.
+    nodes: SlotSet,
     /// What nodes call it to each other.
     address: u16,
     limits: Limits,
@@ -86,6 +105,8 @@ struct SharedGroup {
     is_served: bool,
     /// Why it is not served.
     refused: Option<String>,
+    /// Virtual disks that nodes do not serve any more.
+    closings: Closings,
 }
 
 /// How far a recovery is that this node leads.
@@ -104,6 +125,7 @@ type Mail = (Slot, Address, u16, Range<usize>);
 pub(super) struct ShareControl {
     local: Slot,
     slots: u16,
+    nodes: SlotSet,
     port: Port,
     ports: Ports,
     groups: Vec<SharedGroup>,
@@ -115,6 +137,7 @@ pub(super) struct ShareControl {
     inbox_bytes: Vec<u8>,
     /// What found the queue to a node full: group and note.
     outbox: BTreeMap<Slot, VecDeque<(u16, Note)>>,
+    errands: Errands,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
     resets: resets::NodeResets,
@@ -123,7 +146,7 @@ pub(super) struct ShareControl {
 impl ShareControl {
     /// A node that is in no epoch yet.
     pub(super) fn new(setup: ShareSetup, cores: u16) -> Self {
-        let group = |(name, limits)| {
+        let group = |plan: SharedPlan| {
             let table = LockTable::shared(LOCK_SLOTS);
             let journal = Arc::new(JournalShared::joining(setup.slots * cores, 1));
             let arbitration = Arbitration::new(LockConfig {
@@ -136,9 +159,10 @@ impl ShareControl {
             });
             let homes = Homes::new(setup.slot, Arc::clone(&table), Arc::clone(&journal), arbitration);
             SharedGroup {
-                address: address_of(&name),
-                name,
-                limits,
+                address: address_of(&plan.name),
+                name: plan.name,
+                nodes: plan.nodes,
+                limits: plan.limits,
                 peering: Peering::new(setup.slot, cores, homes),
                 table,
                 journal,
@@ -149,12 +173,14 @@ impl ShareControl {
                 recovered: Epoch(0),
                 is_served: false,
                 refused: None,
+                closings: Closings::default(),
             }
         };
-        let roll = Roll::new(setup.slot, setup.groups.iter().map(|(name, _)| name.clone()));
+        let roll = Roll::new(setup.slot, setup.groups.iter().map(|group| group.name.clone()));
         Self {
             local: setup.slot,
             slots: setup.slots,
+            nodes: setup.nodes,
             gathering: Gathering::new(roll),
             port: Port::new(setup.port, Some(setup.listener)),
             ports: Ports::new(setup.ports),
@@ -164,10 +190,39 @@ impl ShareControl {
             inbox: Vec::new(),
             inbox_bytes: Vec::new(),
             outbox: BTreeMap::new(),
+            errands: Errands::default(),
             body: Vec::new(),
             timer: None,
             resets: resets::NodeResets::default(),
         }
+    }
+
+    /// Whether this node serves a virtual disk of a group that has these ports.
+    pub(super) fn access_of(&self, group: u16, ports: SlotSet) -> Access {
+        if ports.contains(self.local) {
+            Access::Here
+        } else if ports.and(self.nodes_of(group)).is_empty() {
+            Access::Nowhere
+        } else {
+            Access::Elsewhere
+        }
+    }
+
+    /// Those that serve a group when they are there.
+    pub(super) fn nodes_of(&self, group: u16) -> SlotSet {
+        let at = self.at(group);
+        at.map_or(SlotSet::EMPTY, |at| self.groups[at].nodes.and(self.nodes))
+    }
+
+    /// Other members that serve a virtual disk of a group that has these ports.
+    pub(super) fn others_that_serve(&self, group: u16, ports: SlotSet) -> SlotSet {
+        ports.and(self.members_of(group)).without(self.local)
+    }
+
+    /// Members of the epoch that serve a group.
+    pub(super) fn members_of(&self, group: u16) -> SlotSet {
+        let at = self.at(group);
+        at.map_or(SlotSet::EMPTY, |at| self.gathering.sharers(&self.groups[at].name))
     }
 
     fn epoch(&self) -> Epoch {
@@ -315,6 +370,7 @@ impl Control {
         }
         self.tend_resets(core, io);
         self.send_held_back(io);
+        self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
         self.wake_for_locks(io);
     }
@@ -505,6 +561,9 @@ impl Control {
         share.resets.enter(members);
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
+        self.end_errands();
+        let groups = self.share().groups.iter_mut();
+        groups.for_each(|group| group.closings.enter());
         self.tell_ports(core, io, members);
         self.tell_groups(core, io, members);
     }
@@ -574,6 +633,10 @@ impl Control {
             Action::Serve => {
                 tracing::info!(group = %self.share().groups[at].name, "shared group is served");
                 self.share().groups[at].is_served = true;
+                self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
+                if let Some(index) = self.share().groups[at].index {
+                    self.tend_disks(core, io, index);
+                }
                 self.try_listen(core, io);
             }
             Action::Fault(member, error) => self.count_fault(core, io, at, member, error),

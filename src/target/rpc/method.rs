@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::{ArrayRequest, BackgroundRequest, Durability, FaultKind, Request};
+use crate::target::manage::{ArrayRequest, BackgroundRequest, Durability, FaultKind, PortRequest, Request};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -215,6 +215,30 @@ const METHODS: &[Method] = &[
         build: |params| serde_json::from_value(params).map(Request::VdiskDelete),
     },
     Method {
+        name: "port.list",
+        parameters: &[optional("vdisk", Kind::Name)],
+        build: |params| serde_json::from_value(params).map(|list| Request::Port(PortRequest::List(list))),
+    },
+    Method {
+        name: "port.add",
+        parameters: &[
+            required("vdisk", Kind::Name),
+            required("node", Kind::Whole(0, config::ARRAY_SLOTS as u64 - 1)),
+        ],
+        build: |params| serde_json::from_value(params).map(|add| Request::Port(PortRequest::Add(add))),
+    },
+    Method {
+        name: "port.delete",
+        parameters: &[
+            required("vdisk", Kind::Name),
+            required("node", Kind::Whole(0, config::ARRAY_SLOTS as u64 - 1)),
+            FORCE,
+        ],
+        build: |params| {
+            serde_json::from_value(params).map(|delete| Request::Port(PortRequest::Delete(delete)))
+        },
+    },
+    Method {
         name: "drive.list",
         parameters: &[],
         build: |_| Ok(Request::DriveList),
@@ -310,6 +334,9 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::VdiskCreate(params) => value(params),
         Request::VdiskResize(params) => value(params),
         Request::VdiskDelete(params) => value(params),
+        Request::Port(PortRequest::List(params)) => value(params),
+        Request::Port(PortRequest::Add(params)) => value(params),
+        Request::Port(PortRequest::Delete(params)) => value(params),
         Request::DriveShow(params) => value(params),
         Request::DriveFail(params) => value(params),
         Request::DriveReplace(params) => value(params),
@@ -333,7 +360,7 @@ pub fn params(request: &Request) -> Option<Value> {
 }
 
 /// Makes a request of a method's name and its parameters. Errs with -32601 or -32602, naming what is wrong.
-pub(super) fn read(name: &str, params: Option<Value>) -> Result<Request, RpcError> {
+pub fn read(name: &str, params: Option<Value>) -> Result<Request, RpcError> {
     let Some(method) = METHODS.iter().find(|method| method.name == name) else {
         return Err(unknown_method(name));
     };
@@ -587,6 +614,17 @@ mod tests {
                 vdisk: "7".into(),
                 size: Size::All,
             }),
+            Request::Port(PortRequest::List(PortList { vdisk: None })),
+            Request::Port(PortRequest::List(PortList { vdisk: Some(name()) })),
+            Request::Port(PortRequest::Add(PortAdd {
+                vdisk: name(),
+                node: 7,
+            })),
+            Request::Port(PortRequest::Delete(PortDelete {
+                vdisk: name(),
+                node: 0,
+                force: true,
+            })),
             Request::VdiskDelete(VdiskDelete {
                 vdisk: name(),
                 force: false,

@@ -22,6 +22,6 @@ mod server;
 pub use client::{Client, ClientError};
 pub use frame::{Framer, MESSAGE_BYTES_MAX};
 pub use message::{BATCH_MAX, Call, Failure, Id, Incoming, RpcError, encode_answer, parse_request};
-pub use method::params;
+pub use method::{params, read as read_request};
 pub use place::{PlaceError, Runtime, node_sockets};
 pub use server::{Server, ServerError, ServerOptions};

@@ -194,6 +194,12 @@ impl Life {
         let peers = setup.peers.iter().map(|peer| peer.slot.number());
         let slots = peers.chain([setup.slot.number()]).max().unwrap_or(0);
         let slots = u16::from(slots) + 1;
+        let nodes = setup
+            .peers
+            .iter()
+            .map(|peer| peer.slot)
+            .chain([setup.slot])
+            .collect();
         let address = address_of_lane(setup.listen, Lane(0)).unwrap_or(setup.listen);
         let listener =
             sockets::listen(address, BACKLOG).map_err(|error| NodeError::Listen { address, error })?;
@@ -202,10 +208,11 @@ impl Life {
             incarnation: self.incarnation,
         };
         let groups = stock.groups();
-        let names = groups.iter().map(|(name, _)| name.clone()).collect();
+        let names = groups.iter().map(|group| group.name.clone()).collect();
         let share = ShareSetup {
             slot: setup.slot,
             slots,
+            nodes,
             port: PortSetup {
                 link: LinkConfig::new(setup.array(), local, Lane(0), crate::target::crc32c),
                 key: setup.key,

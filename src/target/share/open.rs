@@ -12,10 +12,11 @@ use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, GroupFinding, Re
 use crate::amf::journal::replay::{LivingNodes, Replay, ReplayError, Report};
 use crate::amf::lost::LostList;
 use crate::amf::peering::{Recovery, lanes_of};
-use crate::amf::superblock::{self, Name};
+use crate::amf::superblock::{self, Name, PORTS_ALL};
+use crate::icl::{Slot, SlotSet};
 use crate::target::absent::{self, Present};
 use crate::target::assemble::{examine, limits_of, options_of, plan_group};
-use crate::target::control::{GroupPlan, GroupSource, address_of};
+use crate::target::control::{GroupPlan, GroupSource, SharedPlan, address_of};
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::session::Sessions;
 use crate::target::fabric::{FabricDrive, Shelf, Tenure};
@@ -79,9 +80,13 @@ impl Stock {
     }
 
     /// Groups that are on the drives, and those that the configuration wants.
-    pub fn groups(&self) -> Vec<(Name, Limits)> {
-        let limits = |name: &Name| (name.clone(), limits_of(&self.config, name.as_str()));
-        self.names.iter().map(limits).collect()
+    pub fn groups(&self) -> Vec<SharedPlan> {
+        let plan = |name: &Name| SharedPlan {
+            name: name.clone(),
+            limits: limits_of(&self.config, name.as_str()),
+            nodes: nodes_of(&self.config, name.as_str()),
+        };
+        self.names.iter().map(plan).collect()
     }
 
     /// Whether all drives of the configuration are there.
@@ -237,6 +242,15 @@ fn fabric_of(drive: &Opened) -> &FabricDrive {
             unreachable!("the configuration has drives of shelves alone")
         }
     }
+}
+
+/// The nodes that serve a group when they are there: those that the configuration names, or all.
+fn nodes_of(config: &Config, name: &str) -> SlotSet {
+    let group = config.groups.iter().find(|group| group.name == name);
+    let nodes = group.and_then(|group| group.nodes.as_ref());
+    nodes.map_or(PORTS_ALL, |nodes| {
+        nodes.iter().filter_map(|node| Slot::new(*node)).collect()
+    })
 }
 
 /// Finds the group, and replays its journal: all of it, or what lanes hold whose nodes do not live.

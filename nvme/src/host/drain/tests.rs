@@ -48,6 +48,7 @@ fn target() -> Subsystem {
     let mut target = Subsystem::new(config).unwrap();
     let namespace = subsystem::Namespace {
         nsid: 2,
+        access: crate::access::Access::Here,
         nguid: [2; 16],
         uuid: [2; 16],
         format: NamespaceFormat {

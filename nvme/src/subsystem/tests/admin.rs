@@ -112,41 +112,6 @@ fn namespaces_are_listed_and_described() {
 }
 
 #[test]
-fn every_namespace_is_in_one_optimized_group() {
-    let mut rig = rig_with_namespaces(&[3, 1, 9]);
-    let (queue, _) = rig.controller(1);
-    let controller = rig.command(queue, identify(cns::CONTROLLER, 0), &[]).data;
-    let page = rig.command(queue, identify(cns::NAMESPACE, 3), &[]).data;
-    let independent = rig
-        .command(queue, identify(cns::INDEPENDENT_NAMESPACE, 3), &[])
-        .data;
-    assert_eq!((dword(&page, 92), dword(&independent, 4)), (1, 1), "ANAGRPID");
-    // As much as the kernel reads, by NANAGRPID and MNAN.
-    let bytes = 16 + 32 * dword(&controller, 348) + 4 * dword(&controller, 540);
-    let mut log = |specific: u32| {
-        let mut entry = log_page(lid::ASYMMETRIC_ACCESS, 0, bytes);
-        entry.set_dword(10, entry.dword(10) | specific << 8);
-        rig.command(queue, entry, &[]).data
-    };
-    let whole = log(0);
-    assert_eq!(whole.len(), bytes as usize);
-    assert_eq!((dword(&whole, 0), word(&whole, 8)), (3, 1), "changes and groups");
-    assert_eq!((dword(&whole, 16), dword(&whole, 20), whole[32]), (1, 3, 1));
-    let nsids = [48, 52, 56, 60].map(|at| dword(&whole, at));
-    assert_eq!(nsids, [1, 3, 9, 0]);
-    let short = log(u32::from(crate::log::ACCESS_GROUPS_ONLY));
-    assert_eq!(
-        (dword(&short, 16), dword(&short, 20), dword(&short, 48)),
-        (1, 0, 0)
-    );
-    rig.step(Event::NamespaceRemoved { nsid: 3 });
-    let entry = log_page(lid::ASYMMETRIC_ACCESS, 0, 60);
-    let fewer = rig.command(queue, entry, &[]).data;
-    assert_eq!((dword(&fewer, 0), dword(&fewer, 20)), (4, 2));
-    assert_eq!((dword(&fewer, 48), dword(&fewer, 52)), (1, 9));
-}
-
-#[test]
 fn every_structure_that_initiators_ask_for_is_there_and_others_are_refused() {
     let mut rig = rig_with_namespaces(&[1]);
     let (queue, _) = rig.controller(1);

@@ -1,5 +1,6 @@
 //! Tests of the whole machine, event by event.
 
+mod access;
 mod admin;
 mod connect;
 mod discovery;
@@ -80,6 +81,7 @@ fn namespace(nsid: u32) -> Namespace {
             blocks: 1 << 20,
             block_shift: 12,
         },
+        access: Access::Here,
         strip_blocks: Some(16),
         stripe_blocks: Some(32),
         volatile: false,

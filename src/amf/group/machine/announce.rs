@@ -20,64 +20,78 @@ impl Group {
         }
         self.announce_rebuild(out);
         for effect in std::mem::take(&mut self.effects) {
-            let (request, answer) = match effect {
-                Effect::VdiskCreated(request, vdisk) => {
-                    out.push(Action::VdiskAdded(vdisk.clone()));
-                    (request, Answer::VdiskCreated(vdisk))
-                }
-                Effect::VdiskResized(request, vdisk) => {
-                    out.push(Action::VdiskResized(vdisk.clone()));
-                    (request, Answer::VdiskResized(vdisk))
-                }
-                Effect::Expanding(request) => (request, Answer::Expanding),
-                Effect::VdiskRemoved(request, nsid) => {
-                    self.leaving.retain(|leaving| leaving.nsid != nsid);
-                    (request, Answer::VdiskDeleted { nsid })
-                }
-                Effect::MemberFailed(request, member) => (request, Answer::MemberFailed { member }),
-                Effect::MemberReplaced(request, member, drive) => {
-                    let partial = self.record.rebuild_partial;
-                    let line = &self.record.members[usize::from(member.0)];
-                    if line.drive != drive || !line.state.takes_part() {
-                        refuse(request, RequestError::DriveRefused, out);
-                        continue;
-                    }
-                    (request, Answer::MemberReplaced { member, partial })
-                }
-                Effect::SpareAdded(request, spare) if self.is_member_or_spare(spare) => {
-                    (request, Answer::SpareAdded { spare })
-                }
-                Effect::SpareAdded(request, _) => {
-                    refuse(request, RequestError::DriveRefused, out);
-                    continue;
-                }
-                Effect::SpareRemoved(request, spare) => (request, Answer::SpareRemoved { spare }),
-                Effect::MemberRebuilt(member) => {
-                    out.push(Action::Report(Report::MemberRebuilt { member }));
-                    continue;
-                }
-                Effect::RamCleared => {
-                    out.push(Action::RamCleared);
-                    continue;
-                }
-                Effect::LanesOver(over) => {
-                    out.push(Action::LanesOver(over));
-                    continue;
-                }
-                Effect::RamAllowed => {
-                    out.push(Action::RamAllowed);
-                    continue;
-                }
-                Effect::Closed => {
-                    self.closed(out);
-                    continue;
-                }
-            };
-            out.push(Action::Reply {
-                request,
-                result: Ok(answer),
-            });
+            self.announce_effect(effect, out);
         }
+    }
+
+    /// Answers who waited for one effect, which is durable.
+    fn announce_effect(&mut self, effect: Effect, out: &mut Vec<Action>) {
+        let (request, answer) = match effect {
+            Effect::VdiskCreated(request, vdisk) => {
+                out.push(Action::VdiskAdded(vdisk.clone()));
+                (request, Answer::VdiskCreated(vdisk))
+            }
+            Effect::VdiskResized(request, vdisk) => {
+                out.push(Action::VdiskResized(vdisk.clone()));
+                (request, Answer::VdiskResized(vdisk))
+            }
+            Effect::PortChanged(request, vdisk) => {
+                out.push(Action::VdiskPorts(vdisk.clone()));
+                (request, Answer::PortChanged(vdisk))
+            }
+            Effect::VdiskLeaves(request, nsid) => {
+                self.vdisk_leaves(request, nsid, out);
+                return;
+            }
+            Effect::Expanding(request) => (request, Answer::Expanding),
+            Effect::VdiskRemoved(request, nsid) => {
+                self.leaving.retain(|leaving| leaving.nsid != nsid);
+                let Some(request) = request else { return };
+                (request, Answer::VdiskDeleted { nsid })
+            }
+            Effect::MemberFailed(request, member) => (request, Answer::MemberFailed { member }),
+            Effect::MemberReplaced(request, member, drive) => {
+                let partial = self.record.rebuild_partial;
+                let line = &self.record.members[usize::from(member.0)];
+                if line.drive != drive || !line.state.takes_part() {
+                    refuse(request, RequestError::DriveRefused, out);
+                    return;
+                }
+                (request, Answer::MemberReplaced { member, partial })
+            }
+            Effect::SpareAdded(request, spare) if self.is_member_or_spare(spare) => {
+                (request, Answer::SpareAdded { spare })
+            }
+            Effect::SpareAdded(request, _) => {
+                refuse(request, RequestError::DriveRefused, out);
+                return;
+            }
+            Effect::SpareRemoved(request, spare) => (request, Answer::SpareRemoved { spare }),
+            Effect::MemberRebuilt(member) => {
+                out.push(Action::Report(Report::MemberRebuilt { member }));
+                return;
+            }
+            Effect::RamCleared => {
+                out.push(Action::RamCleared);
+                return;
+            }
+            Effect::LanesOver(over) => {
+                out.push(Action::LanesOver(over));
+                return;
+            }
+            Effect::RamAllowed => {
+                out.push(Action::RamAllowed);
+                return;
+            }
+            Effect::Closed => {
+                self.closed(out);
+                return;
+            }
+        };
+        out.push(Action::Reply {
+            request,
+            result: Ok(answer),
+        });
     }
 
     /// The members of the newest record, which every one of them has.
@@ -102,7 +116,8 @@ impl Group {
             return; // Hosts are not let in for a moment only.
         }
         out.push(Action::Started);
-        out.extend(self.record.vdisks.iter().cloned().map(Action::VdiskAdded));
+        let staying = self.record.vdisks.iter().filter(|vdisk| !vdisk.leaving);
+        out.extend(staying.cloned().map(Action::VdiskAdded));
         if let Some(from_row) = self.record.parity.next_row() {
             let unclean = matches!(self.record.parity, ParityState::Resync { .. });
             out.push(Action::Report(Report::ResyncNeeded { from_row, unclean }));
@@ -171,6 +186,8 @@ impl Group {
             match change {
                 Change::CreateVdisk(request, _)
                 | Change::ResizeVdisk(request, ..)
+                | Change::LeaveVdisk(request, _)
+                | Change::Port(request, ..)
                 | Change::Expand(request, _)
                 | Change::FailMember(request, _)
                 | Change::AddSpare(request, ..)
@@ -191,7 +208,7 @@ impl Group {
                 | Change::Close => {}
             }
         }
-        requests.extend(self.leaving.drain(..).map(|leaving| leaving.request));
+        requests.extend(self.leaving.drain(..).filter_map(|leaving| leaving.request));
         requests.extend(self.wanted.drain(..).map(|wanted| wanted.request));
         requests.sort_unstable();
         requests.dedup();

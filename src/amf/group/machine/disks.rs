@@ -1,13 +1,16 @@
-//! Virtual disks that get larger or go.
+//! Virtual disks that get larger, get other ports, or go.
 
-use super::{Change, Group, refuse};
-use crate::amf::group::{Action, RequestError, RequestId, VdiskSize};
+use super::{Change, Group, Phase, refuse};
+use crate::amf::group::{Action, PortChange, RequestError, RequestId, VdiskSize};
+use crate::amf::superblock::VdiskRecord;
+use crate::icl::Slot;
 
 /// A virtual disk on its way out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
     pub(super) nsid: u32,
-    pub(super) request: RequestId,
+    /// `None` if whoever asked has asked the node that led the group before.
+    pub(super) request: Option<RequestId>,
     drained: bool,
 }
 
@@ -24,7 +27,7 @@ impl Group {
             Ok(()) => {
                 self.leaving.push(Leaving {
                     nsid,
-                    request,
+                    request: Some(request),
                     drained: false,
                 });
                 out.push(Action::VdiskRemoved { nsid });
@@ -48,12 +51,52 @@ impl Group {
         }
     }
 
+    pub(super) fn leave_vdisk(&mut self, request: RequestId, nsid: u32, out: &mut Vec<Action>) {
+        match self.admit() {
+            Ok(()) => self.changes.push_back(Change::LeaveVdisk(request, nsid)),
+            Err(error) => refuse(request, error, out),
+        }
+    }
+
+    pub(super) fn change_port(
+        &mut self,
+        request: RequestId,
+        (nsid, slot): (u32, Slot),
+        change: PortChange,
+        out: &mut Vec<Action>,
+    ) {
+        match self.admit() {
+            Ok(()) => self.changes.push_back(Change::Port(request, nsid, slot, change)),
+            Err(error) => refuse(request, error, out),
+        }
+    }
+
+    /// That a virtual disk goes is durable.
+    pub(super) fn vdisk_leaves(&mut self, request: RequestId, nsid: u32, out: &mut Vec<Action>) {
+        self.leaving.push(Leaving {
+            nsid,
+            request: Some(request),
+            drained: false,
+        });
+        out.push(Action::VdiskRemoved { nsid });
+    }
+
     pub(super) fn vdisk_drained(&mut self, nsid: u32) {
+        // The record may say that it goes, and whoever was asked for that not lead the group any more.
+        let is_recorded = |vdisk: &VdiskRecord| vdisk.nsid == nsid && vdisk.leaving;
+        let is_known = self.leaving.iter().any(|leaving| leaving.nsid == nsid);
+        if self.phase == Phase::Open && !is_known && self.record.vdisks.iter().any(is_recorded) {
+            self.leaving.push(Leaving {
+                nsid,
+                request: None,
+                drained: false,
+            });
+        }
         // After a failure or a stop the request was answered already, and nothing is deleted any more.
-        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.nsid == nsid) else {
+        let mut leaving = self.leaving.iter_mut();
+        let Some(leaving) = leaving.find(|leaving| leaving.nsid == nsid && !leaving.drained) else {
             return;
         };
-        assert!(!leaving.drained, "a virtual disk drains once");
         leaving.drained = true;
         self.changes.push_back(Change::RemoveVdisk(leaving.request, nsid));
     }

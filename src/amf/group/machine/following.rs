@@ -48,6 +48,8 @@ impl Group {
             | Event::CreateVdisk { request, .. }
             | Event::ResizeVdisk { request, .. }
             | Event::DeleteVdisk { request, .. }
+            | Event::LeaveVdisk { request, .. }
+            | Event::ChangePort { request, .. }
             | Event::ReplaceMember { request, .. }
             | Event::AddSpare { request, .. }
             | Event::RemoveSpare { request, .. }
@@ -99,7 +101,8 @@ impl Group {
         out.push(Action::Report(Report::Durable(members)));
         if is_first {
             out.push(Action::Started);
-            out.extend(self.record.vdisks.iter().cloned().map(Action::VdiskAdded));
+            let staying = self.record.vdisks.iter().filter(|vdisk| !vdisk.leaving);
+            out.extend(staying.cloned().map(Action::VdiskAdded));
         } else {
             announce_vdisks(&before.vdisks, &self.record.vdisks, out);
         }
@@ -162,18 +165,24 @@ fn seat_of(line: &MemberRecord, drive: Option<SeatDrive>) -> Seat {
     }
 }
 
-/// Says which virtual disks have come, grown and gone. One that has the number of another that is gone comes after that has gone.
+/// Says which virtual disks have come, grown, got other ports and gone. One that has the number of another that is gone comes after that has gone.
 fn announce_vdisks(before: &[VdiskRecord], after: &[VdiskRecord], out: &mut Vec<Action>) {
-    for gone in before {
-        if !after.iter().any(|vdisk| vdisk.uuid == gone.uuid) {
+    let stays = |vdisk: &&VdiskRecord| !vdisk.leaving;
+    for gone in before.iter().filter(stays) {
+        if !after.iter().filter(stays).any(|vdisk| vdisk.uuid == gone.uuid) {
             out.push(Action::VdiskRemoved { nsid: gone.nsid });
         }
     }
-    for vdisk in after {
-        match before.iter().find(|other| other.uuid == vdisk.uuid) {
-            None => out.push(Action::VdiskAdded(vdisk.clone())),
-            Some(other) if other.blocks != vdisk.blocks => out.push(Action::VdiskResized(vdisk.clone())),
-            Some(_) => {}
+    for vdisk in after.iter().filter(stays) {
+        let Some(other) = before.iter().find(|other| other.uuid == vdisk.uuid) else {
+            out.push(Action::VdiskAdded(vdisk.clone()));
+            continue;
+        };
+        if other.blocks != vdisk.blocks {
+            out.push(Action::VdiskResized(vdisk.clone()));
+        }
+        if other.ports != vdisk.ports {
+            out.push(Action::VdiskPorts(vdisk.clone()));
         }
     }
 }

@@ -24,8 +24,8 @@ use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
 use super::{
-    Action, Event, FailReason, LanesOver, Opening, Replay, Report, RequestError, RequestId, VdiskSize,
-    VdiskSpec, vdisks,
+    Action, Event, FailReason, LanesOver, Opening, PortChange, Replay, Report, RequestError, RequestId,
+    VdiskSize, VdiskSpec, vdisks,
 };
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Geometry;
@@ -38,6 +38,7 @@ use crate::amf::superblock::{
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
+use crate::icl::Slot;
 use disks::Leaving;
 use expansion::Joining;
 use intent::IntentKeeper;
@@ -81,7 +82,9 @@ enum Change {
     Open,
     CreateVdisk(RequestId, VdiskSpec),
     ResizeVdisk(RequestId, u32, VdiskSize),
-    RemoveVdisk(RequestId, u32),
+    LeaveVdisk(RequestId, u32),
+    RemoveVdisk(Option<RequestId>, u32),
+    Port(RequestId, u32, Slot, PortChange),
     FailMember(RequestId, MemberIndex),
     AddSpare(RequestId, Uuid, SeatDrive, bool),
     RemoveSpare(RequestId, Uuid),
@@ -104,7 +107,9 @@ enum Change {
 enum Effect {
     VdiskCreated(RequestId, VdiskRecord),
     VdiskResized(RequestId, VdiskRecord),
-    VdiskRemoved(RequestId, u32),
+    PortChanged(RequestId, VdiskRecord),
+    VdiskLeaves(RequestId, u32),
+    VdiskRemoved(Option<RequestId>, u32),
     MemberFailed(RequestId, MemberIndex),
     MemberReplaced(RequestId, MemberIndex, Uuid),
     SpareAdded(RequestId, Uuid),
@@ -122,12 +127,14 @@ impl Effect {
         match self {
             Self::VdiskCreated(request, _)
             | Self::VdiskResized(request, _)
-            | Self::VdiskRemoved(request, _)
+            | Self::PortChanged(request, _)
+            | Self::VdiskLeaves(request, _)
             | Self::MemberFailed(request, _)
             | Self::MemberReplaced(request, ..)
             | Self::SpareAdded(request, _)
             | Self::SpareRemoved(request, _)
             | Self::Expanding(request) => Some(*request),
+            Self::VdiskRemoved(request, _) => *request,
             Self::MemberRebuilt(_)
             | Self::RamAllowed
             | Self::RamCleared
@@ -397,6 +404,13 @@ impl Group {
             },
             Event::ResizeVdisk { request, nsid, size } => self.resize_vdisk(request, nsid, size, out),
             Event::DeleteVdisk { request, nsid } => self.delete_vdisk(request, nsid, out),
+            Event::LeaveVdisk { request, nsid } => self.leave_vdisk(request, nsid, out),
+            Event::ChangePort {
+                request,
+                nsid,
+                slot,
+                change,
+            } => self.change_port(request, (nsid, slot), change, out),
             Event::VdiskDrained { nsid } => self.vdisk_drained(nsid),
             Event::ResyncProgress { next_row } => self.resync_progress(next_row),
             Event::ResyncDone => {
@@ -863,6 +877,16 @@ impl Group {
             },
             Change::ResizeVdisk(request, nsid, size) => match vdisks::resize(next, nsid, size) {
                 Ok(vdisk) => self.effects.push(Effect::VdiskResized(request, vdisk)),
+                Err(error) => refuse(request, error, out),
+            },
+            Change::Port(request, nsid, slot, change) => {
+                match vdisks::change_port(next, nsid, slot, change) {
+                    Ok(vdisk) => self.effects.push(Effect::PortChanged(request, vdisk)),
+                    Err(error) => refuse(request, error, out),
+                }
+            }
+            Change::LeaveVdisk(request, nsid) => match vdisks::leave(next, nsid) {
+                Ok(()) => self.effects.push(Effect::VdiskLeaves(request, nsid)),
                 Err(error) => refuse(request, error, out),
             },
             Change::Expand(request, joining) => self.apply_expand(next, request, joining, out),

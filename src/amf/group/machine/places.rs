@@ -163,7 +163,9 @@ impl Group {
             Change::Open
             | Change::CreateVdisk(..)
             | Change::ResizeVdisk(..)
+            | Change::LeaveVdisk(..)
             | Change::RemoveVdisk(..)
+            | Change::Port(..)
             | Change::FailMember(..)
             | Change::RemoveSpare(..)
             | Change::ExpansionScratch(_)

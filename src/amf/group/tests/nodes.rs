@@ -315,6 +315,13 @@ fn requests_to_a_follower_are_for_its_leader() {
             size: VdiskSize::LargestFree,
         },
         Event::DeleteVdisk { request, nsid: 1 },
+        Event::LeaveVdisk { request, nsid: 1 },
+        Event::ChangePort {
+            request,
+            nsid: 1,
+            slot: Slot::new(1).unwrap(),
+            change: PortChange::Add,
+        },
         Event::FailMember {
             request,
             member,

@@ -397,6 +397,7 @@ impl World {
                 Action::VdiskAdded(_)
                 | Action::VdiskRemoved { .. }
                 | Action::VdiskResized(_)
+                | Action::VdiskPorts(_)
                 | Action::Layout { .. }
                 | Action::Restored
                 | Action::MemberDrive { .. }
@@ -498,6 +499,7 @@ impl World {
                 Answer::MemberFailed { .. }
                 | Answer::MemberReplaced { .. }
                 | Answer::VdiskResized(_)
+                | Answer::PortChanged(_)
                 | Answer::Expanding
                 | Answer::SpareAdded { .. }
                 | Answer::SpareRemoved { .. },

@@ -12,7 +12,7 @@ use crate::amf::group::{
 use crate::amf::lock::HOME;
 use crate::amf::peering::note::{Led, Note};
 use crate::amf::peering::{Action, Era, Peering};
-use crate::amf::superblock::{self, GroupRecord, JournalRecord, Name, Uuid};
+use crate::amf::superblock::{self, GroupRecord, JournalRecord, Name, PORTS_ALL, Uuid};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
@@ -539,6 +539,7 @@ impl Node {
             | GroupAction::LostDurable { .. }
             | GroupAction::VdiskRemoved { .. }
             | GroupAction::VdiskResized(_)
+            | GroupAction::VdiskPorts(_)
             | GroupAction::Restored
             | GroupAction::RebuildNeeded(_)
             | GroupAction::RebuildOver { .. } => unreachable!("nobody wants that here: {action:?}"),
@@ -568,6 +569,7 @@ impl Node {
             nsid: None,
             uuid: Uuid([7; 16]),
             nguid: [70; 16],
+            ports: PORTS_ALL,
         };
         let request = RequestId(self.requests);
         self.group_event(Event::CreateVdisk { request, spec }, out);

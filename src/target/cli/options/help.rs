@@ -123,6 +123,27 @@ Examples:
 pub const VDISK_DELETE: &str = "\
 Example:
   braid vdisk delete v1";
+pub const PORT: &str = "\
+Examples:
+  braid port list
+  braid port list v1 --json
+  braid port add v1 --node 2
+  braid port delete v1 --node 2";
+pub const PORT_LIST: &str = "\
+Examples:
+  braid port list
+  braid port list v1 --json";
+pub const PORT_ADD: &str = "\
+Any node of the array may be asked. Connected hosts find the same namespace at the new port without connecting again.
+
+Example:
+  braid port add v1 --node 2";
+pub const PORT_DELETE: &str = "\
+Commands that the node has by then are carried out; hosts go to other ports with all later ones. Any node of the array may be asked.
+
+Examples:
+  braid port delete v1 --node 2
+  braid port delete v1 --node 0 --force";
 pub const DRIVE: &str = "\
 Examples:
   braid drive list

@@ -394,6 +394,7 @@ impl Control {
             return;
         };
         self.tell_replayed(core, io, at, group);
+        self.tend_disks(core, io, group);
         if self.share().groups[at].steps_down {
             return self.step_down(core, io, at);
         }
@@ -434,6 +435,8 @@ impl Control {
         state.machine = Group::followed(record.clone(), drives);
         (state.rebuild, state.leads) = (None, false);
         tracing::info!(group = %state.shared.name, "another node leads the group from now on");
+        self.await_closed_no_more(io, at);
+        self.led_no_more(io, index);
         self.group_event(core, io, index, Event::Followed(Box::new(record)));
         self.peer(core, io, at, |peering, _, out| peering.stepped_down(out));
     }

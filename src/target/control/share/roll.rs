@@ -6,6 +6,8 @@
 //! | 2 | which groups it serves | the same |
 //! | 3 | all have reported: groups are to be recovered | who leads the epoch to all who lead a group |
 //! | 4 | all groups that it leads are recovered | the other way |
+//! | 5, 6 | what operators ask, and the answer (`errands`) | any member to whoever leads a group, and back |
+//! | 7 | which virtual disks it has closed (`disks`) | members of a group to whoever leads it |
 //! | 16, 17 | a host of the one resets a controller of the other, and what became of that (`icl::reset`) | any |
 //!
 //! Groups enter an epoch here once all members have told what they serve. What others say of groups before is kept for that moment, and what this node's groups
@@ -17,6 +19,7 @@ use super::super::Control;
 use super::ShareControl;
 use crate::amf::peering::Era;
 use crate::amf::peering::roll::Roll;
+use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
@@ -82,6 +85,21 @@ impl Gathering {
     /// The epoch that the groups are in.
     pub(super) fn epoch(&self) -> Epoch {
         self.entered.as_ref().map_or(Epoch(0), |record| record.epoch)
+    }
+
+    /// Other nodes that lead groups.
+    pub(super) fn leaders(&self, local: Slot) -> SlotSet {
+        self.roll.leaders().without(local)
+    }
+
+    /// Who leads a group, also one that this node does not serve.
+    pub(super) fn leader_of(&self, group: &str) -> Option<Slot> {
+        self.roll.leader(&Name::parse(group).ok()?)
+    }
+
+    /// Members that serve a group.
+    pub(super) fn sharers(&self, group: &Name) -> SlotSet {
+        self.roll.sharers(group)
     }
 
     pub(super) const fn suspect(&mut self, slots: SlotSet) {
@@ -165,7 +183,11 @@ impl Control {
                 self.pass_recovered(epoch);
             }
             RECOVER => tracing::error!(peer = %from, "a node that does not lead calls for a recovery"),
-            _ => self.hear_reset(core, io, from, kind, bytes),
+            _ => {
+                if !self.hear_errand(core, io, from, kind, bytes) {
+                    self.hear_reset(core, io, from, kind, bytes);
+                }
+            }
         }
     }
 
