@@ -13,6 +13,10 @@ pub struct Counters {
     pub drive_commands: u64,
     /// Messages between nodes.
     pub messages: u64,
+    /// Packets that carry them.
+    pub packets: u64,
+    /// Packets that were lost.
+    pub packets_lost: u64,
     /// Epochs decided.
     pub epochs: u64,
     /// Epochs opened.
@@ -23,6 +27,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Lives that left in good order.
     pub left: u64,
+    /// Lives that were paused.
+    pub pauses: u64,
     /// Members of the group that were lost.
     pub lost: u64,
     /// Power cuts of everything.
@@ -49,17 +55,20 @@ pub struct Counters {
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 20] {
+    pub const fn figures(&self) -> [(&'static str, u64); 23] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
             ("drive commands", self.drive_commands),
             ("messages", self.messages),
+            ("packets", self.packets),
+            ("packets lost", self.packets_lost),
             ("epochs", self.epochs),
             ("of them opened", self.opened),
             ("lives", self.lives),
             ("of them left out alive", self.evicted),
             ("of them left in good order", self.left),
+            ("pauses", self.pauses),
             ("members lost", self.lost),
             ("power cuts", self.cuts),
             ("replays beside the living", self.replays),
@@ -81,11 +90,14 @@ impl AddAssign for Counters {
         self.failed += other.failed;
         self.drive_commands += other.drive_commands;
         self.messages += other.messages;
+        self.packets += other.packets;
+        self.packets_lost += other.packets_lost;
         self.epochs += other.epochs;
         self.opened += other.opened;
         self.lives += other.lives;
         self.evicted += other.evicted;
         self.left += other.left;
+        self.pauses += other.pauses;
         self.lost += other.lost;
         self.cuts += other.cuts;
         self.replays += other.replays;

@@ -3,6 +3,7 @@
 //! Owns what a process has in memory. Calls come in and [`Effect`]s go out: the world carries them out, each in its own time. What `target` does in
 //! `control/share.rs` is done in [`share`], in the same order, without sockets.
 
+mod link;
 mod share;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +22,7 @@ use crate::amf::peering::{Peering, Recovery};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
+use crate::icl::link::Links;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot};
 use crate::sim::drive::Command;
@@ -44,8 +46,10 @@ pub(super) enum Effect {
     },
     /// Deliver with [`Node::deliver`], in order between the same two.
     Mail { from: u16, to: u16, mail: Mail },
-    /// Send to another member, in order: kind and bytes.
-    Note { to: Slot, kind: u16, bytes: Vec<u8> },
+    /// Send to the life at the other end of the path to a slot.
+    Packet { to: Slot, packet: Vec<u8> },
+    /// Close that path.
+    HangUp(Slot),
     /// A host's command is over.
     Done {
         command: u32,
@@ -181,6 +185,7 @@ pub(super) struct Node {
     table: Arc<LockTable>,
     journal: Arc<JournalShared>,
     peering: Peering,
+    links: Links,
     record: Option<EpochRecord>,
     bound: Option<Bound>,
     recovers: Option<(Epoch, Recovering)>,
@@ -222,6 +227,7 @@ impl Node {
             table,
             journal,
             peering: Peering::new(place.slot, setting.cores, homes),
+            links: link::links_of(place),
             record: None,
             bound: None,
             recovers: None,
@@ -287,9 +293,10 @@ impl Node {
         Some(self.bound.as_ref()?.machine.geometry().row_blocks())
     }
 
-    /// When [`Self::tick_locks`] is due.
+    /// When [`Self::tick_locks`] or [`Self::end_turn`] is due.
     pub(super) fn wake_at(&self) -> u64 {
-        self.peering.wake_at_ns()
+        let links = self.links.wake_at_ns().unwrap_or(u64::MAX);
+        self.peering.wake_at_ns().min(links)
     }
 
     /// What it is about, for people.

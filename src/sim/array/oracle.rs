@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::Node;
-use super::world::{Event, MS, Order, Stage, World};
+use super::world::{Event, Life, MS, Order, Stage, World};
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::{DriveIndex, DriveSet, Epoch, Incarnation, Slot};
 use crate::sim::drive::Trouble;
@@ -512,7 +512,8 @@ impl World {
     pub(super) fn serving(&self) -> Vec<u64> {
         let serves = |node: &Node| node.disk().is_some();
         let lives = self.lives.iter();
-        let lives = lives.filter(|(_, it)| !it.is_leaving && it.node.as_ref().is_some_and(serves));
+        let is_there = |it: &Life| !it.is_leaving && it.paused_until <= self.now;
+        let lives = lives.filter(|(_, it)| is_there(it) && it.node.as_ref().is_some_and(serves));
         lives.map(|(life, _)| *life).collect()
     }
 }

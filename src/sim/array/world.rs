@@ -14,11 +14,13 @@ use super::recovery::Recovering;
 use super::{Counters, Setting};
 use crate::amf::RowIndex;
 use crate::amf::lock::Held;
+use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{DriveSet, Epoch, Slot, SlotSet};
 use crate::sim::drive::Drive;
 use crate::sim::node::Asker;
 use crate::sim::random::Random;
+use crate::sim::stamp::Block;
 use crate::sim::trace::Trace;
 use crate::sim::world::Violation;
 
@@ -50,10 +52,14 @@ pub struct Report {
 pub(super) enum Event {
     /// A drive carries out a command.
     Drive(u64),
+    /// Its answer comes to a life that was paused meanwhile.
+    Answer(Box<(Flight, Result<Vec<Block>, DriveError>)>),
     /// A message between cores of a life arrives.
     Mail { life: u64, to: u16, mail: Mail },
-    /// The next message from one life to another one arrives.
-    Wire { from: u64, to: u64 },
+    /// A packet from one life to another one arrives.
+    Packet { from: u64, to: u64, packet: Vec<u8> },
+    /// Two lives may reach each other, the older first.
+    Connect(u64, u64),
     /// A host asks.
     Host(u16),
     /// Engines of a life are told that time goes by.
@@ -82,6 +88,28 @@ pub(super) enum Event {
     Trouble,
     /// Nothing goes wrong any more.
     Heal,
+}
+
+impl Event {
+    /// The life that does not notice while it is paused.
+    fn of_life(&self) -> Option<u64> {
+        match self {
+            Self::Answer(answer) => Some(answer.0.life),
+            Self::Mail { life, .. } | Self::Order { life, .. } | Self::Learn { life, .. } => Some(*life),
+            Self::Packet { to, .. } => Some(*to),
+            Self::Tick(life) | Self::Locks(life) | Self::Thread(life) | Self::Assemble(life) => Some(*life),
+            Self::Drive(_)
+            | Self::Connect(..)
+            | Self::Host(_)
+            | Self::Fence { .. }
+            | Self::Progress(_)
+            | Self::End(_)
+            | Self::Start(_)
+            | Self::Decide
+            | Self::Trouble
+            | Self::Heal => None,
+        }
+    }
 }
 
 /// What the thread of a life does, in order.
@@ -133,7 +161,7 @@ pub(super) struct Life {
     pub(super) is_drained: bool,
     /// Its lease is not renewed any more, and ends then.
     pub(super) lapses: Option<u64>,
-    /// It has no lease until then.
+    /// It is paused until then, and notices nothing.
     pub(super) paused_until: u64,
     /// What it may not say without one.
     pub(super) withheld: Vec<Effect>,
@@ -155,9 +183,6 @@ pub(super) enum Stage {
     Over,
 }
 
-/// What is on its way from one life to another one, in order: epoch, kind, bytes.
-type Wire = VecDeque<(Epoch, u16, Vec<u8>)>;
-
 /// One run.
 pub(super) struct World {
     pub(super) setting: Setting,
@@ -169,7 +194,9 @@ pub(super) struct World {
     pub(super) flights: BTreeMap<u64, Flight>,
     pub(super) lives: BTreeMap<u64, Life>,
     pub(super) next_life: u64,
-    wires: BTreeMap<(u64, u64), Wire>,
+    /// Lives that reach one another, the older first.
+    paths: BTreeSet<(u64, u64)>,
+    /// Packets from one slot to another one get lost until then.
     cut_until: BTreeMap<(Slot, Slot), u64>,
     mailed: BTreeMap<(u64, u16, u16), u64>,
     pub(super) oracle: Oracle,
@@ -216,7 +243,7 @@ impl World {
             flights: BTreeMap::new(),
             lives: BTreeMap::new(),
             next_life: 1,
-            wires: BTreeMap::new(),
+            paths: BTreeSet::new(),
             cut_until: BTreeMap::new(),
             mailed: BTreeMap::new(),
             oracle: Oracle::default(),
@@ -299,15 +326,21 @@ impl World {
     }
 
     fn step(&mut self, event: Event) {
+        let paused = event.of_life().and_then(|life| self.lives.get(&life));
+        if let Some(until) = paused.map(|it| it.paused_until).filter(|until| *until > self.now) {
+            return self.later(until - self.now, event);
+        }
         match event {
             Event::Drive(number) => self.drive_acts(number),
+            Event::Answer(answer) => self.answer(answer.0, answer.1),
             Event::Mail { life, to, mail } => {
                 self.note(&[self.now, 2, life, u64::from(to)], || {
                     format!("life {life} core {to} gets {mail:?}")
                 });
                 self.with_node(life, |node, out| node.deliver(to, mail, out));
             }
-            Event::Wire { from, to } => self.arrive(from, to),
+            Event::Packet { from, to, packet } => self.arrive(from, to, &packet),
+            Event::Connect(a, b) => self.connect(a, b),
             Event::Host(host) => self.host_asks(host),
             Event::Tick(life) => {
                 if self.lives.contains_key(&life) {
@@ -350,6 +383,7 @@ impl World {
         let mut effects = Vec::new();
         node.set_now(now);
         act(node, &mut effects);
+        node.end_turn(&mut effects);
         let wake = node.wake_at().max(now + 1);
         for effect in effects {
             self.carry_out(life, effect);
@@ -377,7 +411,12 @@ impl World {
                 self.ask_drive(life, drive, command, asker);
             }
             Effect::Mail { from, to, mail } => self.post(life, from, to, mail),
-            Effect::Note { to, kind, bytes } => self.send(life, to, kind, bytes),
+            Effect::Packet { to, packet } => self.send(life, to, packet),
+            Effect::HangUp(slot) => {
+                if let Some(other) = self.reached(life, slot) {
+                    self.hang_up(life, other);
+                }
+            }
             Effect::Done { .. } => self.say(life, effect),
             Effect::Heard(heard) => {
                 self.order(life, Order::Control(heard));

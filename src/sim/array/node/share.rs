@@ -47,6 +47,7 @@ impl Node {
         }
         self.counters.interrupted += u64::from(self.recovers.is_some() || self.peering.awaits().is_some());
         self.counters.stale_orders += u64::from(self.steps_down);
+        self.link_epoch(&record, out);
         self.record = Some(record);
         // Whoever is to put its pen down is told so anew.
         (self.refused, self.steps_down) = (None, false);
@@ -91,7 +92,7 @@ impl Node {
     }
 
     /// A message of another member came in on the link, in this epoch.
-    pub(in crate::sim::array) fn receive(
+    pub(super) fn receive(
         &mut self,
         from: Slot,
         epoch: Epoch,
@@ -134,7 +135,7 @@ impl Node {
                 }
             }
             Action::RecallCore { core, row } => out.push(tell(core, Mail::Recall(row))),
-            Action::Send { to, note } => self.send_note(to, &note, out),
+            Action::Send { to, note } => self.send_note(to, &note),
             Action::TailMoved => self.tell_lanes_moved(u32::MAX, out),
             Action::LanesMoved { lanes } => self.tell_lanes_moved(lanes >> self.first_lane(), out),
             Action::Hurry { lane, below } => {
@@ -169,11 +170,11 @@ impl Node {
         }
     }
 
-    fn send_note(&mut self, to: Slot, note: &Note, out: &mut Vec<Effect>) {
+    fn send_note(&mut self, to: Slot, note: &Note) {
         let mut bytes = self.peering.context().encode().to_vec();
         note.encode(&mut bytes);
-        let kind = note.kind();
-        out.push(Effect::Note { to, kind, bytes });
+        self.counters.messages += 1;
+        self.say(to, note.kind(), &bytes);
     }
 
     fn tell_lanes_moved(&self, cores: u32, out: &mut Vec<Effect>) {

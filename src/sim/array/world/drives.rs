@@ -82,11 +82,12 @@ impl World {
             format!("drive {drive} answers life {life} {:?}: {ok:?}", flight.asker)
         });
         if !flight.is_late {
-            self.answer(&flight, result);
+            // Nothing changes for a life that is not paused.
+            self.step(Event::Answer(Box::new((flight, result))));
         }
     }
 
-    pub(super) fn answer(&mut self, flight: &Flight, result: Result<Vec<Block>, DriveError>) {
+    pub(super) fn answer(&mut self, flight: Flight, result: Result<Vec<Block>, DriveError>) {
         let life = flight.life;
         if self.lives.get(&life).is_none_or(|it| it.is_expelled) {
             return;

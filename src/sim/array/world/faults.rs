@@ -48,7 +48,9 @@ impl World {
             }
             88..94 => {
                 let until = self.now + self.random.below(60 * MS);
-                self.lives.get_mut(&life).expect("it was drawn").paused_until = until;
+                let it = self.lives.get_mut(&life).expect("it was drawn");
+                it.paused_until = it.paused_until.max(until);
+                self.counters.pauses += 1;
             }
             94..97 => {
                 for life in self.lives.keys().copied().collect::<Vec<u64>>() {
@@ -102,9 +104,6 @@ impl World {
             shared.drive.recover();
         }
         self.cut_until.clear();
-        for it in self.lives.values_mut() {
-            it.paused_until = 0;
-        }
         self.oracle.unwanted.clear();
         for life in self.lives.keys().copied().collect::<Vec<u64>>() {
             let order = Order::Suspect(SlotSet::EMPTY);

@@ -50,9 +50,12 @@ impl World {
             self.counters += node.counters;
         }
         self.counters.left += u64::from(it.is_drained);
-        let keeps = self.random.chance(50);
-        self.wires
-            .retain(|(from, to), _| *to != life && (*from != life || keeps));
+        let paths = self.paths.iter().filter(|(a, b)| *a == life || *b == life);
+        for (a, b) in paths.copied().collect::<Vec<_>>() {
+            self.paths.remove(&(a, b));
+            let (slot, other) = (it.slot, if a == life { b } else { a });
+            self.with_node(other, |node, out| node.path_down(slot, out));
+        }
         self.life_is_gone(life);
         self.hold_back(life);
         if !matches!(self.stage, Stage::Leaving | Stage::Last | Stage::Over) {
@@ -89,7 +92,7 @@ impl World {
         for shared in &mut self.drives {
             shared.drive.cut(&mut self.random);
         }
-        self.wires.clear();
+        self.paths.clear();
         self.mailed.clear();
         self.hosts.cut();
     }
@@ -139,11 +142,11 @@ impl World {
             Order::Barrier(record) if is_drained => self.barrier_done(life, record.epoch),
             Order::Recover(epoch, _) if is_drained => self.recovered(life, epoch),
             Order::Barrier(record) => {
-                self.forget_said(life);
                 self.note(&[self.now, 9, life, u64::from(record.epoch.0)], || {
                     format!("life {life} enters epoch {}", record.epoch)
                 });
                 self.with_node(life, |node, out| node.enter_epoch(*record, out));
+                self.dial(life);
             }
             Order::Recover(epoch, usable) => {
                 self.lives.get_mut(&life).expect("it is there").usable = usable;
