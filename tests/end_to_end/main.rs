@@ -29,6 +29,7 @@ mod raw;
 mod read_cache;
 mod relay;
 mod reservations;
+mod resets;
 mod scene;
 mod shared_drives;
 mod sharing;

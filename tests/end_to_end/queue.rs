@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nvme::command::{CompletionEntry, SubmissionEntry, admin_opcode, io_opcode};
 use nvme::crc32c::portable;
 use nvme::fabrics::{CNTLID_DYNAMIC, Configuration, Connect, ConnectData, PropertyAccess, property};
+use nvme::log::{CrossResetStage, cross_reset_stage, lid, log_command};
 use nvme::nqn::Nqn;
 use nvme::status::Status;
 use nvme::tcp::initiator::{Connection, Event, Options, Outbox, Part, Payload};
@@ -287,6 +288,17 @@ impl Default for Manner {
     }
 }
 
+/// What names one instance of a controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Instance {
+    /// Controller identifier.
+    pub cntlid: u16,
+    /// CIU.
+    pub instance: u8,
+    /// CIRN.
+    pub random: u64,
+}
+
 /// One association.
 pub struct Host {
     /// The admin queue.
@@ -348,6 +360,38 @@ impl Host {
             admin,
             cntlid,
         })
+    }
+
+    /// What names its controller, if the target still answers.
+    pub fn try_instance(&mut self) -> io::Result<Instance> {
+        let mut entry = SubmissionEntry::new(admin_opcode::IDENTIFY, 0);
+        entry.set_dword(10, 1);
+        let page = self.admin.try_run(entry, &[], 4096)?.data();
+        Ok(Instance {
+            cntlid: self.cntlid,
+            instance: page[135],
+            random: u64::from_le_bytes(page[136..144].try_into().unwrap()),
+        })
+    }
+
+    /// Ends another controller of the same host through this one, and waits for how that ends. Panics if it is refused.
+    pub fn try_reset(&mut self, other: Instance) -> io::Result<CrossResetStage> {
+        let mut reset = SubmissionEntry::new(admin_opcode::CROSS_CONTROLLER_RESET, 0);
+        reset.set_dword(10, u32::from(other.cntlid) | u32::from(other.instance) << 16);
+        reset.set_qword(12, other.random);
+        let answer = self.admin.try_run(reset, &[], 0)?;
+        assert!(answer.status().is_success(), "{}", answer.status());
+        if answer.entry.result & 1 == 1 {
+            return Ok(CrossResetStage::Succeeded);
+        }
+        loop {
+            let log = log_command(0, lid::CROSS_CONTROLLER_RESET, 0, 4096);
+            let page = self.admin.try_run(log, &[], 4096)?.data();
+            match cross_reset_stage(&page, other.cntlid, other.instance).expect("it is listed") {
+                CrossResetStage::InProgress => std::thread::sleep(Duration::from_millis(20)),
+                ended @ (CrossResetStage::Succeeded | CrossResetStage::Failed) => return Ok(ended),
+            }
+        }
     }
 
     /// Identify with a CNS value, for a namespace or for none.

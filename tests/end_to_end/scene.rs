@@ -50,6 +50,28 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Stops it as it is, and waits until none of its threads runs.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+        let begin = Instant::now();
+        while !self.is_frozen() {
+            assert!(begin.elapsed() < WAIT, "it stops");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        tasks.flatten().all(|task| {
+            let text = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name of a thread, in parentheses, may have any byte; its state follows.
+            text.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    }
+}
+
 fn run(what: &str, config: &Path, folder: &Path) -> Running {
     let log = File::options()
         .create(true)

@@ -33,7 +33,7 @@ use controller::{Controller, Notice};
 
 pub use interface::{
     Action, Association, CloseReason, Config, ConfigError, Event, HostAccess, NAMESPACES_MAX, Namespace,
-    PORTS_MAX, Port, PortId, QueueId, Refusal, Report,
+    PORTS_MAX, Port, PortId, QueueId, Refusal, Report, ResetOutcome, ResetWish,
 };
 
 /// Connections that may be waiting for their Connect at once, held ones included. With about 300 bytes each
@@ -140,6 +140,9 @@ pub struct Subsystem {
     random: Random,
     health: Health,
     abort_token: u32,
+    /// Resets of controllers that hosts of other nodes wait for, and the number of the last one that another node was asked for.
+    asked_resets: Vec<reset::AskedReset>,
+    reset_number: u64,
     shutting_down: bool,
 }
 
@@ -161,6 +164,8 @@ impl Subsystem {
             generation: 1,
             health: Health::default(),
             abort_token: 0,
+            asked_resets: Vec::new(),
+            reset_number: 0,
             shutting_down: false,
         })
     }
@@ -255,6 +260,8 @@ impl Subsystem {
             Event::AccessChanged { nsid, access } => self.access_changed(nsid, access, out),
             Event::AccessRenewed => self.access_renewed(out),
             Event::PortsChanged(ports) => self.ports_changed(ports, out),
+            Event::ResetElsewhere { number, outcome } => self.reset_elsewhere_ended(number, outcome, out),
+            Event::ResetAsked { number, wish } => self.reset_asked(number, wish, out),
             Event::HostsChanged(allow) => self.hosts_changed(allow, out),
             Event::Health(health) => self.health_changed(health, out),
             Event::Tick => self.tick(now_ns, out),

@@ -7,6 +7,7 @@ mod disks;
 mod errands;
 mod groups;
 mod ports;
+mod resets;
 mod roll;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -142,6 +143,7 @@ pub(super) struct ShareControl {
     errands: Errands,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
+    resets: resets::NodeResets,
 }
 
 impl ShareControl {
@@ -194,6 +196,7 @@ impl ShareControl {
             errands: Errands::default(),
             body: Vec::new(),
             timer: None,
+            resets: resets::NodeResets::default(),
         }
     }
 
@@ -368,6 +371,7 @@ impl Control {
                 self.peer(core, io, at, |peering, now, out| peering.tick(now, out));
             }
         }
+        self.tend_resets(core, io);
         self.send_held_back(io);
         self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
@@ -557,6 +561,7 @@ impl Control {
         share.inbox.clear();
         share.inbox_bytes.clear();
         share.gathering.enter(&record);
+        share.resets.enter(members);
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
         self.end_errands();

@@ -8,6 +8,7 @@
 //! | 4 | all groups that it leads are recovered | the other way |
 //! | 5, 6 | what operators ask, and the answer (`errands`) | any member to whoever leads a group, and back |
 //! | 7 | which virtual disks it has closed (`disks`) | members of a group to whoever leads it |
+//! | 16, 17 | a host of the one resets a controller of the other, and what became of that (`icl::reset`) | any |
 //!
 //! Groups enter an epoch here once all members have told what they serve. What others say of groups before is kept for that moment, and what this node's groups
 //! still say of the last epoch goes nowhere, as if the link had lost it with its epoch.
@@ -15,7 +16,7 @@
 use reactor::Io;
 
 use super::super::Control;
-use super::{ShareControl, era_of};
+use super::{ShareControl, disks, era_of, errands};
 use crate::amf::peering::roll::Roll;
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
@@ -180,11 +181,13 @@ impl Control {
                 share.gathering.done = share.gathering.done.with(from);
                 self.pass_recovered(epoch);
             }
-            _ => {
+            RECOVER => tracing::error!(peer = %from, "a node that does not lead calls for a recovery"),
+            errands::ASKED | errands::ANSWERED | disks::KIND => {
                 if !self.hear_errand(core, io, from, kind, bytes) {
                     tracing::error!(peer = %from, kind, "a message of another node is not understood");
                 }
             }
+            _ => self.hear_reset(core, io, from, kind, bytes),
         }
     }
 
