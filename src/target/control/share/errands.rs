@@ -21,8 +21,8 @@ use crate::target::manage::{ManageError, PortRequest, Reply, Request};
 use crate::target::message::Message;
 use crate::target::rpc;
 
-const ASKED: u16 = 5;
-const ANSWERED: u16 = 6;
+pub(super) const ASKED: u16 = 5;
+pub(super) const ANSWERED: u16 = 6;
 const ENTROPY_BYTES: usize = 64;
 
 /// Takes the answer of another node.

@@ -16,7 +16,7 @@
 use reactor::Io;
 
 use super::super::Control;
-use super::ShareControl;
+use super::{ShareControl, disks, errands};
 use crate::amf::peering::Era;
 use crate::amf::peering::roll::Roll;
 use crate::amf::superblock::Name;
@@ -183,11 +183,12 @@ impl Control {
                 self.pass_recovered(epoch);
             }
             RECOVER => tracing::error!(peer = %from, "a node that does not lead calls for a recovery"),
-            _ => {
+            errands::ASKED | errands::ANSWERED | disks::KIND => {
                 if !self.hear_errand(core, io, from, kind, bytes) {
-                    self.hear_reset(core, io, from, kind, bytes);
+                    tracing::error!(peer = %from, kind, "a message of another node is not understood");
                 }
             }
+            _ => self.hear_reset(core, io, from, kind, bytes),
         }
     }
 
