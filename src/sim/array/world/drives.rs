@@ -38,7 +38,8 @@ impl World {
         if is_write && has_pen(asker) && !shared.fenced.contains(&life) {
             let mut others = self.flights.values();
             let other = others.find(|other| {
-                other.drive == drive && other.life != life && other.is_write && has_pen(other.asker)
+                let may_come = other.life != life && !shared.fenced.contains(&other.life);
+                other.drive == drive && may_come && other.is_write && has_pen(other.asker)
             });
             if let Some(other) = other {
                 let what = format!(
@@ -48,6 +49,15 @@ impl World {
                 self.violate(Violation::Redundancy(what));
             }
         }
+        let (lba, blocks) = match &command {
+            Command::Read { lba, blocks } => (*lba, u64::from(*blocks)),
+            Command::Write { lba, data, .. } => (*lba, data.len() as u64),
+            Command::Flush => (0, 0),
+        };
+        self.note(&[self.now, 14, life, u64::from(drive), lba, blocks], || {
+            let what = if is_write { "write" } else { "read" };
+            format!("life {life} {asker:?} asks drive {drive} to {what} {lba}+{blocks}")
+        });
         self.drives[usize::from(drive)].drive.submit(number, command);
         let flight = Flight {
             life,
