@@ -14,7 +14,7 @@ use config::Encryption;
 use hdrhistogram::Histogram;
 use reactor::{Errno, Io, Nanos, Program, Progress, Received, SendBatch, Token};
 
-use crate::{Figures, listener, options};
+use crate::raw::{Figures, listener, options};
 
 const ASKS: u16 = 1;
 const ANSWERS: u16 = 2;

@@ -1,16 +1,50 @@
 //! The baseline: two programs on the same reactor that send as many bytes to and fro and do nothing else.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use reactor::{Errno, Io, Nanos, Program, Progress, Received, SendBatch, SocketId, Token};
+use reactor::{Errno, Io, Nanos, Options, PollMode, Program, Progress, Received, SendBatch, SocketId, Token};
 
-use crate::{Figures, listener, options};
+/// What one run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Round trips a second.
+    pub rate: f64,
+    /// Half of the round trips took no longer, in ns.
+    pub p50_ns: f64,
+    /// 99 of 100 took no longer, in ns.
+    pub p99_ns: f64,
+    /// Messages per packet that carried any, of the side that asks.
+    pub per_packet: f64,
+    /// System calls of the side that asks, a message that it sent or received.
+    pub calls: f64,
+    /// Sends of the same, a message that it sent.
+    pub sends: f64,
+}
+
+/// Options of a reactor on this CPU.
+pub fn options(cpu: usize) -> Options {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Options {
+        poll: PollMode::Busy,
+        cpus: (cpus > 1).then(|| vec![cpu]),
+        arena_bytes: 4 << 20,
+        ..Options::default()
+    }
+}
+
+/// A listener on loopback, and its address.
+pub fn listener() -> (OwnedFd, SocketAddr) {
+    let socket =
+        reactor::listener("127.0.0.1:0".parse().expect("an address"), 16).expect("loopback is there");
+    let bound = TcpListener::from(socket.try_clone().expect("descriptors are left"));
+    (socket, bound.local_addr().expect("it is bound"))
+}
 
 enum Role {
     Answers(OwnedFd),

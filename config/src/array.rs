@@ -27,6 +27,16 @@ pub(crate) fn resolve(
             let what = "[[peer]] is another node of an array, and there is no [array]";
             problems.push(&peer.at, what, "write an [array] section, or remove this one");
         }
+        for (group, nodes_at) in groups
+            .iter()
+            .filter_map(|group| Some((group, &group.value.nodes.as_ref()?.1)))
+        {
+            let what = format!(
+                "[[group]] {:?} names nodes, and there is no [array]",
+                group.value.name
+            );
+            problems.push(nodes_at, what, "leave nodes out: the group is this node's alone");
+        }
         return (None, drives, shelves);
     };
     let mut slots = BTreeSet::from([draft.slot]);
@@ -47,6 +57,7 @@ pub(crate) fn resolve(
         problems.push(&at, what, remedy);
     }
     check_shared_groups(groups, &own, problems);
+    check_nodes(groups, &slots, problems);
     let (kept, kept_shelves) = (shared.clone(), shelves.clone());
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
@@ -104,6 +115,23 @@ fn check_shared_groups(
                 group.name
             );
             problems.push(at, what, "leave durability out: shared groups have a journal");
+        }
+    }
+}
+
+/// Who serves a group is a node of the array.
+fn check_nodes(groups: &[Placed<GroupDraft<'_>>], slots: &BTreeSet<u8>, problems: &mut Problems<'_>) {
+    for Placed { value: group, .. } in groups {
+        let Some((nodes, at)) = &group.nodes else { continue };
+        let is_slot = |node: &usize| slots.iter().any(|slot| usize::from(*slot) == *node);
+        if let Some(node) = nodes.iter().find(|node| !is_slot(node)) {
+            let what = format!("[[group]] {:?}: no node has slot {node}", group.name);
+            problems.push(at, what, "write slots of this node and of [[peer]] sections");
+        }
+        let all: BTreeSet<&usize> = nodes.iter().collect();
+        if all.len() < nodes.len() {
+            let what = format!("[[group]] {:?} names a node twice", group.name);
+            problems.push(at, what, "write each slot once");
         }
     }
 }

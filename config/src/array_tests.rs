@@ -1,6 +1,6 @@
 //! Tests of `[array]` and `[[peer]]`.
 
-use crate::testing::{LEAST, good, refuses};
+use crate::testing::{LEAST, bad, good, refuses};
 use crate::{ArrayText, Encryption, NamespaceName};
 
 const SECOND: &str = "[[drive]]\nname=\"e\"\nshelf=\"s\"\nnsid=3\n";
@@ -76,6 +76,32 @@ fn groups_of_an_array_keep_its_drives_and_its_name() {
     let array = config.array.as_ref().expect("there is an array");
     let named = format!("nqn.2026-01.io.braid:array:{}", array.name);
     assert_eq!(config.subsystem.nqn.as_str(), named);
+}
+
+#[test]
+fn a_group_of_some_nodes_names_them() {
+    let group = "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"e\", \"d\"]\n";
+    let vdisk = "[[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=\"all\"\n";
+    let peer = "[[peer]]\nslot=4\naddresses=[\"10.0.0.2:4430\"]\n";
+    let text = |nodes: &str, vdisk: &str| array(KEYS, &format!("{SHELF}{SECOND}{peer}{group}{nodes}{vdisk}"));
+    let config = good(&text("nodes=[4]\n", &format!("{vdisk}nsid=7\n")));
+    assert_eq!(config.groups[0].nodes, Some(vec![4]));
+    assert_eq!(good(&text("", vdisk)).groups[0].nodes, None);
+    for (text, what) in [
+        (text("nodes=[2, 3]\n", ""), "no node has slot 3"),
+        (text("nodes=[2, 2]\n", ""), "names a node twice"),
+        (
+            text("nodes=[9]\n", ""),
+            "nodes is not a list of 1 to 8 whole numbers in 0..=7",
+        ),
+        (text("nodes=[2]\n", vdisk), "has no nsid"),
+    ] {
+        let all = bad(&text);
+        assert!(
+            all.iter().any(|problem| problem.to_string().contains(what)),
+            "{what}: {all:?}"
+        );
+    }
 }
 
 #[test]

@@ -79,6 +79,7 @@ impl ArrayText {
 
 const GROUPS: &str = "\
 # Groups that are to be made, in the files of all nodes alike: whoever leads makes them, once. Those that are there all nodes find on the drives.
+# A group with `nodes = [0, 2]` is served by the nodes of these slots alone; then each [[vdisk]] needs an `nsid`.
 # All nodes need as many cores as each other (`cores` in [reactor]), at most 16 over all slots.
 ";
 

@@ -61,6 +61,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         }
     };
     check_vdisks(&vdisks, &group_names, problems);
+    check_numbers(&groups, &vdisks, problems);
     check_capacity(&drives, &groups, &vdisks, &group_names, problems);
     let vdisks = match &shelf {
         Some(shelf) => shelf_vdisks(shelf, &groups),
@@ -320,6 +321,7 @@ fn resolve_groups(
             accept_dirty_degraded: draft.accept_dirty_degraded,
             background: draft.background,
             accept_lost_writes: draft.accept_lost_writes,
+            nodes: nodes_of(draft.nodes.map(|(nodes, _)| nodes)),
         });
     }
     debug_assert!(
@@ -327,6 +329,12 @@ fn resolve_groups(
         "indices come from the drives' own names"
     );
     groups
+}
+
+/// Slots, as far as they are any.
+fn nodes_of(nodes: Option<Vec<usize>>) -> Option<Vec<u8>> {
+    let slots = nodes?.into_iter().map(u8::try_from);
+    slots.collect::<Result<_, _>>().ok()
 }
 
 /// Looks up the drives that a group lists, each for that group alone.
@@ -413,6 +421,7 @@ fn shelf_groups(shelf: &Shelf, drives: &[Placed<Drive>], problems: &mut Problems
         accept_dirty_degraded: false,
         accept_lost_writes: false,
         background: Background::default(),
+        nodes: None,
     };
     drives.iter().take(GROUPS_MAX).enumerate().map(group).collect()
 }
@@ -483,6 +492,20 @@ fn check_vdisks(
             let what = format!("{title}: {other:?} already takes \"all\" of group {group:?}");
             problems.push(&vdisk.size_at, what, "give one of them a size in MiB");
         }
+    }
+}
+
+/// Where nodes serve different groups, none of them knows which numbers are free.
+fn check_numbers(groups: &[Group], vdisks: &[Placed<VdiskDraft<'_>>], problems: &mut Problems<'_>) {
+    if groups.iter().all(|group| group.nodes.is_none()) {
+        return;
+    }
+    for Placed { value: vdisk, at } in vdisks.iter().filter(|vdisk| vdisk.value.nsid.is_none()) {
+        let what = format!(
+            "[[vdisk]] {:?} has no nsid, and groups are served by different nodes",
+            vdisk.name
+        );
+        problems.push(at, what, "give each virtual disk a number of its own: nsid = 1");
     }
 }
 

@@ -187,7 +187,8 @@ pub struct Subsystem {
     pub hosts: Hosts,
     /// Largest transfer of one command in KiB: a power of two in `8..=1024`, because admin data has up to 8 KiB. Default: 256.
     pub max_transfer_kib: u32,
-    /// In-capsule data of an I/O command in KiB, `0..=64` and no more than `max_transfer_kib`. Default: 8.
+    /// In-capsule data of an I/O command in KiB, `0..=64` and no more than `max_transfer_kib`; with 0 no write begins before its host has been asked for the
+    /// data, and has answered (PROTOCOL H37). Default: 8.
     pub in_capsule_kib: u32,
     /// I/O queues of one controller, `1..=128`. Default: 16.
     pub io_queues_max: u16,
@@ -467,6 +468,8 @@ pub struct Group {
     pub accept_lost_writes: bool,
     /// `[group.background]`, or its defaults.
     pub background: Background,
+    /// Slots of the nodes that serve a group of an array's drives; all of them if `None`. Default: all.
+    pub nodes: Option<Vec<u8>>,
 }
 
 /// When a host's write counts as done.

@@ -47,6 +47,7 @@ pub(crate) struct GroupDraft<'a> {
     pub(crate) accept_dirty_degraded: bool,
     pub(crate) background: Background,
     pub(crate) accept_lost_writes: bool,
+    pub(crate) nodes: Option<(Vec<usize>, Range<usize>)>,
 }
 
 /// A virtual disk before its group's name is looked up.

@@ -10,7 +10,7 @@ use nvme::io::{IoLimits, IoRequest, NamespaceFormat, parse_dsm_ranges};
 use nvme::nqn::Nqn;
 use nvme::reservation::wire::is_reservation;
 use nvme::status::Status;
-use nvme::subsystem::{self, HostAccess, Namespace, Port, PortId, QueueId, Subsystem};
+use nvme::subsystem::{self, HostAccess, Namespace, Port, PortId, QueueId, ResetOutcome, Subsystem};
 
 use super::Input;
 
@@ -124,6 +124,7 @@ fn new_subsystem() -> Subsystem {
         firmware: "1".to_owned(),
         oui: [2, 0x42, 0x52],
         cntlids: 1..=64,
+        cntlids_elsewhere: vec![65..=80],
         controllers_max: 4,
         io_queues_max: 4,
         queue_entries_max: 32,
@@ -225,6 +226,8 @@ impl Runtime {
                 subsystem::Action::Abort { .. }
                 | subsystem::Action::EnforceReservation(_)
                 | subsystem::Action::PersistReservation { .. }
+                | subsystem::Action::ResetElsewhere { .. }
+                | subsystem::Action::ResetAnswered { .. }
                 | subsystem::Action::Report(_) => {}
             }
         }
@@ -318,8 +321,17 @@ impl Runtime {
                         succeeded: caught,
                     }));
                 }
+                subsystem::Action::ResetElsewhere { number, .. } => {
+                    let outcome = if caught {
+                        ResetOutcome::Over
+                    } else {
+                        ResetOutcome::Unknown
+                    };
+                    todo.extend(self.handle(subsystem::Event::ResetElsewhere { number, outcome }));
+                }
                 subsystem::Action::Accept { .. }
                 | subsystem::Action::Complete { .. }
+                | subsystem::Action::ResetAnswered { .. }
                 | subsystem::Action::Report(_) => {}
             }
         }
@@ -631,7 +643,10 @@ impl Joined<'_> {
                 };
                 self.to_controller.extend(self.runtime.handle(event));
             }
-            subsystem::Action::Accept { .. } | subsystem::Action::Report(_) => {}
+            subsystem::Action::Accept { .. }
+            | subsystem::Action::ResetElsewhere { .. }
+            | subsystem::Action::ResetAnswered { .. }
+            | subsystem::Action::Report(_) => {}
         }
     }
 

@@ -394,6 +394,8 @@ pub struct CrossResetEntry {
     pub asked: u16,
     /// How far it is.
     pub stage: CrossResetStage,
+    /// Whether it is known to be the host's controller, and to be ended.
+    pub is_begun: bool,
 }
 
 /// Cross-Controller Reset (LID 1Eh): number of entries, then the entries.
@@ -418,7 +420,7 @@ pub fn cross_resets(entries: &[CrossResetEntry]) -> Vec<u8> {
             CrossResetStage::Succeeded => 1,
             CrossResetStage::Failed => 2,
         };
-        bytes[7] = 0b11; // CCRF: validated and initiated.
+        bytes[7] = 0b11 * u8::from(entry.is_begun); // CCRF: validated and initiated.
     }
     page
 }

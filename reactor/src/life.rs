@@ -147,6 +147,7 @@ impl<P: Program> Life<P> {
     /// One turn: what happened is handed over, what the program asks for is collected and submitted together.
     fn turn(&mut self) -> Progress {
         self.read_clock();
+        self.program.turn_begins(&mut self.io);
         let mut work = self.hand_over_completions();
         work += self.hand_over_deferred();
         work += self.hand_over_messages();

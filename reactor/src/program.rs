@@ -128,6 +128,11 @@ pub trait Program: Sized + 'static {
     /// A timer's deadline passed.
     fn timer(&mut self, io: &mut Io<Self::Message>, token: Token);
 
+    /// The beginning of a turn: [`Io::now`] is its time, and nothing that has happened by then was handed over yet.
+    fn turn_begins(&mut self, io: &mut Io<Self::Message>) {
+        let _ = io;
+    }
+
     /// The end of a turn, after its completions, messages and timers: what they produced is sent here, in one batch.
     fn turn(&mut self, io: &mut Io<Self::Message>) -> Progress;
 

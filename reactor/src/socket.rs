@@ -116,6 +116,18 @@ pub(crate) fn prepare(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Whether the other end has closed, or the connection is broken. An error of the kernel says nothing of it.
+pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one `pollfd`, valid and live across the call, which does not wait.
+    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    answered == 1 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// Ends one or both directions; a socket that is not connected any more has nothing left to end.
 pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: libc::c_int) {
     // SAFETY: `shutdown` takes no pointers.

@@ -17,6 +17,7 @@
 //! Deliberately knows neither engines nor superblocks, and no membership but what it is told.
 
 pub mod note;
+pub mod roll;
 #[cfg(test)]
 mod tests;
 
@@ -55,8 +56,8 @@ pub struct Era {
 }
 
 impl Era {
-    /// An epoch as the groups of a node see it, after the last one that this life of it has entered.
-    pub fn of(record: &EpochRecord, before: Option<&EpochRecord>) -> Self {
+    /// An epoch as a group of a node sees it, after the last one that this life of it has entered: of its members those that serve the group, and who of them leads it.
+    pub fn of(record: &EpochRecord, before: Option<&EpochRecord>, sharers: SlotSet, leader: Slot) -> Self {
         // A slot may have been lost and taken by another life in an epoch that was not entered here.
         let is_known = |slot: &Slot| {
             let life = record.member(*slot).map(|member| member.incarnation);
@@ -64,10 +65,10 @@ impl Era {
         };
         Self {
             epoch: record.epoch,
-            members: record.slots(),
-            seniors: record.seniors().iter().filter(is_known).collect(),
-            leader: record.senior_leader().slot,
-            rule: record.arbiter.into(),
+            members: sharers,
+            seniors: record.seniors().and(sharers).iter().filter(is_known).collect(),
+            leader,
+            rule: Rule::preferred(sharers),
         }
     }
 }

@@ -166,6 +166,8 @@ pub struct Core {
     pub(super) lease: Option<Arc<Lease>>,
     /// Requests of hosts that are done and were not said to be, for want of a lease.
     pub(super) withheld: Vec<(QueueId, Slot, Result<(), GroupError>)>,
+    /// When its last turn began.
+    pub(super) turned_at: Nanos,
 }
 
 /// The connections of a core, by index, with a generation that tells late events of an old one apart.
@@ -292,6 +294,7 @@ impl Core {
             command_log,
             lease,
             withheld: Vec::new(),
+            turned_at: 0,
         }
     }
 
@@ -649,6 +652,7 @@ impl Core {
     fn tick(&mut self, io: &mut Io<Message>) {
         self.report_drained(io);
         self.cut_slow_closes(io);
+        self.look_after_unheard(io);
         self.say_withheld(io);
         self.tick_groups(io);
         self.failures = 0;
@@ -902,6 +906,10 @@ impl reactor::Program for Core {
             Some((TokenKind::Locks, _)) => self.with_control(io, |control, _, _| control.locks_timer()),
             Some(_) | None => {}
         }
+    }
+
+    fn turn_begins(&mut self, io: &mut Io<Message>) {
+        self.look_after_stall(io);
     }
 
     fn turn(&mut self, io: &mut Io<Message>) -> Progress {

@@ -31,6 +31,7 @@ pub mod rpc;
 mod share;
 mod shelf;
 mod sockets;
+mod stall;
 mod storage;
 mod sums;
 mod window;

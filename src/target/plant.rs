@@ -1,6 +1,7 @@
 //! What a node's cores are started with, and their start: once, or once for each life of a node that shares its groups.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
@@ -25,6 +26,7 @@ use super::node::NodeError;
 use super::share::{Heard, Lease, Stock};
 use super::storage;
 use crate::amf::superblock;
+use crate::icl::Slot;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 1024;
@@ -33,7 +35,7 @@ const FILES_MAX: u32 = 8192;
 /// Controller identifiers of one slot: all nodes that share groups are one subsystem (PROTOCOL H43).
 const CNTLIDS_EACH: u16 = 2040;
 /// How long after the loss of an association its commands may still take effect, in ms (PROTOCOL 3.1).
-const COMMAND_QUIESCE_MS: u16 = 2000;
+pub const COMMAND_QUIESCE_MS: u16 = 2000;
 
 /// Everything of a node that outlives its cores.
 pub struct Plant {
@@ -149,15 +151,16 @@ impl Plant {
         notes.extend(config.notes.iter().map(|note| note.text.clone()));
         notes.iter().for_each(|note| tracing::info!(note = %note, "note"));
         let drives = Arc::new(drives);
-        let slot = share
-            .as_ref()
-            .map_or(0, |(share, ..)| u16::from(share.slot.number()));
+        let slots = share.as_ref().map(|(share, ..)| {
+            let others = share.port.peers.iter().map(|peer| u16::from(peer.slot.number()));
+            (u16::from(share.slot.number()), others.collect())
+        });
         let (share, expelled, lease) = match share {
             Some((share, expelled, lease)) => (Some(share), Some(expelled), Some(lease)),
             None => (None, None, None),
         };
         let setup = ControlSetup {
-            subsystem: subsystem_config(config, self.ports.clone(), slot)?,
+            subsystem: subsystem_config(config, self.ports.clone(), slots.unwrap_or_default())?,
             listeners: self.listeners()?,
             drives: Arc::clone(&drives),
             found,
@@ -249,7 +252,22 @@ fn node_facts(config: &Config, addresses: &[SocketAddr], notes: Vec<String>) -> 
     }
 }
 
-fn subsystem_config(config: &Config, ports: Vec<Port>, slot: u16) -> Result<subsystem::Config, NodeError> {
+/// Controller identifiers of a slot (PROTOCOL H43).
+fn cntlids_of(slot: u16) -> RangeInclusive<u16> {
+    slot * CNTLIDS_EACH + 1..=(slot + 1) * CNTLIDS_EACH
+}
+
+/// The slot whose node has this controller.
+pub fn slot_of(cntlid: u16) -> Option<Slot> {
+    Slot::new(u8::try_from(cntlid.checked_sub(1)? / CNTLIDS_EACH).ok()?)
+}
+
+/// What hosts see of a node that has a slot, beside others.
+fn subsystem_config(
+    config: &Config,
+    ports: Vec<Port>,
+    (slot, others): (u16, Vec<u16>),
+) -> Result<subsystem::Config, NodeError> {
     let subsystem = &config.subsystem;
     let drawn: [u8; 24] = storage::random_bytes().map_err(|error| NodeError::System {
         what: "no random bytes from the system",
@@ -263,8 +281,8 @@ fn subsystem_config(config: &Config, ports: Vec<Port>, slot: u16) -> Result<subs
         model: subsystem.model.clone(),
         firmware: subsystem.firmware.clone(),
         oui: subsystem.oui,
-        // PROTOCOL H43.
-        cntlids: slot * CNTLIDS_EACH + 1..=(slot + 1) * CNTLIDS_EACH,
+        cntlids: cntlids_of(slot),
+        cntlids_elsewhere: others.into_iter().map(cntlids_of).collect(),
         controllers_max: subsystem.controllers_max.min(CNTLIDS_EACH),
         io_queues_max: subsystem.io_queues_max,
         queue_entries_max: subsystem.queue_entries_max,

@@ -8,7 +8,7 @@ use braid::icl::membership::label::{LABEL_BLOCK, Label, voters_of};
 use braid::icl::{DriveIndex, DriveSet, Slot};
 use braid::target::council::{Council, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use braid::target::icl::Peer;
-use braid::target::manage::{ArrayStatus, FaultKind};
+use braid::target::manage::{ArrayCut, ArrayStatus, FaultKind};
 use config::Encryption;
 use nvme::nqn::Nqn;
 
@@ -182,6 +182,16 @@ fn nodes_that_encrypt_form_an_array_and_keep_out_who_does_not() {
     until("three members", &three, |all| are_open(all, 3));
 }
 
+/// A link that is cut in both directions, or whole.
+fn cut_off(peer: u8, is_cut: bool) -> ArrayCut {
+    ArrayCut {
+        peer,
+        muted: is_cut,
+        deafened: is_cut,
+        locks_only: false,
+    }
+}
+
 /// H01, CHECKLIST E1: the link between two nodes is cut, and both see the drives: one of them goes on, and the other knows that it does not.
 #[test]
 fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
@@ -194,7 +204,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     all[0].create().unwrap();
     let formed = until("two members", &all, |all| are_open(all, 2));
     for (council, peer) in [(all[0], 1), (all[1], 0)] {
-        council.cut(slot(peer), true, true).unwrap();
+        council.cut(slot(peer), cut_off(peer, true)).unwrap();
     }
     // The lower slot as a rule, and the other one if the lower was late to notice.
     let has_decided =
@@ -211,7 +221,7 @@ fn of_two_nodes_that_are_cut_from_each_other_one_goes_on() {
     });
     assert!(evicted[0].ended_before.is_some());
     for (council, peer) in [(all[0], 1), (all[1], 0)] {
-        council.cut(slot(peer), false, false).unwrap();
+        council.cut(slot(peer), cut_off(peer, false)).unwrap();
     }
     until("both again", &all, |all| are_open(all, 2));
 }
@@ -490,6 +500,35 @@ fn a_drive_that_holds_a_write_of_a_lost_connection_is_not_used_before_it_has_ans
     until("reached again", &[&council], |all| {
         are_reached(&all[0]) && are_open(all, 1)
     });
+}
+
+/// PROTOCOL 3.4, step 3: a node that reaches fewer drives than the members, for good or because it has just begun, is not let in at the price of these drives, which would be lost
+/// members of their groups from then on.
+#[test]
+fn a_node_that_reaches_fewer_drives_costs_the_array_none() {
+    let shelf = shelf();
+    let nodes = addresses(2);
+    let one = Council::start(setup(0, &nodes, shelf.address()), None).unwrap();
+    all_blank(&[&one]);
+    one.create().unwrap();
+    until("one member", &[&one], |all| are_open(all, 1));
+    let mut poor = setup(1, &nodes, shelf.address());
+    poor.drives.truncate(3);
+    let two = Council::start(poor, None).unwrap();
+    until("it reaches a majority", &[&two], |all| {
+        all[0].stage == "outside" && are_reached(&all[0])
+    });
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        let status = one.status().unwrap();
+        assert!(status.drives.iter().all(|drive| drive.in_use), "{status:#?}");
+        assert_eq!(status.members.len(), 1);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(two);
+    let two = Council::start(setup(1, &nodes, shelf.address()), None).unwrap();
+    let both = until("two members", &[&one, &two], |all| are_open(all, 2));
+    assert!(both[0].drives.iter().all(|drive| drive.in_use));
 }
 
 /// CHECKLIST A3: one of two networks to a shelf is lost without a word. The node goes on over the other one, in the same life and epoch.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nvme::command::{CompletionEntry, SubmissionEntry, admin_opcode, io_opcode};
 use nvme::crc32c::portable;
 use nvme::fabrics::{CNTLID_DYNAMIC, Configuration, Connect, ConnectData, PropertyAccess, property};
+use nvme::log::{CrossResetStage, cross_reset_stage, lid, log_command};
 use nvme::nqn::Nqn;
 use nvme::status::Status;
 use nvme::tcp::initiator::{Connection, Event, Options, Outbox, Part, Payload};
@@ -261,6 +262,8 @@ pub struct Manner {
     pub digests: (bool, bool),
     /// I/O queues.
     pub queues: u16,
+    /// Entries of each of them.
+    pub entries: u16,
     /// Keep alive timeout.
     pub kato_ms: u32,
     /// Who it is.
@@ -278,6 +281,7 @@ impl Default for Manner {
         Self {
             digests: (false, false),
             queues: 1,
+            entries: COMMANDS,
             kato_ms: 0,
             host: 1,
             life: None,
@@ -285,6 +289,17 @@ impl Default for Manner {
             patience: WAIT,
         }
     }
+}
+
+/// What names one instance of a controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Instance {
+    /// Controller identifier.
+    pub cntlid: u16,
+    /// CIU.
+    pub instance: u8,
+    /// CIRN.
+    pub random: u64,
 }
 
 /// One association.
@@ -321,18 +336,18 @@ impl Host {
         } else {
             Connect::CATTR_DISABLE_FLOW_CONTROL
         };
-        let connect = |qid, kato_ms| {
+        let connect = |qid, entries, kato_ms| {
             Connect {
                 recfmt: 0,
                 qid,
-                sqsize: COMMANDS - 1,
+                sqsize: entries - 1,
                 cattr,
                 kato_ms,
             }
             .encode(0)
         };
         let mut admin = Queue::open(address, manner.digests, manner.patience)?;
-        let answer = admin.try_run(connect(0, manner.kato_ms), &data.encode(), 0)?;
+        let answer = admin.try_run(connect(0, COMMANDS, manner.kato_ms), &data.encode(), 0)?;
         assert!(answer.status().is_success(), "{}", answer.status());
         let cntlid = u16::try_from(answer.entry.result & 0xffff).unwrap();
         data.cntlid = cntlid;
@@ -340,7 +355,9 @@ impl Host {
         admin.try_run(start, &[], 0)?.ok();
         let open = |qid| {
             let mut queue = Queue::open(address, manner.digests, manner.patience)?;
-            queue.try_run(connect(qid, 0), &data.encode(), 0)?.ok();
+            queue
+                .try_run(connect(qid, manner.entries, 0), &data.encode(), 0)?
+                .ok();
             Ok(queue)
         };
         Ok(Self {
@@ -348,6 +365,38 @@ impl Host {
             admin,
             cntlid,
         })
+    }
+
+    /// What names its controller, if the target still answers.
+    pub fn try_instance(&mut self) -> io::Result<Instance> {
+        let mut entry = SubmissionEntry::new(admin_opcode::IDENTIFY, 0);
+        entry.set_dword(10, 1);
+        let page = self.admin.try_run(entry, &[], 4096)?.data();
+        Ok(Instance {
+            cntlid: self.cntlid,
+            instance: page[135],
+            random: u64::from_le_bytes(page[136..144].try_into().unwrap()),
+        })
+    }
+
+    /// Ends another controller of the same host through this one, and waits for how that ends. Panics if it is refused.
+    pub fn try_reset(&mut self, other: Instance) -> io::Result<CrossResetStage> {
+        let mut reset = SubmissionEntry::new(admin_opcode::CROSS_CONTROLLER_RESET, 0);
+        reset.set_dword(10, u32::from(other.cntlid) | u32::from(other.instance) << 16);
+        reset.set_qword(12, other.random);
+        let answer = self.admin.try_run(reset, &[], 0)?;
+        assert!(answer.status().is_success(), "{}", answer.status());
+        if answer.entry.result & 1 == 1 {
+            return Ok(CrossResetStage::Succeeded);
+        }
+        loop {
+            let log = log_command(0, lid::CROSS_CONTROLLER_RESET, 0, 4096);
+            let page = self.admin.try_run(log, &[], 4096)?.data();
+            match cross_reset_stage(&page, other.cntlid, other.instance).expect("it is listed") {
+                CrossResetStage::InProgress => std::thread::sleep(Duration::from_millis(20)),
+                ended @ (CrossResetStage::Succeeded | CrossResetStage::Failed) => return Ok(ended),
+            }
+        }
     }
 
     /// Identify with a CNS value, for a namespace or for none.

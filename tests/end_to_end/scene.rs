@@ -50,6 +50,28 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Stops it as it is, and waits until none of its threads runs.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+        let begin = Instant::now();
+        while !self.is_frozen() {
+            assert!(begin.elapsed() < WAIT, "it stops");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        tasks.flatten().all(|task| {
+            let text = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name of a thread, in parentheses, may have any byte; its state follows.
+            text.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    }
+}
+
 fn run(what: &str, config: &Path, folder: &Path) -> Running {
     let log = File::options()
         .create(true)
@@ -123,6 +145,11 @@ impl Drop for Scene {
 impl Scene {
     /// A shelf with five drives, and so many nodes, whose configurations end so.
     pub fn set(count: u8, groups: &str) -> Self {
+        Self::set_as(count, "", groups)
+    }
+
+    /// The same, with more lines in the `[subsystem]` of each node.
+    pub fn set_as(count: u8, subsystem: &str, groups: &str) -> Self {
         let folder = Folder::make();
         let ports = addresses(2 * usize::from(count) + 1);
         let (shelf, nodes) = ports.split_first().unwrap();
@@ -142,7 +169,7 @@ impl Scene {
         for (slot, (address, host)) in (0..count).zip(nodes.iter().zip(hosts)) {
             let mut text = format!(
                 "[node]\nname = \"n{slot}\"\nrpc_socket = \"n{slot}.sock\"\n[health]\nallow_fault_injection = true\n\
-                 [reactor]\ncores = 1\npoll = \"interrupt\"\nmemory_mib = 64\n[[listen]]\naddress = \"{host}\"\n[subsystem]\nnqn = \"{NQN}\"\n\
+                 [reactor]\ncores = 1\npoll = \"interrupt\"\nmemory_mib = 64\n[[listen]]\naddress = \"{host}\"\n[subsystem]\nnqn = \"{NQN}\"\n{subsystem}\
                  [array]\nname = \"vault\"\nslot = {slot}\nkey_file = \"vault.key\"\nlisten = \"{address}\"\n"
             );
             for (peer, address) in (0..count).zip(nodes).filter(|(peer, _)| *peer != slot) {
@@ -189,13 +216,24 @@ impl Scene {
 
     /// A drive of the shelf answers with errors from now on.
     pub fn break_drive(&self, drive: &str) {
+        self.inject(drive, FaultKind::Error, None);
+    }
+
+    /// All drives of the shelf take so much longer for every command from now on.
+    pub fn slow_drives_down(&self, slow_us: u64) {
+        for drive in 0..DRIVES {
+            self.inject(&format!("d{drive}"), FaultKind::Slow, Some(slow_us));
+        }
+    }
+
+    fn inject(&self, drive: &str, fault: FaultKind, slow_us: Option<u64>) {
         let mut client = Client::connect(&self.path("shelf.sock"), ANSWER).unwrap();
         let inject = DriveInject {
             drive: drive.to_owned(),
-            fault: FaultKind::Error,
+            fault,
             at_bytes: None,
             blocks: None,
-            slow_us: None,
+            slow_us,
         };
         client.call(&Request::DriveInject(inject)).unwrap();
     }
@@ -213,8 +251,12 @@ impl Scene {
 
     /// What a node says, if it says anything. A node that may answer hosts is a member of the newest epoch that was open before it was asked.
     pub fn ask(&mut self, slot: u8, request: ArrayRequest) -> Option<ArrayStatus> {
+        self.ask_within(slot, request, ANSWER)
+    }
+
+    fn ask_within(&mut self, slot: u8, request: ArrayRequest, patience: Duration) -> Option<ArrayStatus> {
         let (newest, members) = self.newest.clone();
-        let mut client = Client::connect(&self.path(&format!("n{slot}.sock")), ANSWER).ok()?;
+        let mut client = Client::connect(&self.path(&format!("n{slot}.sock")), patience).ok()?;
         let Reply::Array(status) = client.call(&Request::Array(request)).ok()? else {
             return None;
         };
@@ -236,10 +278,36 @@ impl Scene {
     /// Makes the array through one of the nodes.
     pub fn create(&mut self, slot: u8) {
         let begin = Instant::now();
-        while self.ask(slot, ArrayRequest::Create).is_none() {
+        // Drives are tried out, which takes its time on a busy machine.
+        while self.ask_within(slot, ArrayRequest::Create, WAIT).is_none() {
             assert!(begin.elapsed() < WAIT, "the array is made");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Asks a node that has found its drives blank so many times to make the array, each time before the last one is answered: it does so once.
+    pub fn create_at_once(&mut self, slot: u8, times: u32) {
+        let begin = Instant::now();
+        let is_blank = |status: ArrayStatus| status.drives.iter().all(|drive| drive.state == "blank");
+        while !self.show(slot).is_some_and(is_blank) {
+            assert!(begin.elapsed() < WAIT, "slot {slot} finds its drives");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let socket = self.path(&format!("n{slot}.sock"));
+        let create = |turn: u32| {
+            let socket = &socket;
+            move || {
+                std::thread::sleep(turn * Duration::from_millis(500)); // Drives are tried out for longer.
+                let mut client = Client::connect(socket, 2 * WAIT).unwrap();
+                client.call(&Request::Array(ArrayRequest::Create)).is_ok()
+            }
+        };
+        let made = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..times).map(|turn| scope.spawn(create(turn))).collect();
+            let answers = asked.into_iter().map(|asked| asked.join().unwrap());
+            answers.filter(|is_made| *is_made).count()
+        });
+        assert_eq!(made, 1, "the array is made once");
     }
 
     /// The array as a node sees it.
@@ -302,11 +370,19 @@ impl Scene {
 
     /// Cuts a node off from another one.
     pub fn cut(&mut self, slot: u8, peer: u8, muted: bool, deafened: bool) {
-        let cut = ArrayCut {
-            peer,
-            muted,
-            deafened,
-        };
+        self.cut_links(
+            slot,
+            ArrayCut {
+                peer,
+                muted,
+                deafened,
+                locks_only: false,
+            },
+        );
+    }
+
+    /// Cuts links of a node.
+    pub fn cut_links(&mut self, slot: u8, cut: ArrayCut) {
         // Between two lives there is nobody to be cut off.
         let begin = Instant::now();
         while self.ask(slot, ArrayRequest::Cut(cut)).is_none() {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use braid::target::manage::ArrayCut;
 use nvme::command::io_opcode;
 use nvme::status::Status;
 
@@ -20,13 +21,18 @@ pub const GROUP: &str = "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [\
                      [[vdisk]]\nname = \"v\"\ngroup = \"g\"\nsize_mib = 64\nnsid = 1\n";
 
 /// Connects as soon as the node serves.
-fn connect(address: SocketAddr, host: u8) -> Host {
+pub fn connect(address: SocketAddr, host: u8) -> Host {
+    let manner = Manner {
+        host,
+        ..Manner::default()
+    };
+    connect_as(address, manner)
+}
+
+/// The same in a manner.
+pub fn connect_as(address: SocketAddr, manner: Manner) -> Host {
     let begin = Instant::now();
     loop {
-        let manner = Manner {
-            host,
-            ..Manner::default()
-        };
         match Host::try_connect_as(address, manner) {
             Ok(host) => return host,
             Err(error) => assert!(begin.elapsed() < 2 * WAIT, "{address}: {error}"),
@@ -39,6 +45,18 @@ fn scene(nodes: u8) -> Scene {
     let mut scene = Scene::set(nodes, GROUP);
     scene.create(0);
     scene
+}
+
+/// An array that is made by several callers at once is made once, and nobody tries out drives that are in use by then, which would fence their
+/// users: the group on them is served.
+#[test]
+fn an_array_is_made_once() {
+    let mut scene = Scene::set(2, GROUP);
+    scene.create_at_once(0, 4);
+    let mut host = connect(scene.hosts[0], 1);
+    let data = pattern(1, BLOCK as usize);
+    host.write(1, 7, BLOCK, &data);
+    assert_eq!(connect(scene.hosts[1], 2).read(1, 7, 1, BLOCK), data);
 }
 
 /// CHECKLIST A10, B1, B9, D1, PROTOCOL H43: whatever is written through one node is read through the others, at once; and to hosts they are one
@@ -108,6 +126,50 @@ fn compare_and_write_is_atomic_over_nodes() {
     });
     let last = connect(scene.hosts[1], 9).read(1, 5, 1, BLOCK);
     assert_eq!(number(&last), 2 * EACH);
+}
+
+/// PROTOCOL 3.1, CHECKLIST A3: if only the link for locks between two nodes fails, and announcements pass, one of them is left out all the same, so that nobody
+/// waits for good; and when the link is whole again, it comes back.
+#[test]
+fn a_node_that_is_heard_and_gives_no_locks_is_left_out() {
+    let mut scene = scene(3);
+    scene.until_open("formed", &[0, 1, 2]);
+    let mut hosts: Vec<Host> = (1..)
+        .zip(&scene.hosts)
+        .map(|(host, address)| connect(*address, host))
+        .collect();
+    let data = |round: u64| pattern(round, BLOCK as usize);
+    for block in 0..24 {
+        hosts[usize::try_from(block % 2).unwrap()].write(1, block, BLOCK, &data(block));
+    }
+    let cut = |is_cut, peer| ArrayCut {
+        peer,
+        muted: is_cut,
+        deafened: is_cut,
+        locks_only: true,
+    };
+    scene.cut_links(0, cut(true, 1));
+    scene.cut_links(1, cut(true, 0));
+    scene.until_one_opens("without one of the two", &[&[0, 2], &[1, 2]]);
+    // Whoever is left has all rows; and no host waits for good.
+    let mut host = connect(scene.hosts[2], 9);
+    for block in 0..24 {
+        assert!(host.read(1, block, 1, BLOCK) == data(block), "block {block}");
+        host.write(1, block, BLOCK, &data(block + 100));
+    }
+    for (slot, peer) in [(0, 1), (1, 0)] {
+        scene.cut_links(slot, cut(false, peer));
+    }
+    scene.until_open("the link is whole", &[0, 1, 2]);
+    for address in &scene.hosts {
+        let mut host = connect(*address, 9);
+        for block in 0..24 {
+            assert!(
+                host.read(1, block, 1, BLOCK) == data(block + 100),
+                "block {block}"
+            );
+        }
+    }
 }
 
 /// More cores than a journal can have lanes are refused with what to do about it.

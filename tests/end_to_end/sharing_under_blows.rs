@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use braid::sim::history::{Durability, Ended, History, Wish};
 use braid::sim::stamp::{Content, fill, recognise};
 use nvme::command::{SubmissionEntry, io_opcode};
+use nvme::log::CrossResetStage;
 use nvme::status::Status;
 
-use super::queue::{Host, Manner, command, read, write};
+use super::queue::{Host, Instance, Manner, command, read, write};
 use super::scene::{Random, Scene};
 use super::sharing::GROUP;
 use super::stage::WAIT;
@@ -28,6 +29,8 @@ const BLOCKS: u64 = 96;
 const HOT: u64 = 6;
 /// After so many schedules hosts go on to other blocks: a write that was never answered may take effect at any time, and the judge tries all orders.
 const SCHEDULES_A_WINDOW: u64 = 8;
+/// One in so many commands of a host is a write in the middle of which it goes away without closing its connection.
+const LEAVES_ONE_IN: u64 = 150;
 /// How long a host waits for a node to take its connection, and for a command.
 const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(6);
@@ -40,10 +43,19 @@ struct Load {
     /// The longest that a host was without an answer since this was looked at, in microseconds.
     longest: Mutex<Duration>,
     completed: Mutex<u64>,
+    /// Associations that were ended through another node.
+    resets: Mutex<u64>,
     /// Wait between two commands of a host.
     pause: Duration,
     /// Where the blocks begin that hosts use now.
     first: AtomicU64,
+}
+
+/// A host's association that it has left, and the write that it had under way there. Its sockets stay open, as if the network were cut.
+struct Left {
+    _host: Host,
+    instance: Instance,
+    command: u32,
 }
 
 /// One command of a host, and how it is written down.
@@ -61,6 +73,7 @@ impl Load {
             is_over: AtomicBool::new(false),
             longest: Mutex::default(),
             completed: Mutex::default(),
+            resets: Mutex::default(),
             pause,
             first: AtomicU64::new(0),
         }
@@ -71,6 +84,7 @@ impl Load {
         let mut random = Random(u64::from(number) * 7919);
         let mut path = u64::from(number);
         let mut last = Instant::now();
+        let mut left: Option<Left> = None;
         while !self.is_over.load(Ordering::Relaxed) {
             // Not the next one, or all of them would come to be at the same.
             path += 1 + random.below(addresses.len() as u64 - 1);
@@ -87,7 +101,22 @@ impl Load {
                 continue;
             };
             host.io[0].be_patient(ANSWER);
+            if let Some(left) = left.take() {
+                self.end_left(&mut host, &left);
+            }
+            let Ok(instance) = host.try_instance() else {
+                continue;
+            };
             while !self.is_over.load(Ordering::Relaxed) {
+                if random.below(LEAVES_ONE_IN) == 0 {
+                    let command = self.leave(&mut host, &mut random);
+                    left = Some(Left {
+                        _host: host,
+                        instance,
+                        command,
+                    });
+                    break;
+                }
                 if !self.run(&mut host, &mut random) {
                     break;
                 }
@@ -99,6 +128,28 @@ impl Load {
                 *self.completed.lock().unwrap() += 1;
                 thread::sleep(self.pause);
             }
+        }
+    }
+
+    /// Begins a write and does not wait for its end.
+    fn leave(&self, host: &mut Host, random: &mut Random) -> u32 {
+        let (blocks, wish) = (3, Wish::Write { forced: false });
+        let lba = self.first.load(Ordering::Relaxed) + random.below(BLOCKS - u64::from(blocks) + 1);
+        let number = self.history.lock().unwrap().begin(wish, lba, blocks);
+        let mut data = vec![0; (blocks * BLOCK) as usize];
+        for (at, block) in (lba..).zip(data.chunks_mut(BLOCK as usize)) {
+            fill(block, number, at);
+        }
+        // A target that is gone has not taken it.
+        let _ = host.io[0].try_submit(write(1, lba, blocks), &data, 0);
+        number
+    }
+
+    /// Has another node end what was left. Then the write has taken effect or never will.
+    fn end_left(&self, host: &mut Host, left: &Left) {
+        if let Ok(CrossResetStage::Succeeded) = host.try_reset(left.instance) {
+            self.history.lock().unwrap().end(left.command, Ended::Failed, &[]);
+            *self.resets.lock().unwrap() += 1;
         }
     }
 
@@ -277,6 +328,18 @@ fn strike(scene: &mut Scene, load: &Load, blow: Blow, victim: u8, random: &mut R
     load.await_progress();
 }
 
+fn print_gaps(gaps: BTreeMap<Blow, Vec<Duration>>) {
+    for (blow, mut of) in gaps {
+        of.sort();
+        println!(
+            "{blow:?}: {} schedules, longest time without an answer {:.2?} (median), {:.2?} (longest)",
+            of.len(),
+            of[of.len() / 2],
+            of[of.len() - 1]
+        );
+    }
+}
+
 /// CHECKLIST A4, B1, B9, C2, E2, PROTOCOL I8, I9, H19 to H21, H37, H38.
 #[test]
 fn whatever_happens_to_nodes_every_answer_is_explained() {
@@ -334,18 +397,15 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
             std::panic::resume_unwind(panic);
         }
     });
+    let resets = load.resets.into_inner().unwrap();
+    assert!(resets > 0, "hosts have left associations behind");
     let history = load.history.into_inner().unwrap();
-    println!("{} commands", history.next_command());
+    println!(
+        "{} commands, {resets} associations ended through another node",
+        history.next_command()
+    );
     if let Err(contradiction) = history.judge() {
         panic!("{contradiction}");
     }
-    for (blow, mut of) in gaps {
-        of.sort();
-        println!(
-            "{blow:?}: {} schedules, longest time without an answer {:.2?} (median), {:.2?} (longest)",
-            of.len(),
-            of[of.len() / 2],
-            of[of.len() - 1]
-        );
-    }
+    print_gaps(gaps);
 }

@@ -12,8 +12,8 @@ use super::{GroupDraft, Placed, VdiskDraft, fabric, one};
 use crate::problem::Problems;
 use crate::section::{Found, Section};
 use crate::{
-    Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX, LATENCY_TARGET_US_MAX, Level,
-    MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
+    ARRAY_SLOTS, Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX,
+    LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
 };
 
 /// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
@@ -124,6 +124,16 @@ pub(crate) fn group<'a>(
     let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
     let background = background(one(&mut section, "background", problems), problems);
     let accept_lost_writes = section.flag("accept_lost_writes", problems).or(false);
+    let nodes = section.numbers(
+        "nodes",
+        usize::from(ARRAY_SLOTS) - 1,
+        usize::from(ARRAY_SLOTS),
+        problems,
+    );
+    let nodes = match nodes {
+        Found::Value(nodes, at) => Some((nodes, at)),
+        Found::Absent | Found::Wrong => None,
+    };
     let drives_at = drives.place().unwrap_or(section.at().clone());
     section.finish(problems);
     let value = GroupDraft {
@@ -140,6 +150,7 @@ pub(crate) fn group<'a>(
         accept_dirty_degraded,
         background,
         accept_lost_writes,
+        nodes,
     };
     Some(Placed { value, at })
 }

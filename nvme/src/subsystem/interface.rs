@@ -78,6 +78,8 @@ pub struct Config {
     pub oui: [u8; 3],
     /// This node's slice of the controller identifiers, within `1..=0xffef`. Slices of nodes never overlap.
     pub cntlids: RangeInclusive<u16>,
+    /// The slices of the other nodes that serve the subsystem.
+    pub cntlids_elsewhere: Vec<RangeInclusive<u16>>,
     /// Associations at once. A quarter of them, but at least one, may be discovery controllers.
     pub controllers_max: u16,
     /// I/O queues per controller.
@@ -327,6 +329,20 @@ pub enum Event<'a> {
     },
     /// The listeners changed to these, [`PORTS_MAX`] at most.
     PortsChanged(Vec<Port>),
+    /// The answer to [`Action::ResetElsewhere`].
+    ResetElsewhere {
+        /// As in the action.
+        number: u64,
+        /// What became of it.
+        outcome: ResetOutcome,
+    },
+    /// A host of another node resets a controller of this one; [`Action::ResetAnswered`] says when it is through.
+    ResetAsked {
+        /// To be given back.
+        number: u64,
+        /// Which controller, and who asks.
+        wish: ResetWish,
+    },
     /// The allowed hosts changed; hosts that are not allowed any more lose their associations.
     HostsChanged(HostAccess),
     /// New measurements.
@@ -394,6 +410,21 @@ pub enum Action {
         /// What is to be kept.
         state: State,
     },
+    /// Have another node end a controller of its own, and answer with [`Event::ResetElsewhere`] when nothing that the controller had under way can
+    /// take effect any more, or when that will not be known.
+    ResetElsewhere {
+        /// To be given back.
+        number: u64,
+        /// Which controller, and who asks.
+        wish: ResetWish,
+    },
+    /// The answer to [`Event::ResetAsked`].
+    ResetAnswered {
+        /// As in the event.
+        number: u64,
+        /// What became of it.
+        outcome: ResetOutcome,
+    },
     /// Stop executing the connection's commands, drain them, flush what was completed, close, and answer
     /// with [`Event::Closed`]. Commands of it that are not completed yet never will be.
     Close {
@@ -404,6 +435,30 @@ pub enum Action {
     },
     /// Something to log.
     Report(Report),
+}
+
+/// A Cross-Controller Reset on its way to the node that has the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResetWish {
+    /// The controller (ICID).
+    pub cntlid: u16,
+    /// Its instance (CIU).
+    pub instance: u8,
+    /// The random number of that instance (CIRN).
+    pub random: u64,
+    /// The host that asks.
+    pub host: Nqn,
+}
+
+/// What became of a Cross-Controller Reset at the node that has the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ResetOutcome {
+    /// Nothing that the controller had under way can take effect any more.
+    Over,
+    /// The controller is none of this host.
+    Refused,
+    /// It was not found out in time: what the controller had under way may still take effect.
+    Unknown,
 }
 
 /// Why a connection is to be closed.
@@ -588,6 +643,13 @@ pub enum Report {
         cntlid: u16,
         /// The one that was asked.
         by: u16,
+    },
+    /// A host reset a controller of its own through another node.
+    CrossResetElsewhere {
+        /// The one that is reset.
+        cntlid: u16,
+        /// The host.
+        host: Nqn,
     },
     /// A host shut its controller down.
     ShutDown {

@@ -32,7 +32,7 @@ use controller::{Controller, Notice};
 
 pub use interface::{
     Action, Association, CloseReason, Config, ConfigError, Event, HostAccess, NAMESPACES_MAX, Namespace,
-    PORTS_MAX, Port, PortId, QueueId, Refusal, Report,
+    PORTS_MAX, Port, PortId, QueueId, Refusal, Report, ResetOutcome, ResetWish,
 };
 
 /// Connections that may be waiting for their Connect at once, held ones included. With about 300 bytes each
@@ -138,6 +138,9 @@ pub struct Subsystem {
     random: Random,
     health: Health,
     abort_token: u32,
+    /// Resets of controllers that hosts of other nodes wait for, and the number of the last one that another node was asked for.
+    asked_resets: Vec<reset::AskedReset>,
+    reset_number: u64,
     shutting_down: bool,
 }
 
@@ -158,6 +161,8 @@ impl Subsystem {
             generation: 1,
             health: Health::default(),
             abort_token: 0,
+            asked_resets: Vec::new(),
+            reset_number: 0,
             shutting_down: false,
         })
     }
@@ -249,6 +254,8 @@ impl Subsystem {
                 }
             }
             Event::PortsChanged(ports) => self.ports_changed(ports, out),
+            Event::ResetElsewhere { number, outcome } => self.reset_elsewhere_ended(number, outcome, out),
+            Event::ResetAsked { number, wish } => self.reset_asked(number, wish, out),
             Event::HostsChanged(allow) => self.hosts_changed(allow, out),
             Event::Health(health) => self.health_changed(health, out),
             Event::Tick => self.tick(now_ns, out),

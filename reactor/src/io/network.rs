@@ -130,6 +130,12 @@ impl<M: Send + 'static> Io<M> {
         Some(self.open(socket.0)?.fd.as_fd())
     }
 
+    /// Whether the other end has closed the connection, or it is broken, although what came before may not have been received yet. Asks the kernel; of a
+    /// socket that is not held any more it is true.
+    pub fn has_hung_up(&self, socket: SocketId) -> bool {
+        self.socket_fd(socket).is_none_or(socket::has_hung_up)
+    }
+
     /// Starts receiving: bytes come to `Program::received` with `token` until `Received::End` or `Received::Error`.
     pub fn receive(&mut self, socket: SocketId, token: Token) {
         let Some(stream) = self

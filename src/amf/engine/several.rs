@@ -1,6 +1,7 @@
 //! Engines of several nodes over the same drives, with the real lock protocol between them.
 
 mod survivors;
+mod sweep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -312,4 +313,40 @@ fn nodes_that_share_a_group_serve_it_as_one() {
         messages += several.messages;
     }
     assert!(messages > 100_000, "{messages}");
+}
+
+/// CHECKLIST B6: hosts at two nodes that write different rows are served at the same time: each node has drive commands under way before any of the
+/// other's is done.
+#[test]
+fn different_rows_are_written_on_different_nodes_at_once() {
+    let shape = Shape {
+        cores: 2,
+        nodes: 2,
+        journal: Some(Durability::Journal),
+        ..Shape::SMALL
+    };
+    let mut run = Run::new(&shape, 1);
+    run.world.found_array();
+    let row = run.world.geometry.row_blocks() as usize;
+    run.submit(0, 0, 1, 4, 1..3);
+    run.submit(1, 0, 1, 4, row + 1..row + 3);
+    let is_drive = |owed: &Owed| matches!(owed, Owed::Drive(_));
+    let is_served = |world: &World| world.cores.iter().all(|core| core.owed.iter().any(is_drive));
+    for _ in 0..1000 {
+        run.world.nodes_go_on();
+        for core in 0..2 {
+            if let Some(at) = run.world.cores[core].owed.iter().position(|owed| !is_drive(owed)) {
+                run.world.pay(core, at);
+            }
+        }
+    }
+    assert!(
+        is_served(&run.world),
+        "neither waits for a drive command of the other"
+    );
+    run.world.settle();
+    run.check_done();
+    assert!(run.running.is_empty(), "both are done");
+    run.world.drain();
+    run.check_contents();
 }

@@ -142,7 +142,14 @@ impl Run {
         self.submit(core, ids[0], ids[1], kind, range);
     }
 
-    fn submit(&mut self, core: usize, command: u32, other: u32, kind: u64, range: std::ops::Range<usize>) {
+    pub fn submit(
+        &mut self,
+        core: usize,
+        command: u32,
+        other: u32,
+        kind: u64,
+        range: std::ops::Range<usize>,
+    ) {
         let lba = GroupLba(range.start as u64);
         let blocks = u32::try_from(range.len()).expect("short");
         let now = self.model[range.clone()].to_vec();

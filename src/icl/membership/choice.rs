@@ -2,7 +2,7 @@
 //!
 //! Every member has to reach every drive in use and to hear every other member, the drives have to suffice for the data of each group, and
 //! a majority of the voters has to be among them. Of what is possible, more redundancy is better, then more of the present members, then
-//! more members, then the lower slots. All nodes that know the same choose the same.
+//! more members, then the lower slots. Newcomers are let in only if that costs no drive ([`kept`]). All nodes that know the same choose the same.
 
 use super::{DriveSet, Slot, SlotSet};
 
@@ -65,6 +65,19 @@ pub fn choose(rules: Rules<'_>, candidates: &[Candidate], must: SlotSet) -> Opti
         .filter(|slots| all.covers(*slots) && slots.covers(must));
     let possible = subsets.filter_map(|slots| score(rules, candidates, slots));
     possible.max_by_key(|(score, _)| *score).map(|(_, choice)| choice)
+}
+
+/// Drives that stay in use whoever is let in: those of the present members, or where there are none, as when an array starts, of whoever reaches most.
+///
+/// Newcomers that do not reach all of them would cost groups their redundancy; and a node that has just begun reaches one drive after the other.
+pub fn kept(rules: Rules<'_>, candidates: &[Candidate]) -> Option<DriveSet> {
+    let present: Vec<Candidate> = candidates.iter().filter(|one| one.is_member).copied().collect();
+    if !present.is_empty() {
+        return Some(choose(rules, &present, SlotSet::EMPTY)?.drives);
+    }
+    let alone = candidates.iter().map(|one| rules.drives.and(one.reach));
+    let able = alone.filter(|drives| blocked(rules, *drives).is_none());
+    able.max_by_key(|drives| (drives.count(), drives.0))
 }
 
 /// Why not even one node alone could go on that reaches these drives; `None` if it could.
@@ -164,6 +177,26 @@ mod tests {
             nodes[2],
         ];
         assert_eq!(chosen(&heard), Some((0b111, 0b1111)));
+    }
+
+    #[test]
+    fn newcomers_cost_no_drives() {
+        // Groups need nothing that membership knows of.
+        let rules = Rules { needs: &[], ..RULES };
+        let newcomer = |number, reach| Candidate {
+            is_member: false,
+            ..node(number, reach, 7)
+        };
+        let member = node(1, 0b1111, 7);
+        let poor = [newcomer(0, 0b0011), member, newcomer(2, 0b1111)];
+        assert_eq!(kept(rules, &poor), Some(DriveSet(0b1111)));
+        // What no member reaches any more nobody has to reach.
+        let lost = [newcomer(0, 0b0111), node(1, 0b0111, 7), node(2, 0b1111, 7)];
+        assert_eq!(kept(rules, &lost), Some(DriveSet(0b0111)));
+        // When an array starts, too little may be all that anybody has.
+        let starting = [newcomer(0, 0b0011), newcomer(1, 0b0111), newcomer(2, 0b1000)];
+        assert_eq!(kept(rules, &starting), Some(DriveSet(0b0111)));
+        assert_eq!(kept(rules, &starting[2..]), None);
     }
 
     #[test]

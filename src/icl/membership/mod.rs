@@ -2,7 +2,7 @@
 //!
 //! Owns the records of the quorum area ([`record`]), the decision ([`authority`], on the drives [`paxos`]), the lease that bounds what a node that was cut off
 //! may still say ([`lease`]), the fence that takes a lost node's way to the drives ([`fence`]), what nodes tell one another
-//! ([`message`]), which nodes and drives to go on with ([`choice`]), and the machine that joins them in the only safe order: decide,
+//! ([`message`]), which nodes and drives to go on with ([`choice`]), which of them count as silent although they are heard ([`contact`]), and the machine that joins them in the only safe order: decide,
 //! fence, wait, recover, open ([`Machine`]).
 //!
 //! Invariants (PROTOCOL 4.3):
@@ -15,6 +15,7 @@
 
 pub mod authority;
 pub mod choice;
+pub mod contact;
 pub mod fence;
 pub mod label;
 pub mod lease;

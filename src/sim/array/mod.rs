@@ -146,8 +146,8 @@ impl Mutant {
         (Self::RememberedRead, 20),
         (Self::NoBarrier, 60),
         (Self::HeldRows, 1000),
-        (Self::LateWrite, 80),
+        (Self::LateWrite, 200),
         (Self::PenKept, 1000),
-        (Self::SameSlot, 600),
+        (Self::SameSlot, 1000),
     ];
 }

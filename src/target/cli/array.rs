@@ -24,12 +24,14 @@ pub(super) fn array(command: ArrayCommand) -> Result<(), Failure> {
             peer,
             muted,
             deafened,
+            locks_only,
             client,
         } => {
             let cut = ArrayCut {
                 peer,
                 muted,
                 deafened,
+                locks_only,
             };
             (client, ArrayRequest::Cut(cut))
         }

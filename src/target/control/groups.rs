@@ -749,21 +749,26 @@ impl Control {
         }
     }
 
-    /// Begins to listen once no group is opening and every configured virtual disk is there.
+    /// Begins to listen once no group is opening and every configured virtual disk is there. Those of a shared group that opens later are made then.
     pub(super) fn try_listen(&mut self, core: &mut Core, io: &mut Io<Message>) {
-        if self.listening || self.stopping || self.groups.iter().any(|group| group.phase == Phase::Opening) {
+        if self.stopping || self.groups.iter().any(|group| group.phase == Phase::Opening) {
             return;
         }
         if !self.share_is_ready() || self.planned_pending.is_some() {
             return;
         }
+        self.forget_planned();
         // What the configuration wants of a shared group is made by whoever leads it.
-        let makes = self.leads_all();
-        if let Some(plan) = self.vdisks.pop_if(|_| makes) {
+        let made = self
+            .vdisks
+            .iter()
+            .rposition(|plan| self.makes_vdisks_of(&plan.group));
+        if let Some(made) = made {
+            let plan = self.vdisks.remove(made);
             return self.create_planned(core, io, plan);
         }
         let has_vdisks = self.groups.iter().any(|group| !group.machine.vdisks().is_empty());
-        if !self.vdisks.is_empty() && !has_vdisks {
+        if self.listening || !self.vdisks.is_empty() && !has_vdisks {
             return; // Whoever leads is about to make them.
         }
         self.listen(io);
@@ -772,18 +777,20 @@ impl Control {
         }
     }
 
-    /// Creates a virtual disk that the configuration wants, unless it is there already.
+    /// What is there, whoever made it, is not made once more, even if an operator deletes it.
+    fn forget_planned(&mut self) {
+        let records = self.groups.iter().flat_map(|group| group.machine.vdisks());
+        let names: Vec<_> = records.map(|record| record.name.clone()).collect();
+        self.vdisks.retain(|plan| !names.contains(&plan.name));
+    }
+
+    /// Creates a virtual disk that the configuration wants.
     fn create_planned(&mut self, core: &mut Core, io: &mut Io<Message>, plan: VdiskPlan) {
         let found = self
             .groups
             .iter()
             .position(|group| group.shared.name == plan.group.as_str());
-        let exists = self
-            .groups
-            .iter()
-            .flat_map(|group| group.machine.vdisks())
-            .any(|record| record.name == plan.name);
-        let Some(group) = found.filter(|group| !exists && self.groups[*group].phase == Phase::Open) else {
+        let Some(group) = found.filter(|group| self.groups[*group].phase == Phase::Open) else {
             if found.is_none() {
                 tracing::warn!(vdisk = %plan.name, group = %plan.group, "virtual disk is not there: its group was not opened");
             }

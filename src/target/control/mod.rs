@@ -296,6 +296,7 @@ impl Control {
             .map(|share| share::ShareControl::new(share, setup.cores));
         Ok(Self {
             fabric: fabric.map(Box::new),
+            vdisks: share::plans_of(share.as_ref(), setup.vdisks),
             share: share.map(Box::new),
             nqn: setup.subsystem.nqn.as_str().to_owned(),
             serial: setup.subsystem.serial.clone(),
@@ -310,7 +311,6 @@ impl Control {
             connections: vec![0; usize::from(setup.cores)],
             groups: Vec::new(),
             plans: setup.groups,
-            vdisks: setup.vdisks,
             drives: setup.drives,
             drive_uses,
             superblocks: BTreeMap::new(),

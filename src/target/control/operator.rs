@@ -435,6 +435,13 @@ impl Control {
                 .flat_map(|group| group.machine.vdisks())
                 .any(|vdisk| vdisk.nsid == nsid)
         };
+        if create.nsid.is_none() && !self.knows_all_namespaces() {
+            return Err(ManageError::new(
+                ManageError::INVALID,
+                "nodes of this array serve different groups, so that this one cannot tell which namespace numbers are free",
+                "choose one that no node of the array has: --nsid",
+            ));
+        }
         if let Some(nsid) = create.nsid {
             if nsid == 0 || nsid > crate::target::namespaces::NSID_MAX {
                 return Err(invalid(format!(

@@ -204,6 +204,8 @@ impl Control {
                 Action::PersistReservation { number, nsid, state } => {
                     self.persist_reservation(core, io, number, nsid, state);
                 }
+                Action::ResetElsewhere { number, wish } => self.reset_elsewhere(io, number, wish),
+                Action::ResetAnswered { number, outcome } => self.reset_answered(number, outcome),
                 Action::Close { queue, reason } => {
                     tracing::debug!(queue = queue.0, ?reason, "closing connection");
                     core.tell(io, queue_core(queue), Message::Close { queue });
@@ -360,6 +362,9 @@ impl Control {
             Report::Reset { cntlid } => tracing::info!(cntlid, "host reset its controller"),
             Report::CrossReset { cntlid, by } => {
                 tracing::info!(cntlid, by, "host reset its controller through another one");
+            }
+            Report::CrossResetElsewhere { cntlid, host } => {
+                tracing::info!(cntlid, %host, "host reset its controller through another node");
             }
             Report::ShutDown { cntlid } => tracing::debug!(cntlid, "host shut its controller down"),
             Report::KeepAliveExpired { cntlid, host } => {

@@ -5,6 +5,8 @@
 
 mod groups;
 mod ports;
+mod resets;
+mod roll;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,14 +17,15 @@ use std::sync::mpsc::Sender;
 use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
-use super::Control;
+use super::{Control, VdiskPlan};
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::Note;
-use crate::amf::peering::{Action, Era, Peering};
+use crate::amf::peering::roll::Roll;
+use crate::amf::peering::{Action, Peering};
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
@@ -33,6 +36,7 @@ use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
 use ports::Ports;
+use roll::Gathering;
 
 /// Lock words of a shared group.
 const LOCK_SLOTS: usize = 1 << 16;
@@ -104,13 +108,16 @@ pub(super) struct ShareControl {
     ports: Ports,
     groups: Vec<SharedGroup>,
     ear: Sender<Heard>,
+    /// The epoch that the link is in.
     record: Option<EpochRecord>,
+    gathering: Gathering,
     inbox: Vec<Mail>,
     inbox_bytes: Vec<u8>,
     /// What found the queue to a node full: group and note.
     outbox: BTreeMap<Slot, VecDeque<(u16, Note)>>,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
+    resets: resets::NodeResets,
 }
 
 impl ShareControl {
@@ -144,9 +151,11 @@ impl ShareControl {
                 refused: None,
             }
         };
+        let roll = Roll::new(setup.slot, setup.groups.iter().map(|(name, _)| name.clone()));
         Self {
             local: setup.slot,
             slots: setup.slots,
+            gathering: Gathering::new(roll),
             port: Port::new(setup.port, Some(setup.listener)),
             ports: Ports::new(setup.ports),
             groups: setup.groups.into_iter().map(group).collect(),
@@ -157,6 +166,7 @@ impl ShareControl {
             outbox: BTreeMap::new(),
             body: Vec::new(),
             timer: None,
+            resets: resets::NodeResets::default(),
         }
     }
 
@@ -171,6 +181,11 @@ impl ShareControl {
     /// The shared group that is this one of the node's.
     fn at(&self, group: u16) -> Option<usize> {
         self.groups.iter().position(|shared| shared.index == Some(group))
+    }
+
+    /// Whether this node serves a group of this name.
+    fn serves(&self, name: &Name) -> bool {
+        self.groups.iter().any(|group| group.name == *name)
     }
 
     /// Whether all groups are served, or known not to be, but for one at least: who serves nothing is better not reached at all.
@@ -195,6 +210,7 @@ impl Control {
             port,
             inbox,
             inbox_bytes,
+            ear,
             ..
         } = self.share();
         act(port, &mut |news| match news {
@@ -208,8 +224,11 @@ impl Control {
                 inbox_bytes.extend_from_slice(payload);
                 inbox.push((peer, address, kind, start..inbox_bytes.len()));
             }
-            // Who is silent membership finds out by itself, and room is looked for in each turn.
-            News::Suspect { .. } | News::Heard { .. } | News::NewerEpoch { .. } | News::Room { .. } => {}
+            // Membership finds out by itself who is silent altogether, and has to hear who is so only here.
+            News::Suspect { peer, .. } => drop(ear.send(Heard::Unlinked(peer))),
+            News::Heard { peer } => drop(ear.send(Heard::Linked(peer))),
+            // Room is looked for in each turn.
+            News::NewerEpoch { .. } | News::Room { .. } => {}
             News::Announcement { .. } | News::Lost { .. } => {
                 unreachable!("announcements have a port of their own")
             }
@@ -294,6 +313,7 @@ impl Control {
                 self.peer(core, io, at, |peering, now, out| peering.tick(now, out));
             }
         }
+        self.tend_resets(core, io);
         self.send_held_back(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
         self.wake_for_locks(io);
@@ -322,27 +342,14 @@ impl Control {
             std::mem::take(&mut share.inbox),
             std::mem::take(&mut share.inbox_bytes),
         );
-        let epoch = share.epoch();
         for (from, address, kind, range) in &inbox {
-            let Address::Group(group) = *address else {
-                self.hear_ports(core, io, *from, *kind, &bytes[range.clone()]);
-                continue;
-            };
-            let at = self
-                .share()
-                .groups
-                .iter()
-                .position(|shared| shared.address == group);
-            let Some(at) = at else {
-                tracing::warn!(peer = %from, group, "a node speaks of a group that this node does not have: the nodes of an array need the same groups in their configurations");
-                continue;
-            };
-            let mut result = Ok(());
-            self.peer(core, io, at, |peering, now, out| {
-                result = peering.receive(now, (*from, epoch), (*kind, &bytes[range.clone()]), out);
-            });
-            if let Err(error) = result {
-                tracing::error!(peer = %from, kind, %error, "a message of another node is not understood");
+            let said = (*kind, &bytes[range.clone()]);
+            match *address {
+                Address::Group(group) if self.share().has_entered() => {
+                    self.hear_group(core, io, *from, group, said);
+                }
+                Address::Group(group) => self.share().gathering.keep(*from, group, said.0, said.1),
+                Address::Node => self.hear_node(core, io, *from, said.0, said.1),
             }
         }
         let share = self.share();
@@ -350,6 +357,30 @@ impl Control {
             (share.inbox, share.inbox_bytes) = (inbox, bytes);
             share.inbox.clear();
             share.inbox_bytes.clear();
+        }
+    }
+
+    /// Another node says something about a group.
+    fn hear_group(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        from: Slot,
+        group: u16,
+        said: (u16, &[u8]),
+    ) {
+        let share = self.share();
+        let epoch = share.epoch();
+        let Some(at) = share.groups.iter().position(|shared| shared.address == group) else {
+            tracing::error!(peer = %from, group, "a node speaks of a group that this node does not serve");
+            return;
+        };
+        let mut result = Ok(());
+        self.peer(core, io, at, |peering, now, out| {
+            result = peering.receive(now, (from, epoch), said, out);
+        });
+        if let Err(error) = result {
+            tracing::error!(peer = %from, kind = said.0, %error, "a message of another node is not understood");
         }
     }
 
@@ -367,11 +398,7 @@ impl Control {
         self.list_ports(core, io);
     }
 
-    fn hear_ports(&mut self, core: &mut Core, io: &mut Io<Message>, from: Slot, kind: u16, bytes: &[u8]) {
-        if kind != ports::KIND {
-            tracing::error!(peer = %from, kind, "a message of another node is not understood");
-            return;
-        }
+    fn hear_ports(&mut self, core: &mut Core, io: &mut Io<Message>, from: Slot, bytes: &[u8]) {
         match self.share().ports.heard(from, bytes) {
             Ok(()) => self.list_ports(core, io),
             Err(error) => {
@@ -399,6 +426,7 @@ impl Control {
 
     fn send_held_back(&mut self, io: &mut Io<Message>) {
         let share = self.share();
+        share.send_words(io);
         for to in share.outbox.keys().copied().collect::<Vec<Slot>>() {
             while let Some((group, note)) = share.outbox.get_mut(&to).and_then(VecDeque::pop_front) {
                 if !share.submit(io, to, group, &note) {
@@ -414,6 +442,9 @@ impl Control {
 impl ShareControl {
     /// Queues a note. False if there is no room for it.
     fn submit(&mut self, io: &mut Io<Message>, to: Slot, group: u16, note: &Note) -> bool {
+        if !self.has_entered() {
+            return true; // It is of the last epoch, which has no link any more; the next one says all that counts anew.
+        }
         self.body.clear();
         note.encode(&mut self.body);
         let group = &self.groups[usize::from(group)];
@@ -440,12 +471,7 @@ impl Control {
     ) {
         match order {
             ShareOrder::Enter(record) => self.enter_epoch(core, io, *record),
-            ShareOrder::Recover(epoch) => {
-                for at in 0..self.share().groups.len() {
-                    self.peer(core, io, at, |peering, _, out| peering.recover(epoch, out));
-                }
-                self.pass_recovered(epoch);
-            }
+            ShareOrder::Recover(epoch) => self.recover_epoch(core, io, epoch),
             ShareOrder::GroupRecovered(at, epoch, outcome) => {
                 self.group_recovered(core, io, at, epoch, *outcome);
             }
@@ -456,10 +482,12 @@ impl Control {
                 self.try_listen(core, io);
             }
             ShareOrder::Suspect(slots) => {
+                self.share().gathering.suspect(slots);
                 for at in 0..self.share().groups.len() {
                     self.peer(core, io, at, |peering, now, out| peering.suspect(now, slots, out));
                 }
             }
+            ShareOrder::Cut(peer, cut) => self.share().port.cut(peer, cut.muted, cut.deafened),
             ShareOrder::Over(node) => self.share().port.is_over(node),
         }
     }
@@ -467,36 +495,18 @@ impl Control {
     fn enter_epoch(&mut self, core: &mut Core, io: &mut Io<Message>, record: EpochRecord) {
         self.admit_drives(core, io);
         let nodes: Vec<Node> = record.nodes().collect();
+        let (epoch, members) = (record.epoch, record.slots());
         let share = self.share();
-        let era = Era::of(&record, share.record.as_ref());
         share.outbox.clear();
         // What came in the last epoch is worth nothing in this one.
         share.inbox.clear();
         share.inbox_bytes.clear();
+        share.gathering.enter(&record);
+        share.resets.enter(members);
         share.record = Some(record);
-        self.with_port(|port, mut news| port.enter(io, era.epoch, &nodes, &mut news));
-        self.tell_ports(core, io, era.members);
-        for at in 0..self.share().groups.len() {
-            let group = &mut self.share().groups[at];
-            // Whoever is to put its pen down is told so anew.
-            (group.refused, group.steps_down) = (None, false);
-            self.peer(core, io, at, |peering, now, out| peering.enter(now, era, out));
-        }
-        self.pass_barrier(era.epoch);
-    }
-
-    fn pass_barrier(&mut self, epoch: Epoch) {
-        let share = self.share();
-        if share.groups.iter().all(|group| group.barrier >= epoch) {
-            share.tell_life(Heard::BarrierDone(epoch));
-        }
-    }
-
-    fn pass_recovered(&mut self, epoch: Epoch) {
-        let share = self.share();
-        if share.groups.iter().all(|group| group.recovered >= epoch) {
-            share.tell_life(Heard::Recovered(epoch));
-        }
+        self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
+        self.tell_ports(core, io, members);
+        self.tell_groups(core, io, members);
     }
 
     /// Lets a group's part in the array do something, and carries out what it wants.
@@ -548,7 +558,7 @@ impl Control {
             }
             Action::BarrierDone(epoch) => {
                 self.share().groups[at].barrier = epoch;
-                self.pass_barrier(epoch);
+                self.pass_barrier();
             }
             Action::Recover(recovery) => {
                 tracing::info!(group = %self.share().groups[at].name, epoch = %recovery.epoch, living = ?recovery.living, rows = recovery.rows.len(), "this node leads the group");
@@ -581,6 +591,14 @@ impl Control {
             core.tell(io, CoreIndex(to), Message::TailMoved { group });
         }
     }
+}
+
+/// Of the virtual disks that the configuration wants those of groups that this node serves.
+pub(super) fn plans_of(share: Option<&ShareControl>, mut plans: Vec<VdiskPlan>) -> Vec<VdiskPlan> {
+    if let Some(share) = share {
+        plans.retain(|plan| share.serves(&plan.group));
+    }
+    plans
 }
 
 /// What nodes call a group to each other: a number that follows from its name. Of the few groups of an array no two have the same, all but certainly.

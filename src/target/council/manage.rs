@@ -139,7 +139,7 @@ pub fn answer(
                     "`braid array show` lists them",
                 )
             })?;
-            council.cut(peer, cut.muted, cut.deafened).map_err(refused)?;
+            council.cut(peer, *cut).map_err(refused)?;
         }
     }
     let status = council.status().map_err(refused)?;

@@ -35,7 +35,7 @@ use reactor::{CoreIndex, Options, PollMode, Remote};
 use uuid::Uuid;
 
 use super::icl::Peer;
-use super::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
+use super::manage::{ArrayCut, ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
 use super::share::{Born, Heard, Lease, Lives};
 use crate::icl::Epoch;
 use crate::icl::link::hmac::MAC_BYTES;
@@ -76,6 +76,16 @@ impl ToSeat {
         if self.0.post(CoreIndex(0), order).is_err() {
             tracing::debug!("membership of this life is over");
         }
+    }
+
+    /// The link for locks has not heard a member for a while.
+    pub fn unlinked(&self, peer: Slot) {
+        self.post(Order::Unlinked(peer));
+    }
+
+    /// It hears it.
+    pub fn linked(&self, peer: Slot) {
+        self.post(Order::Linked(peer));
     }
 
     /// The barrier is done.
@@ -211,6 +221,8 @@ pub struct Council {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// What was found of each drive when the array was made here.
     admitted: Mutex<Vec<String>>,
+    /// Held while the array is made here.
+    creating: Mutex<()>,
     /// How long a stop waits until the others go on without this node.
     leave_timeout: Duration,
 }
@@ -312,6 +324,7 @@ impl Council {
             wish,
             thread: Mutex::new(Some(thread)),
             admitted: Mutex::default(),
+            creating: Mutex::default(),
         })
     }
 
@@ -387,6 +400,8 @@ impl Council {
 
     /// Makes the array on its drives, which have to be blank, and to keep what an array relies on.
     pub fn create(&self) -> Result<(), CouncilError> {
+        // One at a time: whoever tries drives out fences everybody from them, and the array that another caller has just made would suffer.
+        let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let drives = self.status()?.drives;
         // Whoever has labels was tried out before; what else is in the way the thread says.
         if drives.iter().all(|drive| drive.state == "blank") {
@@ -419,13 +434,8 @@ impl Council {
     }
 
     /// Cuts this node off from another one, in one direction or both, to see what follows.
-    pub fn cut(&self, peer: Slot, muted: bool, deafened: bool) -> Result<(), CouncilError> {
-        self.ask(CALL_TIMEOUT, |answer| Order::Cut {
-            peer,
-            muted,
-            deafened,
-            answer,
-        })
+    pub fn cut(&self, peer: Slot, cut: ArrayCut) -> Result<(), CouncilError> {
+        self.ask(CALL_TIMEOUT, |answer| Order::Cut { peer, cut, answer })
     }
 
     /// What the configuration says.

@@ -15,9 +15,10 @@ use reactor::{Errno, Io, Nanos, Progress, Received, SendBatch, Span, TimerId, To
 use super::desk::{self, Encoded};
 use super::drives::{Drives, State};
 use super::{Ending, Setup};
-use crate::icl::link::{LinkConfig, PastLives};
+use crate::icl::link::{Lane, LinkConfig, PastLives};
+use crate::icl::membership::contact::{Contacts, UNLINKED_NS};
 use crate::icl::membership::machine::{Action, Answer, Command, Config, Event, Ticket, Wish};
-use crate::icl::membership::message::Announcement;
+use crate::icl::membership::message::{Announcement, Standing};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::membership::status::{Halt, Stage};
 use crate::icl::membership::times::IO_NS;
@@ -26,8 +27,8 @@ use crate::icl::{DriveIndex, Epoch, Incarnation, Node, Slot};
 use crate::target::host::associations::Associations;
 use crate::target::host::queues::{Happened, Queues, Submission};
 use crate::target::host::{Event as AssociationEvent, JobError, Outcome, Payload, Target, TargetFacts};
-use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup};
-use crate::target::manage::ArrayStatus;
+use crate::target::icl::{ANNOUNCEMENTS, News, Port, PortSetup, address_of_lane};
+use crate::target::manage::{ArrayCut, ArrayStatus};
 use crate::target::share::{Heard, Lease};
 
 /// What tokens are about, in their highest byte.
@@ -60,13 +61,15 @@ pub enum Order {
     Cut {
         /// Which.
         peer: Slot,
-        /// Nothing is sent to it.
-        muted: bool,
-        /// Nothing of it is heard.
-        deafened: bool,
+        /// How.
+        cut: ArrayCut,
         /// Done.
         answer: SyncSender<()>,
     },
+    /// The link for locks has not heard a member for a while.
+    Unlinked(Slot),
+    /// It hears it, for the first time in the epoch or again.
+    Linked(Slot),
     /// The cores of this life have done what its barrier asked for.
     BarrierDone(Epoch),
     /// They have recovered what was under way.
@@ -156,6 +159,8 @@ pub struct Seat {
     /// When each drive answered a command with an error last.
     doubted: BTreeMap<usize, Nanos>,
     past: PastLives,
+    /// Who is heard, and who counts as silent all the same.
+    contacts: Contacts,
     record: Option<EpochRecord>,
     /// The cores that serve the array's groups, if this node does, and until when they may answer hosts.
     share: Option<(Sender<Heard>, Arc<Lease>)>,
@@ -228,6 +233,7 @@ impl Seat {
             labels_at: 0,
             doubted: BTreeMap::new(),
             past: PastLives::default(),
+            contacts: Contacts::default(),
             record: None,
             share,
             is_over: false,
@@ -243,7 +249,8 @@ impl Seat {
         io: &mut Io<Order>,
         act: impl FnOnce(&mut Port, &mut Io<Order>, &mut dyn FnMut(News<'_>)),
     ) {
-        let (heard, array) = (&mut self.heard, self.setup.array());
+        let (heard, contacts, array) = (&mut self.heard, &mut self.contacts, self.setup.array());
+        let now = io.now();
         act(&mut self.port, io, &mut |news| match news {
             News::Announcement { peer, bytes } => match Announcement::parse(bytes) {
                 Ok(said)
@@ -251,7 +258,10 @@ impl Seat {
                         && said.slot == peer.slot
                         && said.incarnation == peer.incarnation =>
                 {
-                    heard.push(Event::Heard(Box::new(said)));
+                    // That a life is over is good to know of anybody.
+                    if contacts.announced(now, said.slot) || said.standing == Standing::Halted {
+                        heard.push(Event::Heard(Box::new(said)));
+                    }
                 }
                 Ok(_) => {
                     tracing::warn!(peer = %peer.slot, "a node announces something in another's name; it is not believed")
@@ -313,6 +323,7 @@ impl Seat {
         self.tick_at = now + TICK_NS;
         self.associations.tick(now);
         self.queues.tick(io);
+        self.shun(now);
         if now >= self.labels_at {
             self.labels_at = now + LABELS_NS;
             self.take_drives_back(io);
@@ -323,6 +334,23 @@ impl Seat {
                     }
                 }
             }
+        }
+    }
+}
+
+// The other nodes.
+impl Seat {
+    /// Counts members as silent that are heard, but not on the link for locks.
+    fn shun(&mut self, now: Nanos) {
+        while let Some((peer, long_ns)) = self.contacts.shun(now) {
+            let known = self.setup.peers.iter().find(|known| known.slot == peer);
+            let address = known.and_then(|known| address_of_lane(*known.addresses.first()?, Lane(0)));
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::error!(
+                %peer, %address, silent_s = UNLINKED_NS / 1_000_000_000, shunned_s = long_ns / 1_000_000_000,
+                "a member is heard, but the link for locks to it is silent: it counts as lost for a while. Let that TCP port through between the nodes"
+            );
+            self.heard.push(Event::LinkLost(peer));
         }
     }
 }
@@ -709,7 +737,8 @@ impl Seat {
                     .record
                     .clone()
                     .expect("a record was decided before its barrier");
-                if !self.tell(Heard::Barrier(Box::new(record))) {
+                let usable = self.usable(&record);
+                if !self.tell(Heard::Barrier(Box::new(record), usable)) {
                     self.heard.push(Event::BarrierDone(epoch));
                 }
             }
@@ -781,6 +810,7 @@ impl Seat {
             ));
         }
         self.record = Some(record);
+        self.contacts.enter();
     }
 
     fn halt(&mut self, halt: Halt) {
@@ -823,15 +853,15 @@ impl Seat {
                 };
                 drop(answer.send(result));
             }
-            Order::Cut {
-                peer,
-                muted,
-                deafened,
-                answer,
-            } => {
-                self.port.cut(peer, muted, deafened);
+            Order::Cut { peer, cut, answer } => {
+                if !cut.locks_only {
+                    self.port.cut(peer, cut.muted, cut.deafened);
+                }
+                self.tell(Heard::Cut(peer, cut));
                 let _ = answer.send(()); // Whoever asked may have gone.
             }
+            Order::Unlinked(peer) => self.contacts.silent(io.now(), peer),
+            Order::Linked(peer) => self.contacts.linked(io.now(), peer),
             Order::BarrierDone(epoch) => self.machine_event(io, Event::BarrierDone(epoch)),
             Order::Recovered(epoch) => self.machine_event(io, Event::Recovered(epoch)),
             Order::Drained => self.machine_event(io, Event::Drained),

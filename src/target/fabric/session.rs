@@ -80,15 +80,21 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Connects to all shelves of a node that has this many cores; one that is not there is no error before a drive of it is opened.
+    /// Connects to all shelves of a node that has this many cores, to all at once; one that is not there is no error before a drive of it is opened.
     pub fn connect(shelves: &[RemoteShelf], tenure: &Tenure, cores: u16) -> Self {
-        let sessions = shelves.iter().map(|shelf| {
-            let session = Session::connect(shelf, tenure, cores).map(Arc::new);
-            (shelf.name.clone(), session)
+        let connect = |shelf| Session::connect(shelf, tenure, cores).map(Arc::new);
+        let sessions = std::thread::scope(|scope| {
+            let began: Vec<_> = shelves
+                .iter()
+                .map(|shelf| (shelf.name.clone(), scope.spawn(move || connect(shelf))))
+                .collect();
+            let ended = began.into_iter().map(|(name, thread)| {
+                let session = thread.join().expect("who connects does not panic");
+                (name, session)
+            });
+            ended.collect()
         });
-        Self {
-            sessions: sessions.collect(),
-        }
+        Self { sessions }
     }
 
     /// Finds a drive on its shelf, and makes it this node's unless nodes share it. The number of its shelf counts those that are there.

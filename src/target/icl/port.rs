@@ -68,6 +68,8 @@ pub struct Port {
     listener: Option<OwnedFd>,
     accepting: Option<OperationId>,
     timer: Option<(Nanos, TimerId)>,
+    /// The end of the last turn has brought nothing to send, and nothing has happened to the links since: so it is at the end of this one.
+    is_quiet: bool,
     announcement: Option<[u8; MESSAGE_BYTES]>,
     /// To whom nothing is sent and of whom nothing is heard, because an operator wants to see what happens.
     muted: SlotSet,
@@ -124,6 +126,7 @@ impl Port {
             listener,
             accepting: None,
             timer: None,
+            is_quiet: false,
             announcement: None,
             muted: SlotSet::EMPTY,
             deafened: SlotSet::EMPTY,
@@ -205,6 +208,7 @@ impl Port {
         kind: u16,
         payload: &[&[u8]],
     ) -> Result<(), SubmitError> {
+        self.is_quiet = false;
         let mut outbox = std::mem::take(&mut self.outbox);
         let result = self
             .links
@@ -217,6 +221,10 @@ impl Port {
 
     /// Whatever the turn produced leaves.
     pub fn end_turn<M: Send + 'static>(&mut self, io: &mut Io<M>, news: &mut impl FnMut(News<'_>)) {
+        if self.is_quiet && self.dirty.is_empty() {
+            return; // Most turns of a node whose rows are its own.
+        }
+        self.is_quiet = true;
         self.handle(io, Event::EndOfTurn, &[], news);
         while let Some(place) = self.dirty.pop() {
             let token = self.wire_token(place);
@@ -234,6 +242,7 @@ impl Port {
         if let Some(at) = self.links.wake_at_ns() {
             self.wake_at(io, at);
         }
+        self.is_quiet &= self.timer.is_some();
     }
 
     /// Cuts this node off from a peer in one direction or both, or lets it be heard again: for tests of what follows.
@@ -871,6 +880,7 @@ impl Port {
         packet: &[u8],
         news: &mut impl FnMut(News<'_>),
     ) {
+        self.is_quiet &= matches!(event, Event::EndOfTurn);
         let mut outbox = std::mem::take(&mut self.outbox);
         self.links.handle(io.now(), event, &mut outbox);
         self.carry_out(io, &mut outbox, packet, news);
@@ -943,6 +953,7 @@ impl Port {
     }
 
     fn send(&mut self, now: Nanos, peer: Slot, path: PathId, packet: &[u8]) {
+        self.is_quiet = false;
         let Some(place) = self.wire_of(peer, path) else {
             return; // Its end was told after this was composed.
         };

@@ -42,6 +42,9 @@ pub struct ArrayCut {
     /// Nothing of it is heard.
     #[serde(default)]
     pub deafened: bool,
+    /// Announcements pass all the same: only the link for locks is cut.
+    #[serde(default)]
+    pub locks_only: bool,
 }
 
 /// A node's view of its array.

@@ -129,9 +129,10 @@ impl Life {
             match heard {
                 Heard::End => break,
                 // What others hold does not concern a node that is about to go, and it holds nothing.
-                Heard::Barrier(record) if self.is_drained => self.seat().barrier_done(record.epoch),
+                Heard::Barrier(record, _) if self.is_drained => self.seat().barrier_done(record.epoch),
                 Heard::Recover(epoch, _) if self.is_drained => self.seat().recovered(epoch),
-                Heard::Barrier(record) => {
+                Heard::Barrier(record, usable) => {
+                    self.usable = usable;
                     if let Err(error) = self.have_grown() {
                         tracing::error!(%error, "the cores of this node cannot be started");
                         self.seat().failed(&error.to_string());
@@ -145,6 +146,9 @@ impl Life {
                 }
                 Heard::Opened(epoch) => self.tell(ShareOrder::Opened(epoch)),
                 Heard::Suspect(slots) => self.tell(ShareOrder::Suspect(slots)),
+                Heard::Cut(peer, cut) => self.tell(ShareOrder::Cut(peer, cut)),
+                Heard::Unlinked(peer) => self.seat().unlinked(peer),
+                Heard::Linked(peer) => self.seat().linked(peer),
                 Heard::Over(node) => self.tell(ShareOrder::Over(node)),
                 Heard::BarrierDone(epoch) => self.seat().barrier_done(epoch),
                 Heard::Recovered(epoch) => self.seat().recovered(epoch),

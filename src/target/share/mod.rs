@@ -18,9 +18,10 @@ use std::sync::mpsc::Sender;
 
 use crate::amf::peering::Recovery;
 use crate::icl::membership::record::EpochRecord;
-use crate::icl::{Epoch, Incarnation, Node, SlotSet};
+use crate::icl::{Epoch, Incarnation, Node, Slot, SlotSet};
 
 use super::control::GroupPlan;
+use super::manage::ArrayCut;
 
 pub use life::{Lives, Present};
 pub use open::Stock;
@@ -46,9 +47,9 @@ impl Lease {
 /// What a life hears: from membership, and from its control core.
 #[derive(Debug)]
 pub enum Heard {
-    /// Membership's barrier: locks are to be reported.
-    Barrier(Box<EpochRecord>),
-    /// This node leads: what is under way is to be recovered. With it which of the configuration's drives are in use.
+    /// Membership's barrier: locks are to be reported. With it which of the configuration's drives are in use.
+    Barrier(Box<EpochRecord>, Vec<bool>),
+    /// This node leads the epoch: what is under way is to be recovered.
     Recover(Epoch, Vec<bool>),
     /// The epoch is open.
     Opened(Epoch),
@@ -58,8 +59,14 @@ pub enum Heard {
     Over(Node),
     /// The node is to leave: everything is to be brought to its place.
     Drain,
+    /// The link for locks to another node is to be cut.
+    Cut(Slot, ArrayCut),
     /// The life is over.
     End,
+    /// The control core: the link for locks has not heard a member for a while.
+    Unlinked(Slot),
+    /// The control core: it hears it, for the first time in the epoch or again.
+    Linked(Slot),
     /// The control core: the barrier is done.
     BarrierDone(Epoch),
     /// The control core: a group, by its number, is to be opened or brought up to date.
@@ -90,6 +97,8 @@ pub enum ShareOrder {
     Suspect(SlotSet),
     /// A life of another node is over.
     Over(Node),
+    /// The link for locks to another node is to be cut, or whole again.
+    Cut(Slot, ArrayCut),
 }
 
 /// What came of a group that was to be recovered.

@@ -47,7 +47,13 @@ impl Stock {
         let mut names = names.unwrap_or_default();
         let present = present?;
         storage::check_distinct(&present.drives)?;
-        for group in &config.groups {
+        let slot = config.array.as_ref().map_or(0, |array| array.slot);
+        let is_elsewhere =
+            |group: &&config::Group| group.nodes.as_ref().is_some_and(|nodes| !nodes.contains(&slot));
+        for group in config.groups.iter().filter(is_elsewhere) {
+            names.retain(|name| name.as_str() != group.name);
+        }
+        for group in config.groups.iter().filter(|group| !is_elsewhere(group)) {
             let name = Name::parse(&group.name);
             names.insert(name.map_err(|error| NodeError::Groups(format!("\"{}\": {error}", group.name)))?);
         }

@@ -24,6 +24,7 @@ fn target() -> Subsystem {
         firmware: "F".into(),
         oui: [2, 0x42, 0x52],
         cntlids: 1..=9,
+        cntlids_elsewhere: Vec::new(),
         controllers_max: 9,
         io_queues_max: 2,
         queue_entries_max: 128,
@@ -205,7 +206,9 @@ impl World {
                 subsystem::Action::Accept { .. } | subsystem::Action::Report(_) => {}
                 other @ (subsystem::Action::Abort { .. }
                 | subsystem::Action::EnforceReservation(_)
-                | subsystem::Action::PersistReservation { .. }) => panic!("{other:?}"),
+                | subsystem::Action::PersistReservation { .. }
+                | subsystem::Action::ResetElsewhere { .. }
+                | subsystem::Action::ResetAnswered { .. }) => panic!("{other:?}"),
             }
         }
     }

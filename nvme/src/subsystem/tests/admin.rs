@@ -377,6 +377,8 @@ fn aborts_ask_the_runtime_and_tell_the_truth() {
             | Action::Close { .. }
             | Action::EnforceReservation(_)
             | Action::PersistReservation { .. }
+            | Action::ResetElsewhere { .. }
+            | Action::ResetAnswered { .. }
             | Action::Report(_) => None,
         });
         let (asked_queue, cid, token) = asked.expect("the runtime is asked");

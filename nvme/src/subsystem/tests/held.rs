@@ -225,6 +225,8 @@ impl World {
                 | Action::Complete { .. }
                 | Action::Abort { .. }
                 | Action::Close { .. }
+                | Action::ResetElsewhere { .. }
+                | Action::ResetAnswered { .. }
                 | Action::Report(_)) => self.rig.actions.push(action),
             }
         }

@@ -51,6 +51,7 @@ fn config() -> Config {
         firmware: "0.1.0".into(),
         oui: [0x02, 0x42, 0x52],
         cntlids: 100..=199,
+        cntlids_elsewhere: Vec::new(),
         controllers_max: 16,
         io_queues_max: 4,
         queue_entries_max: 128,

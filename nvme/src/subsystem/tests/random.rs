@@ -19,6 +19,12 @@ struct World {
     /// Reservations that are not durable yet.
     persists: Vec<u64>,
     cntlids: Vec<u16>,
+    /// Resets that hosts of other nodes wait for: the connections that have to be gone before, if the controller is that host's.
+    asked: BTreeMap<u64, Option<Vec<QueueId>>>,
+    asked_number: u64,
+    /// Resets that other nodes have been asked for.
+    elsewhere: Vec<u64>,
+    resets: u32,
 }
 
 impl World {
@@ -94,7 +100,9 @@ impl World {
 
     fn step(&mut self) {
         self.rig.now_ns += self.below(20 * MS);
-        match self.below(20) {
+        match self.below(22) {
+            20 => self.ask_reset(),
+            21 => self.reset(),
             16..=18 => {
                 let (entry, keys) = self.reservation();
                 self.send(entry, &keys);
@@ -145,12 +153,87 @@ impl World {
 
     /// Answers what the machine waits for.
     fn answer(&mut self) {
-        if let Some(number) = self.enforcements.pop() {
+        if self.below(4) == 0
+            && let Some(number) = self.elsewhere.pop()
+        {
+            let outcomes = [ResetOutcome::Over, ResetOutcome::Refused, ResetOutcome::Unknown];
+            let outcome = outcomes[usize::try_from(self.below(3)).unwrap()];
+            self.rig.step(Event::ResetElsewhere { number, outcome });
+        } else if let Some(number) = self.enforcements.pop() {
             self.enforced += 1;
             self.rig.step(Event::ReservationEnforced { number });
         } else if let Some(number) = self.persists.pop() {
             let succeeded = self.below(4) > 0;
             self.rig.step(Event::ReservationPersisted { number, succeeded });
+        }
+    }
+
+    /// What names an instance of a controller, and its host; sometimes of one that is over.
+    fn instance(&mut self) -> Option<(ResetWish, ControllerKind)> {
+        let index = usize::try_from(self.below(64)).unwrap();
+        let controllers = &self.rig.subsystem.controllers;
+        let controller = controllers.values().nth(index % controllers.len().max(1))?;
+        let mut wish = ResetWish {
+            cntlid: controller.cntlid,
+            instance: controller.instance,
+            random: controller.instance_random,
+            host: controller.host.clone(),
+        };
+        let kind = controller.kind;
+        if self.below(4) == 0 {
+            wish.random ^= 1;
+        }
+        Some((wish, kind))
+    }
+
+    /// A host of another node resets a controller of this one; or a stranger tries to.
+    fn ask_reset(&mut self) {
+        let Some((mut wish, kind)) = self.instance() else {
+            return;
+        };
+        let controller = &self.rig.subsystem.controllers[&wish.cntlid];
+        let is_it = controller.instance_random == wish.random;
+        let mut queues: Vec<QueueId> = controller.io.values().copied().collect();
+        queues.extend(controller.admin);
+        if self.below(4) == 0 {
+            wish.host = host_nqn(9);
+        }
+        let is_own = wish.host != host_nqn(9) && kind == ControllerKind::Io;
+        let awaited = match (is_it, is_own) {
+            (true, true) => Some(queues),
+            (true, false) => None,
+            (false, _) => Some(Vec::new()),
+        };
+        self.asked_number += 1;
+        let number = self.asked_number;
+        self.asked.insert(number, awaited);
+        self.rig.step(Event::ResetAsked { number, wish });
+    }
+
+    /// A host resets a controller of this node or of another one.
+    fn reset(&mut self) {
+        let Some((wish, _)) = self.instance() else { return };
+        let mut entry = admin(admin_opcode::CROSS_CONTROLLER_RESET, 0);
+        let elsewhere = u32::try_from(200 + self.below(8)).unwrap();
+        let cntlid = match self.below(2) {
+            0 => u32::from(wish.cntlid),
+            _ => elsewhere,
+        };
+        entry.set_dword(10, cntlid | u32::from(wish.instance) << 16);
+        entry.set_qword(12, wish.random);
+        self.send(entry, &[]);
+    }
+
+    fn reset_answered(&mut self, number: u64, outcome: ResetOutcome) {
+        let awaited = self.asked.remove(&number).expect("each reset is answered once");
+        match (outcome, awaited) {
+            (ResetOutcome::Over, Some(queues)) => {
+                let is_gone = queues.iter().all(|queue| !self.open.contains_key(queue));
+                assert!(is_gone, "it still has connections");
+                self.resets += u32::from(!queues.is_empty());
+            }
+            (ResetOutcome::Refused, None) => {}
+            (outcome, awaited) => panic!("{outcome:?} of {awaited:?}"),
         }
     }
 
@@ -222,6 +305,11 @@ impl World {
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");
                 }
+                Action::ResetElsewhere { number, wish } => {
+                    assert!((200..=299).contains(&wish.cntlid));
+                    self.elsewhere.push(number);
+                }
+                Action::ResetAnswered { number, outcome } => self.reset_answered(number, outcome),
             }
         }
         let waiting = self.rig.subsystem.controllers.values();
@@ -229,12 +317,17 @@ impl World {
     }
 }
 
+/// PROTOCOL H37: among others, no reset is answered as through before the last connection is gone.
 #[test]
 fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
-    let mut enforced = 0;
+    let (mut enforced, mut resets, mut elsewhere) = (0, 0, 0);
     for seed in 0..24 {
+        let config = Config {
+            cntlids_elsewhere: vec![200..=299],
+            ..config()
+        };
         let mut world = World {
-            rig: Rig::new(config()),
+            rig: Rig::new(config),
             random: Random(seed),
             open: BTreeMap::new(),
             closing: BTreeSet::new(),
@@ -243,12 +336,18 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
             enforced: 0,
             persists: Vec::new(),
             cntlids: Vec::new(),
+            asked: BTreeMap::new(),
+            asked_number: 0,
+            elsewhere: Vec::new(),
+            resets: 0,
         };
         for _ in 0..4000 {
             world.step();
         }
         assert!(world.cntlids.len() > 10, "the run made associations");
         enforced += world.enforced;
+        resets += world.resets;
+        elsewhere += world.rig.subsystem.reset_number;
         world.rig.step(Event::Shutdown);
         world.look();
         let open: Vec<QueueId> = world.open.keys().copied().collect();
@@ -260,9 +359,22 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
             world.close(queue);
         }
         world.look();
+        while !(world.enforcements.is_empty() && world.persists.is_empty()) {
+            world.answer();
+            world.look();
+        }
+        assert!(
+            world.asked.is_empty(),
+            "every reset is answered: {:?}",
+            world.asked
+        );
         let subsystem = &world.rig.subsystem;
         assert!(subsystem.queues.is_empty() && subsystem.controllers.is_empty());
         assert!(subsystem.unconnected.is_empty());
     }
     assert!(enforced > 100, "hosts made reservations: {enforced}");
+    assert!(
+        resets > 100 && elsewhere > 10,
+        "hosts reset controllers: {resets}, {elsewhere}"
+    );
 }

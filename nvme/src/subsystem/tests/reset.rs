@@ -15,7 +15,10 @@ struct Pair {
 }
 
 fn pair() -> Pair {
-    let mut rig = Rig::new(config());
+    let mut rig = Rig::new(Config {
+        cntlids_elsewhere: vec![200..=299],
+        ..config()
+    });
     rig.step(Event::NamespaceAdded(namespace(1)));
     let (admin, _) = rig.controller(1);
     let (other_admin, other) = rig.controller(1);
@@ -181,4 +184,171 @@ fn a_reset_waits_for_a_reservation_command_that_is_half_done() {
         number: order.unwrap(),
     });
     assert_eq!(pair.log(0).1[6], 1);
+}
+
+/// What the runtime was asked to have reset by another node since the last look.
+fn asked_elsewhere(rig: &mut Rig) -> Vec<(u64, ResetWish)> {
+    let mut asked = Vec::new();
+    rig.actions.retain(|action| {
+        let Action::ResetElsewhere { number, wish } = action else {
+            return true;
+        };
+        asked.push((*number, wish.clone()));
+        false
+    });
+    asked
+}
+
+/// What other nodes were answered since the last look.
+fn answered(rig: &mut Rig) -> Vec<(u64, ResetOutcome)> {
+    let mut answers = Vec::new();
+    rig.actions.retain(|action| {
+        let Action::ResetAnswered { number, outcome } = *action else {
+            return true;
+        };
+        answers.push((number, outcome));
+        false
+    });
+    answers
+}
+
+/// PROTOCOL H37: what another node says of its controller, or does not say in time, is what the log and the event tell.
+#[test]
+fn a_controller_of_another_node_is_reset_there() {
+    let outcomes = [
+        (ResetOutcome::Over, 1, 3),
+        (ResetOutcome::Refused, 2, 0),
+        (ResetOutcome::Unknown, 2, 0),
+    ];
+    for (outcome, stage, flags) in outcomes {
+        let mut pair = pair();
+        let event = SubmissionEntry::new(admin_opcode::ASYNC_EVENT_REQUEST, 2);
+        let event = pair.rig.send(pair.admin, event, &[]);
+        let done = pair.reset(250, (7, 0x1234_5678_9abc));
+        assert_eq!(
+            (done.status, done.result),
+            (Status::SUCCESS, 0),
+            "it is under way"
+        );
+        let asked = asked_elsewhere(&mut pair.rig);
+        let wish = ResetWish {
+            cntlid: 250,
+            instance: 7,
+            random: 0x1234_5678_9abc,
+            host: host_nqn(1),
+        };
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].1, wish);
+        assert_eq!(pair.rig.closes(), [], "nothing of this node is ended");
+        let entry = |stage, flags| vec![250, 0, 7, 0, 100, 0, stage, flags];
+        assert_eq!(pair.log(CROSS_RESETS_REMOVE), (1, entry(0, 0)));
+        let again = pair.reset(250, (7, 0x1234_5678_9abc)).status;
+        assert!(again.same_code(Status::CROSS_RESET_IN_PROGRESS));
+        assert_eq!(pair.rig.completion(pair.admin, event), None);
+        let number = asked[0].0;
+        // An answer that nobody waits for changes nothing, and neither does a second one.
+        for number in [number + 1, number, number] {
+            pair.rig.step(Event::ResetElsewhere { number, outcome });
+        }
+        let told = pair.rig.completion(pair.admin, event).expect("it is through");
+        assert_eq!(told.result, 0x1e_f402);
+        assert_eq!(
+            pair.log(CROSS_RESETS_REMOVE),
+            (1, entry(stage, flags)),
+            "{outcome:?}"
+        );
+        assert_eq!(pair.log(0).0, 0);
+        assert_eq!(
+            pair.reset(250, (7, 1)).status,
+            Status::SUCCESS,
+            "it may be tried again"
+        );
+        let done = pair.reset(300, (7, 1));
+        assert!(
+            done.status.same_code(Status::INVALID_FIELD),
+            "no node has that one"
+        );
+    }
+}
+
+/// PROTOCOL H37: another node is answered when the last connection is drained, and not before.
+#[test]
+fn a_host_of_another_node_resets_a_controller_of_this_one() {
+    let mut pair = pair();
+    let (instance, random) = pair.instance();
+    let wish = ResetWish {
+        cntlid: pair.other,
+        instance,
+        random,
+        host: host_nqn(1),
+    };
+    let foreign = ResetWish {
+        host: host_nqn(2),
+        ..wish.clone()
+    };
+    pair.rig.step(Event::ResetAsked {
+        number: 8,
+        wish: foreign,
+    });
+    assert_eq!(answered(&mut pair.rig), [(8, ResetOutcome::Refused)]);
+    let stranger = ResetWish {
+        cntlid: 250,
+        ..wish.clone()
+    };
+    pair.rig.step(Event::ResetAsked {
+        number: 7,
+        wish: stranger,
+    });
+    let refused = [(7, ResetOutcome::Refused)];
+    assert_eq!(answered(&mut pair.rig), refused, "nothing is known of it here");
+    let past = ResetWish {
+        random: random + 1,
+        ..wish.clone()
+    };
+    pair.rig.step(Event::ResetAsked {
+        number: 9,
+        wish: past,
+    });
+    assert_eq!(
+        answered(&mut pair.rig),
+        [(9, ResetOutcome::Over)],
+        "that instance is over"
+    );
+    assert_eq!(pair.rig.closes(), []);
+    // Two nodes ask, or one in two epochs.
+    for number in [10, 11] {
+        let wish = wish.clone();
+        pair.rig.step(Event::ResetAsked { number, wish });
+    }
+    assert_eq!(pair.rig.closes().len(), 3);
+    for queue in [pair.other_admin, pair.other_io[0]] {
+        pair.rig.step(Event::Closed { queue });
+    }
+    assert_eq!(answered(&mut pair.rig), [], "a queue is still draining");
+    pair.rig.step(Event::Closed {
+        queue: pair.other_io[1],
+    });
+    let both = [(10, ResetOutcome::Over), (11, ResetOutcome::Over)];
+    assert_eq!(answered(&mut pair.rig), both);
+    pair.rig.step(Event::ResetAsked { number: 12, wish });
+    assert_eq!(answered(&mut pair.rig), [(12, ResetOutcome::Over)]);
+}
+
+/// A discovery controller is nobody's path to data.
+#[test]
+fn a_discovery_controller_is_not_reset_for_another_node() {
+    let mut pair = pair();
+    let (admin, cntlid) = pair.rig.discovery_controller(1);
+    let mut entry = identify();
+    entry.set_dword(10, 1);
+    let page = pair.rig.command(admin, entry, &[]).data;
+    let wish = ResetWish {
+        cntlid,
+        instance: page[135],
+        random: u64::from_le_bytes(page[136..144].try_into().unwrap()),
+        host: host_nqn(1),
+    };
+    pair.rig.step(Event::ResetAsked { number: 1, wish });
+    assert_eq!(answered(&mut pair.rig), [(1, ResetOutcome::Refused)]);
+    assert_eq!(pair.rig.closes(), []);
 }

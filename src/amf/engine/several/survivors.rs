@@ -155,8 +155,8 @@ struct Change {
 }
 
 /// Nodes that share a group, and what a control plane knows of them.
-struct Array {
-    run: Run,
+pub(super) struct Array {
+    pub(super) run: Run,
     epoch: Epoch,
     /// Members of the last epoch.
     members: Vec<usize>,
@@ -172,7 +172,7 @@ struct Array {
 }
 
 impl Array {
-    fn new(shape: &Shape, seed: u64) -> Self {
+    pub(super) fn new(shape: &Shape, seed: u64) -> Self {
         let mut run = Run::new(shape, seed);
         if seed.is_multiple_of(3) {
             run.world.remember_reads(40, 8192);
@@ -201,7 +201,7 @@ impl Array {
     }
 
     /// A node is gone, and fenced: nothing of what it did is under way any more. Its hosts do not know what became of their commands.
-    fn kill(&mut self, node: usize) {
+    pub(super) fn kill(&mut self, node: usize) {
         let keeps_links = self.run.random().chance(50);
         let several = self.several();
         several.living[node] = false;
@@ -432,16 +432,26 @@ impl Array {
         }
     }
 
+    /// Whether an epoch is not open yet, or the outcome of a dead node's command not known.
+    pub(super) fn is_changing(&self) -> bool {
+        self.change.is_some() || self.run.running.iter().any(|running| running.core == NOBODY)
+    }
+
+    /// Something of what has to happen after a death.
+    pub(super) fn recovery_step(&mut self) {
+        if self.run.random().chance(20) {
+            self.run.world.nodes_beat();
+        }
+        self.change_goes_on();
+        self.look();
+        self.run.world.pay_any();
+        self.run.check_done();
+    }
+
     /// Nothing more goes wrong: all that waits goes on, and what the drives hold in the end is what hosts were told.
-    fn settle(&mut self) {
-        while self.change.is_some() || self.run.running.iter().any(|running| running.core == NOBODY) {
-            if self.run.random().chance(20) {
-                self.run.world.nodes_beat();
-            }
-            self.change_goes_on();
-            self.look();
-            self.run.world.pay_any();
-            self.run.check_done();
+    pub(super) fn settle(&mut self) {
+        while self.is_changing() {
+            self.recovery_step();
         }
         self.run.world.settle();
         self.run.check_done();
@@ -464,7 +474,7 @@ impl Array {
     }
 
     /// The power of everything goes, and comes back: after the replay of all lanes the drives hold what hosts were told.
-    fn lose_power(&mut self) {
+    pub(super) fn lose_power(&mut self) {
         if let Some(player) = self.change.take().and_then(|change| change.player) {
             player.die(&mut self.run.world);
         }

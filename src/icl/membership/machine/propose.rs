@@ -2,7 +2,7 @@
 
 use super::{Action, Answer, Command, Machine, Purpose};
 use crate::icl::membership::authority::Authority;
-use crate::icl::membership::choice::{Candidate, Choice, choose};
+use crate::icl::membership::choice::{Candidate, Choice, choose, kept};
 use crate::icl::membership::message::{Announcement, Standing, Step};
 use crate::icl::membership::paxos;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
@@ -45,7 +45,11 @@ impl<A: Authority> Machine<A> {
             return Some((last, 1));
         }
         let drives = self.drives_wanted();
-        let candidates = self.candidates(now_ns);
+        let all = self.candidates(now_ns);
+        let candidates = match kept(self.rules(drives), &all) {
+            Some(kept) => reaching(&all, kept),
+            None => all.clone(),
+        };
         let best = choose(self.rules(drives), &candidates, SlotSet::EMPTY);
         let own = SlotSet::EMPTY.with(self.config.slot);
         if is_member && !self.is_change(now_ns, best) {
@@ -72,7 +76,9 @@ impl<A: Authority> Machine<A> {
             Some(best) if is_alone_in_knowing && best.slots.contains(self.config.slot) => best,
             // Whoever ought to propose does not: it may know less.
             Some(_) | None if now_ns - since_ns > 2 * SUSPECT_NS => {
-                choose(self.rules(drives), &candidates, own)?
+                // Those that are left must not wait for it, nor for drives that they do not reach.
+                let beside = (!is_member).then(|| reaching(&all, drives.and(self.reach())));
+                choose(self.rules(drives), beside.as_ref().unwrap_or(&candidates), own)?
             }
             Some(_) | None => return None,
         };
@@ -313,4 +319,10 @@ impl<A: Authority> Machine<A> {
             }
         }
     }
+}
+
+/// Members, and those of the others that reach these drives.
+fn reaching(candidates: &[Candidate], drives: DriveSet) -> Vec<Candidate> {
+    let may = |one: &&Candidate| one.is_member || one.reach.covers(drives);
+    candidates.iter().filter(may).copied().collect()
 }

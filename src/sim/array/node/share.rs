@@ -37,7 +37,8 @@ impl Node {
     /// An epoch is decided, and its barrier begins.
     pub(in crate::sim::array) fn enter_epoch(&mut self, record: EpochRecord, out: &mut Vec<Effect>) {
         let before = self.record.as_ref();
-        let mut era = Era::of(&record, before);
+        let leader = record.senior_leader().slot;
+        let mut era = Era::of(&record, before, record.slots(), leader);
         if era.seniors != record.seniors() {
             self.counters.quick_restarts += 1;
             if self.setting.mutant == Mutant::SameSlot {

@@ -46,6 +46,9 @@ pub enum ArrayCommand {
         /// Hear nothing of it
         #[arg(long)]
         deafened: bool,
+        /// Cut the link for locks alone: announcements pass
+        #[arg(long)]
+        locks_only: bool,
         /// Which node
         #[command(flatten)]
         client: Client,

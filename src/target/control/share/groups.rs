@@ -554,9 +554,22 @@ impl Control {
         self.share.as_ref().is_none_or(|share| share.is_ready())
     }
 
-    /// Whether this node may make virtual disks that the configuration wants.
-    pub(in super::super) fn leads_all(&self) -> bool {
-        let leads = |share: &super::ShareControl| share.groups.iter().all(|group| group.peering.leads());
+    /// Whether this node may make virtual disks of a group that the configuration wants: whoever leads it does, once it is open.
+    pub(in super::super) fn makes_vdisks_of(&self, name: &superblock::Name) -> bool {
+        let is_open = |index: u16| self.groups[usize::from(index)].is_open();
+        let leads = |share: &super::ShareControl| {
+            let mut groups = share.groups.iter();
+            groups
+                .any(|group| group.name == *name && group.peering.leads() && group.index.is_some_and(is_open))
+        };
         self.share.as_deref().is_none_or(leads)
+    }
+
+    /// Whether this node knows all namespaces of the subsystem. If it serves groups that other nodes do not, or they some that it does not, it cannot choose a
+    /// number for another one.
+    pub(in super::super) fn knows_all_namespaces(&self) -> bool {
+        self.share
+            .as_deref()
+            .is_none_or(|share| share.gathering.is_even())
     }
 }
