@@ -145,9 +145,9 @@ impl Mutant {
         (Self::EarlyRelease, 20),
         (Self::RememberedRead, 20),
         (Self::NoBarrier, 60),
-        (Self::HeldRows, 2000),
-        (Self::LateWrite, 80),
+        (Self::HeldRows, 1000),
+        (Self::LateWrite, 200),
         (Self::PenKept, 1000),
-        (Self::SameSlot, 2000),
+        (Self::SameSlot, 1000),
     ];
 }
