@@ -185,6 +185,11 @@ impl Resets {
         self.is_open = true;
     }
 
+    /// Whether nobody waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// Whether the epoch is known to be open.
     pub const fn is_open(&self) -> bool {
         self.is_open

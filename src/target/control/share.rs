@@ -483,6 +483,9 @@ impl Control {
     fn send_held_back(&mut self, io: &mut Io<Message>) {
         let share = self.share();
         share.send_words(io);
+        if share.outbox.is_empty() {
+            return; // As in most turns.
+        }
         for to in share.outbox.keys().copied().collect::<Vec<Slot>>() {
             while let Some((group, note)) = share.outbox.get_mut(&to).and_then(VecDeque::pop_front) {
                 if !share.submit(io, to, group, &note) {

@@ -80,6 +80,15 @@ impl Control {
     /// The end of a turn: asks, answers, and tells hosts what has become of theirs.
     pub(super) fn tend_resets(&mut self, core: &mut Core, io: &mut Io<Message>) {
         let share = self.share();
+        let NodeResets {
+            machine,
+            answers,
+            actions,
+            ..
+        } = &share.resets;
+        if machine.is_idle() && answers.is_empty() && actions.is_empty() {
+            return; // As in most turns.
+        }
         if !share.resets.machine.is_open() && share.is_over_with_the_past() {
             share.resets.machine.opened();
         }
