@@ -14,6 +14,9 @@
 //! 5. *Rounds*: other rows are consistent. New check data is computed and recorded in the recovery lane with
 //!    a destage, then the row is written in place. A flush before the lane is used for the next rows.
 //!
+//! Known fault: where a row of a round has an older destage in a lane of a node, the round's own is lost with the next use of the recovery lane. A run that is
+//! stopped after that leaves the older one to be redone over newer data, and with a lost member its blocks come out wrong.
+//!
 //! In levels without check data every row is redone: copies need nothing computed.
 //!
 //! The caller has excluded the members that it calls failed *durably* before it starts: a member that
