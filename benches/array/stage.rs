@@ -147,7 +147,7 @@ impl Stage {
     /// Measures a load.
     pub fn run(&self, load: Load, seconds: u32) -> PerfReport {
         let options = PerfOptions {
-            address: self.node().addresses()[0],
+            addresses: vec![self.node().addresses()[0]],
             nqn: Nqn::parse(NQN).expect("a good name"),
             nsid: 1,
             depth: load.depth,

@@ -19,7 +19,7 @@ use super::stage::{NQN, Stage, TWO_NAMESPACES};
 /// A verifying load on a namespace.
 pub fn verify(address: SocketAddr, nsid: u32, seconds: u32) -> PerfReport {
     let options = PerfOptions {
-        address,
+        addresses: vec![address],
         nqn: Nqn::parse(NQN).unwrap(),
         nsid,
         depth: 8,

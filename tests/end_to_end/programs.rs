@@ -219,7 +219,7 @@ fn an_open_loop_keeps_its_rate() {
     const RATE: f64 = 500.0;
     let stage = Stage::set(TWO_NAMESPACES);
     let options = PerfOptions {
-        address: stage.address(),
+        addresses: vec![stage.address()],
         nqn: Nqn::parse(NQN).unwrap(),
         nsid: 1,
         depth: 1,

@@ -51,6 +51,19 @@ impl Running {
 }
 
 impl Running {
+    /// Waits until it has ended by itself, in good order; how long that took.
+    pub fn ends_well(mut self) -> Duration {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return begin.elapsed();
+            }
+            assert!(begin.elapsed() < WAIT, "it ends");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Stops it as it is, and waits until none of its threads runs.
     pub fn freeze(&self) {
         self.signal("-STOP");
@@ -273,6 +286,34 @@ impl Scene {
             self.newest = (status.epoch, status.members.iter().cloned().collect());
         }
         Some(*status)
+    }
+
+    /// Kills all processes with one signal, so that none of them sees another one die first.
+    pub fn kill_everything(&mut self) {
+        let running = self.nodes.iter().chain([&self.shelf]).flatten();
+        let pids = running.map(|running| running.0.id().to_string());
+        let killed = Command::new("kill").arg("-KILL").args(pids).status().unwrap();
+        assert!(killed.success());
+        self.nodes.iter_mut().for_each(|node| *node = None);
+        self.shelf = None;
+    }
+
+    /// Has a node leave the array, and waits until it has begun to.
+    pub fn leave(&mut self, slot: u8) {
+        let begin = Instant::now();
+        while self.ask(slot, ArrayRequest::Leave).is_none() {
+            assert!(begin.elapsed() < WAIT, "slot {slot} leaves");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Has a node that has left join again.
+    pub fn join(&mut self, slot: u8) {
+        let begin = Instant::now();
+        while self.ask(slot, ArrayRequest::Join).is_none() {
+            assert!(begin.elapsed() < WAIT, "slot {slot} joins");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Makes the array through one of the nodes.

@@ -201,8 +201,12 @@ impl Load {
                 second.set_fuse(2);
                 queue.try_submit(compare, &old, 0).and_then(|compared| {
                     let written = queue.try_submit(second, &data, 0)?;
-                    queue.try_wait(compared)?;
-                    queue.try_wait(written)
+                    let (compared, written) = (queue.try_wait(compared)?, queue.try_wait(written)?);
+                    Ok(if compared.is(Status::ANA_INACCESSIBLE) {
+                        compared
+                    } else {
+                        written
+                    })
                 })
             }
             Wish::Compare { .. } | Wish::Flush => unreachable!("they are not drawn"),
@@ -221,6 +225,11 @@ impl Load {
             | Wish::Compare { .. }
             | Wish::Flush => Vec::new(),
         };
+        if status.same_code(Status::ANA_INACCESSIBLE) {
+            // The node is about to go: the host is to take another path.
+            self.history.lock().unwrap().end(number, Ended::Failed, &[]);
+            return false;
+        }
         let ended = if status.is_success() {
             Ended::Done
         } else if status.same_code(Status::ABORTED_FAILED_FUSED) {

@@ -723,9 +723,9 @@ fn parse_level(text: &str) -> Result<Level, String> {
 /// Options of `braid perf`.
 #[derive(Clone, Debug, Args)]
 pub struct PerfOptions {
-    /// Address of the target: host or host:port
-    #[arg(value_parser = parse_address, value_name = "ADDRESS")]
-    pub address: SocketAddr,
+    /// Addresses of the target, host or host:port: of several, by which the same namespace is reached, one is used at a time
+    #[arg(value_parser = parse_address, value_name = "ADDRESS", required = true, num_args = 1..=8)]
+    pub addresses: Vec<SocketAddr>,
     /// NVMe Qualified Name of the subsystem
     #[arg(long, value_parser = parse_nqn)]
     pub nqn: Nqn,

@@ -248,6 +248,10 @@ pub struct Control {
     oui: [u8; 3],
     listening: bool,
     stopping: bool,
+    /// Until when hosts may go to other nodes before their associations with this one end.
+    moves_until: Option<Nanos>,
+    /// Hosts' associations are over, or end.
+    ends_associations: bool,
     closing: bool,
     stop_deadline: Nanos,
     /// The stop has taken too long.
@@ -338,6 +342,8 @@ impl Control {
             oui,
             listening: false,
             stopping: false,
+            moves_until: None,
+            ends_associations: false,
             closing: false,
             stop_deadline: 0,
             gave_up: false,
@@ -381,7 +387,7 @@ impl Control {
         self.subsystem_event(core, io, subsystem::Event::Tick);
         self.listen_again(io);
         self.tick_fabric(core, io);
-        self.check_stop(io);
+        self.check_stop(core, io);
         self.report_health(core, io);
         self.health_tick(core, io);
         self.background_tick(core, io);

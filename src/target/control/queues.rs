@@ -30,6 +30,9 @@ pub(super) struct HealthRequest {
 
 /// How long a stop may take before what hangs is left behind, unclean.
 const STOP_NS: Nanos = 20_000_000_000;
+/// How long hosts that have paths to other nodes may take to go there before their connections to this one end: what they sent before they
+/// knew is still answered. Linux reads the access log within milliseconds of the notice.
+const MOVE_NS: Nanos = 500_000_000;
 /// How often the health log is brought up to date.
 const HEALTH_NS: Nanos = 1_000_000_000;
 const NANOS_PER_HOUR: Nanos = 3_600_000_000_000;
@@ -383,7 +386,7 @@ impl Control {
 
 // The end.
 impl Control {
-    /// Stops the node: hosts are told, connections drained, groups closed.
+    /// Stops the node: hosts that have other paths are told and may take them first; then connections are drained and groups closed.
     pub(in crate::target) fn begin_stop(&mut self, core: &mut Core, io: &mut Io<Message>) {
         if self.stopping {
             return;
@@ -398,13 +401,44 @@ impl Control {
         for operation in self.accepting.drain(..).flatten() {
             io.cancel(operation);
         }
-        self.subsystem_event(core, io, Event::Shutdown);
-        self.try_close(core, io);
+        self.depart(core, io);
+        self.try_end_associations(core, io);
+    }
+
+    /// Has hosts use the paths to other nodes instead of those to this one: whatever begins now is refused in the way that has hosts take another path, and nothing
+    /// above them hears of it.
+    fn depart(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        let Some(share) = &mut self.share else { return };
+        share.depart();
+        let is_serving = self.connections.iter().any(|count| *count > 0);
+        for group in 0..self.groups.len() {
+            let index = u16::try_from(group).expect("a node has at most 128 groups");
+            for record in self.groups[group].machine.vdisks().to_vec() {
+                self.change_access(core, io, index, &record);
+            }
+        }
+        if is_serving && !self.draining.is_empty() {
+            self.moves_until = Some(io.now() + MOVE_NS);
+        }
+    }
+
+    /// Ends the associations of all hosts, once those that could have gone elsewhere had the time for it and have the answers to all that they asked.
+    fn try_end_associations(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        let have_moved = self
+            .moves_until
+            .is_none_or(|until| io.now() >= until && self.draining.is_empty());
+        let is_alone = self.connections.iter().all(|count| *count == 0);
+        if self.stopping && !self.ends_associations && (have_moved || is_alone) {
+            self.ends_associations = true;
+            self.subsystem_event(core, io, Event::Shutdown);
+            self.try_close(core, io);
+        }
     }
 
     /// Ends a stop that takes too long, and one of a life that has lost its drives: its groups have nothing to be closed on, and the
     /// commands of its hosts no answer.
-    pub(super) fn check_stop(&mut self, io: &Io<Message>) {
+    pub(super) fn check_stop(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        self.try_end_associations(core, io);
         if self.stopping && !self.gave_up && self.is_expelled() {
             self.gave_up = true;
             tracing::info!("stopping at once: the array goes on without this life of the node");
@@ -425,7 +459,8 @@ impl Control {
 
     /// Closes the groups once the last connection is gone.
     pub(super) fn try_close(&mut self, core: &mut Core, io: &mut Io<Message>) {
-        if self.stopping && !self.closing && self.connections.iter().all(|count| *count == 0) {
+        let is_alone = self.connections.iter().all(|count| *count == 0);
+        if self.ends_associations && !self.closing && is_alone {
             self.closing = true;
             self.close_groups(core, io);
         }

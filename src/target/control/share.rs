@@ -141,6 +141,8 @@ pub(super) struct ShareControl {
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
     resets: resets::NodeResets,
+    /// This node is about to go, and others take over what they serve as well.
+    departs: bool,
 }
 
 impl ShareControl {
@@ -194,18 +196,25 @@ impl ShareControl {
             body: Vec::new(),
             timer: None,
             resets: resets::NodeResets::default(),
+            departs: false,
         }
     }
 
     /// Whether this node serves a virtual disk of a group that has these ports.
     pub(super) fn access_of(&self, group: u16, ports: SlotSet) -> Access {
-        if ports.contains(self.local) {
+        let is_left_to_others = self.departs && !self.others_that_serve(group, ports).is_empty();
+        if ports.contains(self.local) && !is_left_to_others {
             Access::Here
         } else if ports.and(self.nodes_of(group)).is_empty() {
             Access::Nowhere
         } else {
             Access::Elsewhere
         }
+    }
+
+    /// This node is about to go: whatever another member serves it leaves to that one.
+    pub(super) const fn depart(&mut self) {
+        self.departs = true;
     }
 
     /// Those that serve a group when they are there.

@@ -40,7 +40,7 @@ use super::share::{Born, Heard, Lease, Lives};
 use crate::icl::Epoch;
 use crate::icl::link::hmac::MAC_BYTES;
 use crate::icl::{ArrayId, Incarnation, Slot};
-use seat::{Order, Seat};
+use seat::{LEAVING, Order, SETTLING, Seat};
 
 pub use drives::NamespaceName;
 
@@ -50,6 +50,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between a life that has ended and the next one.
 const REBIRTH: Duration = Duration::from_secs(1);
+/// How long a node that stops waits for an epoch that is just beginning to open, so that it can leave it: what takes longest is another node's lease.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often it asks meanwhile.
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 /// How long a node that stops waits until the others go on without it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where hosts' commands and dirty data are brought to an end first.
@@ -445,13 +449,31 @@ impl Council {
 
     /// Ends this node's part in the array: leaves it, if that is soon done, and drops all connections.
     pub fn stop(&self) {
-        if self.leave().is_ok() {
+        if self.leaves_in_time() {
             let end = Instant::now() + self.leave_timeout;
             while locked(&self.present).remote.is_some() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         self.end();
+    }
+
+    /// Leaves the array as soon as an epoch is open. Whoever ended while one begins would have the others wait for its lease, and its hosts for them.
+    fn leaves_in_time(&self) -> bool {
+        let end = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            if self.leave().is_ok() {
+                return true;
+            }
+            let stage = self.status().map(|status| status.stage).unwrap_or_default();
+            if stage == LEAVING {
+                return true; // It was asked before.
+            }
+            if stage != SETTLING || Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(SETTLE_AGAIN);
+        }
     }
 
     fn end(&self) {

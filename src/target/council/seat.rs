@@ -3,6 +3,8 @@
 mod making;
 mod status;
 
+pub use status::{LEAVING, SETTLING};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! lost another one.
 
 use nvme::command::io_opcode;
+use nvme::status::Status;
 use reactor::{LatencyRecorder, Nanos, Precision};
 
 use crate::target::host::ledger::{Layout, Ledger, Mistake, Written};
@@ -466,6 +467,11 @@ impl Workload for Demo {
                 }
                 self.enter(job, Ok(data));
             }
+            // Its node is about to go: nothing was done.
+            Ok(answer) if self.is_up.len() > 1 && answer.status.same_code(Status::ANA_INACCESSIBLE) => {
+                self.path_lost(queue.target);
+                self.enter(job, Err(Some(JobError::NotSent)));
+            }
             Ok(answer) => {
                 tracing::warn!(status = %answer.status, lba = job.slba(), "the target answered with an error");
                 self.failed += 1;
@@ -485,8 +491,6 @@ impl Workload for Demo {
 
 #[cfg(test)]
 mod tests {
-    use nvme::status::Status;
-
     use super::*;
     use crate::target::host::{Answer, Namespace};
 

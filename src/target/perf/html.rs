@@ -45,6 +45,7 @@ pub fn page(report: &PerfReport) -> String {
         .iter()
         .map(|note| format!("<li>{}</li>\n", escape(note)))
         .collect();
+    let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
     let curves: Vec<(&str, &LatencyRecorder)> =
         sides.iter().map(|(name, side)| (*name, &side.latency)).collect();
     format!(
@@ -53,11 +54,12 @@ pub fn page(report: &PerfReport) -> String {
          table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: right }}\n\
          thead th {{ border-bottom: 1px solid #999 }} svg text {{ font: 12px system-ui, sans-serif; fill: #444 }}\n\
          </style></head><body>\n<h1>{title}</h1>\n<p>{address}, {nqn}, namespace {nsid}</p>\n\
-         <p><b>{iops:.0} IOPS</b>, {mib:.1} MiB/s in {seconds:.1} s</p>\n\
+         <p><b>{iops:.0} IOPS</b>, {mib:.1} MiB/s in {seconds:.1} s; {gap}</p>\n\
          <table><thead><tr><th></th><th>count</th>{headings}<th>MAX</th></tr></thead><tbody>\n{rows}</tbody></table>\n\
          {plot}\n<ul>\n{notes}</ul>\n</body></html>\n",
         title = escape(&report.title()),
-        address = report.address,
+        address = addresses.join(", "),
+        gap = report.gap_text(),
         nqn = escape(&report.nqn),
         nsid = report.nsid,
         iops = report.iops(),

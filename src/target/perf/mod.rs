@@ -3,10 +3,13 @@
 //! Knows how a measurement goes (connect, warm up, measure, drain, add up) and whom to tell; what a command is and when
 //! it is due is `workload`'s business.
 
+mod gap;
 mod html;
+mod paths;
 mod report;
 mod workload;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +21,7 @@ use nvme::host::{DownReason, FailReason};
 use reactor::{Arena, LatencyRecorder, Nanos, Options, Precision};
 use thiserror::Error;
 
+pub use self::gap::Gap;
 pub use self::report::{PerfReport, Second};
 pub use self::workload::{Measured, Side, Unfit};
 
@@ -128,14 +132,15 @@ fn start(options: &PerfOptions) -> Result<(Host<Perf>, u64), PerfError> {
     let depth = options
         .rate
         .map_or(options.depth, |_| options.depth.max(OPEN_LOOP_DEPTH));
-    let target = Target {
+    let target = |address: &SocketAddr| Target {
         io_queues: options.queues,
         depth,
         header_digest: options.header_digest,
         data_digest: options.data_digest,
         max_transfer_bytes: options.block_bytes.max(4096),
-        ..Target::new(options.address, options.nqn.clone(), identity.nqn, identity.id)
+        ..Target::new(*address, options.nqn.clone(), identity.nqn.clone(), identity.id)
     };
+    let targets: Vec<Target> = options.addresses.iter().map(target).collect();
     let plan = Plan {
         nsid: options.nsid,
         command_bytes: options.block_bytes,
@@ -146,6 +151,7 @@ fn start(options: &PerfOptions) -> Result<(Host<Perf>, u64), PerfError> {
         interval_ns: options.rate.map(|rate| f64::from(options.queues) * 1e9 / rate),
         seed,
         cores: options.cores,
+        paths: u16::try_from(targets.len()).expect("the command line takes few"),
     };
     let reactor = Options {
         cores: options.cores,
@@ -153,7 +159,7 @@ fn start(options: &PerfOptions) -> Result<(Host<Perf>, u64), PerfError> {
         files_max: 1024,
         ..Options::default()
     };
-    let host = Host::start(reactor, vec![target], move |core| Perf::new(plan.clone(), core.0))?;
+    let host = Host::start(reactor, targets, move |core| Perf::new(plan.clone(), core.0))?;
     Ok((host, seed))
 }
 
@@ -292,10 +298,23 @@ fn describe(report: &mut PerfReport, options: &PerfOptions, facts: &TargetFacts,
 /// Lets a moment pass; what becomes of the association meanwhile is noted.
 fn look(host: &Host<Perf>, report: &mut PerfReport, time: Duration) -> Result<(), PerfError> {
     match host.events().recv_timeout(time) {
-        Ok(Event::Down { reason, .. }) => {
+        Ok(Event::Down { target, reason }) => {
+            let note = if report.addresses.len() > 1 {
+                format!("the path by {} was lost: {reason}", report.addresses[target])
+            } else {
+                format!("the connection was lost and made again: {reason}")
+            };
+            // An attempt to connect that fails says the same again.
+            if !report.notes.contains(&note) {
+                report.notes.push(note);
+            }
+            Ok(())
+        }
+        Ok(Event::Failed { target, reason }) if report.addresses.len() > 1 => {
+            let address = report.addresses[target];
             report
                 .notes
-                .push(format!("the connection was lost and made again: {reason}"));
+                .push(format!("the path by {address} is given up: {reason}"));
             Ok(())
         }
         Ok(Event::Failed { reason, .. }) => Err(reason.into()),
@@ -380,7 +399,8 @@ impl Terminal {
         line.set_style(
             ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
-        line.set_message(format!("connecting to {}", options.address));
+        let addresses: Vec<String> = options.addresses.iter().map(SocketAddr::to_string).collect();
+        line.set_message(format!("connecting to {}", addresses.join(" and ")));
         line.tick();
         Ok(Self { line, stop })
     }
@@ -494,7 +514,7 @@ mod tests {
     fn an_address_without_a_target_is_an_error_at_once() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut options = options("");
-        options.address = listener.local_addr().unwrap();
+        options.addresses = vec![listener.local_addr().unwrap()];
         drop(listener);
         let error = measure(&options).unwrap_err();
         assert!(

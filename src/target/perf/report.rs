@@ -36,8 +36,8 @@ pub struct Second {
 /// What was asked for and what was measured.
 #[derive(Clone, Debug)]
 pub struct PerfReport {
-    /// Where the target is.
-    pub address: SocketAddr,
+    /// Where the target is; of several, which are paths to the same namespace, all.
+    pub addresses: Vec<SocketAddr>,
     /// The subsystem.
     pub nqn: String,
     /// Namespace.
@@ -166,6 +166,10 @@ impl PerfReport {
             self.bytes_per_second() / f64::from(1 << 20),
             self.seconds
         );
+        text += &format!("{}\n", self.gap_text());
+        if self.addresses.len() > 1 {
+            text += &format!("{}\n", self.paths_text());
+        }
         for problem in self.problems() {
             text += &format!("{problem}\n");
         }
@@ -173,6 +177,29 @@ impl PerfReport {
             text += &format!("note: {note}\n");
         }
         text
+    }
+
+    /// The longest time in which nothing completed, as a sentence.
+    pub fn gap_text(&self) -> String {
+        let gap = self.measured.gap;
+        format!(
+            "longest time without a completion: {}, from {:.1} s on",
+            duration_text(gap.length_ns),
+            seconds(gap.at_ns)
+        )
+    }
+
+    /// What went by which path, as a sentence.
+    fn paths_text(&self) -> String {
+        let by_path = self.addresses.iter().zip(&self.measured.by_path);
+        let by_path: Vec<String> = by_path
+            .map(|(address, count)| format!("{count} by {address}"))
+            .collect();
+        format!(
+            "commands: {}; {} sent again by another path",
+            by_path.join(", "),
+            self.measured.sent_again
+        )
     }
 
     /// What went wrong, a line each, and what was verified.
@@ -230,7 +257,7 @@ impl PerfReport {
             })
             .collect();
         json!({
-            "target": { "address": self.address.to_string(), "nqn": self.nqn, "nsid": self.nsid },
+            "target": { "addresses": self.addresses, "nqn": self.nqn, "nsid": self.nsid },
             "load": {
                 "block_bytes": self.block_bytes,
                 "read_percent": self.read_percent,
@@ -250,7 +277,13 @@ impl PerfReport {
             "commands_failed": self.measured.failed,
             "first_error": self.measured.first_error.map(|status| status.to_string()),
             "commands_lost": self.measured.lost,
+            "commands_sent_again": self.measured.sent_again,
+            "commands_by_path": self.measured.by_path,
             "commands_unfinished": self.unfinished,
+            "longest_gap": {
+                "seconds": seconds(self.measured.gap.length_ns),
+                "at_seconds": seconds(self.measured.gap.at_ns),
+            },
             "blocks_checked": self.measured.checked,
             "blocks_wrong": self.measured.wrong,
             "interrupted": self.interrupted,
@@ -264,7 +297,7 @@ impl PerfReport {
 impl From<&PerfOptions> for PerfReport {
     fn from(options: &PerfOptions) -> Self {
         Self {
-            address: options.address,
+            addresses: options.addresses.clone(),
             nqn: options.nqn.as_str().to_owned(),
             nsid: options.nsid,
             block_bytes: options.block_bytes,
@@ -284,6 +317,11 @@ impl From<&PerfOptions> for PerfReport {
             notes: Vec::new(),
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a run is far shorter than 2^53 ns")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn plural(count: u16, noun: &str) -> String {
@@ -320,6 +358,7 @@ pub mod tests {
     use clap::Parser;
     use nvme::status::Status;
 
+    use super::super::gap::Gap;
     use super::*;
     use crate::target::cli::options::{Cli, Command};
 
@@ -358,6 +397,30 @@ pub mod tests {
         let median = json["latency"]["read"]["p50_ns"].as_u64().unwrap();
         assert!((499_000..=501_000).contains(&median));
         assert!(json["latency"].get("write").is_none() && report.is_good());
+    }
+
+    #[test]
+    fn a_failover_is_told_and_is_a_success() {
+        let mut report = report("127.0.0.1:2");
+        report.measured.gap = Gap {
+            length_ns: 2_500_000_000,
+            at_ns: 1_250_000_000,
+        };
+        report.measured.by_path = vec![7, 8];
+        report.measured.sent_again = 3;
+        let text = report.text();
+        for line in [
+            "longest time without a completion: 2.50 s, from 1.2 s on\n",
+            "commands: 7 by 127.0.0.1:1, 8 by 127.0.0.1:2; 3 sent again by another path\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        let json = report.json();
+        assert_eq!(json["longest_gap"]["seconds"], 2.5);
+        assert_eq!(json["longest_gap"]["at_seconds"], 1.25);
+        assert_eq!(json["commands_by_path"], serde_json::json!([7, 8]));
+        assert_eq!(json["target"]["addresses"][1], "127.0.0.1:2");
+        assert!(report.is_good());
     }
 
     #[test]

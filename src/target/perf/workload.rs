@@ -3,11 +3,16 @@
 //! Closed loop: each place of a queue gets its next command when the last one is back. Open loop: commands are due at
 //! fixed times, whatever became of those before, and their latency counts from the time at which they were due. A
 //! target that stalls is thus charged for every command that had to wait, not only for the one that met the stall.
+//!
+//! A namespace that is reached by several paths is used by one of them at a time; what is lost with it, or refused because others serve, is sent again by
+//! another one, and its latency goes on.
 
 use nvme::command::io_opcode;
 use nvme::status::Status;
 use reactor::{LatencyRecorder, Nanos, Precision};
 
+use super::gap::{Gap, Watch};
+use super::paths::Paths;
 use crate::target::cli::options::Pattern;
 use crate::target::host::ledger::{Layout, Ledger, Mistake, Written};
 use crate::target::host::random::Random;
@@ -45,6 +50,8 @@ pub struct Plan {
     pub seed: u64,
     /// Cores that share the namespace.
     pub cores: u16,
+    /// Targets by which it is reached.
+    pub paths: u16,
 }
 
 /// What is being done.
@@ -104,6 +111,12 @@ pub struct Measured {
     pub first_error: Option<Status>,
     /// Commands that were lost with their connection.
     pub lost: u64,
+    /// Commands that were sent again by another path.
+    pub sent_again: u64,
+    /// Commands that were answered by each path, warm-up included.
+    pub by_path: Vec<u64>,
+    /// The longest time in which nothing completed on one of the cores.
+    pub gap: Gap,
     /// Blocks that were compared, and those of them that were wrong.
     pub checked: u64,
     /// Likewise.
@@ -130,6 +143,9 @@ impl Measured {
             moved_bytes: 0,
             first_error: None,
             lost: 0,
+            sent_again: 0,
+            by_path: Vec::new(),
+            gap: Gap::default(),
             checked: 0,
             wrong: 0,
             mistake: None,
@@ -145,6 +161,13 @@ impl Measured {
         self.moved_bytes += other.moved_bytes;
         self.first_error = self.first_error.or(other.first_error);
         self.lost += other.lost;
+        self.sent_again += other.sent_again;
+        self.by_path
+            .resize(self.by_path.len().max(other.by_path.len()), 0);
+        for (to, from) in self.by_path.iter_mut().zip(&other.by_path) {
+            *to += from;
+        }
+        self.gap = self.gap.longer(other.gap);
         self.checked += other.checked;
         self.wrong += other.wrong;
         self.mistake = self.mistake.or(other.mistake);
@@ -215,6 +238,10 @@ pub struct Perf {
     ready: bool,
     phase: Phase,
     in_flight: u32,
+    paths: Paths,
+    /// Commands that are to be sent again by another path: at most as many as were in flight.
+    again: Vec<Job>,
+    watch: Watch,
     measured: Measured,
     interval: Interval,
 }
@@ -229,8 +256,16 @@ impl Perf {
             0
         };
         let noise = (0..noise / 8).flat_map(|_| random.draw().to_le_bytes()).collect();
+        let paths = Paths::new(plan.paths, worker % plan.paths);
+        let measured = Measured {
+            by_path: vec![0; usize::from(plan.paths)],
+            ..Measured::new()
+        };
         Self {
             plan,
+            paths,
+            again: Vec::new(),
+            watch: Watch::default(),
             worker,
             random,
             noise,
@@ -244,7 +279,7 @@ impl Perf {
             ready: false,
             phase: Phase::Rest,
             in_flight: 0,
-            measured: Measured::new(),
+            measured,
             interval: Interval {
                 latency: LatencyRecorder::new(Precision::TwoDigits),
                 bytes: 0,
@@ -252,14 +287,15 @@ impl Perf {
         }
     }
 
-    /// Whether jobs can run; errs if never.
+    /// Whether jobs can run, by all paths; errs if never.
     pub fn is_ready(&self) -> Result<bool, Unfit> {
-        self.unfit.map_or(Ok(self.ready), Err)
+        self.unfit.map_or(Ok(self.ready && self.paths.are_up()), Err)
     }
 
     /// Starts the load; what is due from `measured_from` on is measured.
     pub fn begin(&mut self, now: Nanos, measured_from: Nanos) {
         self.phase = Phase::Load { measured_from };
+        self.watch = Watch::since(measured_from);
         for lane in &mut self.lanes {
             lane.made = 0;
             lane.began = now;
@@ -269,6 +305,7 @@ impl Perf {
     /// Ends the load: nothing more is due from now on.
     pub fn end(&mut self, now: Nanos) {
         self.phase = Phase::Drain { until: now };
+        self.watch.end(now);
     }
 
     /// Whether everything that was due has ended.
@@ -277,12 +314,15 @@ impl Perf {
             (Phase::Drain { until }, Some(interval)) => due_at(lane, interval) < until,
             (Phase::Drain { .. } | Phase::Rest | Phase::Load { .. }, _) => false,
         };
-        self.in_flight == 0 && !(self.worker < self.io_queues && self.own_lanes().any(due))
+        self.in_flight == 0
+            && self.again.is_empty()
+            && !(self.worker < self.io_queues && self.own_lanes().any(due))
     }
 
     /// Everything that was measured so far.
     pub fn measured(&self) -> Measured {
         let mut measured = self.measured.clone();
+        measured.gap = self.watch.longest();
         if let Some(ledger) = &self.ledger {
             measured.checked = ledger.checked();
             measured.wrong = ledger.wrong();
@@ -416,6 +456,19 @@ impl Perf {
         ledger.end_write(index, blocks, written);
     }
 
+    /// Whether a command is to be sent again by another path, and notes what this one is good for.
+    fn goes_another_way(&mut self, now: Nanos, path: u16, outcome: Outcome) -> bool {
+        if !self.paths.are_several() {
+            return false;
+        }
+        match outcome {
+            Ok(answer) if is_of_path(answer.status) => self.paths.set_aside(path, now),
+            Ok(_) | Err(JobError::TooLarge | JobError::NoMemory) => return false,
+            Err(JobError::Lost | JobError::NotSent) => self.paths.down(path),
+        }
+        true
+    }
+
     /// Whether a command that is meant to start at `started` counts.
     fn counts(&self, started: Nanos) -> bool {
         match self.phase {
@@ -438,16 +491,28 @@ fn due_at(lane: &Lane, interval_ns: f64) -> Nanos {
     lane.began + (lane.made as f64 * interval_ns) as u64
 }
 
+/// Whether another path may do what this one does not.
+fn is_of_path(status: Status) -> bool {
+    [Status::ANA_INACCESSIBLE, Status::ANA_TRANSITION]
+        .iter()
+        .any(|known| status.same_code(*known))
+}
+
 impl Workload for Perf {
-    fn ready(&mut self, now: Nanos, _: usize, facts: &TargetFacts) {
+    fn ready(&mut self, now: Nanos, target: usize, facts: &TargetFacts) {
+        let has_it = |namespace: &crate::target::host::Namespace| namespace.nsid == self.plan.nsid;
         if self.ready {
-            return; // Connected anew: what is known stays.
+            if facts.namespaces.iter().any(has_it) {
+                self.paths.up(target); // What is known stays.
+            }
+            return;
         }
         if let Err(unfit) = self.fit(facts) {
             self.unfit = Some(unfit);
             return;
         }
         self.ready = true;
+        self.paths.up(target);
         self.io_queues = facts.io_queues;
         let queues = u64::from(facts.io_queues.max(1));
         let lane = |at: u64| Lane {
@@ -465,6 +530,15 @@ impl Workload for Perf {
         else {
             return Next::Idle;
         };
+        match self.paths.choose(now) {
+            Some(path) if path == queue.target => {}
+            Some(_) => return Next::Idle,
+            None => return self.paths.next_at().map_or(Next::Idle, Next::At),
+        }
+        if let Some(job) = self.again.pop() {
+            self.in_flight += 1;
+            return Next::Job(job);
+        }
         let due = match (self.phase, self.plan.interval_ns) {
             (Phase::Rest, _) | (Phase::Drain { .. }, None) => return Next::Idle,
             (Phase::Load { .. }, None) => now,
@@ -505,8 +579,12 @@ impl Workload for Perf {
         }
     }
 
-    fn done(&mut self, now: Nanos, _: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
+    fn done(&mut self, now: Nanos, queue: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
         self.in_flight -= 1;
+        if self.goes_another_way(now, queue.target, outcome) {
+            self.measured.sent_again += 1;
+            return self.again.push(*job);
+        }
         self.enter(job, outcome, data);
         match outcome {
             Ok(answer) if answer.status.is_success() => {
@@ -515,6 +593,8 @@ impl Workload for Perf {
                 self.interval.latency.record(latency);
                 self.interval.bytes += bytes;
                 self.measured.moved_bytes += bytes;
+                self.measured.by_path[usize::from(queue.target)] += 1;
+                self.watch.completed(now);
                 if self.counts(job.started) {
                     let read = job.entry.opcode() == io_opcode::READ;
                     let side = if read {
@@ -559,6 +639,7 @@ mod tests {
             interval_ns: None,
             seed: 1,
             cores: 1,
+            paths: 1,
         }
     }
 
@@ -738,6 +819,45 @@ mod tests {
             unfit(&facts(1 << 20, 512), large),
             Unfit::TooLarge { .. }
         ));
+    }
+
+    /// Goal: a failover is no error, and what it costs is seen in latency and gap.
+    #[test]
+    fn what_one_path_loses_or_refuses_goes_by_another_one() {
+        let mut perf = Perf::new(Plan { paths: 2, ..plan() }, 0);
+        perf.ready(0, 0, &facts(100, 512));
+        assert_eq!(perf.is_ready(), Ok(false), "a path is missing");
+        perf.ready(0, 1, &facts(100, 512));
+        assert_eq!(perf.is_ready(), Ok(true));
+        perf.begin(0, 0);
+        let other = QueueName { target: 1, qid: 1 };
+        assert!(matches!(perf.next(0, other), Next::Idle), "home is there");
+        let (lost, refused) = (job(&mut perf, 0), job(&mut perf, 0));
+        perf.done(10, QUEUE, &lost, Err(JobError::Lost), &[]);
+        assert!(matches!(perf.next(10, QUEUE), Next::Idle), "home is lost");
+        let Next::Job(again) = perf.next(10, other) else {
+            panic!("it is sent again")
+        };
+        assert_eq!((again.slba(), again.started), (lost.slba(), lost.started));
+        perf.ready(20, 0, &facts(100, 512));
+        let inaccessible = Answer {
+            status: Status::ANA_INACCESSIBLE,
+            result: 0,
+        };
+        perf.done(30, other, &refused, Ok(inaccessible), &[]);
+        perf.done(500, other, &again, SUCCESS, &[]);
+        let Next::Job(last) = perf.next(500, QUEUE) else {
+            panic!("home is back")
+        };
+        assert_eq!(last.slba(), refused.slba());
+        perf.done(600, QUEUE, &last, SUCCESS, &[]);
+        perf.end(700);
+        assert!(perf.has_drained());
+        let measured = perf.measured();
+        assert_eq!((measured.failed, measured.lost, measured.sent_again), (0, 0, 2));
+        assert_eq!(measured.by_path, [1, 1]);
+        assert_eq!((measured.gap.length_ns, measured.gap.at_ns), (500, 0));
+        assert_eq!(measured.reads.latency.count(), 2);
     }
 
     #[test]

@@ -45,7 +45,13 @@ pub const PERF: &str = "\
 Examples:
   braid perf 127.0.0.1:4420 --nqn nqn.2026-01.io.braid:node-a
   braid perf 127.0.0.1 --nqn nqn.2026-01.io.braid:node-a --depth 32 --queues 4 --block-size 4KiB
-  braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html";
+  braid perf 10.0.2.2 --nqn nqn.2026-01.io.braid:node-a --rate 20000 --report-html latency.html
+  braid perf 10.0.2.2 10.0.2.3 --nqn nqn.2026-01.io.braid:vault --seconds 30
+
+Several addresses are paths to one namespace, through nodes that share it. What is lost with a path, or refused
+because others serve, is sent again by the next one, and counts as one command. The report says how long nothing
+completed at most (the failover time, if a node was lost or stopped meanwhile), and when that began, counted from
+the end of the warm-up; of several cores it is the one that waited longest.";
 #[cfg(feature = "sim")]
 pub const SIM: &str = "\
 Examples:

@@ -10,6 +10,11 @@ use crate::icl::{DriveIndex, Incarnation, Slot};
 use crate::target::council::drives::State;
 use crate::target::manage::{ArrayDriveStatus, ArrayPeerStatus, ArrayStatus};
 
+/// The stage of a member of an epoch that is not open yet, in [`ArrayStatus::stage`].
+pub const SETTLING: &str = "settling";
+/// The stage of a member that has brought everything to its place, and waits until others go on without it.
+pub const LEAVING: &str = "leaving";
+
 impl Seat {
     /// How things are.
     pub(super) fn status(&self, now: Nanos) -> ArrayStatus {
@@ -99,9 +104,9 @@ const fn stage_text(stage: Stage) -> &'static str {
         Stage::Reading => "reading",
         Stage::Blank => "blank",
         Stage::Outside => "outside",
-        Stage::Settling => "settling",
+        Stage::Settling => SETTLING,
         Stage::Open => "open",
-        Stage::Leaving => "leaving",
+        Stage::Leaving => LEAVING,
         Stage::Halted => "halted",
     }
 }
