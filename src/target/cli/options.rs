@@ -617,7 +617,7 @@ pub struct DemoOptions {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub nodes: u8,
     /// How long to keep the load up, in seconds; what takes its own time, such as a restart, comes on top
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Size of the virtual disk, in MiB
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]

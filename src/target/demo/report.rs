@@ -72,6 +72,10 @@ pub struct Kill {
 pub struct Failover {
     /// The node that was killed.
     pub node: &'static str,
+    /// The epoch that began without it, and how long after its death that was open.
+    pub epoch: u32,
+    /// Likewise.
+    pub open: Duration,
     /// The longest that its hosts were without an answer until they were answered by the other node.
     pub its_hosts: Duration,
     /// The same for the hosts of the other node.
@@ -88,6 +92,8 @@ impl Failover {
     fn json(&self) -> Value {
         json!({
             "node": self.node,
+            "epoch": self.epoch,
+            "seconds_until_open": self.open.as_secs_f64(),
             "seconds_without_answer": self.its_hosts.max(self.other_hosts).as_secs_f64(),
             "seconds_without_answer_of_its_hosts": self.its_hosts.as_secs_f64(),
             "seconds_without_answer_of_other_hosts": self.other_hosts.as_secs_f64(),

@@ -458,6 +458,10 @@ impl Workload for Demo {
         ledger.fill(job.slba(), sequence, data);
     }
 
+    fn lost(&mut self, _: Nanos, queue: QueueName) {
+        self.path_lost(queue.target);
+    }
+
     fn done(&mut self, now: Nanos, queue: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
         self.in_flight -= 1;
         match outcome {

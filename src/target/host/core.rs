@@ -181,6 +181,9 @@ impl<W: Workload> HostCore<W> {
                         self.workload
                             .done(io.now(), queue, &job, Err(JobError::NotSent), &[]);
                     }
+                    if !self.queues.is_ready(queue) {
+                        self.workload.lost(io.now(), queue);
+                    }
                 }
             }
         }

@@ -176,6 +176,9 @@ pub trait Workload: Sized + 'static {
     /// A job is over. `data` is what a read brought, empty for other jobs and for failed ones. Its latency is
     /// `now - job.started`.
     fn done(&mut self, now: Nanos, queue: QueueName, job: &Job, outcome: Outcome, data: &[u8]);
+
+    /// A queue is lost, whether or not anything was in flight on it; its target is told as ready when it is connected anew.
+    fn lost(&mut self, _now: Nanos, _queue: QueueName) {}
 }
 
 #[cfg(test)]

@@ -134,6 +134,12 @@ impl<J: Copy> Queues<J> {
         self.happened.pop_front()
     }
 
+    /// Whether jobs may be submitted on a queue.
+    pub fn is_ready(&self, name: QueueName) -> bool {
+        let mut queues = self.queues.iter().flatten();
+        queues.any(|queue| queue.name == name && queue.ready)
+    }
+
     /// Whether the owner has nothing to take.
     pub fn is_quiet(&self) -> bool {
         self.happened.is_empty()

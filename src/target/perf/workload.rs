@@ -579,6 +579,10 @@ impl Workload for Perf {
         }
     }
 
+    fn lost(&mut self, _: Nanos, queue: QueueName) {
+        self.paths.down(queue.target);
+    }
+
     fn done(&mut self, now: Nanos, queue: QueueName, job: &Job, outcome: Outcome, data: &[u8]) {
         self.in_flight -= 1;
         if self.goes_another_way(now, queue.target, outcome) {
@@ -858,6 +862,19 @@ mod tests {
         assert_eq!(measured.by_path, [1, 1]);
         assert_eq!((measured.gap.length_ns, measured.gap.at_ns), (500, 0));
         assert_eq!(measured.reads.latency.count(), 2);
+    }
+
+    #[test]
+    fn a_path_that_is_lost_with_nothing_in_flight_is_not_waited_for() {
+        let mut perf = Perf::new(Plan { paths: 2, ..plan() }, 0);
+        (0..2).for_each(|target| perf.ready(0, target, &facts(100, 512)));
+        perf.begin(0, 0);
+        perf.lost(10, QUEUE);
+        let other = QueueName { target: 1, qid: 1 };
+        assert!(matches!(perf.next(20, QUEUE), Next::Idle));
+        assert!(matches!(perf.next(20, other), Next::Job(_)));
+        perf.ready(30, 0, &facts(100, 512));
+        assert!(matches!(perf.next(30, QUEUE), Next::Job(_)), "home is back");
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl Stage {
         let since = Instant::now();
         let mut failover = self.kill_node()?;
         parts.extend(self.load(&ONE, since, tenth)?);
+        self.compared()?;
         let since = Instant::now();
         self.start_again(&mut failover)?;
         parts.extend(self.load(&AGAIN, since, tenth)?);
@@ -138,16 +139,27 @@ impl Stage {
         let pid = self.nodes[killed].pid();
         self.hosts.longest_waits()?;
         self.hosts.kills = true;
+        let killed_at = Instant::now();
         self.nodes[killed].kill()?;
         self.hosts.say(&format!(
             "kill -9 {pid}: {} is gone in the midst of the load\n",
             NODES[killed]
         ))?;
         self.await_open(&[SURVIVOR])?;
+        let open = killed_at.elapsed();
+        let epoch = self.array(SURVIVOR)?.epoch;
+        self.hosts.say(&format!(
+            "{:.1} s later epoch {epoch} is open, of {} alone: {}'s way to the drives is fenced, its lease is over, and what its journal had is in place\n",
+            open.as_secs_f64(),
+            NODES[usize::from(SURVIVOR)],
+            NODES[killed]
+        ))?;
         self.await_answers()?;
         let waits = self.hosts.longest_waits()?;
         let failover = Failover {
             node: NODES[killed],
+            epoch,
+            open,
             its_hosts: waits[killed],
             other_hosts: waits[usize::from(SURVIVOR)],
             commands_lost: self.hosts.standing()?.lost - lost_before,
@@ -162,6 +174,15 @@ impl Stage {
             failover.commands_lost
         ))?;
         Ok(failover)
+    }
+
+    /// Says what hosts have read so far.
+    fn compared(&self) -> Result<(), Failure> {
+        let standing = self.hosts.standing()?;
+        self.hosts.say(&format!(
+            "{} blocks were read and compared so far, {} of them lost or wrong\n",
+            standing.checked, standing.wrong
+        ))
     }
 
     /// Waits until every core of every host is answered once more.
