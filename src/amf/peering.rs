@@ -276,6 +276,11 @@ impl Peering {
         self.now.as_ref().is_some_and(|now| now.serves)
     }
 
+    /// Whether the group has failed while engines here had it open: for this life of the node, and for all nodes until none of them has it open any more.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Who leads the epoch.
     pub fn leader(&self) -> Option<Slot> {
         Some(self.now.as_ref()?.era.leader)

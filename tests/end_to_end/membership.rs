@@ -258,6 +258,45 @@ fn a_node_leaves_and_joins_again() {
     assert_eq!(all[1].status().unwrap().stage, "left");
 }
 
+/// Of nodes that are asked at the same moment, whatever the order in which they name the drives, exactly one makes the array; the others are told why they do not, and are members of it.
+#[test]
+fn of_nodes_that_make_an_array_at_the_same_moment_one_does() {
+    let shelf = shelf();
+    let nodes = addresses(3);
+    let start = |number: u8| {
+        let mut setup = setup(number, &nodes, shelf.address());
+        setup.drives.rotate_left(usize::from(number));
+        Council::start(setup, None).unwrap()
+    };
+    let councils: Vec<Council> = (0..3).map(start).collect();
+    let all: Vec<&Council> = councils.iter().collect();
+    all_blank(&all);
+    let results: Vec<Result<(), String>> = std::thread::scope(|scope| {
+        let create = |council: &'_ Council| council.create().map_err(|error| error.to_string());
+        let asked: Vec<_> = councils
+            .iter()
+            .map(|council| scope.spawn(move || create(council)))
+            .collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    assert_eq!(
+        results.iter().filter(|made| made.is_ok()).count(),
+        1,
+        "{results:?}"
+    );
+    for why in results.iter().filter_map(|made| made.as_ref().err()) {
+        let is_clear = why.contains("nother node makes an array") || why.contains("the array exists");
+        assert!(is_clear, "{why}");
+    }
+    let formed = until("all are members", &all, |all| are_open(all, 3));
+    assert!(formed[0].drives.iter().all(|drive| drive.in_use), "{formed:#?}");
+    // Nobody was fenced by somebody who tried drives out.
+    assert!(
+        formed.iter().all(|status| status.ended_before.is_none()),
+        "{formed:#?}"
+    );
+}
+
 /// A node that was killed while it made an array leaves labels on some drives.
 #[test]
 fn an_array_that_was_not_made_to_the_end_is_made_to_the_end() {
@@ -524,6 +563,13 @@ fn a_node_that_reaches_fewer_drives_costs_the_array_none() {
         assert!(status.drives.iter().all(|drive| drive.in_use), "{status:#?}");
         assert_eq!(status.members.len(), 1);
         std::thread::sleep(Duration::from_millis(50));
+    }
+    let blocked = two.status().unwrap().blocked.unwrap_or_default();
+    for part in [
+        "does not reach 2 of them",
+        "the configuration of this node does not have all drives",
+    ] {
+        assert!(blocked.contains(part), "{part}: {blocked}");
     }
     drop(two);
     let two = Council::start(setup(1, &nodes, shelf.address()), None).unwrap();

@@ -128,6 +128,8 @@ pub struct Scene {
     pub nodes: Vec<Option<Running>>,
     /// Where hosts reach each node.
     pub hosts: Vec<SocketAddr>,
+    /// Where the others reach each node. The port above is that of its link for locks.
+    pub links: Vec<SocketAddr>,
     /// The newest epoch of which a node said that it is open, and who its members are, by slot.
     newest: (u32, BTreeMap<u8, String>),
     /// Starts of the shelf, each with a log of its own.
@@ -201,6 +203,7 @@ impl Scene {
             shelf: None,
             nodes: (0..count).map(|_| None).collect(),
             hosts: hosts.to_vec(),
+            links: nodes.to_vec(),
             newest: (0, BTreeMap::new()),
             shelves: 0,
         };

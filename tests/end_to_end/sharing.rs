@@ -1,7 +1,7 @@
 //! Several nodes that serve the same group over the drives of one shelf: real processes, real NVMe/TCP.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -170,6 +170,42 @@ fn a_node_that_is_heard_and_gives_no_locks_is_left_out() {
             );
         }
     }
+}
+
+/// A node whose cores cannot be started says why, tries again less and less often, and the others hear nothing of that. It comes back when it can and is asked to.
+#[test]
+fn a_node_that_cannot_serve_disturbs_nobody() {
+    let mut scene = scene(2);
+    scene.until_open("formed", &[0, 1]);
+    let stopped = scene.nodes[1].take().unwrap();
+    stopped.signal("-TERM");
+    stopped.ends_well();
+    scene.until_open("without it", &[0]);
+    let epoch = scene.newest_epoch();
+    let mut taken = scene.links[1];
+    taken.set_port(taken.port() + 1);
+    let taken = TcpListener::bind(taken).unwrap();
+    scene.start_node(1);
+    let begin = Instant::now();
+    let waits = loop {
+        assert!(begin.elapsed() < 2 * WAIT, "it tries less and less often");
+        // As it may answer at any time between two of its attempts, the pause has been longer than this.
+        let status = scene.show(1);
+        if let Some(status) = status.filter(|status| status.next_life_s >= Some(3)) {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    let why = waits.ended_before.unwrap_or_default();
+    assert!(
+        why.contains("cannot be started") && why.contains("in use"),
+        "{why}"
+    );
+    assert_eq!((waits.stage.as_str(), waits.lives), ("halted", 0));
+    assert_eq!(scene.newest_epoch(), epoch, "no epoch has begun for it");
+    drop(taken);
+    scene.join(1);
+    scene.until_open("it is back", &[0, 1]);
 }
 
 /// More cores than a journal can have lanes are refused with what to do about it.

@@ -369,6 +369,28 @@ fn a_failed_group_is_not_opened_again_beside_engines_that_know_it() {
     assert!(!wanted.iter().any(|action| matches!(action, Action::Recover(_))));
 }
 
+/// A group that could not be opened has failed for an epoch: whoever leads the next one opens it, and who has failed before hears so, and begins another life. One that
+/// failed while engines had it open has failed for their lives.
+#[test]
+fn a_group_that_could_not_be_opened_is_opened_in_the_next_epoch() {
+    let mut array = Array::default();
+    (0..2).for_each(|number| array.add(number));
+    array.enter(1, &[1], &[]);
+    array.wanted(1);
+    array.act(1, |peering, _, out| peering.recover(Epoch(1), out));
+    array.act(1, |peering, _, out| {
+        peering.failed("its superblocks cannot be written", out)
+    });
+    assert!(array.wanted(1).contains(&Action::Recovered(Epoch(1))));
+    assert!(!array.nodes[&1].peering.has_failed());
+    array.enter(2, &[0, 1], &[0, 1]);
+    let recovery = array.open(2, &[0, 1], 0);
+    assert_eq!(recovery.living, SlotSet::EMPTY);
+    array.act(0, |peering, _, out| peering.failed("too many drives", out));
+    array.settle();
+    assert!((0..2).all(|number| array.nodes[&number].peering.has_failed()));
+}
+
 /// A group that fails while others retire what is older holds up no epoch.
 #[test]
 fn a_group_that_fails_in_its_recovery_is_given_up() {

@@ -143,6 +143,12 @@ pub(super) fn text(array: &ArrayStatus) -> String {
     if let Some(ended) = &array.ended_before {
         facts.push(("life before", ended.clone()));
     }
+    if let Some(next_s) = array.next_life_s {
+        facts.push((
+            "next life",
+            format!("in {next_s} s; `braid node join` begins it at once"),
+        ));
+    }
     if let Some(refusal) = &array.last_refusal {
         facts.push((
             "refused",

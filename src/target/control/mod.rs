@@ -248,14 +248,8 @@ pub struct Control {
     oui: [u8; 3],
     listening: bool,
     stopping: bool,
-    /// Until when hosts may go to other nodes before their associations with this one end.
-    moves_until: Option<Nanos>,
-    /// Hosts' associations are over, or end.
-    ends_associations: bool,
     closing: bool,
-    stop_deadline: Nanos,
-    /// The stop has taken too long.
-    gave_up: bool,
+    ending: queues::Ending,
     /// Buffers for superblocks, so that they never wait for those of hosts: a host's write may wait for them.
     superblock_spans: Vec<Span>,
     /// Virtual disks that are being deleted: they are not shown, although their group still lists them.
@@ -342,11 +336,8 @@ impl Control {
             oui,
             listening: false,
             stopping: false,
-            moves_until: None,
-            ends_associations: false,
             closing: false,
-            stop_deadline: 0,
-            gave_up: false,
+            ending: queues::Ending::default(),
             superblock_spans: Vec::new(),
             leaving: BTreeSet::new(),
             health_waiting: BTreeMap::new(),

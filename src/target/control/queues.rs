@@ -28,6 +28,19 @@ pub(super) struct HealthRequest {
     entry: SubmissionEntry,
 }
 
+/// How far the end of hosts' associations is, when the node stops.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// Until when hosts may go to other nodes before their associations with this one end.
+    moves_until: Option<Nanos>,
+    /// They are over, or end.
+    has_begun: bool,
+    /// What hangs is left behind then.
+    deadline: Nanos,
+    /// The stop has taken too long.
+    gave_up: bool,
+}
+
 /// How long a stop may take before what hangs is left behind, unclean.
 const STOP_NS: Nanos = 20_000_000_000;
 /// How long hosts that have paths to other nodes may take to go there before their connections to this one end: what they sent before they
@@ -396,7 +409,7 @@ impl Control {
         if let Some(ready) = self.ready.take() {
             drop(ready.send(Err("the node was stopped before it was ready".to_owned())));
         }
-        self.stop_deadline = io.now() + STOP_NS;
+        self.ending.deadline = io.now() + STOP_NS;
         self.accept_again.clear();
         for operation in self.accepting.drain(..).flatten() {
             io.cancel(operation);
@@ -418,18 +431,19 @@ impl Control {
             }
         }
         if is_serving && !self.draining.is_empty() {
-            self.moves_until = Some(io.now() + MOVE_NS);
+            self.ending.moves_until = Some(io.now() + MOVE_NS);
         }
     }
 
     /// Ends the associations of all hosts, once those that could have gone elsewhere had the time for it and have the answers to all that they asked.
     fn try_end_associations(&mut self, core: &mut Core, io: &mut Io<Message>) {
         let have_moved = self
+            .ending
             .moves_until
             .is_none_or(|until| io.now() >= until && self.draining.is_empty());
         let is_alone = self.connections.iter().all(|count| *count == 0);
-        if self.stopping && !self.ends_associations && (have_moved || is_alone) {
-            self.ends_associations = true;
+        if self.stopping && !self.ending.has_begun && (have_moved || is_alone) {
+            self.ending.has_begun = true;
             self.subsystem_event(core, io, Event::Shutdown);
             self.try_close(core, io);
         }
@@ -439,14 +453,14 @@ impl Control {
     /// commands of its hosts no answer.
     pub(super) fn check_stop(&mut self, core: &mut Core, io: &mut Io<Message>) {
         self.try_end_associations(core, io);
-        if self.stopping && !self.gave_up && self.is_expelled() {
-            self.gave_up = true;
+        if self.stopping && !self.ending.gave_up && self.is_expelled() {
+            self.ending.gave_up = true;
             tracing::info!("stopping at once: the array goes on without this life of the node");
             self.tell_stopped();
             io.stop();
         }
-        if self.stopping && !self.gave_up && io.now() > self.stop_deadline {
-            self.gave_up = true;
+        if self.stopping && !self.ending.gave_up && io.now() > self.ending.deadline {
+            self.ending.gave_up = true;
             let connections: u32 = self.connections.iter().sum();
             tracing::error!(
                 connections,
@@ -460,7 +474,7 @@ impl Control {
     /// Closes the groups once the last connection is gone.
     pub(super) fn try_close(&mut self, core: &mut Core, io: &mut Io<Message>) {
         let is_alone = self.connections.iter().all(|count| *count == 0);
-        if self.ends_associations && !self.closing && is_alone {
+        if self.ending.has_begun && !self.closing && is_alone {
             self.closing = true;
             self.close_groups(core, io);
         }

@@ -644,7 +644,8 @@ impl Control {
             Action::Refused(why) => self.refused(core, io, at, why),
             Action::Serve => {
                 tracing::info!(group = %self.share().groups[at].name, "shared group is served");
-                self.share().groups[at].is_served = true;
+                let group = &mut self.share().groups[at];
+                (group.is_served, group.refused) = (true, None);
                 self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
                 if let Some(index) = self.share().groups[at].index {
                     self.tend_disks(core, io, index);

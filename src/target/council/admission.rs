@@ -3,6 +3,9 @@
 //! Two hosts, both of this program, register and reserve a namespace; then one fences the other with Preempt and Abort while that has
 //! many writes under way. What the target does not show to hold is refused (PROTOCOL 3.6, hazards H03 and H04).
 //!
+//! Who makes an array holds one of its drives meanwhile ([`Hold`]), so that of several nodes that are asked for it at the same moment one makes it, and nobody tries out drives that
+//! are about to be in use.
+//!
 //! Written are [`REGION_BLOCKS`] blocks from [`REGION_AT`], where the heartbeats of an array's nodes are going to be, and nothing else; what was there
 //! before is put back. A namespace that anybody is registered with is left alone.
 
@@ -18,8 +21,9 @@ use nvme::status::Status;
 use reactor::{Options, PollMode};
 use uuid::Uuid;
 
-use super::desk::HEARTBEATS_AT;
+use super::desk::{self, HEARTBEATS_AT};
 use crate::icl::SLOTS;
+use crate::icl::membership::label::Label;
 use crate::target::fabric::session::{ANSWER_WAIT, await_ready};
 use crate::target::host::ask::Questions;
 use crate::target::host::{Host, Job, Namespace, Outcome, Target, TargetFacts};
@@ -41,6 +45,9 @@ const ROUNDS: u32 = 3;
 const ROUNDS_MAX: u32 = 12;
 /// How long after a fence a write would have to be held to escape this test.
 const OBSERVED: Duration = Duration::from_millis(100);
+/// How often a host that has taken a drive looks whether it is alone there, and the pause between.
+const ALONE_LOOKS_MAX: u32 = 100;
+const ALONE_AGAIN: Duration = Duration::from_millis(20);
 /// Memory of a host's core: its commands are of one block, beside a page or two.
 const ARENA_BYTES: usize = 16 << 20;
 /// What an array uses: who is not registered reads nothing either.
@@ -69,6 +76,7 @@ pub struct Refusal {
 
 const USE_A_SHELF: &str =
     "Use a target that has it, such as `braid shelf`, and on it the namespaces with odd numbers";
+const ANOTHER_MAKES: &str = "Another node makes an array of it at this moment, or has made it; `braid array show` says when it is there";
 const LOOK: &str = "Look into the log of the target and try again";
 
 fn refusal(what: &'static str, why: impl Into<String>, remedy: &'static str) -> Refusal {
@@ -94,35 +102,154 @@ pub fn examine(
     mut tell: impl FnMut(Finding),
 ) -> Result<(), Refusal> {
     let one = Party::connect(target)?;
-    let two = Party::connect(target)?;
-    let namespace = one.facts.namespaces.iter().find(|namespace| is_it(namespace));
-    let namespace = *namespace.ok_or_else(|| {
-        let named: Vec<String> = one
-            .facts
-            .namespaces
-            .iter()
-            .map(|it| it.nsid.to_string())
-            .collect();
-        refusal(
-            "namespace",
-            format!("there is none of that name; there are {}", named.join(", ")),
-            "Check the configuration",
-        )
-    })?;
-    let bench = Bench { one, two, namespace };
-    tell(bench.capabilities()?);
-    bench.is_free()?;
+    let namespace = one.find(is_it)?;
+    let bench = Bench {
+        one: &one,
+        two: Party::connect(target)?,
+        namespace,
+    };
+    tell(one.capabilities(&namespace)?);
+    one.is_free(&namespace)?;
     let result = bench.shared(&mut tell);
     // Registrations are nobody's afterwards, however far it came.
-    let clear = Command::Clear {
-        current: bench.one.key,
-    };
-    let cleared = bench.one.reserve(&bench.namespace, clear);
+    let cleared = one.reserve(&namespace, Command::Clear { current: one.key });
     result?;
     if cleared.is_success() {
         Ok(())
     } else {
         Err(refusal("clear", cleared.to_string(), LOOK))
+    }
+}
+
+/// The namespaces of a target.
+pub fn namespaces(target: &RemoteShelf) -> Result<Vec<Namespace>, Refusal> {
+    Ok(Party::connect(target)?.facts.namespaces.clone())
+}
+
+/// A drive that is this node's alone until it lets go of it.
+pub struct Hold {
+    party: Party,
+    namespace: Namespace,
+    /// Keys are held to epochs there because this node has asked for it.
+    is_prepared: bool,
+}
+
+impl Hold {
+    /// Takes a drive that nobody is registered with, and that has no label. Of several who try that at the same moment one gets it.
+    pub fn take(target: &RemoteShelf, is_it: impl Fn(&Namespace) -> bool) -> Result<Self, Refusal> {
+        const WHAT: &str = "hold";
+        let party = Party::connect(target)?;
+        let namespace = party.find(is_it)?;
+        party.capabilities(&namespace)?;
+        party.is_free(&namespace)?;
+        let status = party.register(&namespace);
+        if !status.is_success() {
+            let why =
+                format!("Reservation Register that outlives a loss of power (CPTPL 3) failed: {status}");
+            return Err(refusal(WHAT, why, USE_A_SHELF));
+        }
+        let hold = Self {
+            party,
+            namespace,
+            is_prepared: false,
+        };
+        let held = hold.acquire().and_then(|()| hold.is_blank());
+        match held {
+            Ok(()) => Ok(hold),
+            Err(refusal) => {
+                hold.release();
+                Err(refusal)
+            }
+        }
+    }
+
+    fn acquire(&self) -> Result<(), Refusal> {
+        let (current, kind) = (self.party.key, Kind::ExclusiveAccess);
+        let acquire = Command::Acquire { current, kind };
+        let status = self.party.reserve(&self.namespace, acquire);
+        if status.same_code(Status::RESERVATION_CONFLICT) {
+            return Err(refusal(
+                "registrants",
+                "another node has just taken it",
+                ANOTHER_MAKES,
+            ));
+        }
+        if !status.is_success() {
+            let why = format!("a reservation of type {kind:?} cannot be had: {status}");
+            return Err(refusal("hold", why, USE_A_SHELF));
+        }
+        // Whoever has tried at the same moment has registered as well, and goes.
+        let alone = || Ok(self.party.report(&self.namespace)?.registrants.len() == 1);
+        for _ in 0..ALONE_LOOKS_MAX {
+            if alone()? {
+                return Ok(());
+            }
+            std::thread::sleep(ALONE_AGAIN);
+        }
+        self.party.is_free(&self.namespace)
+    }
+
+    /// Another node may have made the array since this one has looked.
+    fn is_blank(&self) -> Result<(), Refusal> {
+        let label = desk::read_label(&self.namespace);
+        let (status, data) = self.party.ask(false, label.entry, label.data, label.read_bytes);
+        if !status.is_success() {
+            return Err(refusal("label", format!("it cannot be read: {status}"), LOOK));
+        }
+        match Label::parse(&data) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) | Err(_) => Err(refusal("label", "it has one by now", ANOTHER_MAKES)),
+        }
+    }
+
+    /// Has the drive hold keys to epochs, or not any more: who writes its label is not registered there, and so could not.
+    fn hold_keys(&self, on: bool) -> Status {
+        let keys = desk::hold_keys(&self.namespace, on);
+        self.party.ask(true, keys.entry, keys.data, keys.read_bytes).0
+    }
+
+    /// Tries the drive itself out, like [`examine`], and keeps it: whoever looks finds somebody registered all the time.
+    pub fn examine(&self, target: &RemoteShelf, mut tell: impl FnMut(Finding)) -> Result<(), Refusal> {
+        let bench = Bench {
+            one: &self.party,
+            two: Party::connect(target)?,
+            namespace: self.namespace,
+        };
+        tell(self.party.capabilities(&self.namespace)?);
+        let (current, kind) = (self.party.key, Kind::ExclusiveAccess);
+        let status = self
+            .party
+            .reserve(&self.namespace, Command::Release { current, kind });
+        if !status.is_success() {
+            let why = format!("Reservation Release failed: {status}");
+            return Err(refusal("types", why, LOOK));
+        }
+        let result = bench.shared(&mut tell);
+        let _ = bench.two.unregister(&self.namespace); // It is fenced, if all went well.
+        result
+    }
+
+    /// The drive is about to get its label.
+    pub fn prepare(&mut self) -> Result<(), Refusal> {
+        let status = self.hold_keys(true);
+        self.is_prepared = status.is_success();
+        let why = || format!("keys are not held to epochs (feature C0h): {status}");
+        status
+            .is_success()
+            .then_some(())
+            .ok_or_else(|| refusal("keys", why(), USE_A_SHELF))
+    }
+
+    /// Lets go of it. If it has got no label it is as it was before.
+    pub fn release(self) {
+        if self.is_prepared && self.is_blank().is_ok() {
+            let _ = self.hold_keys(false); // Whoever makes an array of it has it hold them again.
+        }
+        let status = self.party.unregister(&self.namespace);
+        // Members of the array that has been made meanwhile take the registration of whoever is none.
+        if !status.is_success() && !status.same_code(Status::RESERVATION_CONFLICT) {
+            tracing::warn!(%status, "a drive that was held while the array was made is not let go of");
+        }
     }
 }
 
@@ -153,7 +280,8 @@ impl Party {
             )
         })?;
         let [a, b, c, d, e, f, g, h, ..] = id;
-        let key = Key(u64::from_le_bytes([a | 1, b, c, d, e, f, g, h])); // Never 0.
+        // Never 0, and no key of a slot: no epoch of an array is held to it.
+        let key = Key(u64::from_le_bytes([a | 1, b, c, d | 0x80, e, f, g, h]));
         Ok(Self {
             host,
             facts,
@@ -181,6 +309,91 @@ impl Party {
     fn register(&self, namespace: &Namespace) -> Status {
         let (new, persistence) = (self.key, Persistence::On);
         self.reserve(namespace, Command::Register { new, persistence })
+    }
+
+    fn unregister(&self, namespace: &Namespace) -> Status {
+        let (current, persistence) = (Some(self.key), Persistence::Keep);
+        self.reserve(namespace, Command::Unregister { current, persistence })
+    }
+
+    fn find(&self, is_it: impl Fn(&Namespace) -> bool) -> Result<Namespace, Refusal> {
+        let all = &self.facts.namespaces;
+        let found = all.iter().find(|namespace| is_it(namespace)).copied();
+        found.ok_or_else(|| {
+            let named: Vec<String> = all.iter().map(|it| it.nsid.to_string()).collect();
+            refusal(
+                "namespace",
+                format!("there is none of that name; there are {}", named.join(", ")),
+                "Check the configuration",
+            )
+        })
+    }
+
+    fn report(&self, namespace: &Namespace) -> Result<Report, Refusal> {
+        let length_bytes = Report::bytes(REGISTRANTS_MAX, true) as u64;
+        let command = Command::Report {
+            extended: true,
+            length_bytes,
+        };
+        let (entry, data) = command.encode(0, namespace.nsid);
+        let bytes = u32::try_from(length_bytes).expect("a report is short");
+        let (status, page) = self.ask(false, entry, data, bytes);
+        let report = Report::parse(&page, true).filter(|_| status.is_success());
+        report.ok_or_else(|| {
+            refusal(
+                "report",
+                format!("Reservation Report failed: {status}"),
+                USE_A_SHELF,
+            )
+        })
+    }
+
+    /// What the target says of itself.
+    ///
+    /// Source: NVM Express Base Specification 2.0, Identify Controller (ONCS bit 5); NVM Command Set Specification 1.0, Identify Namespace (NMIC in
+    /// byte 30, RESCAP in byte 31).
+    fn capabilities(&self, namespace: &Namespace) -> Result<Finding, Refusal> {
+        const ONCS_RESERVATIONS: u16 = 1 << 5;
+        if self.facts.oncs & ONCS_RESERVATIONS == 0 {
+            let why = "the target has no reservations (ONCS bit 5)";
+            return Err(refusal("capabilities", why, USE_A_SHELF));
+        }
+        if namespace.blocks * u64::from(namespace.block_bytes) < 2 * REGION_AT {
+            let why = "the namespace has less than 256 KiB";
+            return Err(refusal("capabilities", why, "Use a larger one"));
+        }
+        let mut identify = SubmissionEntry::new(admin_opcode::IDENTIFY, 0);
+        identify.set_nsid(namespace.nsid);
+        identify.set_dword(10, u32::from(cns::NAMESPACE));
+        let bytes = u32::try_from(IDENTIFY_BYTES).expect("a page");
+        let (status, page) = self.ask(true, identify, Vec::new(), bytes);
+        let (Some(&nmic), Some(&rescap), true) = (page.get(30), page.get(31), status.is_success()) else {
+            return Err(refusal(
+                "capabilities",
+                format!("Identify failed: {status}"),
+                LOOK,
+            ));
+        };
+        match lacking(nmic, rescap) {
+            Some(why) => Err(refusal("capabilities", why, USE_A_SHELF)),
+            None => Ok(Finding {
+                what: "capabilities",
+                found: format!("shared, PTPL, types 5h and 6h (RESCAP {rescap:#04x})"),
+            }),
+        }
+    }
+
+    /// Nobody else uses the namespace.
+    fn is_free(&self, namespace: &Namespace) -> Result<(), Refusal> {
+        let report = self.report(namespace)?;
+        let others = report.registrants.iter().filter(|it| it.host != self.id);
+        let hosts: Vec<String> = others.map(|it| it.host.to_string()).collect();
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let why = format!("somebody is registered: host {}", hosts.join(", host "));
+        let remedy = "If another node makes an array of it at this moment, `braid array show` says when it is there. Otherwise stop who uses it, or clear its reservation, and try again";
+        Err(refusal("registrants", why, remedy))
     }
 
     fn read(&self, namespace: &Namespace, block: u32, blocks: u32) -> (Status, Vec<u8>) {
@@ -217,80 +430,13 @@ fn status_of(outcome: Outcome) -> Status {
 }
 
 /// Two hosts and what they are tried on.
-struct Bench {
-    one: Party,
+struct Bench<'a> {
+    one: &'a Party,
     two: Party,
     namespace: Namespace,
 }
 
-impl Bench {
-    /// What the target says of itself.
-    ///
-    /// Source: NVM Express Base Specification 2.0, Identify Controller (ONCS bit 5); NVM Command Set Specification 1.0, Identify Namespace (NMIC in
-    /// byte 30, RESCAP in byte 31).
-    fn capabilities(&self) -> Result<Finding, Refusal> {
-        const ONCS_RESERVATIONS: u16 = 1 << 5;
-        let namespace = &self.namespace;
-        if self.one.facts.oncs & ONCS_RESERVATIONS == 0 {
-            let why = "the target has no reservations (ONCS bit 5)";
-            return Err(refusal("capabilities", why, USE_A_SHELF));
-        }
-        if namespace.blocks * u64::from(namespace.block_bytes) < 2 * REGION_AT {
-            let why = "the namespace has less than 256 KiB";
-            return Err(refusal("capabilities", why, "Use a larger one"));
-        }
-        let mut identify = SubmissionEntry::new(admin_opcode::IDENTIFY, 0);
-        identify.set_nsid(namespace.nsid);
-        identify.set_dword(10, u32::from(cns::NAMESPACE));
-        let bytes = u32::try_from(IDENTIFY_BYTES).expect("a page");
-        let (status, page) = self.one.ask(true, identify, Vec::new(), bytes);
-        let (Some(&nmic), Some(&rescap), true) = (page.get(30), page.get(31), status.is_success()) else {
-            return Err(refusal(
-                "capabilities",
-                format!("Identify failed: {status}"),
-                LOOK,
-            ));
-        };
-        match lacking(nmic, rescap) {
-            Some(why) => Err(refusal("capabilities", why, USE_A_SHELF)),
-            None => Ok(Finding {
-                what: "capabilities",
-                found: format!("shared, PTPL, types 5h and 6h (RESCAP {rescap:#04x})"),
-            }),
-        }
-    }
-
-    fn report(&self) -> Result<Report, Refusal> {
-        let length_bytes = Report::bytes(REGISTRANTS_MAX, true) as u64;
-        let command = Command::Report {
-            extended: true,
-            length_bytes,
-        };
-        let (entry, data) = command.encode(0, self.namespace.nsid);
-        let bytes = u32::try_from(length_bytes).expect("a report is short");
-        let (status, page) = self.one.ask(false, entry, data, bytes);
-        let report = Report::parse(&page, true).filter(|_| status.is_success());
-        report.ok_or_else(|| {
-            refusal(
-                "report",
-                format!("Reservation Report failed: {status}"),
-                USE_A_SHELF,
-            )
-        })
-    }
-
-    /// Nobody else uses the namespace.
-    fn is_free(&self) -> Result<(), Refusal> {
-        let report = self.report()?;
-        if report.registrants.is_empty() {
-            return Ok(());
-        }
-        let hosts: Vec<String> = report.registrants.iter().map(|it| it.host.to_string()).collect();
-        let why = format!("somebody is registered: host {}", hosts.join(", host "));
-        let remedy = "Stop who uses it, or clear its reservation, and try again";
-        Err(refusal("registrants", why, remedy))
-    }
-
+impl Bench<'_> {
     /// Everything that needs registrations.
     fn shared(&self, tell: &mut impl FnMut(Finding)) -> Result<(), Refusal> {
         tell(self.persistence()?);
@@ -304,7 +450,7 @@ impl Bench {
 
     fn persistence(&self) -> Result<Finding, Refusal> {
         const WHAT: &str = "persistence";
-        for party in [&self.one, &self.two] {
+        for party in [self.one, &self.two] {
             let status = party.register(&self.namespace);
             if !status.is_success() {
                 let why =
@@ -312,7 +458,7 @@ impl Bench {
                 return Err(refusal(WHAT, why, USE_A_SHELF));
             }
         }
-        let report = self.report()?;
+        let report = self.one.report(&self.namespace)?;
         let is_listed = |party: &Party| {
             let mut all = report.registrants.iter();
             all.any(|it| (it.host, it.key) == (party.id, party.key))
@@ -321,7 +467,7 @@ impl Bench {
             let why = "registrations are forgotten with the power: PTPLS is 0 after it was asked for";
             return Err(refusal(WHAT, why, USE_A_SHELF));
         }
-        if report.registrants.len() != 2 || !is_listed(&self.one) || !is_listed(&self.two) {
+        if report.registrants.len() != 2 || !is_listed(self.one) || !is_listed(&self.two) {
             let why = "Reservation Report does not list the hosts and keys that have registered";
             return Err(refusal(WHAT, why, USE_A_SHELF));
         }
@@ -339,7 +485,7 @@ impl Bench {
             let status = self
                 .one
                 .reserve(&self.namespace, Command::Acquire { current, kind });
-            if !status.is_success() || self.report()?.kind != Some(kind) {
+            if !status.is_success() || self.one.report(&self.namespace)?.kind != Some(kind) {
                 let why = format!("a reservation of type {kind:?} cannot be had: {status}");
                 return Err(refusal(WHAT, why, USE_A_SHELF));
             }

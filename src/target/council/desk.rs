@@ -76,12 +76,12 @@ pub fn write_label(namespace: &Namespace, label: &[u8; RECORD_BYTES]) -> Encoded
     write(quorum_of(namespace.nsid), block, label, namespace.block_bytes)
 }
 
-/// Has a drive hold the keys of its registrants to epochs.
-pub fn hold_keys(namespace: &Namespace) -> Encoded {
+/// Has a drive hold the keys of its registrants to epochs, or not any more.
+pub fn hold_keys(namespace: &Namespace, on: bool) -> Encoded {
     let mut entry = SubmissionEntry::new(admin_opcode::SET_FEATURES, 0);
     entry.set_nsid(namespace.nsid);
     entry.set_dword(10, u32::from(fid::KEY_EPOCHS));
-    entry.set_dword(11, 1);
+    entry.set_dword(11, u32::from(on));
     Encoded {
         is_admin: true,
         ..Encoded::new(entry, Vec::new(), 0)

@@ -7,6 +7,7 @@
 //! | `manage` | what the configuration and operators ask for |
 //! | `survey` | which arrays there are on shelves, for tools that are no node |
 //! | `admission` | whether a target keeps what the array relies on, tried out before it is made |
+//! | `rebirth` | how long a node waits between two lives |
 //! | `desk` | what the machine asks of drives as NVMe commands, and what their answers mean |
 //!
 //! A life runs on a thread of its own, which sleeps between its beats, so that no load on the cores of the data path delays a heartbeat. When
@@ -19,6 +20,7 @@ pub mod admission;
 mod desk;
 mod drives;
 pub mod manage;
+mod rebirth;
 mod seat;
 pub mod survey;
 
@@ -40,6 +42,8 @@ use super::share::{Born, Heard, Lease, Lives};
 use crate::icl::Epoch;
 use crate::icl::link::hmac::MAC_BYTES;
 use crate::icl::{ArrayId, Incarnation, Slot};
+use admission::{Finding, Hold, Refusal};
+use rebirth::{Pause, Rebirth};
 use seat::{LEAVING, Order, SETTLING, Seat};
 
 pub use drives::NamespaceName;
@@ -48,8 +52,6 @@ pub use drives::NamespaceName;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an array may take to be made: a few blocks on each drive, and one epoch.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between a life that has ended and the next one.
-const REBIRTH: Duration = Duration::from_secs(1);
 /// How long a node that stops waits for an epoch that is just beginning to open, so that it can leave it: what takes longest is another node's lease.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often it asks meanwhile.
@@ -58,6 +60,8 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where hosts' commands and dirty data are brought to an end first.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Drives that are tried out at once: each has two hosts, with 16 MiB of memory each.
+const TRIED_AT_ONCE: usize = 4;
 /// Memory for what is read from drives.
 const ARENA_BYTES: usize = 16 << 20;
 
@@ -177,29 +181,100 @@ impl Setup {
         *Uuid::new_v5(&Uuid::from_bytes(self.array().0), life.as_bytes()).as_bytes()
     }
 
-    /// Tries out all drives, one after the other; what was found of each.
-    fn admit(&self) -> Result<Vec<String>, String> {
-        let admit = |drive: &DriveSpec| {
-            let shelf = &self.shelves[usize::from(drive.shelf)];
-            let target = config::RemoteShelf {
-                name: shelf.name.clone(),
-                addresses: shelf.addresses.clone(),
-                nqn: shelf.nqn.clone(),
-                host_nqn: self.admission_nqn(),
-                header_digest: false,
-                data_digest: false,
-                take_over: false,
-            };
+    /// Tries out all drives, a few at once; what was found of each. One of them is held until the array is made.
+    fn admit(&self) -> Result<(Vec<String>, Hold), String> {
+        let held = self.drive_to_hold()?;
+        let drive = &self.drives[held];
+        let is_it = |namespace: &_| drive.namespace.names(namespace);
+        let hold = Hold::take(&self.admission_target(drive.shelf), is_it);
+        let mut hold = hold.map_err(|refusal| unfit(drive, &refusal))?;
+        let found = self.admit_all(held, &hold);
+        let prepared = found.and_then(|found| {
+            let prepared = hold.prepare().map_err(|refusal| unfit(drive, &refusal));
+            prepared.map(|()| found)
+        });
+        match prepared {
+            Ok(found) => Ok((found, hold)),
+            Err(why) => {
+                hold.release();
+                Err(why)
+            }
+        }
+    }
+
+    /// Tries out all drives, of which this one is held.
+    fn admit_all(&self, held: usize, hold: &Hold) -> Result<Vec<String>, String> {
+        let admit = |drive: &DriveSpec, hold: Option<&Hold>| {
+            let target = self.admission_target(drive.shelf);
             let mut found = Vec::new();
-            let is_it = |namespace: &_| drive.namespace.names(namespace);
-            let result = admission::examine(&target, is_it, |finding| found.push(finding.found));
-            result
-                .map_err(|refusal| format!("drive \"{}\" is not fit for an array: {refusal}", drive.name))?;
+            let tell = |finding: Finding| found.push(finding.found);
+            let result = match hold {
+                Some(hold) => hold.examine(&target, tell),
+                None => admission::examine(&target, |namespace| drive.namespace.names(namespace), tell),
+            };
+            result.map_err(|refusal| unfit(drive, &refusal))?;
             let found = found.join("; ");
             tracing::info!(drive = %drive.name, %found, "drive is fit for an array");
             Ok(found)
         };
-        self.drives.iter().map(admit).collect()
+        let mut found: Vec<Result<String, String>> = Vec::new();
+        for drives in self.drives.chunks(TRIED_AT_ONCE) {
+            let at = found.len();
+            std::thread::scope(|scope| {
+                let try_out = |(at, drive)| (at != held).then(|| scope.spawn(move || admit(drive, None)));
+                let tried: Vec<_> = (at..).zip(drives).map(try_out).collect();
+                for (drive, tried) in drives.iter().zip(tried) {
+                    found.push(match tried {
+                        Some(tried) => tried.join().unwrap_or_else(|_| {
+                            Err(format!(
+                                "drive \"{}\" could not be tried out: report this",
+                                drive.name
+                            ))
+                        }),
+                        None => admit(drive, Some(hold)),
+                    });
+                }
+            });
+        }
+        found.into_iter().collect()
+    }
+
+    /// The drive that all nodes would hold, in whatever order their configurations name the drives.
+    fn drive_to_hold(&self) -> Result<usize, String> {
+        let mut lowest: Option<([u8; 16], usize)> = None;
+        for (number, shelf) in (0..).zip(&self.shelves) {
+            let drives = self.drives.iter().enumerate();
+            let drives: Vec<_> = drives.filter(|(_, drive)| drive.shelf == number).collect();
+            if drives.is_empty() {
+                continue;
+            }
+            let found = admission::namespaces(&self.admission_target(number))
+                .map_err(|refusal| format!("shelf \"{}\" is not fit for an array: {refusal}", shelf.name))?;
+            let uuid_of = |drive: &DriveSpec| {
+                let namespace = found.iter().find(|namespace| drive.namespace.names(namespace));
+                namespace.map(|namespace| namespace.uuid)
+            };
+            let known = drives
+                .into_iter()
+                .filter_map(|(at, drive)| Some((uuid_of(drive)?, at)));
+            lowest = known.chain(lowest).min();
+        }
+        let lowest = lowest.ok_or("no shelf has any of the drives that the configuration names")?;
+        Ok(lowest.1)
+    }
+
+    /// A shelf as it is tried out.
+    fn admission_target(&self, shelf: u16) -> config::RemoteShelf {
+        let shelf = &self.shelves[usize::from(shelf)];
+        config::RemoteShelf {
+            name: shelf.name.clone(),
+            addresses: shelf.addresses.clone(),
+            nqn: shelf.nqn.clone(),
+            host_nqn: self.admission_nqn(),
+            header_digest: false,
+            data_digest: false,
+            take_over: false,
+        }
     }
 
     /// Who tries drives out: lives of it are nobody's past.
@@ -215,6 +290,10 @@ impl Setup {
         let name = format!("nqn.2026-01.io.braid:array:{array}:slot:{slot}");
         Nqn::parse(&name).expect("it has the form of an NQN and is short")
     }
+}
+
+fn unfit(drive: &DriveSpec, refusal: &Refusal) -> String {
+    format!("drive \"{}\" is not fit for an array: {refusal}", drive.name)
 }
 
 /// A node's part in its array, running.
@@ -249,6 +328,8 @@ enum Ending {
     Stopped,
     /// Others go on without it, or it could not go on.
     Lost(String),
+    /// It cannot serve, which may pass.
+    Failed(String),
     /// It cannot serve what the others do, and would not next time either.
     Unfit(String),
 }
@@ -259,7 +340,7 @@ enum Phase {
     /// A life goes on, or begins.
     #[default]
     Living,
-    /// One has ended, and another one follows soon.
+    /// One has ended, and another one follows.
     Between,
     /// It left, as asked, and stays outside until it is asked to join.
     Left,
@@ -274,6 +355,8 @@ struct Present {
     remote: Option<Remote<Order>>,
     /// How the last one ended.
     ended: Option<String>,
+    /// When the next one begins, between two of them.
+    next_at: Option<Instant>,
     lives: u32,
     /// No other life is to go on.
     stops: bool,
@@ -364,6 +447,10 @@ impl Council {
             Err(error) => return Err(error),
         };
         status.ended_before.clone_from(&present.ended);
+        let now = Instant::now();
+        status.next_life_s = present
+            .next_at
+            .map(|at| at.saturating_duration_since(now).as_secs());
         status.lives = present.lives;
         let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         for (drive, found) in status.drives.iter_mut().zip(admitted.iter()) {
@@ -407,22 +494,28 @@ impl Council {
         // One at a time: whoever tries drives out fences everybody from them, and the array that another caller has just made would suffer.
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let drives = self.status()?.drives;
+        let mut hold = None;
         // Whoever has labels was tried out before; what else is in the way the thread says.
-        if drives.iter().all(|drive| drive.state == "blank") {
-            let found = self.setup.admit().map_err(CouncilError::Refused)?;
+        if !drives.is_empty() && drives.iter().all(|drive| drive.state == "blank") {
+            let (found, held) = self.setup.admit().map_err(CouncilError::Refused)?;
             *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            hold = Some(held);
         }
-        self.ask(CREATE_TIMEOUT, Order::Create)?
-            .map_err(CouncilError::Refused)
+        let made = self.ask(CREATE_TIMEOUT, Order::Create);
+        // By now the labels are there, for whoever is asked next.
+        if let Some(hold) = hold {
+            hold.release();
+        }
+        made?.map_err(CouncilError::Refused)
     }
 
-    /// Joins again after having left.
+    /// Joins again after having left, or at once where another life would begin later.
     pub fn join(&self) -> Result<(), CouncilError> {
         let mut present = locked(&self.present);
         match present.phase {
-            Phase::Left => {}
+            Phase::Left | Phase::Between => {}
             Phase::Joining => return Ok(()), // It was asked before.
-            Phase::Living | Phase::Between => {
+            Phase::Living => {
                 return Err(CouncilError::Refused("this node has not left".to_owned()));
             }
         }
@@ -507,41 +600,68 @@ fn live_on(
     wishes: &Receiver<Wish>,
     lives: Option<&Arc<Lives>>,
 ) {
+    let mut rebirth = Rebirth::default();
     loop {
+        let begun = Instant::now();
         let wish = match live(setup, listener, present, lives) {
             Ending::Stopped => return,
             Ending::Left => {
                 tracing::info!(array = %setup.name, slot = %setup.slot, "this node has left the array");
-                let mut present = locked(present);
-                present.ended = Some("left, as asked".to_owned());
-                present.phase = Phase::Left;
-                drop(present);
-                wishes.recv().unwrap_or(Wish::Stop)
+                stay_outside(present, wishes, "left, as asked".to_owned())
             }
             Ending::Unfit(why) => {
                 tracing::error!(array = %setup.name, slot = %setup.slot, "this node stays outside of the array until `braid node join`: {why}");
-                let mut present = locked(present);
-                present.ended = Some(why);
-                present.phase = Phase::Left;
-                drop(present);
-                wishes.recv().unwrap_or(Wish::Stop)
+                stay_outside(present, wishes, why)
             }
-            Ending::Lost(why) => {
-                tracing::error!(array = %setup.name, slot = %setup.slot, "membership ended: {why}; a new life begins");
-                let mut ended = locked(present);
-                ended.ended = Some(why);
-                ended.phase = Phase::Between;
-                drop(ended);
-                match wishes.recv_timeout(REBIRTH) {
-                    Err(RecvTimeoutError::Timeout) => Wish::Join,
-                    Err(RecvTimeoutError::Disconnected) => Wish::Stop,
-                    Ok(wish) => wish,
-                }
+            Ending::Lost(why) => pause_for(setup, present, wishes, why, rebirth.lost()),
+            Ending::Failed(why) => {
+                let pause = rebirth.failed(&why, begun.elapsed());
+                pause_for(setup, present, wishes, why, pause)
             }
         };
         if wish == Wish::Stop {
             return;
         }
+    }
+}
+
+/// Waits until somebody wants this node back.
+fn stay_outside(present: &Mutex<Present>, wishes: &Receiver<Wish>, why: String) -> Wish {
+    let mut left = locked(present);
+    left.ended = Some(why);
+    left.phase = Phase::Left;
+    drop(left);
+    wishes.recv().unwrap_or(Wish::Stop)
+}
+
+/// Waits until another life is due, or wanted.
+fn pause_for(
+    setup: &Setup,
+    present: &Mutex<Present>,
+    wishes: &Receiver<Wish>,
+    why: String,
+    pause: Pause,
+) -> Wish {
+    let (array, slot, pause_s) = (&setup.name, setup.slot, pause.time.as_secs());
+    if pause.is_known {
+        tracing::debug!(%array, %slot, pause_s, "membership ended as before: {why}; a new life begins after a pause");
+    } else {
+        tracing::error!(%array, %slot, pause_s, "membership ended: {why}; a new life begins after a pause");
+    }
+    let mut between = locked(present);
+    between.ended = Some(why);
+    between.phase = Phase::Between;
+    between.next_at = Some(Instant::now() + pause.time);
+    drop(between);
+    let wish = wishes.recv_timeout(pause.time);
+    let mut between = locked(present);
+    between.phase = Phase::Joining;
+    between.next_at = None;
+    match wish {
+        Ok(wish) => wish,
+        Err(RecvTimeoutError::Disconnected) => Wish::Stop,
+        // Whoever has wanted something in this moment has said so before the phase was another one.
+        Err(RecvTimeoutError::Timeout) => wishes.try_recv().unwrap_or(Wish::Join),
     }
 }
 
@@ -567,7 +687,11 @@ fn live(
         incarnation,
         ear: ear.clone(),
     };
-    let life = lives.map(|lives| lives.begin(born, &lease));
+    let life = match lives.map(|lives| lives.begin(born, &lease)).transpose() {
+        Ok(life) => life,
+        // The others hear nothing of a life that could not serve.
+        Err(error) => return Ending::Failed(format!("the cores of this node cannot be started: {error}")),
+    };
     let seat = Mutex::new(Some(Seat::new(
         Arc::clone(setup),
         incarnation,

@@ -868,7 +868,7 @@ impl Seat {
             Order::Recovered(epoch) => self.machine_event(io, Event::Recovered(epoch)),
             Order::Drained => self.machine_event(io, Event::Drained),
             Order::Preempted => self.machine_event(io, Event::Preempted),
-            Order::Failed(why) => self.end(Ending::Lost(why)),
+            Order::Failed(why) => self.end(Ending::Failed(why)),
             Order::Unfit(why) => self.end(Ending::Unfit(why)),
             Order::Stop => self.end(Ending::Stopped),
         }

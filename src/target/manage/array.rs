@@ -62,6 +62,9 @@ pub struct ArrayStatus {
     pub lives: u32,
     /// How the life before ended.
     pub ended_before: Option<String>,
+    /// In how many seconds the next one begins, between two of them.
+    #[serde(default)]
+    pub next_life_s: Option<u64>,
     /// What this node is doing, as a word: `beginning`, `reading`, `blank`, `outside`, `settling`, `open`,
     /// `leaving`, `halted` (another life follows) or `left` (until it is asked to join).
     pub stage: String,
@@ -77,7 +80,7 @@ pub struct ArrayStatus {
     pub serves: bool,
     /// How long it may without another heartbeat, in milliseconds.
     pub lease_left_ms: u64,
-    /// What keeps it from going on.
+    /// What keeps it from going on, or from being let in, and what to do about it.
     pub blocked: Option<String>,
     /// The drives, in the order of the configuration.
     pub drives: Vec<ArrayDriveStatus>,

@@ -64,7 +64,9 @@ impl Lives {
 
     /// Begins one, before its membership does. If all drives are there its cores are started at once: that takes the whole process's memory for itself for so long that a
     /// member could be taken for silent.
-    pub fn begin(self: &Arc<Self>, born: Born, lease: &Arc<Lease>) -> Beginning {
+    ///
+    /// Errs if they cannot be started although the drives are there.
+    pub fn begin(self: &Arc<Self>, born: Born, lease: &Arc<Lease>) -> Result<Beginning, NodeError> {
         let mut life = Life {
             lives: Arc::clone(self),
             incarnation: born.incarnation,
@@ -78,16 +80,11 @@ impl Lives {
         let end = Instant::now() + DRIVES_WAIT;
         while life.body.is_none() && Instant::now() < end {
             match life.look() {
-                Ok(stock) if stock.is_whole() => {
-                    if let Err(error) = life.grow(stock) {
-                        tracing::debug!(%error, "the cores are started with the first epoch");
-                        break;
-                    }
-                }
+                Ok(stock) if stock.is_whole() => life.grow(stock)?,
                 Ok(_) | Err(_) => std::thread::sleep(DRIVES_AGAIN),
             }
         }
-        Beginning(life)
+        Ok(Beginning(life))
     }
 }
 
@@ -134,8 +131,8 @@ impl Life {
                 Heard::Barrier(record, usable) => {
                     self.usable = usable;
                     if let Err(error) = self.have_grown() {
-                        tracing::error!(%error, "the cores of this node cannot be started");
-                        self.seat().failed(&error.to_string());
+                        let why = format!("the cores of this node cannot be started: {error}");
+                        self.seat().failed(&why);
                         break;
                     }
                     self.tell(ShareOrder::Enter(record));

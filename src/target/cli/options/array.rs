@@ -12,7 +12,7 @@ use super::{Client, parse_address};
 pub enum NodeCommand {
     /// List the nodes of the array, and which of them are members
     List(Client),
-    /// Have this node leave the array; the others go on without it
+    /// Have this node leave the array: its hosts go by the other nodes first, which then go on without it
     Leave(Client),
     /// Have this node join the array again after it has left
     Join(Client),
@@ -31,7 +31,7 @@ pub enum ArrayCommand {
     Import(ArrayImport),
     /// Show the array as a node sees it
     Show(Client),
-    /// Have this node leave it; the others go on without it
+    /// Have this node leave it: its hosts go by the other nodes first, which then go on without it
     Leave(Client),
     /// Have this node join it again after it has left
     Join(Client),

@@ -99,7 +99,12 @@ impl Control {
     fn take_over(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, plan: GroupPlan) {
         let replay = replay_of(plan.replayed.as_ref());
         let machine = machine_of(plan.source, plan.intent, plan.lost);
-        let index = match self.share().groups[at].index {
+        let known = self.share().groups[at].index;
+        let index = match known {
+            Some(index) if self.has_failed_alone(at, index) => {
+                self.not_led(core, io, at, "it could not be opened here before");
+                return self.begin_anew();
+            }
             Some(index) => {
                 let state = &mut self.groups[usize::from(index)];
                 (state.machine, state.leads) = (machine, true);
@@ -261,6 +266,7 @@ impl Control {
         };
         let known = self.share().groups[at].index;
         let index = match known {
+            Some(index) if self.has_failed_alone(at, index) => return self.begin_anew(),
             Some(index) if self.groups[usize::from(index)].machine.uuid() != record.group => {
                 let why = "the node that leads a group has another one of its name".to_owned();
                 return self.share().tell_life(Heard::Unfit(why));
@@ -287,6 +293,18 @@ impl Control {
         };
         self.group_event(core, io, index, Event::Followed(Box::new(record)));
         self.peer(core, io, at, |peering, now, out| peering.is_open(now, out));
+    }
+
+    /// Whether a group has failed here before it was ever open in this life, so that the others could open it all the same.
+    fn has_failed_alone(&mut self, at: usize, index: u16) -> bool {
+        let is_failed = self.groups[usize::from(index)].is_failed();
+        is_failed && !self.share().groups[at].peering.has_failed()
+    }
+
+    /// What is bound to a group cannot be taken back within a life, so another one begins.
+    fn begin_anew(&mut self) {
+        let why = "a group that could not be opened here before is served by others now".to_owned();
+        self.share().tell_life(Heard::Failed(why));
     }
 
     /// The drives of this node that these are: place, name, bytes.

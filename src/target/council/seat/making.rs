@@ -59,7 +59,7 @@ impl Seat {
     pub(super) fn hold_keys(&mut self, drive: usize) {
         let namespace = self.drives.get(drive).namespace;
         let namespace = namespace.expect("it is blank, and so there");
-        self.ask(drive, Why::HoldKeys, desk::hold_keys(&namespace));
+        self.ask(drive, Why::HoldKeys, desk::hold_keys(&namespace, true));
     }
 
     pub(super) fn write_label(&mut self, drive: usize) {

@@ -38,13 +38,36 @@ impl Seat {
             silent: silent.map(Slot::number).collect(),
             serves: self.machine.as_ref().is_some_and(|it| it.may_complete(now)),
             lease_left_ms: machine.map_or(0, |it| it.lease_left_ns / 1_000_000),
-            blocked: machine.and_then(|it| it.blocked).map(blocked_text),
+            blocked: machine.and_then(|it| {
+                let blocked = it.blocked.map(blocked_text);
+                blocked.or_else(|| self.outside_text(it))
+            }),
             drives: self.drive_statuses(machine),
             peers: self.peer_statuses(),
             refused_connections: refusals.count,
             last_refusal: refusals.last.map(|why| why.to_string()),
             ..ArrayStatus::default()
         }
+    }
+
+    /// Why a newcomer is not let in: it lacks drives that the members use.
+    fn outside_text(&self, machine: &Status) -> Option<String> {
+        let missing = machine.drives.minus(machine.reach).count();
+        if machine.stage != Stage::Outside || missing == 0 {
+            return None;
+        }
+        let drives = self.setup.drives.iter().zip(self.drives.iter());
+        let unreached = drives.filter(|(_, drive)| !matches!(drive.state, State::Member(_)));
+        let mut named: Vec<String> = unreached
+            .map(|(spec, drive)| format!("drive \"{}\": {}", spec.name, state_text(&drive.state)))
+            .collect();
+        if usize::try_from(missing).is_ok_and(|missing| missing > named.len()) {
+            named.push("the configuration of this node does not have all drives of the array".to_owned());
+        }
+        Some(format!(
+            "this node is not let in, because every member has to reach all drives in use, and it does not reach {missing} of them; {}. It is let in when it does",
+            named.join("; ")
+        ))
     }
 
     fn drive_statuses(&self, machine: Option<&Status>) -> Vec<ArrayDriveStatus> {
