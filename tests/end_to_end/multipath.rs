@@ -77,7 +77,7 @@ struct Multipath<'a> {
     addresses: &'a [SocketAddr],
     paths: Vec<Path>,
     /// Associations with nodes that told it to go elsewhere: theirs to end.
-    left: Vec<Box<Host>>,
+    left: Vec<Host>,
     random: Random,
 }
 
@@ -85,8 +85,14 @@ impl Multipath<'_> {
     /// The path that it uses now: its own one if that is up.
     fn path(&mut self) -> Option<usize> {
         for (path, address) in self.paths.iter_mut().zip(self.addresses) {
-            let Path::Connecting(connecting) = path else {
-                continue;
+            let connecting = match path {
+                // A path that is not used now may have ended meanwhile.
+                Path::Up(host) if host.io[0].is_closed() => {
+                    *path = Path::connect(*address, self.number + 1);
+                    continue;
+                }
+                Path::Up(_) => continue,
+                Path::Connecting(connecting) => connecting,
             };
             match connecting.try_recv() {
                 Ok(Ok(host)) => *path = Path::Up(Box::new(host)),
@@ -153,7 +159,7 @@ impl Multipath<'_> {
             let Path::Up(host) = std::mem::replace(&mut self.paths[at], again) else {
                 unreachable!("it was up")
             };
-            self.left.push(host);
+            self.left.push(*host);
         }
     }
 

@@ -200,6 +200,14 @@ impl Queue {
         }
     }
 
+    /// Whether the target has closed the connection while nothing was awaited of it.
+    pub fn is_closed(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        !matches!(peeked, Ok(1..)) && !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         for part in &self.outbox.parts {
             let bytes = match *part {

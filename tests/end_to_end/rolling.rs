@@ -1,10 +1,16 @@
 //! Nodes that are stopped in good order and started again, one after the other, and a power cut of everything; under load of hosts that have paths to all of them.
 
+use std::thread;
 use std::time::Duration;
+
+use braid::target::cli::options::{Pattern, PerfOptions};
+use braid::target::perf::{PerfReport, measure};
+use nvme::nqn::Nqn;
 
 use super::multipath::Load;
 use super::scene::Scene;
 use super::sharing::GROUP;
+use super::stage::NQN;
 
 const NODES: u8 = 3;
 const HOSTS: u8 = 6;
@@ -112,4 +118,65 @@ fn what_was_acknowledged_survives_the_death_of_everything() {
         }
         assert!(load.counts().lost > 0, "commands were under way");
     });
+}
+
+/// `braid perf` with a path to each of two nodes, of which one goes in the midst of it, in this way.
+fn perf_while(scene: &mut Scene, goes: impl FnOnce(&mut Scene)) -> PerfReport {
+    let options = PerfOptions {
+        addresses: scene.hosts[..2].to_vec(),
+        nqn: Nqn::parse(NQN).unwrap(),
+        nsid: 1,
+        depth: 4,
+        block_bytes: 4096,
+        read_percent: 50,
+        seconds: 10,
+        queues: 1,
+        cores: 1,
+        pattern: Pattern::Random,
+        fua: false,
+        verify: true,
+        rate: None,
+        header_digest: false,
+        data_digest: false,
+        host_nqn: None,
+        json: false,
+        report_html: None,
+    };
+    let report = thread::scope(|scope| {
+        let measured = scope.spawn(|| measure(&options));
+        thread::sleep(Duration::from_secs(3)); // In the midst of ten seconds, on the slowest machine.
+        goes(scene);
+        measured.join().unwrap().unwrap()
+    });
+    println!("{}", report.text());
+    assert!(report.is_good(), "{}", report.text());
+    let answered = &report.measured.by_path;
+    assert!(answered.iter().all(|count| *count > 0), "{answered:?}");
+    report
+}
+
+/// The longest time without a completion is what a failover costs: a lease and a recovery if a node is killed, and less if it leaves.
+#[test]
+fn braid_perf_says_how_long_a_failover_takes() {
+    let mut scene = scene();
+    let killed = perf_while(&mut scene, |scene| {
+        scene.nodes[0] = None;
+        scene.until_open("after a kill", &[1, 2]);
+    });
+    assert!(killed.measured.sent_again > 0);
+    let gap = killed.measured.gap;
+    assert!(
+        gap.length_ns > 1_000_000_000 && gap.at_ns > 500_000_000,
+        "{gap:?}"
+    );
+    scene.start_node(0);
+    scene.until_open("it is back", &[0, 1, 2]);
+    let left = perf_while(&mut scene, |scene| {
+        let stopped = scene.nodes[0].take().unwrap();
+        stopped.signal("-TERM");
+        stopped.ends_well();
+        scene.until_open("after it has left", &[1, 2]);
+    });
+    let gaps = [left, killed].map(|report| report.measured.gap.length_ns);
+    assert!(gaps[0] < gaps[1], "no lease is waited for: {gaps:?}");
 }
