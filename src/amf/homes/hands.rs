@@ -91,6 +91,12 @@ impl Hands {
         self.parted.len()
     }
 
+    /// Whether a row is on its way to a next writer.
+    #[cfg(test)]
+    pub(super) fn is_giving(&self, row: RowIndex) -> bool {
+        self.giving.contains_key(&row)
+    }
+
     /// The core whose want of a row is parted from its home, and is answered now.
     pub(super) fn parted_by(&mut self, row: RowIndex) -> Option<u16> {
         self.parted.remove(&row)

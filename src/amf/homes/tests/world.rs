@@ -357,6 +357,16 @@ impl World {
             }
         }
         newest.retain(|row, _| self.nodes.values().all(|node| !node.held.contains(row)));
+        for row in newest.keys() {
+            let is_dirty = |node: &Node| node.cores.iter().any(|core| core.dirty.contains_key(row));
+            let is_owned = |node: &Node| node.homes.hands.is_giving(*row) || is_dirty(node);
+            let mut all = self.nodes.values();
+            assert!(
+                !all.any(is_owned),
+                "seed {}: {row:?} is replayed, and a node goes on with it",
+                self.seed
+            );
+        }
         self.drive
             .extend(newest.into_iter().map(|(row, entry)| (row, entry.value)));
         let below = next.max(self.nodes[&leader].journal.entered()) + UNHEARD;
