@@ -315,9 +315,9 @@ impl Homes {
         }
     }
 
-    /// Below which all entries of this node are retired, as far as others may know. While only the giver has something durable that was taken here, this stays where it was
-    /// before: that was said when the giver lived, so it is below all numbers below which entries are said to be over if the giver is lost, and nothing of it is over before it
-    /// is durable here.
+    /// Below which all entries of this node are retired, as far as others may know. While only the giver has something durable that was taken here, this stays at what the tail of all
+    /// nodes was before. That is below all numbers below which entries are said to be over if the giver is lost, so nothing of it is over before it is durable here; and a node
+    /// that never heard the giver hears here from where on its entries are needed, if both are lost.
     pub fn own_tail(&self) -> u64 {
         let tail = self.journal.own_tail();
         self.hands.frozen().map_or(tail, |frozen| frozen.min(tail))

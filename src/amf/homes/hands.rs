@@ -60,7 +60,7 @@ pub(super) struct Hands {
     coming: BTreeMap<RowIndex, (HandOver, Arc<HandedOver>)>,
     /// Rows whose data was brought or is to be, and is durable at its giver only.
     unsecured: BTreeSet<RowIndex>,
-    /// While there is any of both: below what this node had retired before.
+    /// While there is any of both: below what all nodes had retired before, as far as this one knew.
     frozen: Option<u64>,
     /// Wants that take and were asked for, and whose homes have left for something else: which core waits.
     parted: BTreeMap<RowIndex, u16>,
@@ -249,8 +249,9 @@ impl Homes {
         if !is_newest || !(is_expected || self.hands.parted.contains_key(&row)) {
             return;
         }
-        let own_tail = self.journal.own_tail();
-        self.hands.frozen.get_or_insert(own_tail);
+        // Of all nodes: at or below the giver's, and so its entries of this row.
+        let tail = self.journal.tail();
+        self.hands.frozen.get_or_insert(tail);
         let hand_over = HandOver { from, token };
         self.hands.coming.insert(row, (hand_over, Arc::new(data)));
         let resource = Resource(row.0);
