@@ -79,11 +79,10 @@ impl Holder {
 /// What becomes of a lock that is held when an epoch begins: new arbiters ask for it by themselves.
 fn enter_held(resource: Resource, held: &mut Kept, survivors: SlotSet, out: &mut Outbox<'_>) {
     match held.owes {
-        Some(HandOver { from, token }) if survivors.contains(from) => {
-            if held.is_secured {
-                out.send(from, Message::Taken { resource, token });
-            }
+        Some(HandOver { from, token }) if survivors.contains(from) && held.is_secured => {
+            out.send(from, Message::Taken { resource, token });
         }
+        Some(HandOver { from, .. }) if survivors.contains(from) => {}
         Some(_) => {
             held.owes = None;
             out.push(Action::Confirmed { resource });

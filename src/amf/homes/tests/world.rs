@@ -418,7 +418,15 @@ impl World {
             Mail::Given { row, data } => self.with_homes(at, |homes, _, _| homes.given(row, core, data)),
             Mail::Turn(row) => self.with_homes(at, |homes, now_ns, out| homes.turn(now_ns, row, out)),
             Mail::Secured(row) => self.with_homes(at, |homes, now_ns, out| homes.secured(now_ns, row, out)),
-            mail => unreachable!("that is for a core: {mail:?}"),
+            Mail::Wake(_)
+            | Mail::Recall { .. }
+            | Mail::Answer(_)
+            | Mail::Adopt { .. }
+            | Mail::Restore(_)
+            | Mail::Settle(_)
+            | Mail::Void(_)
+            | Mail::Forget(_)
+            | Mail::Hurry(_) => unreachable!("that is for a core"),
         }
         let parted = self.nodes[&at].homes.hands.parted_count();
         self.totals.parted += u64::from(parted > 0);
