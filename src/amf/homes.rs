@@ -5,9 +5,15 @@
 //! comes back without a message. Invariants: a word says no more than the protocol has granted; a row is quiet before it is given up; what a core asks for is got, or asked
 //! for again, as long as it waits.
 //!
+//! Where the next writer takes it, dirty data of a row goes with the lock; `hands` has that part. Invariant there: a row whose newest data is not on the drives is seen by
+//! no core before the one that lays the data in, and data is with a core, with a home that will bring it to one, or with a node that has it durable.
+//!
 //! One value serves all slots of a node, or those of one of its cores. Deliberately knows neither engines nor links: it is told by calls and asks by [`HomeAction`].
 
 mod context;
+mod hands;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +21,14 @@ use std::sync::Arc;
 pub use context::{CONTEXT_BYTES, Context, ContextError};
 
 use super::RowIndex;
-use super::arbiter::message::{Message, Terms};
+use super::arbiter::message::{HandOver, Message, Terms};
 use super::arbiter::{Action, Arbitration, Event, Prefetch, Resource, Want};
 use super::arbiter::{Misbehaviour, Rule, Token};
+use super::hand_over::HandedOver;
 use super::journal::JournalShared;
 use super::lock::{Entry, Held, LockTable, Mode, WakeMask};
 use crate::icl::{Epoch, Slot, SlotSet};
+use hands::{Bringing, Hands};
 
 /// What the runtime does for the homes, in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +46,68 @@ pub enum HomeAction {
         core: u16,
         /// The row.
         row: RowIndex,
+        /// The node that wants it writes next and takes dirty data: this may be laid out for it ([`Homes::given`]) instead of being destaged. A core that was told so may
+        /// be told once more without.
+        gives: bool,
+    },
+    /// A want that takes dirty data is over, and none comes: the core is woken as ever when its turn has come, or has been already, and then holds the row or
+    /// asks again. Each such want has this for an answer or [`Self::Adopt`].
+    Answer {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// The other answer: the core is the writer inside of the row, whether or not it still waits for that. It lays the data in, has it in its journal under numbers that it takes
+    /// now before anybody else sees the row, and says when that is durable ([`Homes::secured`]).
+    Adopt {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+        /// Its dirty data.
+        data: Arc<HandedOver>,
+    },
+    /// What this core has given comes back, and it is the writer inside of the row: its data and the entries of its journal are as if it had never left. Others may want the row:
+    /// that is told as ever.
+    Restore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// What this core has given is durable elsewhere: it and its entries are not needed any more.
+    Settle {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// Who was to have what this core has given is gone. The data is not the core's own any more and does not come back, and nobody holds the row; its entries have to stay in the
+    /// journal until [`Self::Forget`].
+    Void {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// What journals have of this row, which is [`Self::Void`], is in its place: the core's entries are not needed any more, and whoever recovers waits for them to be retired.
+    Forget {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// Send dirty data to the next writer, before what follows.
+    SendData {
+        /// To whom.
+        to: Slot,
+        /// The row.
+        row: RowIndex,
+        /// Of which grant it is.
+        token: Token,
+        /// The data.
+        data: HandedOver,
     },
     /// Send to a peer.
     Send {
@@ -72,6 +142,8 @@ struct Wanted {
     row: RowIndex,
     mode: Mode,
     core: u16,
+    /// It takes dirty data, and has to be answered.
+    takes: bool,
     /// It was refused for want of room, and is asked for again.
     is_refused: bool,
 }
@@ -94,6 +166,7 @@ pub struct Homes {
     wanted: BTreeMap<u32, Wanted>,
     /// Rows that are to go when they are quiet, by slot, and what may be kept of each.
     recalled: BTreeMap<u32, (RowIndex, Terms)>,
+    hands: Hands,
     actions: Vec<Action>,
 }
 
@@ -122,6 +195,7 @@ impl Homes {
             arbitration,
             wanted: BTreeMap::new(),
             recalled: BTreeMap::new(),
+            hands: Hands::default(),
             actions: Vec::with_capacity(32),
         }
     }
@@ -133,7 +207,7 @@ impl Homes {
 
     /// Whether no core waits for a row that is not here, and no other node for one that is.
     pub fn is_idle(&self) -> bool {
-        self.wanted.is_empty() && self.recalled.is_empty()
+        self.wanted.is_empty() && self.recalled.is_empty() && self.hands.is_idle()
     }
 
     /// When [`Self::tick`] is due at the latest.
@@ -141,13 +215,22 @@ impl Homes {
         self.arbitration.wake_at_ns()
     }
 
-    /// A core's engine said [`super::engine::Action::WantRow`].
-    pub fn want(&mut self, now_ns: u64, core: u16, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+    /// A core's engine said [`super::engine::Action::WantRow`]. One that takes dirty data is answered by [`HomeAction::Answer`] or [`HomeAction::Adopt`].
+    pub fn want(
+        &mut self,
+        now_ns: u64,
+        core: u16,
+        row: RowIndex,
+        mode: Mode,
+        takes: bool,
+        out: &mut Vec<HomeAction>,
+    ) {
         let slot = self.table.slot(row);
         let wanted = Wanted {
             row,
             mode,
             core,
+            takes,
             is_refused: false,
         };
         let earlier = self.wanted.insert(slot, wanted);
@@ -156,19 +239,39 @@ impl Homes {
             "who asks has found the slot in its home's hands"
         );
         if let Some((recalled, terms)) = self.recalled.remove(&slot) {
+            assert!(
+                !self.hands.has_given(slot),
+                "who gives leaves the row to the home"
+            );
             // The home is in on this core's account, which is as good as its own.
             self.keep(recalled, terms);
-            self.quiesced(now_ns, recalled, out);
+            self.quiesced(now_ns, recalled, false, out);
         }
-        self.ask(now_ns, row, mode, out);
+        if !self.wanted.contains_key(&slot) {
+            // It has left this want for something else meanwhile.
+            return self.ask(now_ns, wanted, out);
+        }
+        if self.hands.is_bringing(slot) {
+            // Who waits for what this slot's home brings may hold what is wanted here. It is not asked for yet: the core is named, and asks again.
+            self.wanted.remove(&slot);
+            if takes {
+                out.push(HomeAction::Answer { core, row });
+            }
+            return self.bring(now_ns, slot, out);
+        }
+        let parted = takes.then(|| self.hands.parted_by(row)).flatten();
+        out.extend(parted.map(|core| HomeAction::Answer { core, row }));
+        self.ask(now_ns, wanted, out);
     }
 
-    fn ask(&mut self, now_ns: u64, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+    fn ask(&mut self, now_ns: u64, wanted: Wanted, out: &mut Vec<HomeAction>) {
+        let Wanted { row, mode, takes, .. } = wanted;
         let want = Want {
             resource: Resource(row.0),
             mode,
             priority: 0,
             prefetch: Prefetch::NONE,
+            takes: takes && mode.is_write(),
         };
         self.handle(now_ns, Event::Want(want), out);
     }
@@ -176,11 +279,13 @@ impl Homes {
     /// The turn has come to the home of the row's slot: [`super::lock::HOME`] was among the cores to be woken.
     pub fn turn(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<HomeAction>) {
         let slot = self.table.slot(row);
-        let (row, terms) = self
-            .recalled
-            .remove(&slot)
-            .expect("it waits for its turn for a row that is to go");
-        self.give_up(now_ns, slot, row, terms, out);
+        if self.hand_over(now_ns, slot, out) {
+            return;
+        }
+        match self.recalled.remove(&slot) {
+            Some((row, terms)) => self.give_up(now_ns, slot, row, terms, out),
+            None => self.bring(now_ns, slot, out),
+        }
     }
 
     /// Time has passed: at least every few milliseconds.
@@ -192,8 +297,8 @@ impl Homes {
             .filter_map(|(slot, wanted)| std::mem::take(&mut wanted.is_refused).then_some(*slot))
             .collect();
         for slot in refused {
-            if let Some(Wanted { row, mode, .. }) = self.wanted.get(&slot).copied() {
-                self.ask(now_ns, row, mode, out);
+            if let Some(wanted) = self.wanted.get(&slot).copied() {
+                self.ask(now_ns, wanted, out);
             }
         }
     }
@@ -201,13 +306,21 @@ impl Homes {
     /// What has to go along with each message to another node of the group, whatever it is about, as it is when the message leaves.
     pub fn context(&self) -> Context {
         // The tail first: numbers that are taken meanwhile are not below it.
-        let tail = self.journal.own_tail();
+        let tail = self.own_tail();
         let next = self.journal.entered();
         Context {
             next,
             tail,
             members: self.table.known(),
         }
+    }
+
+    /// Below which all entries of this node are retired, as far as others may know. While only the giver has something durable that was taken here, this stays at what the tail of all
+    /// nodes was before. That is below all numbers below which entries are said to be over if the giver is lost, so nothing of it is over before it is durable here; and a node
+    /// that never heard the giver hears here from where on its entries are needed, if both are lost.
+    pub fn own_tail(&self) -> u64 {
+        let tail = self.journal.own_tail();
+        self.hands.frozen().map_or(tail, |frozen| frozen.min(tail))
     }
 
     /// A message of a member came in, with this context; before anything is made of the message. True if this node's journal may forget more than before: then
@@ -272,6 +385,10 @@ impl Homes {
             self.tails.entry(member).or_insert(start);
         }
         self.set_elsewhere();
+        for (_, terms) in self.recalled.values_mut() {
+            terms.next = None;
+        }
+        self.hands.enter();
         let event = Event::Enter {
             epoch,
             members,
@@ -289,6 +406,7 @@ impl Homes {
             self.left.clear();
             self.pinned = None;
             self.set_elsewhere();
+            self.replayed(out);
         }
         self.handle(now_ns, Event::Recovered(epoch), out);
     }
@@ -298,10 +416,11 @@ impl Homes {
     /// would come up again when a newer one of a lane that is over has gone.
     pub fn retired(&self) -> u64 {
         let tails = self.tails.values().copied();
-        tails.fold(self.journal.own_tail(), u64::min)
+        tails.fold(self.own_tail(), u64::min)
     }
 
-    /// The rows that this node has, for reading or writing, as far as the protocol knows. At the beginning of an epoch these are all that it has
+    /// The rows that this node has, for reading or writing, as far as the protocol knows, and those that it has given to nodes that live: whoever of the two has the data goes on
+    /// with it. At the beginning of an epoch these are all that it has
     /// before what members that are gone have left undone is done; whoever does that leaves them alone.
     pub fn held_rows(&self) -> Vec<RowIndex> {
         self.arbitration.held().map(row_of).collect()
@@ -332,15 +451,14 @@ impl Homes {
     fn act(&mut self, now_ns: u64, action: Action, out: &mut Vec<HomeAction>) {
         match action {
             Action::Send { to, message } => out.push(HomeAction::Send { to, message }),
-            Action::Granted { resource, mode, .. } => self.granted(row_of(resource), mode, out),
+            Action::Granted {
+                resource,
+                mode,
+                hand_over,
+                ..
+            } => self.granted(now_ns, (row_of(resource), mode), hand_over, out),
             Action::Recall { resource, terms } => self.recall(now_ns, row_of(resource), terms, out),
-            Action::Failed { resource, .. } => {
-                let slot = self.table.slot(row_of(resource));
-                let wanted = self.wanted.get_mut(&slot);
-                if let Some(wanted) = wanted.filter(|wanted| wanted.row == row_of(resource)) {
-                    wanted.is_refused = true;
-                }
-            }
+            Action::Failed { resource, .. } => self.failed(row_of(resource), out),
             Action::NeedsRecovery {
                 resource,
                 holder,
@@ -352,21 +470,53 @@ impl Homes {
             }),
             Action::Reported(epoch) => out.push(HomeAction::Reported(epoch)),
             Action::Misbehaved { peer, what } => out.push(HomeAction::Misbehaved { peer, what }),
-            Action::Settled { .. } | Action::Confirmed { .. } | Action::Reinstated { .. } => {
-                unreachable!("dirty data is destaged and not handed over")
-            }
+            Action::Settled { resource, .. } => self.settled(row_of(resource), out),
+            Action::Voided { resource, .. } => self.voided(row_of(resource), out),
+            Action::Reinstated { resource, .. } => self.reinstated(now_ns, row_of(resource), out),
+            // The journal stays as long as the giver's tail, which says the same.
+            Action::Confirmed { .. } => {}
+        }
+    }
+
+    /// There is no room for a want now.
+    fn failed(&mut self, row: RowIndex, out: &mut Vec<HomeAction>) {
+        if let Some(core) = self.hands.parted_by(row) {
+            out.push(HomeAction::Answer { core, row });
+        }
+        let wanted = self.wanted.get_mut(&self.table.slot(row));
+        if let Some(wanted) = wanted.filter(|wanted| wanted.row == row) {
+            wanted.is_refused = true;
         }
     }
 
     /// The node has a row: the core that waits for it is let in. If nobody waits any more it is the node's all the same.
-    fn granted(&mut self, row: RowIndex, mode: Mode, out: &mut Vec<HomeAction>) {
+    fn granted(
+        &mut self,
+        now_ns: u64,
+        (row, mode): (RowIndex, Mode),
+        hand_over: Option<HandOver>,
+        out: &mut Vec<HomeAction>,
+    ) {
+        let coming = self.hands.came(row, hand_over);
         let slot = self.table.slot(row);
-        if self.wanted.get(&slot).is_none_or(|wanted| wanted.row != row) {
-            return;
+        let parted = self.hands.parted_by(row);
+        let is_wanted = self.wanted.get(&slot).is_some_and(|wanted| wanted.row == row);
+        let wanted = is_wanted.then(|| self.wanted.remove(&slot)).flatten();
+        if let Some(data) = coming {
+            let taker = wanted.filter(|wanted| wanted.takes).map(|wanted| wanted.core);
+            let core = parted.or(taker).expect("data is taken for a want that takes");
+            let bringing = Bringing::new(row, core, Some(data));
+            return self.bring_or_call(now_ns, bringing, wanted.is_some(), out);
         }
-        let Some(Wanted { core, .. }) = self.wanted.remove(&slot) else {
+        if let Some(core) = parted {
+            out.push(HomeAction::Answer { core, row });
+        }
+        let Some(Wanted { core, takes, .. }) = wanted else {
             return;
         };
+        if takes {
+            out.push(HomeAction::Answer { core, row });
+        }
         if let Some((other, _)) = self.table.held(slot).filter(|(other, _)| *other != row) {
             self.table.set_held(other, Held::Nothing);
         }
@@ -379,23 +529,27 @@ impl Homes {
     /// Another node wants a row.
     fn recall(&mut self, now_ns: u64, row: RowIndex, terms: Terms, out: &mut Vec<HomeAction>) {
         let slot = self.table.slot(row);
+        if self.hands.recall(slot, row, terms) {
+            return; // It comes to a core first, which has its newest data then.
+        }
         let is_used = self
             .table
             .held(slot)
             .is_some_and(|(used, held)| used == row && held > terms.keep);
         if !is_used || self.wanted.contains_key(&slot) {
             self.keep(row, terms);
-            return self.quiesced(now_ns, row, out);
+            return self.quiesced(now_ns, row, false, out);
         }
         match self.table.enter_home(slot) {
             Entry::In => self.give_up(now_ns, slot, row, terms, out),
-            // A core wants another row, or this one for more, and is about to say so.
+            // A core wants another row, or this one for more, and is about to say so; or the home is about to be told that its turn has come.
             Entry::Called => drop(self.recalled.insert(slot, (row, terms))),
             Entry::Busy { recall } => {
                 let earlier = self.recalled.insert(slot, (row, terms));
                 assert!(earlier.is_none(), "a slot says one row, which is recalled once");
                 if let Some(core) = recall {
-                    out.push(HomeAction::RecallCore { core, row });
+                    let gives = terms.next.is_some();
+                    out.push(HomeAction::RecallCore { core, row, gives });
                 }
             }
         }
@@ -405,9 +559,17 @@ impl Homes {
     /// want the home to come in again at once.
     fn give_up(&mut self, now_ns: u64, slot: u32, row: RowIndex, terms: Terms, out: &mut Vec<HomeAction>) {
         self.keep(row, terms);
+        self.leave(now_ns, slot, row, out);
+        self.quiesced(now_ns, row, false, out);
+    }
+
+    /// The home is in and has nothing more to do, unless it has to bring something.
+    fn leave(&mut self, now_ns: u64, slot: u32, row: RowIndex, out: &mut Vec<HomeAction>) {
+        if self.hands.is_bringing(slot) {
+            return self.bring(now_ns, slot, out);
+        }
         let wake = self.table.leave_home(slot, None);
         wake_cores(wake, row, out);
-        self.quiesced(now_ns, row, out);
     }
 
     /// The word says no more than the terms. If the row has its slot, the slot's home is in.
@@ -418,10 +580,10 @@ impl Homes {
         }
     }
 
-    fn quiesced(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<HomeAction>) {
+    fn quiesced(&mut self, now_ns: u64, row: RowIndex, is_handed_over: bool, out: &mut Vec<HomeAction>) {
         let quiesced = Event::Quiesced {
             resource: Resource(row.0),
-            is_handed_over: false,
+            is_handed_over,
         };
         self.handle(now_ns, quiesced, out);
     }

@@ -260,6 +260,21 @@ impl LockTable {
         self.words[slot as usize].set_held(tag, held);
     }
 
+    /// The home of the row's slot, which is in, leaves, and `core` is inside of the row as its writer, in one step and whether or not it waits: the node holds the
+    /// row for writing, and its data is that core's to lay in before anybody else sees it. All who wait stay named, `core` too if it is, and no one of them is
+    /// told: as always a core that keeps a row looks first whether it is awaited.
+    pub fn pass_home(&self, row: RowIndex, core: u16) {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].pass_home(tag, core);
+    }
+
+    /// As [`Self::release`] of a writer whose data is not on the drives and stays with the home: the turn is the home's, whoever else waits. `None`, and nothing has happened, if the home
+    /// does not wait: what it had asked for is over. The data has to be with the home before it is told of its turn.
+    pub fn release_to_home(&self, row: RowIndex) -> Option<WakeMask> {
+        let (slot, tag) = self.place(row);
+        self.words[slot as usize].release_to_home(tag)
+    }
+
     /// The home leaves a slot. The turn goes to the core `next`, if that waits, or round to whoever does; the caller tells the cores in the answer.
     pub fn leave_home(&self, slot: u32, next: Option<u16>) -> WakeMask {
         self.words[slot as usize].leave_home(next)

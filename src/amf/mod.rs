@@ -11,6 +11,7 @@ pub mod engine;
 pub mod expansion;
 pub mod geometry;
 pub mod group;
+pub mod hand_over;
 pub mod homes;
 pub mod intent;
 pub mod journal;

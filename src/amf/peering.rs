@@ -22,8 +22,10 @@ pub mod roll;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::arbiter::Rule;
+use super::hand_over::HandedOver;
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
 use super::superblock::LANES_MAX;
@@ -103,6 +105,52 @@ pub enum Action {
     },
     /// As [`HomeAction::RecallCore`].
     RecallCore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+        /// It may be given with its dirty data.
+        gives: bool,
+    },
+    /// As [`HomeAction::Answer`].
+    Answer {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// As [`HomeAction::Adopt`]; answered by [`Peering::secured`].
+    Adopt {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+        /// Its dirty data.
+        data: Arc<HandedOver>,
+    },
+    /// As [`HomeAction::Restore`].
+    Restore {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// As [`HomeAction::Settle`].
+    Settle {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// As [`HomeAction::Void`].
+    Void {
+        /// Which core.
+        core: u16,
+        /// The row.
+        row: RowIndex,
+    },
+    /// As [`HomeAction::Forget`].
+    Forget {
         /// Which core.
         core: u16,
         /// The row.
@@ -346,12 +394,18 @@ impl Peering {
             Vec::new()
         };
         let is_open = self.is_open;
-        let tails = self.homes.retired_by_gone();
+        let mut tails: BTreeMap<Slot, u64> = self.homes.retired_by_gone().collect();
+        if is_open && self.homes.has_void() {
+            // What this node has given to those that are gone may be older than all that they have said of their tails. No node has let go of anything from this node's own tail on.
+            let own_tail = self.homes.own_tail();
+            let least = tails.entry(self.local).or_insert(own_tail);
+            *least = own_tail.min(*least);
+        }
         if leader == self.local {
             let standing = Standing {
                 is_open,
                 has_failed: self.has_failed,
-                tails: tails.collect(),
+                tails,
                 rows: rows.into_iter().collect(),
                 is_whole: true,
             };
@@ -359,7 +413,7 @@ impl Peering {
             now.standings.insert(self.local, standing);
             return;
         }
-        let tails: Vec<(Slot, u64)> = tails.collect();
+        let tails: Vec<(Slot, u64)> = tails.into_iter().collect();
         let parts = rows.len().div_ceil(ROWS_MAX).max(1);
         for part in 0..parts {
             let rows = rows.iter().skip(part * ROWS_MAX).take(ROWS_MAX).copied();
@@ -463,6 +517,12 @@ impl Peering {
         let Some(below) = below else {
             return self.over(now_ns, out);
         };
+        // What has been given to nodes that are gone is among what is to be retired.
+        self.with_homes(out, |homes, out| homes.replayed(out));
+        for to in self.others().iter() {
+            let note = Note::Replayed;
+            out.push(Action::Send { to, note });
+        }
         // Any lane of this node will do: who is done says so to it, and how far everybody is comes with what they say.
         let lane = u16::from(self.local.number()) * self.lanes_each;
         self.hurry(lane, below, out);
@@ -593,9 +653,30 @@ impl Peering {
 
 // What goes on within an epoch.
 impl Peering {
-    /// A core's engine wants a row.
-    pub fn want(&mut self, now_ns: u64, core: u16, row: RowIndex, mode: Mode, out: &mut Vec<Action>) {
-        self.with_homes(out, |homes, out| homes.want(now_ns, core, row, mode, out));
+    /// A core's engine wants a row; see [`Homes::want`].
+    pub fn want(
+        &mut self,
+        now_ns: u64,
+        core: u16,
+        row: RowIndex,
+        mode: Mode,
+        takes: bool,
+        out: &mut Vec<Action>,
+    ) {
+        self.with_homes(out, |homes, out| {
+            homes.want(now_ns, core, row, mode, takes, out);
+        });
+    }
+
+    /// A core has laid out what it has of a row; see [`Homes::given`].
+    pub fn given(&mut self, row: RowIndex, core: u16, data: HandedOver) {
+        self.homes.given(row, core, data);
+    }
+
+    /// A core has what it adopted durable.
+    pub fn secured(&mut self, now_ns: u64, row: RowIndex, out: &mut Vec<Action>) {
+        self.with_homes(out, |homes, out| homes.secured(now_ns, row, out));
+        self.end_entries(out);
     }
 
     /// The turn has come to a home.
@@ -740,6 +821,14 @@ impl Peering {
                 }
             }
             Note::TailMoved { lanes } => out.push(Action::LanesMoved { lanes }),
+            Note::HandOver { row, token, data } => self.with_homes(out, |homes, out| {
+                homes.data_came(now_ns, from, row, token, data, out);
+            }),
+            Note::Replayed => {
+                if self.leader() == Some(from) {
+                    self.with_homes(out, |homes, out| homes.replayed(out));
+                }
+            }
             Note::Beat => {}
         }
     }
@@ -750,7 +839,19 @@ impl Peering {
         for action in actions.drain(..) {
             match action {
                 HomeAction::WakeCores { mask, row } => out.push(Action::WakeCores { mask, row }),
-                HomeAction::RecallCore { core, row } => out.push(Action::RecallCore { core, row }),
+                HomeAction::RecallCore { core, row, gives } => {
+                    out.push(Action::RecallCore { core, row, gives });
+                }
+                HomeAction::Answer { core, row } => out.push(Action::Answer { core, row }),
+                HomeAction::Adopt { core, row, data } => out.push(Action::Adopt { core, row, data }),
+                HomeAction::Restore { core, row } => out.push(Action::Restore { core, row }),
+                HomeAction::Settle { core, row } => out.push(Action::Settle { core, row }),
+                HomeAction::Void { core, row } => out.push(Action::Void { core, row }),
+                HomeAction::Forget { core, row } => out.push(Action::Forget { core, row }),
+                HomeAction::SendData { to, row, token, data } => {
+                    let note = Note::HandOver { row, token, data };
+                    out.push(Action::Send { to, note });
+                }
                 HomeAction::Send { to, message } => {
                     let note = Note::Lock(message);
                     out.push(Action::Send { to, note });

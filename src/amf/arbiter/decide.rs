@@ -140,6 +140,7 @@ impl Arbiter {
             mode: request.mode,
             priority: request.priority,
             number: request.number,
+            takes: request.takes,
         };
         let order = self.order;
         let docket = self.docket(request.resource);
@@ -471,6 +472,9 @@ impl Arbiter {
         out.send(from, Message::ReportTaken { batch });
         if is_last {
             self.reported = self.reported.with(from);
+            if self.reported.covers(self.members) {
+                self.reinstate_all(out);
+            }
             self.open_if_complete(out);
         }
     }
@@ -492,6 +496,8 @@ impl Arbiter {
             mode,
             priority,
             number,
+            // A report does not say: what is dirty is destaged.
+            takes: false,
         };
         let is_right = self.home(resource) == self.local;
         if !is_right || !self.docket(resource).claim(from, kind, waiter, token, order) {
@@ -517,8 +523,17 @@ impl Arbiter {
         self.is_open = true;
         for index in 0..self.dockets.end() {
             if let Some((resource, _)) = self.dockets.at(index) {
-                self.reinstate(resource, out);
                 self.serve(resource, out);
+            }
+        }
+    }
+
+    /// All have reported. Nothing is granted yet, but what has found no taker goes back to its giver, as if it had never left: recovery may wait for that to be
+    /// destaged.
+    fn reinstate_all(&mut self, out: &mut Outbox<'_>) {
+        for index in 0..self.dockets.end() {
+            if let Some((resource, _)) = self.dockets.at(index) {
+                self.reinstate(resource, out);
             }
         }
     }

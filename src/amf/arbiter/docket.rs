@@ -241,7 +241,7 @@ impl Docket {
         }
         holding.is_recalled = true;
         let keep = if writer_waits { Held::Nothing } else { Held::Read };
-        let passes_data = wants_write && holding.mode.is_write();
+        let passes_data = first.waiter.takes && wants_write && holding.mode.is_write();
         self.is_pinned |= passes_data;
         let terms = Terms {
             keep,

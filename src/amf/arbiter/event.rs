@@ -20,6 +20,8 @@ pub struct Want {
     pub priority: u8,
     /// What else is going to be wanted soon, if it costs nothing (B19).
     pub prefetch: Prefetch,
+    /// Whoever wants it for writing takes dirty data with it. Forgotten when an epoch begins.
+    pub takes: bool,
 }
 
 /// What happens. "The layer below" is the node's own lock table with its users, [`crate::amf::lock`], and the cache.
@@ -51,6 +53,11 @@ pub enum Event {
         resource: Resource,
         /// From whom, of which of its grants.
         hand_over: HandOver,
+    },
+    /// The layer below has made durable what was handed over with a grant: from now on the giver need not have it any more.
+    Secured {
+        /// What.
+        resource: Resource,
     },
     /// A message came in on the link, in this epoch.
     Message {
@@ -120,7 +127,8 @@ pub enum Action {
         mode: Mode,
         /// The number of the last write grant that is known: the own one, when this is for writing.
         token: Token,
-        /// Its dirty data, which came in with [`Event::DataCame`], is this node's now; [`Action::Confirmed`] follows.
+        /// Its dirty data, which came in with [`Event::DataCame`], is this node's now, and lost with it until [`Event::Secured`] has followed, also if the
+        /// resource is recalled or given back meanwhile: it does not go before that. [`Action::Confirmed`] answers.
         hand_over: Option<HandOver>,
     },
     /// Others want it: let those finish who are inside, nobody else in beyond what may be kept, and answer [`Event::Quiesced`]. Told once, answered once.
@@ -137,7 +145,7 @@ pub enum Action {
         /// Why.
         failure: Failure,
     },
-    /// The next writer has the dirty data that was handed over: it may be forgotten here.
+    /// The next writer has made the dirty data durable that was handed over: it may be forgotten here.
     Settled {
         /// What.
         resource: Resource,
@@ -150,7 +158,16 @@ pub enum Action {
         /// What.
         resource: Resource,
     },
-    /// Dirty data that was handed over has found no taker: this node holds the resource for writing again, and the data is its own.
+    /// The taker of dirty data that was handed over is gone, and whether it had made any of that durable only its journal tells: whoever recovers the resource brings in
+    /// its place what this node and the taker have of it. The data is not this node's own any more, and the resource is nobody's.
+    Voided {
+        /// What.
+        resource: Resource,
+        /// Of which grant it is.
+        token: Token,
+    },
+    /// Dirty data that was handed over has found no taker: this node holds the resource for writing again, and the data is its own. Not put off until [`Event::Recovered`], because
+    /// that may wait for the data to be destaged.
     Reinstated {
         /// What.
         resource: Resource,

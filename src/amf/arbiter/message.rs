@@ -4,7 +4,7 @@
 //!
 //! | kind | bytes after the kind |
 //! |---|---|
-//! | 1 request | mode, priority, 0, number 8, resource 8, prefetch 8 |
+//! | 1 request | mode, priority, whether dirty data is taken, number 8, resource 8, prefetch 8 |
 //! | 2 recall | hold to keep, slot of the next or 255, 0, number 8, resource 8 |
 //! | 3 released | hold kept, whether dirty data was handed over, 0, number 8, resource 8 |
 //! | 4 grant | flags and mode, giver's slot or 255, terms, number 8, resource 8, token 12, prefetch 8, giver's token 12, waiting 10; the last two only if flagged |
@@ -43,6 +43,8 @@ pub struct Request {
     pub number: Number,
     /// What else it would take, if that is free.
     pub prefetch: Prefetch,
+    /// It takes dirty data with the lock.
+    pub takes: bool,
 }
 
 /// What a holder is asked for, or has to do unasked once it is done.
@@ -50,7 +52,7 @@ pub struct Request {
 pub struct Terms {
     /// What it may keep.
     pub keep: Held,
-    /// Who writes next, so that dirty data may go there directly.
+    /// Who writes next and takes dirty data, so that this may go there directly.
     pub next: Option<Slot>,
 }
 
@@ -72,6 +74,8 @@ pub struct Waiter {
     pub priority: u8,
     /// Its request.
     pub number: Number,
+    /// It takes dirty data.
+    pub takes: bool,
 }
 
 /// The arbitership of a resource, which goes with a write grant where two nodes share a group (PROTOCOL H11).
@@ -176,7 +180,7 @@ pub enum Message {
         /// The last write grant.
         token: Token,
     },
-    /// From the next writer to the last one: grant and dirty data are here.
+    /// From the next writer to the last one: grant and dirty data are here, and the data is durable.
     Taken {
         /// What.
         resource: Resource,

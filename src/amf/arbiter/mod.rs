@@ -151,9 +151,15 @@ impl Arbitration {
     }
 
     /// All resources that this node has, for reading or writing: also such that it is about to give back, and such whose dirty data is on its way to
-    /// somebody who may not have it.
+    /// somebody who may not have it, but lives: it is there or comes back, and nobody else may touch it.
     pub fn held(&self) -> impl Iterator<Item = Resource> + '_ {
         self.parts.holder.held()
+    }
+
+    /// The last write grant of a resource that this node knows of, if it holds that.
+    pub fn token(&self, resource: Resource) -> Token {
+        let (.., token) = self.parts.holder.standing(resource);
+        token
     }
 
     /// The epoch that this node is in.
@@ -217,6 +223,7 @@ impl Parts {
             Event::DataCame { resource, hand_over } => {
                 holder.data_came(now_ns, resource, hand_over, arbiter, out)
             }
+            Event::Secured { resource } => holder.secured(resource, out),
             Event::Message { from, epoch, message } => {
                 if epoch != arbiter.epoch() {
                     out.counters.stale += 1;

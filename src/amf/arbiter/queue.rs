@@ -130,6 +130,7 @@ mod tests {
             mode: Mode::Write,
             priority,
             number: Number(1),
+            takes: false,
         };
         Waiting::new(Slot::new(slot).unwrap(), waiter, Prefetch::NONE)
     }

@@ -3,7 +3,7 @@
 //! The users change a number for each resource, so that a lost, an old or a doubled write is seen by the next one that comes in: what it sees has to be what was
 //! written last, wherever that was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::{ClaimKind, Grant, HandOver, Message, Terms};
 use super::*;
@@ -27,6 +27,12 @@ pub(super) enum Mutant {
     WaiterDropped,
     /// A grant lets users in before the dirty data that goes with it is there.
     DataNotAwaited,
+    /// The giver of dirty data hears that it was taken before it is durable.
+    SecuredEarly,
+    /// Dirty data whose taker is gone is forgotten at once.
+    VoidForgotten,
+    /// What was given to a node that lives is not counted among what is held when an epoch begins.
+    GivenNotHeld,
 }
 
 /// What goes from node to node.
@@ -47,8 +53,8 @@ pub(super) struct Store {
     pub(super) drive: BTreeMap<Resource, u64>,
     /// Written last, wherever.
     pub(super) latest: BTreeMap<Resource, u64>,
-    /// Dirty data of nodes that are gone, in their journals: token and value.
-    pub(super) journals: Vec<(Resource, Token, u64)>,
+    /// Dirty data of nodes that are gone, in their journals.
+    pub(super) journals: Vec<(Resource, u64)>,
     /// What was broken first.
     pub(super) broken: Option<&'static str>,
     /// Write grants by resource.
@@ -66,21 +72,36 @@ impl Store {
         }
     }
 
-    /// Replays the journals of nodes that are gone, and lays their data over what `handed` has of older grants.
+    /// Brings in its place what the journals of nodes that are gone, and of those that live, have of what was not held by anybody when the epoch began.
     pub(super) fn recover<'a>(&mut self, stations: impl Iterator<Item = &'a mut Station>) {
-        let journals = std::mem::take(&mut self.journals);
-        for &(resource, _, value) in &journals {
+        let mut stations: Vec<&mut Station> = stations.collect();
+        let mut newest: BTreeMap<Resource, u64> = BTreeMap::new();
+        let handing = stations.iter().flat_map(|station| station.in_journal());
+        for (resource, value) in handing.chain(self.journals.drain(..)) {
             // Numbers only grow: the greater one is the newer.
+            let known = newest.entry(resource).or_default();
+            *known = value.max(*known);
+        }
+        newest.retain(|resource, _| {
+            stations
+                .iter()
+                .all(|station| !station.held_then.contains(resource))
+        });
+        let is_held = |of: &Resource| {
+            let mut all = stations.iter();
+            all.any(|one| one.machine.hold(*of) > Held::Nothing || one.handing.contains_key(of))
+        };
+        if newest.keys().any(is_held) {
+            self.blame("what is held is recovered");
+        }
+        for station in &mut stations {
+            station.recovered = newest.keys().copied().collect();
+            station.voided.clear();
+        }
+        for (resource, value) in newest {
+            // A node that lives may have what is newer in its journal, and on the drives.
             let drive = self.drive.entry(resource).or_default();
             *drive = value.max(*drive);
-        }
-        for station in stations {
-            for &(resource, token, value) in &journals {
-                let handed = station.handing.get_mut(&resource);
-                if let Some(handed) = handed.filter(|handed| handed.0 < token) {
-                    handed.1 = value;
-                }
-            }
         }
     }
 }
@@ -128,6 +149,14 @@ pub(super) struct Station {
     pub(super) users: BTreeMap<Resource, Users>,
     pub(super) handing: BTreeMap<Resource, (Token, u64)>,
     coming: BTreeMap<Resource, (HandOver, u64)>,
+    /// What has come with grants and is not durable here.
+    pub(super) unsecured: BTreeMap<Resource, u64>,
+    /// What was handed over, and its taker is gone: the journal has it until recovery is over.
+    voided: BTreeMap<Resource, u64>,
+    /// What this node had when the epoch began, as far as its machine said.
+    held_then: BTreeSet<Resource>,
+    /// What was brought in its place since then.
+    recovered: BTreeSet<Resource>,
     /// Resources that came with dirty data and are not confirmed, and what was destaged of them and is still in the journal.
     retained: BTreeMap<Resource, Option<(Token, u64)>>,
     /// Whether dirty data goes to the next writer.
@@ -149,6 +178,10 @@ impl Station {
             users: BTreeMap::new(),
             handing: BTreeMap::new(),
             coming: BTreeMap::new(),
+            unsecured: BTreeMap::new(),
+            voided: BTreeMap::new(),
+            held_then: BTreeSet::new(),
+            recovered: BTreeSet::new(),
             retained: BTreeMap::new(),
             hands_over,
             mutant,
@@ -252,8 +285,21 @@ impl Station {
                 mode,
                 priority: self.slot.number() % 3,
                 prefetch,
+                takes: self.takes(),
             };
             self.handle(now_ns, Event::Want(want), store);
+        }
+    }
+
+    /// Not every node takes dirty data.
+    const fn takes(&self) -> bool {
+        self.hands_over && self.slot.number() % 4 != 3
+    }
+
+    /// What came with a grant is durable, sooner or later.
+    pub(super) fn secure(&mut self, now_ns: u64, resource: Resource, store: &mut Store) {
+        if self.unsecured.remove(&resource).is_some() {
+            self.handle(now_ns, Event::Secured { resource }, store);
         }
     }
 
@@ -328,7 +374,13 @@ impl Station {
             survivors,
             rule,
         };
+        self.recovered.clear();
         self.handle(now_ns, event, store);
+        self.held_then = self.machine.held().collect();
+        if self.mutant == Mutant::GivenNotHeld {
+            self.held_then
+                .retain(|resource| !self.handing.contains_key(resource));
+        }
         if self.mutant == Mutant::EarlyBarrier {
             for from in members.without(self.slot).iter() {
                 let message = Message::Report {
@@ -358,6 +410,9 @@ impl Station {
                 } => {
                     granted.push(resource);
                     self.granted((resource, mode, token), hand_over, store);
+                    if hand_over.is_some() && self.mutant == Mutant::SecuredEarly {
+                        self.handle(now_ns, Event::Secured { resource }, store);
+                    }
                     self.pump(now_ns, resource, Prefetch::NONE, store);
                 }
                 Action::Recall { resource, terms } => {
@@ -375,6 +430,13 @@ impl Station {
                     self.failed += u32::from(users.waiting[0] + users.waiting[1]);
                     (users.waiting, users.asked) = ([0, 0], Held::Nothing);
                 }
+                Action::Voided { resource, token } => match self.handing.remove(&resource) {
+                    Some(_) if self.mutant == Mutant::VoidForgotten => {}
+                    Some((handed, value)) if handed == token => {
+                        self.voided.insert(resource, value);
+                    }
+                    Some(_) | None => store.blame("what was not handed over is void"),
+                },
                 Action::Settled { resource, token } => {
                     let settled = self.handing.remove(&resource);
                     if settled.is_none_or(|(handed, _)| handed != token) {
@@ -400,6 +462,7 @@ impl Station {
         hand_over: Option<HandOver>,
         store: &mut Store,
     ) {
+        let takes = self.takes();
         let users = self.users.entry(resource).or_default();
         if mode.is_write() && users.token != token {
             let last = store.tokens.insert(resource, token);
@@ -412,9 +475,13 @@ impl Station {
         }
         (users.hold, users.asked, users.token) = (mode.into(), Held::Nothing, token);
         if let Some(hand_over) = hand_over {
+            if !takes {
+                store.blame("dirty data comes that is not taken");
+            }
             match self.coming.remove(&resource) {
                 Some((known, value)) if known == hand_over => {
                     users.dirty = Some((token, value));
+                    self.unsecured.insert(resource, value);
                     self.retained.insert(resource, None);
                 }
                 Some(_) | None => store.blame("a grant is valid without its dirty data"),
@@ -425,6 +492,9 @@ impl Station {
     fn reinstated(&mut self, resource: Resource, token: Token, store: &mut Store) {
         let users = self.users.entry(resource).or_default();
         (users.hold, users.token) = (Held::Write, token);
+        if self.recovered.contains(&resource) {
+            store.blame("what comes back with its data was recovered");
+        }
         match self.handing.remove(&resource) {
             Some((handed, value)) if handed == token => users.dirty = Some((token, value)),
             Some(_) | None => store.blame("what was not handed over is reinstated"),
@@ -482,20 +552,27 @@ impl Station {
         self.users.values().any(|users| users.waiting != [0, 0])
     }
 
+    /// What its journal has of resources: that of those which it holds nobody looks at while it lives.
+    fn in_journal(&self) -> impl Iterator<Item = (Resource, u64)> {
+        let is_secured = |(of, (_, value)): &(Resource, (Token, u64))| self.unsecured.get(of) != Some(value);
+        let dirty = self
+            .users
+            .iter()
+            .filter_map(|(of, users)| Some((*of, users.dirty?)));
+        let dirty = dirty.filter(is_secured).map(|(of, (_, value))| (of, value));
+        let handing = self.handing.iter();
+        let handing = handing.map(|(resource, (_, value))| (*resource, *value));
+        let voided = self.voided.iter().map(|(resource, value)| (*resource, *value));
+        dirty.chain(handing).chain(voided)
+    }
+
     /// The node dies: its journal has what it wrote.
     pub(super) fn die(&self, store: &mut Store) {
-        for (resource, users) in &self.users {
-            if let Some((token, value)) = users.dirty {
-                store.journals.push((*resource, token, value));
-            }
-        }
         let retained = self
             .retained
             .iter()
-            .filter_map(|(resource, kept)| Some((resource, kept.as_ref()?)));
-        for (resource, (token, value)) in self.handing.iter().chain(retained) {
-            store.journals.push((*resource, *token, *value));
-        }
+            .filter_map(|(resource, kept)| Some((*resource, kept.as_ref()?.1)));
+        store.journals.extend(self.in_journal().chain(retained));
     }
 }
 

@@ -148,7 +148,7 @@ impl World {
         for action in out {
             match action {
                 HomeAction::WakeCores { mask, row } => self.wake_cores(node, mask, row),
-                HomeAction::RecallCore { core, row } => {
+                HomeAction::RecallCore { core, row, .. } => {
                     let core = node * self.cores_each + usize::from(core);
                     self.cores[core].owed.push(Owed::Recall(row));
                 }
@@ -161,6 +161,13 @@ impl World {
                     let holder = usize::from(holder.number());
                     assert!(!self.several().living[holder], "only who is gone is recovered");
                 }
+                HomeAction::Answer { .. }
+                | HomeAction::Adopt { .. }
+                | HomeAction::Restore { .. }
+                | HomeAction::Settle { .. }
+                | HomeAction::Void { .. }
+                | HomeAction::Forget { .. }
+                | HomeAction::SendData { .. } => unreachable!("engines take no dirty data"),
                 HomeAction::Misbehaved { .. } => panic!("all nodes keep to the rules: {action:?}"),
             }
         }
@@ -169,7 +176,7 @@ impl World {
     pub fn want_from_nodes(&mut self, core: usize, row: RowIndex, mode: Mode) {
         let local = u16::try_from(core % self.cores_each).expect("few cores");
         self.with_homes(core / self.cores_each, |homes, now_ns, out| {
-            homes.want(now_ns, local, row, mode, out);
+            homes.want(now_ns, local, row, mode, false, out);
         });
     }
 

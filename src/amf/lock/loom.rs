@@ -237,29 +237,57 @@ impl Away {
         self.end();
     }
 
-    /// Gets the row when it is wanted, and gives it up once for another node, which changes it.
-    fn serve(&self, cores: usize, mut recalls: usize) {
+    /// Writes half, and leaves the row to the home, which does the rest.
+    fn give(&self, core: u16) {
+        self.lock(Mode::Write, core);
+        let left = self.left.load(Ordering::Relaxed);
+        assert_eq!(left, self.right.load(Ordering::Relaxed), "a writer is alone");
+        self.left.store(left + 1, Ordering::Relaxed);
+        let asked = self.word.enter_home();
+        assert!(matches!(asked, Entry::Busy { .. }), "a writer is inside");
+        let wake = self.word.release_to_home(TAG);
+        self.ring(wake.expect("the home was named"));
+        self.end();
+    }
+
+    /// Whether the home has nothing more to do.
+    fn is_over(&self, cores: usize, recalls: usize) -> bool {
+        self.over.load(Ordering::Acquire) == cores && recalls == 0 && self.word.is_idle()
+    }
+
+    /// Gets the row when it is wanted, and gives it up once for another node, which changes it. With `passes` it comes back with data that a core lays in.
+    fn serve(&self, cores: usize, mut recalls: usize, passes: bool) {
         // Whether its turn is still to come: until then it stays named in the word.
         let mut is_due = false;
         loop {
             if recalls == 0 || is_due {
                 self.home.wait();
             }
-            if self.over.load(Ordering::Acquire) == cores && recalls == 0 && !is_due {
+            if !is_due && self.is_over(cores, recalls) {
                 return;
             }
             is_due = matches!(self.word.enter_home(), Entry::Busy { .. });
             if is_due {
                 continue;
             }
-            if recalls > 0 {
+            // What a core has given.
+            self.right
+                .store(self.left.load(Ordering::Relaxed), Ordering::Relaxed);
+            let is_recalled = recalls > 0;
+            if is_recalled {
                 recalls -= 1;
                 self.word.set_held(0, Held::Nothing);
                 self.change();
             }
-            self.word.set_held(TAG, Held::Write);
-            self.ring(self.word.leave_home(None));
-            if self.over.load(Ordering::Acquire) == cores && recalls == 0 {
+            if is_recalled && passes {
+                self.word.pass_home(TAG, 0);
+                self.change();
+                self.ring(self.word.release_shared(TAG, Mode::Write));
+            } else {
+                self.word.set_held(TAG, Held::Write);
+                self.ring(self.word.leave_home(None));
+            }
+            if self.is_over(cores, recalls) {
                 return;
             }
         }
@@ -267,6 +295,10 @@ impl Away {
 }
 
 fn run_away(workers: &[fn(&Away, u16)], recalls: usize, writes: usize) {
+    run_away_with(workers, recalls, false, writes);
+}
+
+fn run_away_with(workers: &[fn(&Away, u16)], recalls: usize, passes: bool, writes: usize) {
     let away = Arc::new(Away {
         word: LockWord::new(),
         left: AtomicUsize::new(0),
@@ -282,7 +314,7 @@ fn run_away(workers: &[fn(&Away, u16)], recalls: usize, writes: usize) {
             thread::spawn(move || worker(&away, core))
         })
         .collect();
-    away.serve(workers.len(), recalls);
+    away.serve(workers.len(), recalls, passes);
     for thread in threads {
         thread.join().expect("a worker ends");
     }
@@ -312,4 +344,18 @@ fn a_row_that_is_given_up_and_got_again_loses_no_write_and_no_turn() {
     bounded(|| run_away(&[Away::write], 1, 1));
     bounded(|| run_away(&[Away::read], 1, 0));
     few_switches(|| run_away(&[Away::write, Away::write], 1, 2));
+}
+
+#[test]
+fn a_row_that_comes_back_with_data_is_seen_by_nobody_before_it_is_laid_in() {
+    bounded(|| run_away_with(&[Away::write], 1, true, 2));
+    bounded(|| run_away_with(&[Away::read], 1, true, 1));
+    few_switches(|| run_away_with(&[Away::write, Away::read], 1, true, 2));
+}
+
+#[test]
+fn what_a_writer_leaves_to_the_home_is_seen_by_nobody_before() {
+    bounded(|| run_away(&[Away::give], 0, 1));
+    few_switches(|| run_away(&[Away::give, Away::read], 0, 1));
+    few_switches(|| run_away(&[Away::give, Away::write], 0, 2));
 }

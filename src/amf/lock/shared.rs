@@ -13,6 +13,9 @@
 //! | nobody inside, some wait, turn is a core | promised to that core, which has been told |
 //! | nobody inside, some wait, turn is the home | the home is in |
 //! | readers or a writer inside | as ever; the node holds the row for what they do |
+//!
+//! Where dirty data goes from node to node, a row's drives are not up to date while it is on its way: then the writer leaves the row to the home and to nobody
+//! else ([`LockWord::release_to_home`]), and the home makes a core the writer inside, without a turn for anybody between ([`LockWord::pass_home`]).
 
 use super::word::{
     LockWord, READER, READERS, TAG_SHIFT, TURN_MASK, TURN_SHIFT, WAITING, WRITER, may_join, next_turn,
@@ -183,6 +186,19 @@ impl LockWord {
         })
     }
 
+    /// See [`super::LockTable::release_to_home`].
+    pub fn release_to_home(&self, tag: u32) -> Option<WakeMask> {
+        self.changed();
+        self.update(|word| {
+            assert_eq!(tag_of(word), u64::from(tag), "a lock that is released is held");
+            assert!(word & WRITER != 0, "a writer that leaves is inside");
+            if word & 1 << HOME == 0 {
+                return (word, None);
+            }
+            (with_turn(word & !WRITER, HOME), Some(WakeMask(1 << HOME)))
+        })
+    }
+
     /// See [`super::LockTable::withdraw`].
     pub fn withdraw_shared(&self, core: u16) -> WakeMask {
         assert!(
@@ -235,6 +251,21 @@ impl LockWord {
             assert!(is_home_in(word), "the home is in when it changes what is held");
             let others = word & (TURN_MASK << TURN_SHIFT | WAITING);
             (bits_of(tag, held) | others, ())
+        });
+    }
+
+    /// See [`super::LockTable::pass_home`].
+    pub fn pass_home(&self, tag: u32, core: u16) {
+        assert!(
+            core < HOME,
+            "a core has a bit of its own, and the home another one"
+        );
+        self.changed();
+        self.update(|word| {
+            assert!(is_home_in(word), "the home is in when it passes a row on");
+            let names = word & WAITING & !(1 << HOME);
+            let inside = bits_of(tag, Held::Write) | WRITER;
+            (with_turn(inside | names, core), ())
         });
     }
 
@@ -407,6 +438,79 @@ mod tests {
         word.set_held(ROW, Held::Read);
         assert_eq!(word.leave_home(None), NOBODY);
         assert!(word.try_read_shared(ROW, 1), "demoted, it may still be read");
+    }
+
+    #[test]
+    fn a_writer_leaves_a_row_to_the_home_and_to_nobody_before_it() {
+        let word = kept(Held::Write);
+        assert_eq!(word.try_acquire_shared(ROW, Mode::Write, 4), ACQUIRED);
+        let _ = word.try_acquire_shared(ROW, Mode::Read, 5);
+        assert_eq!(word.enter_home(), Entry::Busy { recall: Some(4) });
+        let version = word.version();
+        assert_eq!(
+            word.release_to_home(ROW),
+            Some(HOMES),
+            "core 5 would be the next one"
+        );
+        assert_ne!(word.version(), version);
+        assert_eq!(word.try_acquire_shared(ROW, Mode::Read, 5), BUSY);
+        assert!(!word.try_read_shared(ROW, 6));
+        assert_eq!(word.withdraw_shared(5), NOBODY);
+        assert_eq!(word.enter_home(), Entry::Called);
+        word.set_held(0, Held::Nothing);
+        assert_eq!(word.leave_home(None), NOBODY);
+        assert_eq!(word.held(), (0, Held::Nothing));
+    }
+
+    #[test]
+    fn nothing_is_left_to_a_home_that_has_not_asked() {
+        let word = kept(Held::Write);
+        assert_eq!(word.try_acquire_shared(ROW, Mode::Write, 4), ACQUIRED);
+        let _ = word.try_acquire_shared(ROW, Mode::Read, 5);
+        assert_eq!(word.release_to_home(ROW), None);
+        assert!(!word.is_idle(), "it is inside as before");
+        assert_eq!(word.release_shared(ROW, Mode::Write), WakeMask(1 << 5));
+    }
+
+    /// In one step: nobody who waits, the new writer among them, has a turn before it is inside.
+    #[test]
+    fn the_home_makes_a_core_the_writer_inside() {
+        let word = kept(Held::Read);
+        assert_eq!(word.try_acquire_shared(OTHER, Mode::Write, 3), Acquire::Absent);
+        assert_eq!(word.try_acquire_shared(ROW, Mode::Read, 2), BUSY);
+        let version = word.version();
+        word.pass_home(OTHER, 3);
+        assert_ne!(word.version(), version, "another row had the slot");
+        assert_eq!(word.held(), (OTHER, Held::Write));
+        assert!(word.is_awaited(), "names stay, also its own");
+        assert_eq!(word.try_acquire_shared(OTHER, Mode::Read, 2), BUSY);
+        assert_eq!(
+            word.enter_home(),
+            Entry::Busy { recall: Some(3) },
+            "the home is out, and may come again"
+        );
+        assert_eq!(word.withdraw_shared(3), NOBODY);
+        assert_eq!(word.release_shared(OTHER, Mode::Write), HOMES);
+    }
+
+    #[test]
+    fn a_core_that_does_not_wait_is_made_the_writer_all_the_same() {
+        let word = LockWord::new();
+        assert_eq!(word.enter_home(), Entry::In);
+        word.pass_home(ROW, 7);
+        assert!(!word.is_awaited());
+        assert_eq!(
+            word.try_acquire_shared(ROW, Mode::Write, 1),
+            Acquire::Busy { recall: Some(7) }
+        );
+        assert_eq!(word.release_shared(ROW, Mode::Write), WakeMask(1 << 1));
+        assert_eq!(word.try_acquire_shared(ROW, Mode::Write, 1), ACQUIRED);
+    }
+
+    #[test]
+    #[should_panic(expected = "the home is in when it passes a row on")]
+    fn a_home_that_is_not_in_passes_nothing_on() {
+        kept(Held::Write).pass_home(ROW, 0);
     }
 
     #[test]

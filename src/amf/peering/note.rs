@@ -12,15 +12,20 @@
 //! | 6 hurry | lane 0..2, zeroes 2..8, number 8..16 |
 //! | 7 tail moved | mask of lanes 0..4 |
 //! | 8 beat | nothing |
+//! | 9 hand over | row 0..8, token 8..20 (epoch 4, serial 8), zeroes 20..24, the data as [`HandedOver`] has it |
+//! | 10 replayed | nothing |
 
 use thiserror::Error;
 
+use crate::amf::arbiter::Token;
 use crate::amf::arbiter::message::{Message, MessageError};
+use crate::amf::geometry::ROWS_MAX as GROUP_ROWS_MAX;
+use crate::amf::hand_over::{HandOverError, HandedOver};
 use crate::amf::homes::{CONTEXT_BYTES, Context, ContextError};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
 use crate::drive::DriveError;
-use crate::icl::Slot;
+use crate::icl::{Epoch, Slot};
 
 /// Rows of a part of a standing at most: what fits a packet of the link with room for others.
 pub const ROWS_MAX: usize = 4096;
@@ -28,6 +33,8 @@ pub const ROWS_MAX: usize = 4096;
 const WHY_BYTES_MAX: usize = 512;
 /// Bytes of a slot and its tail.
 const TAIL_BYTES: usize = 16;
+/// Bytes before the data of a hand-over.
+const HAND_OVER_BYTES: usize = 24;
 /// Bytes that name the drive of a member.
 const NAMED_BYTES: usize = 17;
 
@@ -78,6 +85,17 @@ pub enum Note {
     },
     /// Nothing but its context.
     Beat,
+    /// To the next writer of a row: its dirty data, which a grant will name.
+    HandOver {
+        /// Which row.
+        row: RowIndex,
+        /// Of the sender's grant.
+        token: Token,
+        /// What it is.
+        data: HandedOver,
+    },
+    /// From whoever leads an epoch: what journals have of rows that nobody held when it began is in its place.
+    Replayed,
 }
 
 /// Why bytes are no note.
@@ -95,6 +113,9 @@ pub enum NoteError {
     /// A message about locks.
     #[error("a message about locks: {0}")]
     Lock(#[from] MessageError),
+    /// Dirty data.
+    #[error("dirty data of a row: {0}")]
+    HandOver(#[from] HandOverError),
     /// A field has a value that it cannot have.
     #[error("field {0} cannot be so")]
     Field(&'static str),
@@ -112,6 +133,8 @@ impl Note {
             Self::Hurry { .. } => 6,
             Self::TailMoved { .. } => 7,
             Self::Beat => 8,
+            Self::HandOver { .. } => 9,
+            Self::Replayed => 10,
         }
     }
 
@@ -160,7 +183,14 @@ impl Note {
                 out.extend(below.to_le_bytes());
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
-            Self::Beat => {}
+            Self::Beat | Self::Replayed => {}
+            Self::HandOver { row, token, data } => {
+                out.extend(row.0.to_le_bytes());
+                out.extend(token.epoch.0.to_le_bytes());
+                out.extend(token.serial.to_le_bytes());
+                out.extend([0; 4]);
+                data.encode(out);
+            }
         }
     }
 
@@ -203,6 +233,8 @@ impl Note {
                 }
             }
             8 if body.is_empty() => Self::Beat,
+            9 => parse_hand_over(body)?,
+            10 if body.is_empty() => Self::Replayed,
             kind => return Err(NoteError::Kind(kind)),
         })
     }
@@ -230,6 +262,24 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
         is_last: head[0] & 2 == 2,
         has_failed: head[0] & 4 == 4,
     })
+}
+
+fn parse_hand_over(body: &[u8]) -> Result<Note, NoteError> {
+    let (head, data) = body.split_at_checked(HAND_OVER_BYTES).ok_or(NoteError::Short)?;
+    let row = RowIndex(long(&head[..8]));
+    let epoch = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes were cut off"));
+    let token = Token {
+        epoch: Epoch(epoch),
+        serial: long(&head[12..20]),
+    };
+    if row.0 >= GROUP_ROWS_MAX {
+        return Err(NoteError::Field("row"));
+    }
+    if head[20..] != [0; 4] {
+        return Err(NoteError::Field("hand over"));
+    }
+    let data = HandedOver::parse(data)?;
+    Ok(Note::HandOver { row, token, data })
 }
 
 fn parse_led(body: &[u8]) -> Result<Led, NoteError> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::note::{Led, Note, NoteError};
 use super::*;
-use crate::amf::arbiter::{Arbitration, Config, QueueOrder};
+use crate::amf::arbiter::{Arbitration, Config, QueueOrder, Token};
+use crate::amf::hand_over::{Content, Extent};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{Held, LockTable};
 use crate::amf::superblock::RECORD_BYTES;
+use crate::drive::block::BlockSize;
 
 fn slot(number: u8) -> Slot {
     Slot::new(number).unwrap()
@@ -168,7 +170,7 @@ impl Array {
             crate::amf::lock::Acquire::Absent
         );
         self.act(number, |peering, now, out| {
-            peering.want(now, 0, RowIndex(row), mode, out)
+            peering.want(now, 0, RowIndex(row), mode, false, out)
         });
         self.settle();
         self.wanted(number)
@@ -484,6 +486,12 @@ fn a_beat_goes_to_all_others_and_nothing_else_is_due_before() {
 
 #[test]
 fn notes_are_read_as_they_were_written() {
+    let extent = |start_blocks, content| Extent {
+        start_blocks,
+        blocks: 1,
+        content,
+    };
+    let extents = vec![extent(0, Content::Piece), extent(4, Content::Zeroes)];
     let notes = [
         Note::Standing {
             is_open: true,
@@ -501,6 +509,15 @@ fn notes_are_read_as_they_were_written() {
         Note::Hurry { lane: 7, below: 99 },
         Note::TailMoved { lanes: 0x8001 },
         Note::Beat,
+        Note::HandOver {
+            row: RowIndex(77),
+            token: Token {
+                epoch: Epoch(3),
+                serial: 9,
+            },
+            data: HandedOver::new(BlockSize::B512, extents, vec![8; 512]).unwrap(),
+        },
+        Note::Replayed,
     ];
     let mut array = Array::default();
     array.add(0);
@@ -516,6 +533,21 @@ fn notes_are_read_as_they_were_written() {
         assert!(Note::parse(99, &bytes).is_err());
     }
     assert_eq!(Note::parse(8, &[]), Err(NoteError::Short));
+    let mut far = context.encode().to_vec();
+    far.extend(u64::MAX.to_le_bytes());
+    far.extend([0; 16]);
+    assert_eq!(
+        Note::parse(9, &far),
+        Err(NoteError::Field("row")),
+        "no group has it"
+    );
+    far[48..56].fill(0);
+    assert!(
+        matches!(Note::parse(9, &far), Err(NoteError::HandOver(_))),
+        "no data"
+    );
+    far[71] = 1;
+    assert_eq!(Note::parse(9, &far), Err(NoteError::Field("hand over")));
 }
 
 /// PROTOCOL H19: what is replayed of living nodes' lanes begins where the lanes of those that are gone do, as the best informed of the living knows.

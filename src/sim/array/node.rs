@@ -392,7 +392,7 @@ impl Node {
         match mail {
             Mail::Fault { member, error } => self.member_fault(member, error, out),
             Mail::Want { core, row, mode } => self.peer(out, |peering, now, out| {
-                peering.want(now, core, row, mode, out);
+                peering.want(now, core, row, mode, false, out);
             }),
             Mail::HomeTurn(row) => self.peer(out, |peering, now, out| peering.turn(now, row, out)),
             Mail::HurryNodes { lane, below } => {

@@ -607,10 +607,16 @@ impl Control {
                     self.peer(core, io, at, |peering, now, out| peering.turn(now, row, out));
                 }
             }
-            Action::RecallCore { core: to, row } => {
+            Action::RecallCore { core: to, row, .. } => {
                 let group = index.expect("cores that hold serve the group");
                 core.tell(io, CoreIndex(to), Message::Recall { group, row });
             }
+            Action::Answer { .. }
+            | Action::Adopt { .. }
+            | Action::Restore { .. }
+            | Action::Settle { .. }
+            | Action::Void { .. }
+            | Action::Forget { .. } => unreachable!("engines take no dirty data"),
             Action::Send { to, note } => self.send_note(io, to, at, note),
             Action::TailMoved => self.tell_lanes_moved(core, io, at, u32::MAX),
             Action::LanesMoved { lanes } => {

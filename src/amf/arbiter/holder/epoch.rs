@@ -27,7 +27,7 @@ impl Holder {
                     self.entries.remove(resource);
                 }
                 Entry::Waiting(waiting) => {
-                    waiting.want.prefetch = Prefetch::NONE;
+                    (waiting.want.prefetch, waiting.want.takes) = (Prefetch::NONE, false);
                     (waiting.recalled, waiting.data, waiting.grant) = (None, None, None);
                 }
                 Entry::Kept(held) => {
@@ -37,8 +37,10 @@ impl Holder {
                 Entry::Giving(giving) => {
                     (giving.number, giving.recalled) = (number, None);
                     self.last_number = number.0;
-                    let Giving { to, token, .. } = *giving;
+                    let Giving { to, token, then, .. } = *giving;
                     if !survivors.contains(to) {
+                        self.void(resource, number, then);
+                        out.push(Action::Voided { resource, token });
                         out.push(Action::NeedsRecovery {
                             resource,
                             holder: to,
@@ -77,9 +79,10 @@ impl Holder {
 /// What becomes of a lock that is held when an epoch begins: new arbiters ask for it by themselves.
 fn enter_held(resource: Resource, held: &mut Kept, survivors: SlotSet, out: &mut Outbox<'_>) {
     match held.owes {
-        Some(HandOver { from, token }) if survivors.contains(from) => {
+        Some(HandOver { from, token }) if survivors.contains(from) && held.is_secured => {
             out.send(from, Message::Taken { resource, token });
         }
+        Some(HandOver { from, .. }) if survivors.contains(from) => {}
         Some(_) => {
             held.owes = None;
             out.push(Action::Confirmed { resource });

@@ -52,6 +52,7 @@ impl Holder {
                     recall: Recall::None,
                     is_prefetched: false,
                     owes: None,
+                    is_secured: false,
                     then: None,
                 };
                 self.put(resource, Entry::Kept(held));
@@ -123,6 +124,7 @@ impl Holder {
             recall: Recall::None,
             is_prefetched: true,
             owes: None,
+            is_secured: false,
             then: None,
         };
         self.put(resource, Entry::Kept(held));
@@ -168,6 +170,7 @@ impl Holder {
             recall: Recall::None,
             is_prefetched: false,
             owes: hand_over,
+            is_secured: false,
             then: None,
         };
         self.put(resource, Entry::Kept(held));
@@ -178,10 +181,7 @@ impl Holder {
             token,
             hand_over,
         });
-        if let Some(HandOver { from, token }) = hand_over {
-            out.counters.hand_overs += 1;
-            out.send(from, Message::Taken { resource, token });
-        }
+        out.counters.hand_overs += u64::from(hand_over.is_some());
         let upgrade = then.filter(|want| !Held::from(mode).covers(want.mode));
         if let Some(Entry::Kept(held)) = self.entries.get_mut(resource) {
             held.then = upgrade;
@@ -208,6 +208,17 @@ impl Holder {
                 waiting.data = Some(hand_over);
             }
             self.complete(now_ns, resource, arbiter, out);
+        }
+    }
+
+    /// The dirty data that came with a grant is durable here: the giver is told.
+    pub(in crate::amf::arbiter) fn secured(&mut self, resource: Resource, out: &mut Outbox<'_>) {
+        if let Some(Entry::Kept(held)) = self.entries.get_mut(resource)
+            && let Some(HandOver { from, token }) = held.owes
+            && !held.is_secured
+        {
+            held.is_secured = true;
+            out.send(from, Message::Taken { resource, token });
         }
     }
 }

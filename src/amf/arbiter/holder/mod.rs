@@ -55,6 +55,19 @@ struct Waiting {
     then: Option<Want>,
 }
 
+impl Waiting {
+    const fn new(number: Number, want: Want) -> Self {
+        Self {
+            number,
+            want,
+            recalled: None,
+            data: None,
+            grant: None,
+            then: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Kept {
     number: Number,
@@ -66,6 +79,8 @@ struct Kept {
     is_prefetched: bool,
     /// Dirty data came with it, and the giver does not know yet: it stays until then, so that the giver never takes its older data for the newest.
     owes: Option<HandOver>,
+    /// That data is durable here: until then the giver is not told.
+    is_secured: bool,
     /// What is wanted once it is given back.
     then: Option<Want>,
 }
@@ -151,7 +166,7 @@ impl Holder {
         self.entries.end()
     }
 
-    /// All that is here, also what is about to go.
+    /// All that is here, also what is about to go, and what was given to somebody who lives.
     pub(super) fn held(&self) -> impl Iterator<Item = Resource> + '_ {
         let is_here = |entry: &Entry| match entry {
             Entry::Kept(_) | Entry::Giving(_) => true,
@@ -176,6 +191,21 @@ impl Holder {
                 (held.mode.into(), held.then.is_some(), recalled, held.token)
             }
             Some(Entry::Giving(giving)) => (Held::Nothing, giving.then.is_some(), false, giving.token),
+        }
+    }
+
+    /// What was given to a node that is gone is nobody's any more: if it is wanted here it is asked for in the report.
+    pub(super) fn void(&mut self, resource: Resource, number: Number, then: Option<Want>) {
+        match then {
+            None => drop(self.entries.remove(resource)),
+            Some(want) => {
+                let want = Want {
+                    prefetch: Prefetch::NONE,
+                    takes: false,
+                    ..want
+                };
+                self.put(resource, Entry::Waiting(Waiting::new(number, want)));
+            }
         }
     }
 
@@ -248,22 +278,16 @@ impl Holder {
             resource,
             mode,
             priority,
+            takes,
             ..
         } = want;
         let number = self.next_number();
         let route = arbiter.route(resource);
-        let waiting = Waiting {
-            number,
-            want: Want {
-                prefetch: Prefetch::NONE,
-                ..want
-            },
-            recalled: None,
-            data: None,
-            grant: None,
-            then: None,
+        let alone = Want {
+            prefetch: Prefetch::NONE,
+            ..want
         };
-        self.put(resource, Entry::Waiting(waiting));
+        self.put(resource, Entry::Waiting(Waiting::new(number, alone)));
         let mut prefetch = Prefetch::NONE;
         for (bit, further) in want.prefetch.resources(resource) {
             let is_known = self.entries.get(further).is_some();
@@ -283,6 +307,7 @@ impl Holder {
             priority,
             number,
             prefetch,
+            takes,
         };
         out.send(route, Message::Request(request));
     }
@@ -306,6 +331,7 @@ impl Holder {
                 priority: waiting.want.priority,
                 number: waiting.number,
                 prefetch: waiting.want.prefetch,
+                takes: waiting.want.takes,
             };
             out.send(arbiter.route(resource), Message::Request(request));
         }

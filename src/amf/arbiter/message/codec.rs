@@ -26,7 +26,9 @@ const WHEN_DONE: u8 = 2;
 const HANDED_OVER: u8 = 4;
 const SEAT: u8 = 8;
 const WAITING: u8 = 16;
-const GRANT_FLAGS: u8 = WRITE | WHEN_DONE | HANDED_OVER | SEAT | WAITING;
+/// Who waits takes dirty data.
+const TAKES: u8 = 32;
+const GRANT_FLAGS: u8 = WRITE | WHEN_DONE | HANDED_OVER | SEAT | WAITING | TAKES;
 
 impl Message {
     /// Appends the message.
@@ -36,7 +38,8 @@ impl Message {
         out.push(code(self.kind()));
         match self {
             Self::Request(request) => {
-                out.extend([mode_code(request.mode), request.priority, 0]);
+                let takes = u8::from(request.takes);
+                out.extend([mode_code(request.mode), request.priority, takes]);
                 about(request.number, request.resource, out);
                 out.extend(request.prefetch.0.to_le_bytes());
             }
@@ -152,7 +155,8 @@ fn encode_grant(grant: &Grant, out: &mut Vec<u8>) {
         | flag(grant.when_done.is_some(), WHEN_DONE)
         | flag(grant.hand_over.is_some(), HANDED_OVER)
         | flag(grant.seat.is_some(), SEAT)
-        | flag(waiting.is_some(), WAITING);
+        | flag(waiting.is_some(), WAITING)
+        | flag(waiting.is_some_and(|waiter| waiter.takes), TAKES);
     let terms = grant.when_done.unwrap_or(Terms {
         keep: Held::Nothing,
         next: None,
@@ -200,7 +204,7 @@ impl Input<'_> {
             Kind::Request => {
                 let mode = self.mode()?;
                 let priority = self.byte()?;
-                self.zeros(1)?;
+                let takes = self.flag("whether dirty data is taken")?;
                 let (number, resource) = self.about()?;
                 let prefetch = Prefetch(self.long()?);
                 Message::Request(Request {
@@ -209,6 +213,7 @@ impl Input<'_> {
                     priority,
                     number,
                     prefetch,
+                    takes,
                 })
             }
             Kind::Recall => {
@@ -270,7 +275,8 @@ impl Input<'_> {
     fn grant(&mut self) -> Result<Grant, MessageError> {
         let flags = self.byte()?;
         let has = |flag: u8| flags & flag != 0;
-        if flags & !GRANT_FLAGS != 0 || (has(WAITING) && !has(SEAT)) || (has(SEAT) && !has(WRITE)) {
+        let is_odd = has(WAITING) && !has(SEAT) || has(SEAT) && !has(WRITE) || has(TAKES) && !has(WAITING);
+        if flags & !GRANT_FLAGS != 0 || is_odd {
             return unknown("flags", flags);
         }
         let from = self.slot()?;
@@ -305,7 +311,11 @@ impl Input<'_> {
         {
             return unknown("flags", flags);
         }
-        let waiting = if has(WAITING) { Some(self.waiter()?) } else { None };
+        let waiting = if has(WAITING) {
+            Some(self.waiter(has(TAKES))?)
+        } else {
+            None
+        };
         Ok(Grant {
             resource,
             mode: if has(WRITE) { Mode::Write } else { Mode::Read },
@@ -318,11 +328,12 @@ impl Input<'_> {
         })
     }
 
-    fn waiter(&mut self) -> Result<Waiter, MessageError> {
+    fn waiter(&mut self, takes: bool) -> Result<Waiter, MessageError> {
         Ok(Waiter {
             mode: self.mode()?,
             priority: self.byte()?,
             number: Number(self.long()?),
+            takes,
         })
     }
 
@@ -478,6 +489,7 @@ mod tests {
                 mode: Mode::Read,
                 priority: 9,
                 number: Number(88),
+                takes: bits & 1 == 0,
             };
             let seat = Seat {
                 waiting: (bits & 2 == 0).then_some(waiter),
@@ -524,6 +536,7 @@ mod tests {
                 priority: 200,
                 number,
                 prefetch: Prefetch(0b1011),
+                takes: true,
             }),
             Message::Recall {
                 resource,

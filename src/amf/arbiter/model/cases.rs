@@ -123,6 +123,17 @@ fn dirty_data_in_two_epochs() -> Case {
     }
 }
 
+/// A taker or a giver dies, before or after the data was durable and more was written.
+fn a_death_between_two() -> Case {
+    let users = [(0, X, Write), (1, X, Write), (0, X, Read)];
+    Case {
+        deaths: 1,
+        hands_over: true,
+        rule: Some(Rule::SingleArbiter(SingleArbiter(slot(0)))),
+        ..case(2, &users)
+    }
+}
+
 /// Two resources, one of them prefetched with the other, and tables that hold one.
 fn prefetch(holder_limit: usize) -> Case {
     let users = [(0, X, Read), (1, Y, Write), (0, Y, Read), (1, X, Write)];
@@ -162,6 +173,7 @@ fn every_order_of_a_small_case_is_safe_and_serves_all() {
         ("three nodes and a death", three_nodes_and_a_death()),
         ("a death without order", a_death_without_order()),
         ("dirty data in two epochs", dirty_data_in_two_epochs()),
+        ("a death between two", a_death_between_two()),
         ("prefetch", prefetch(4)),
         ("prefetch with a full table", prefetch(1)),
         ("prefetch of two nodes", prefetch_of_two_nodes()),
@@ -222,4 +234,19 @@ fn a_waiter_that_is_dropped_at_an_epochs_change_is_caught() {
 #[test]
 fn a_grant_without_its_dirty_data_is_caught() {
     is_caught(Mutant::DataNotAwaited, dirty_data_in_two_epochs(), "safe");
+}
+
+#[test]
+fn data_that_is_forgotten_before_it_is_durable_elsewhere_is_caught() {
+    is_caught(Mutant::SecuredEarly, a_death_between_two(), "safe");
+}
+
+#[test]
+fn data_that_is_forgotten_before_it_is_recovered_is_caught() {
+    is_caught(Mutant::VoidForgotten, a_death_between_two(), "safe");
+}
+
+#[test]
+fn data_that_comes_back_and_is_recovered_is_caught() {
+    is_caught(Mutant::GivenNotHeld, dirty_data_in_two_epochs(), "safe");
 }

@@ -88,6 +88,7 @@ enum Step {
     Comes(u8),
     Finishes(u8, Resource),
     GivesBack(u8, Resource, Held),
+    Secures(u8, Resource),
     Arrives(u8, u8, usize),
     IsRepeated(u8, u8, usize),
     Dies(u8),
@@ -115,6 +116,7 @@ impl State {
             .collect()
     }
 
+    /// What is not durable where it was taken may be in the journal of a node that is gone only: that is not over before.
     fn may_open(&self) -> bool {
         let members = self.members.last().copied().unwrap_or_default();
         self.alive().covers(members)
@@ -122,15 +124,17 @@ impl State {
                 .stations
                 .iter()
                 .flatten()
-                .all(|station| station.reported == self.epoch())
+                .all(|station| station.reported == self.epoch() && station.unsecured.is_empty())
     }
 
     /// Whether nothing can happen any more without users, deaths or epochs.
     fn is_quiet(&self) -> bool {
         let all = || self.stations.iter().flatten();
         let is_used = all().any(|station| station.users.values().any(|users| users.is_used()));
+        let is_unsecured = all().any(|station| !station.unsecured.is_empty());
         self.flying.values().all(Vec::is_empty)
             && !is_used
+            && !is_unsecured
             && self.opened.covers(self.alive())
             && all().all(|station| station.machine.epoch() == self.epoch())
     }
@@ -329,6 +333,8 @@ impl Model for Case {
                     steps.extend(keeps.map(|keep| Step::GivesBack(at, *resource, keep)));
                 }
             }
+            let unsecured = station.unsecured.keys();
+            steps.extend(unsecured.map(|resource| Step::Secures(at, *resource)));
             if station.machine.epoch() < state.epoch() {
                 steps.push(Step::Enters(at));
             } else if state.may_open() && !state.opened.contains(station.slot) {
@@ -370,6 +376,9 @@ impl Model for Case {
                 self.act(&mut next, at, |station, store| {
                     station.give_back(0, resource, keep, store);
                 });
+            }
+            Step::Secures(at, resource) => {
+                self.act(&mut next, at, |station, store| station.secure(0, resource, store));
             }
             Step::Arrives(from, to, index) => self.arrive(&mut next, (from, to), index, false),
             Step::IsRepeated(from, to, index) => {

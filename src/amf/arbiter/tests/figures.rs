@@ -475,9 +475,8 @@ fn dirty_data_goes_from_one_writer_to_the_next() {
     assert_eq!(world.store.drive.get(&x), None, "no drive was touched");
 }
 
-/// The giver of dirty data has it again when the taker is lost before it came (epoch change between data and grant).
-#[test]
-fn dirty_data_without_a_taker_goes_back() {
+/// Dirty data is on its way when an epoch begins, in which who was to have it lives or does not.
+fn dirty_data_on_its_way(taker_dies: bool) -> (World, Resource) {
     let mut setting = setting(4);
     setting.hands_over = true;
     let mut world = world(setting);
@@ -489,16 +488,38 @@ fn dirty_data_without_a_taker_goes_back() {
     world.deliver(0);
     world.deliver(0);
     assert_eq!(world.hold(2, x), Held::Nothing);
-    world.kill(slot(0));
+    if taker_dies {
+        world.kill(slot(0));
+    }
     world.decide();
-    for amf in [2, 3, 4] {
+    for amf in [1, 2, 3, 4] {
         world.enter(slot(amf - 1));
     }
-    world.form();
-    assert_eq!(world.hold(2, x), Held::Write);
-    world.wants(4, Read, x);
+    (world, x)
+}
+
+/// The giver has it again when it is lost on its way (epoch change between data and grant), as soon as all have reported.
+#[test]
+fn dirty_data_without_a_taker_goes_back() {
+    let (mut world, x) = dirty_data_on_its_way(false);
     world.settle();
-    assert!(world.is_inside(4, x), "and gives it to the next");
-    world.is_done(4, x);
-    world.said(&[]);
+    assert_eq!(world.hold(2, x), Held::Write, "before anything is granted");
+    world.form();
+    assert!(world.is_inside(1, x), "and destages it for the next");
+    assert_eq!(world.store.drive.get(&x), Some(&1));
+}
+
+/// When the taker is lost nobody has it but journals, and its giver asks for it like all others.
+#[test]
+fn dirty_data_of_a_lost_taker_is_recovered() {
+    let (mut world, x) = dirty_data_on_its_way(true);
+    world.settle();
+    assert_eq!(world.hold(2, x), Held::Nothing);
+    world.form();
+    assert_eq!(world.store.drive.get(&x), Some(&1));
+    for amf in [4, 2] {
+        world.wants(amf, Read, x);
+        world.settle();
+        assert!(world.is_inside(amf, x));
+    }
 }

@@ -58,6 +58,7 @@ impl Liar {
             mode: self.mode(),
             priority: 1,
             number: self.number(),
+            takes: self.chance(),
         }
     }
 
@@ -101,6 +102,7 @@ impl Liar {
                 priority: 0,
                 number,
                 prefetch: Prefetch(self.0.below(8)),
+                takes: self.chance(),
             }),
             1 => Message::Recall {
                 resource,

@@ -61,9 +61,21 @@ fn random_worlds_break_nothing() {
 
 /// Runs seeds until a mistake breaks one of these, and says how many that took.
 fn is_caught(mutant: Mutant, kinds: &[&str]) {
+    is_caught_with(mutant, kinds, |_| {});
+}
+
+/// The same where takers die often, and are slow to have durable what they take.
+fn is_caught_with_deaths(mutant: Mutant, kinds: &[&str]) {
+    is_caught_with(mutant, kinds, |setting| {
+        (setting.hands_over, setting.securing, setting.deaths) = (true, 5, 12);
+    });
+}
+
+fn is_caught_with(mutant: Mutant, kinds: &[&str], change: impl Fn(&mut Setting)) {
     for seed in 0..SEEDS_TO_CATCH {
         let mut setting = Setting::of_seed(seed);
         setting.mutant = mutant;
+        change(&mut setting);
         let (broken, _) = run(seed, setting);
         let Some(broken) = broken.filter(|broken| kinds.iter().any(|kind| broken.starts_with(kind))) else {
             continue;
@@ -107,4 +119,19 @@ fn a_waiter_that_is_dropped_at_an_epochs_change_is_caught() {
 #[test]
 fn a_grant_without_its_dirty_data_is_caught() {
     is_caught(Mutant::DataNotAwaited, &["I9:"]);
+}
+
+#[test]
+fn data_that_is_forgotten_before_it_is_durable_elsewhere_is_caught() {
+    is_caught_with_deaths(Mutant::SecuredEarly, &["I9:"]);
+}
+
+#[test]
+fn data_that_is_forgotten_before_it_is_recovered_is_caught() {
+    is_caught_with_deaths(Mutant::VoidForgotten, &["I9:"]);
+}
+
+#[test]
+fn data_that_comes_back_and_is_recovered_is_caught() {
+    is_caught_with_deaths(Mutant::GivenNotHeld, &["what is held", "what comes back"]);
 }

@@ -206,6 +206,7 @@ fn rules_that_peers_break_are_named() {
             priority: 0,
             number: Number(99),
             prefetch: Prefetch::NONE,
+            takes: false,
         }),
     };
     let mut actions = Vec::new();

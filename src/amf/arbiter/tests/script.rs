@@ -23,6 +23,7 @@ pub(super) fn setting(nodes: u8) -> Setting {
         epochs: 0,
         pauses: 0,
         prefetch: 0,
+        securing: 1000,
         mutant: Mutant::None,
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Setting {
     pub(super) epochs: u64,
     pub(super) pauses: u64,
     pub(super) prefetch: u32,
+    /// How soon what was handed over is durable.
+    pub(super) securing: u64,
     pub(super) mutant: Mutant,
 }
 
@@ -71,6 +73,7 @@ impl Setting {
             epochs: pick(3) * 4,
             pauses: pick(2) * 5,
             prefetch: u32::try_from(pick(3) * 2).unwrap(),
+            securing: [20, 100, 500][usize::try_from(pick(3)).unwrap()],
             mutant: Mutant::None,
         }
     }
@@ -339,8 +342,12 @@ impl World {
         let lives = self.epochs[newest - 1];
         let is_complete = Slot::all().filter(|at| lives[at.index()].is_some()).all(|at| {
             let place = self.places[at.index()].as_ref();
-            place
-                .is_some_and(|place| Some(place.life) == lives[at.index()] && place.station.reported == epoch)
+            // What is not durable where it was taken may be in the journal of a node that is gone only.
+            place.is_some_and(|place| {
+                let station = &place.station;
+                let is_ready = station.reported == epoch && station.unsecured.is_empty();
+                Some(place.life) == lives[at.index()] && is_ready
+            })
         });
         if is_complete && self.recovered < newest {
             self.recovered = newest;
@@ -402,6 +409,7 @@ impl World {
                     self.finish(at, resource);
                 }
             }
+            self.secure_some(at, self.setting.securing);
             if self.random.chance(load) {
                 let resource = self.some_resource();
                 let mode = if self.random.chance(500) {
@@ -422,6 +430,19 @@ impl World {
                 self.give_back(at, resource, keep);
             }
         }
+    }
+
+    /// What has come with grants is durable, some of it now and some later.
+    fn secure_some(&mut self, at: Slot, chance: u64) {
+        let now_ns = self.now_ns;
+        let unsecured: Vec<Resource> = self.station(at).unsecured.keys().copied().collect();
+        for resource in unsecured {
+            let is_now = self.random.chance(chance);
+            if let Some(place) = self.places[at.index()].as_mut().filter(|_| is_now) {
+                place.station.secure(now_ns, resource, &mut self.store);
+            }
+        }
+        self.drain(at);
     }
 
     fn go_wrong(&mut self) {
@@ -512,6 +533,7 @@ impl World {
                 .filter(|at| self.places[at.index()].is_some())
                 .collect::<Vec<_>>()
             {
+                self.secure_some(at, 1000);
                 let used: Vec<Resource> = self.station(at).users.keys().copied().collect();
                 for resource in used {
                     if self.station(at).users[&resource].is_used() {
@@ -542,6 +564,11 @@ impl World {
     pub(super) fn settle(&mut self) {
         while !self.flying.is_empty() {
             self.deliver(0);
+            for at in Slot::all() {
+                if self.flying.is_empty() && self.is_alive(at) {
+                    self.secure_some(at, 1000);
+                }
+            }
         }
     }
 

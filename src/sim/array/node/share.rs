@@ -134,7 +134,13 @@ impl Node {
                     self.peer(out, |peering, now, out| peering.turn(now, row, out));
                 }
             }
-            Action::RecallCore { core, row } => out.push(tell(core, Mail::Recall(row))),
+            Action::RecallCore { core, row, .. } => out.push(tell(core, Mail::Recall(row))),
+            Action::Answer { .. }
+            | Action::Adopt { .. }
+            | Action::Restore { .. }
+            | Action::Settle { .. }
+            | Action::Void { .. }
+            | Action::Forget { .. } => unreachable!("engines take no dirty data"),
             Action::Send { to, note } => self.send_note(to, &note),
             Action::TailMoved => self.tell_lanes_moved(u32::MAX, out),
             Action::LanesMoved { lanes } => self.tell_lanes_moved(lanes >> self.first_lane(), out),

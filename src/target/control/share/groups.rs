@@ -520,7 +520,7 @@ impl Control {
             .at(group)
             .expect("only rows of shared groups are wanted");
         self.peer(core, io, at, |peering, now, out| {
-            peering.want(now, from.0, row, mode, out)
+            peering.want(now, from.0, row, mode, false, out)
         });
     }
 
