@@ -208,6 +208,11 @@ pub enum Place {
         /// From its start.
         offset_bytes: u32,
     },
+    /// In the dirty data that is being adopted. Only a source.
+    Handed {
+        /// From its start.
+        offset_bytes: u32,
+    },
     /// The runtime's region of zeroes, at least one strip long. Only a source.
     Zeroes,
 }
@@ -351,6 +356,19 @@ pub enum Action {
         row: RowIndex,
         /// For what.
         mode: Mode,
+        /// Dirty data of another node may come along: [`Engine::adopt`] or [`Engine::answer`] follows, one of them once.
+        takes: bool,
+    },
+    /// The dirty data of this row, which [`Engine::given`] tells, goes to the node that wants it: the lock is given back with the next actions. Stays where it is until
+    /// [`Engine::settle_given`] or [`Engine::restore`].
+    Give {
+        /// The row.
+        row: RowIndex,
+    },
+    /// What [`Engine::adopt`] brought is committed.
+    Taken {
+        /// The row.
+        row: RowIndex,
     },
     /// Call [`Engine::wake`] with this row on the engines of these cores, and tell the home of its slot if [`super::lock::HOME`] is among them.
     WakeCores {

@@ -555,7 +555,9 @@ impl Node {
                 to: 0,
                 mail: Mail::PersistLost { from: core },
             }),
-            core::Ask::Want { .. } => unreachable!("a group of one node has all of its rows"),
+            core::Ask::Want { .. } | core::Ask::Give { .. } | core::Ask::Taken { .. } => {
+                unreachable!("a group of one node has all of its rows")
+            }
             core::Ask::Scrubbed { row, outcome } => {
                 self.work.outcomes.insert(row.0, outcome);
             }

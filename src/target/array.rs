@@ -13,16 +13,19 @@ use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
 use super::share::Lease;
 use super::window::Window;
+use crate::amf::cache::{DirtyExtent, DirtySource};
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, ReadCacheConfig, ReadCacheCounts,
     Request, ScratchHold, WriteBackConfig,
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
+use crate::amf::hand_over::{Content, Extent, HandedOver};
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
+use crate::target::message::Hand;
 
 /// Row operations under way in one engine.
 const PIECES_MAX: u32 = 4096;
@@ -89,6 +92,8 @@ pub struct GroupBinding {
     ring: Option<Span>,
     /// What the engine remembers of what it read. The system gives it real memory only as it is used.
     clean: Box<[u8]>,
+    /// The dirty data that is being adopted.
+    handed: Vec<u8>,
     pub(super) actions: Vec<Action>,
     /// The vector that was just carried out, kept for its memory.
     spare: Vec<Action>,
@@ -173,6 +178,7 @@ impl Core {
         engine.set_read_cache(shared.read_cache);
         self.groups.push(GroupBinding {
             clean: vec![0; shared.read_cache.bytes as usize].into(),
+            handed: Vec::new(),
             block: shared.geometry.block(),
             drives: shared.drives.clone(),
             shared,
@@ -334,7 +340,9 @@ impl Core {
                 .ring
                 .expect("only engines with a journal know its ring")
                 .part(offset_bytes, bytes),
-            Place::Clean { .. } => unreachable!("what was read is only copied from and to"),
+            Place::Clean { .. } | Place::Handed { .. } => {
+                unreachable!("what was read, or came, is only copied")
+            }
             Place::Zeroes => self.zeroes.expect("allocated at start").part(0, bytes),
         }
     }
@@ -366,6 +374,11 @@ impl Core {
                 let into = self.locate(group, into, bytes);
                 let clean = &self.groups[group].clean[range(offset_bytes)];
                 io.arena_mut().copy_in(into, 0, clean);
+            }
+            (into, Place::Handed { offset_bytes }) => {
+                let into = self.locate(group, into, bytes);
+                let handed = &self.groups[group].handed[range(offset_bytes)];
+                io.arena_mut().copy_in(into, 0, handed);
             }
             (into, from) => {
                 let (into, from) = (self.locate(group, into, bytes), self.locate(group, from, bytes));
@@ -453,7 +466,7 @@ impl Core {
             }
             Action::TailMoved { mask } => self.lanes_moved(io, group, u32::from(mask)),
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
-            Action::WantRow { row, mode } => {
+            Action::WantRow { row, mode, takes } => {
                 let from = self.index;
                 self.tell_control(
                     io,
@@ -462,9 +475,12 @@ impl Core {
                         from,
                         row,
                         mode,
+                        takes,
                     },
                 );
             }
+            Action::Give { row } => self.give_row(io, group, row),
+            Action::Taken { row } => self.tell_control(io, ControlMessage::RowSecured { group, row }),
             Action::ReportMedia {
                 member,
                 row,
@@ -501,6 +517,64 @@ impl Core {
             return;
         };
         binding.engine.recall(row, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// A row goes to its home with its dirty data.
+    fn give_row(&mut self, io: &mut Io<Message>, group: u16, row: RowIndex) {
+        let g = usize::from(group);
+        let block = self.groups[g].block;
+        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
+        for extent in self.groups[g].engine.given(row) {
+            let DirtyExtent {
+                start_blocks, blocks, ..
+            } = extent;
+            let content = match extent.source {
+                DirtySource::Zeroes => Content::Zeroes,
+                DirtySource::Ring { block: first } => {
+                    let offset_bytes = first << block.shift();
+                    let from = self.locate(g, Place::Ring { offset_bytes }, blocks << block.shift());
+                    let start = bytes.len();
+                    bytes.resize(start + (blocks << block.shift()) as usize, 0);
+                    io.arena().copy_out(from, 0, &mut bytes[start..]);
+                    Content::Piece
+                }
+            };
+            extents.push(Extent {
+                start_blocks,
+                blocks,
+                content,
+            });
+        }
+        let data = HandedOver::new(block, extents, bytes).expect("an engine gives little");
+        let (from, data) = (self.index, Box::new(data));
+        let given = ControlMessage::RowGiven {
+            group,
+            from,
+            row,
+            data,
+        };
+        self.tell_control(io, given);
+    }
+
+    /// What a row's home says of its dirty data.
+    pub(super) fn hand(&mut self, io: &mut Io<Message>, group: u16, row: RowIndex, hand: &Hand) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        let out = &mut binding.actions;
+        match hand {
+            Hand::Recall { gives } => binding.engine.recall_for(row, *gives, out),
+            Hand::Answer => binding.engine.answer(row, out),
+            Hand::Adopt(data) => {
+                let pieces = data.extents().filter_map(|(_, piece)| piece);
+                binding.handed.clear();
+                pieces.for_each(|piece| binding.handed.extend(piece));
+                binding.engine.adopt(row, data, out);
+            }
+            Hand::Restore => binding.engine.restore(row, out),
+            Hand::Settle => binding.engine.settle_given(row, out),
+        }
         self.pump(io, group);
     }
 

@@ -424,6 +424,7 @@ impl Core {
             Message::SetLayout { group, layout } => self.set_layout(io, group, layout),
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
+            Message::Hand { group, row, hand } => self.hand(io, group, row, &hand),
             Message::Hurry { group, lane, below } => self.hurry_lane(io, group, lane, below),
             Message::TailMoved { group } => self.tail_moved(io, group),
             Message::AllowRam { group, allowed } => self.allow_ram(io, group, allowed),

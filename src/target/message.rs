@@ -19,6 +19,7 @@ use super::share::ShareOrder;
 use super::window::Window;
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::group::SuperblockIo;
+use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::Mode;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -109,6 +110,15 @@ pub enum Message {
         group: u16,
         /// The row.
         row: RowIndex,
+    },
+    /// About a row whose dirty data goes from node to node.
+    Hand {
+        /// Which group.
+        group: u16,
+        /// The row.
+        row: RowIndex,
+        /// What.
+        hand: Hand,
     },
     /// Another core's lane of the journal is full and waits until this core has retired what it owes.
     Hurry {
@@ -270,6 +280,24 @@ pub struct Arrival {
     pub accepted_ns: u64,
 }
 
+/// What the home of a row whose dirty data goes from node to node tells a core; see [`crate::amf::homes::HomeAction`].
+#[derive(Clone, Debug)]
+pub enum Hand {
+    /// Another node wants the row, and takes its dirty data if it says so.
+    Recall {
+        /// It does.
+        gives: bool,
+    },
+    /// A want that takes dirty data is answered without any.
+    Answer,
+    /// This came with the row.
+    Adopt(Arc<HandedOver>),
+    /// What was given comes back.
+    Restore,
+    /// What was given is not owed any more.
+    Settle,
+}
+
 /// What a queue's core tells the control core.
 pub enum ControlMessage {
     /// A connection was accepted.
@@ -352,6 +380,26 @@ pub enum ControlMessage {
         row: RowIndex,
         /// For what.
         mode: Mode,
+        /// Dirty data may come along.
+        takes: bool,
+    },
+    /// A core has left a row of a shared group to its home, with this dirty data.
+    RowGiven {
+        /// Which group.
+        group: u16,
+        /// Which core.
+        from: CoreIndex,
+        /// The row.
+        row: RowIndex,
+        /// Its data.
+        data: Box<HandedOver>,
+    },
+    /// A core has the dirty data in its journal that came with a row.
+    RowSecured {
+        /// Which group.
+        group: u16,
+        /// The row.
+        row: RowIndex,
     },
     /// The turn has come to the home of a row of a shared group.
     HomeTurn {

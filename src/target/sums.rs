@@ -102,6 +102,8 @@ impl Sums {
             | Action::TailMoved { .. }
             | Action::WakeCores { .. }
             | Action::WantRow { .. }
+            | Action::Give { .. }
+            | Action::Taken { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::ReportFault { .. }
@@ -176,6 +178,8 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::TailMoved { .. }
         | Action::WakeCores { .. }
         | Action::WantRow { .. }
+        | Action::Give { .. }
+        | Action::Taken { .. }
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::ReportFault { .. }
@@ -211,6 +215,7 @@ fn overlap(a: Place, b: Place, bytes: u32) -> bool {
             | Place::Scratch { .. }
             | Place::Ring { .. }
             | Place::Clean { .. }
+            | Place::Handed { .. }
             | Place::Zeroes,
             _,
         ) => false,
@@ -241,7 +246,7 @@ mod tests {
             let (memory, offset) = match place {
                 Place::Command { offset_bytes, .. } => (&mut self.user, offset_bytes),
                 Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
-                Place::Ring { .. } | Place::Clean { .. } | Place::Zeroes => {
+                Place::Ring { .. } | Place::Clean { .. } | Place::Handed { .. } | Place::Zeroes => {
                     unreachable!("nothing is written there")
                 }
             };
@@ -251,9 +256,11 @@ mod tests {
         fn read(&mut self, place: Place, bytes: u32) -> Vec<u8> {
             match place {
                 Place::Zeroes => vec![0; bytes as usize],
-                Place::Command { .. } | Place::Scratch { .. } | Place::Ring { .. } | Place::Clean { .. } => {
-                    self.at(place, bytes).to_vec()
-                }
+                Place::Command { .. }
+                | Place::Scratch { .. }
+                | Place::Ring { .. }
+                | Place::Clean { .. }
+                | Place::Handed { .. } => self.at(place, bytes).to_vec(),
             }
         }
 

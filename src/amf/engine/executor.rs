@@ -12,6 +12,7 @@ use super::*;
 use crate::amf::code::mul_add_bytes;
 use crate::amf::expansion::{Layout, ScratchArea};
 use crate::amf::geometry::{Geometry, Level};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::JournalShared;
 use crate::amf::lost::LostMap;
@@ -63,6 +64,12 @@ pub enum Owed {
     /// To the home of the row's slot, where rows are shared.
     Home(RowIndex),
     Recall(RowIndex),
+    /// The home wants the row, and takes its dirty data if it says so.
+    RecallFor(RowIndex, bool),
+    Settle(RowIndex),
+    Restore(RowIndex),
+    Answer(RowIndex),
+    Adopt(RowIndex),
     Hurry {
         core: u16,
         below: u64,
@@ -155,6 +162,10 @@ pub struct World {
     pub headers: BTreeMap<(usize, usize), Vec<u8>>,
     /// What other nodes do with the rows, if they are shared.
     pub elsewhere: Option<Elsewhere>,
+    /// What is being adopted.
+    pub handed: Vec<u8>,
+    /// What cores are to adopt.
+    pub adopting: BTreeMap<(usize, RowIndex), Arc<HandedOver>>,
 }
 
 #[derive(Clone, Copy)]
@@ -297,6 +308,8 @@ impl World {
             founding,
             headers: BTreeMap::new(),
             elsewhere: shape.shared.then(Elsewhere::default),
+            handed: Vec::new(),
+            adopting: BTreeMap::new(),
         }
     }
 
@@ -439,6 +452,11 @@ impl World {
             | Owed::Wake(_)
             | Owed::Home(_)
             | Owed::Recall(_)
+            | Owed::RecallFor(..)
+            | Owed::Settle(_)
+            | Owed::Restore(_)
+            | Owed::Answer(_)
+            | Owed::Adopt(..)
             | Owed::Hurry { .. }
             | Owed::TailMoved
             | Owed::Commit { .. }
@@ -483,6 +501,11 @@ impl World {
             Owed::Compared { io, equal } => engine.compared(io, equal, &mut out),
             Owed::Wake(row) => engine.wake(row, &mut out),
             Owed::Recall(row) => engine.recall(row, &mut out),
+            Owed::Settle(row) => engine.settle_given(row, &mut out),
+            Owed::RecallFor(row, gives) => engine.recall_for(row, gives, &mut out),
+            Owed::Restore(row) => engine.restore(row, &mut out),
+            Owed::Answer(row) => engine.answer(row, &mut out),
+            Owed::Adopt(row) => return self.adopt(core, row),
             Owed::Hurry { core, below } => engine.hurry(core, below, &mut out),
             Owed::TailMoved => engine.tail_moved(&mut out),
             Owed::Commit { core, flush } => engine.commit(core, flush, &mut out),
@@ -501,7 +524,7 @@ impl World {
     /// Pays in random order until nothing is owed; reported members fail when nothing else can happen.
     pub fn settle(&mut self) {
         loop {
-            while self.pay_any() || self.time_goes_by() {}
+            while self.pay_any() || self.bring_back() || self.time_goes_by() {}
             if self.reported == 0 {
                 return;
             }
@@ -582,6 +605,11 @@ impl World {
             | Owed::Wake(_)
             | Owed::Home(_)
             | Owed::Recall(_)
+            | Owed::RecallFor(..)
+            | Owed::Settle(_)
+            | Owed::Restore(_)
+            | Owed::Answer(_)
+            | Owed::Adopt(..)
             | Owed::Hurry { .. }
             | Owed::TailMoved
             | Owed::Commit { .. }
@@ -707,10 +735,12 @@ impl World {
                     );
                     self.wake_cores(core / self.cores_each, mask, row);
                 }
-                Action::WantRow { row, mode } if self.several.is_some() => {
-                    self.want_from_nodes(core, row, mode);
+                Action::WantRow { row, mode, takes } if self.several.is_some() => {
+                    self.want_from_nodes(core, (row, mode), takes);
                 }
-                Action::WantRow { row, mode } => self.want_row(core, row, mode),
+                Action::WantRow { row, mode, takes } => self.want_row(core, (row, mode), takes),
+                Action::Give { row } => self.given(core, row),
+                Action::Taken { row } => self.taken(core, row),
                 Action::PersistLost => self.cores[core].owed.push(Owed::LostDurable),
                 Action::PersistIntent => {
                     let marked = |row: &u64| self.intent.is_marked(RowIndex(*row));
@@ -804,6 +834,8 @@ impl World {
             | Action::Compare { .. }
             | Action::WakeCores { .. }
             | Action::WantRow { .. }
+            | Action::Give { .. }
+            | Action::Taken { .. }
             | Action::ReportMedia { .. }
             | Action::Scrubbed { .. }
             | Action::RangeHeld
@@ -840,7 +872,7 @@ impl World {
         }
     }
 
-    fn load(&self, core: usize, place: Place, bytes: u32) -> Vec<u8> {
+    pub fn load(&self, core: usize, place: Place, bytes: u32) -> Vec<u8> {
         assert_eq!(bytes % BLOCK, 0);
         let length = (bytes / BLOCK) as usize;
         let (memory, offset) = match place {
@@ -851,6 +883,7 @@ impl World {
             Place::Scratch { offset_bytes } => (&self.cores[core].scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&self.cores[core].ring, offset_bytes),
             Place::Clean { offset_bytes } => (&self.cores[core].clean, offset_bytes),
+            Place::Handed { offset_bytes } => (&self.handed, offset_bytes),
             Place::Zeroes => {
                 assert!(
                     bytes <= self.geometry.strip_bytes(),
@@ -873,7 +906,7 @@ impl World {
             Place::Scratch { offset_bytes } => (&mut self.cores[core].scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&mut self.cores[core].ring, offset_bytes),
             Place::Clean { offset_bytes } => (&mut self.cores[core].clean, offset_bytes),
-            Place::Zeroes => unreachable!("zeroes are never written to"),
+            Place::Handed { .. } | Place::Zeroes => unreachable!("only sources"),
         };
         assert_eq!(offset % BLOCK, 0);
         let start = (offset / BLOCK) as usize;
@@ -900,6 +933,8 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::Compare { .. }
         | Action::WakeCores { .. }
         | Action::WantRow { .. }
+        | Action::Give { .. }
+        | Action::Taken { .. }
         | Action::ReportMedia { .. }
         | Action::Scrubbed { .. }
         | Action::RangeHeld

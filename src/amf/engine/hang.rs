@@ -99,7 +99,11 @@ mod tests {
         };
         match place {
             Place::Scratch { offset_bytes } => Some(offset_bytes),
-            Place::Command { .. } | Place::Ring { .. } | Place::Clean { .. } | Place::Zeroes => None,
+            Place::Command { .. }
+            | Place::Ring { .. }
+            | Place::Clean { .. }
+            | Place::Handed { .. }
+            | Place::Zeroes => None,
         }
     }
 

@@ -507,6 +507,11 @@ fn rows_count_as_rebuilt_in_order() {
         | Owed::Wake(_)
         | Owed::Home(_)
         | Owed::Recall(_)
+        | Owed::RecallFor(..)
+        | Owed::Settle(_)
+        | Owed::Restore(_)
+        | Owed::Answer(_)
+        | Owed::Adopt(..)
         | Owed::Hurry { .. }
         | Owed::TailMoved
         | Owed::Commit { .. }
@@ -681,6 +686,11 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             | Owed::Wake(_)
             | Owed::Home(_)
             | Owed::Recall(_)
+            | Owed::RecallFor(..)
+            | Owed::Settle(_)
+            | Owed::Restore(_)
+            | Owed::Answer(_)
+            | Owed::Adopt(..)
             | Owed::Hurry { .. }
             | Owed::TailMoved
             | Owed::Commit { .. }

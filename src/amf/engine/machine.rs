@@ -69,7 +69,7 @@ pub struct Engine {
     /// Pieces that have their lock, or need to start over under it.
     pub(super) granted: VecDeque<u32>,
     /// Rows whose slot may be free for this core.
-    woken: VecDeque<RowIndex>,
+    pub(super) woken: VecDeque<RowIndex>,
     pub(super) plan: RowPlan,
     /// Commands that rebuild rows, in order of their rows.
     pub(super) rebuilds: VecDeque<RowTurn>,
@@ -562,7 +562,7 @@ impl Engine {
                     return self.begin(index, out);
                 }
                 Acquire::Busy { recall: holder } => recall = holder,
-                Acquire::Absent => out.push(Action::WantRow { row: row.row, mode }),
+                Acquire::Absent => self.want_row(row.row, mode, out),
             }
         }
         let piece = &mut self.pieces[index as usize];
@@ -625,7 +625,7 @@ impl Engine {
             let wake = match self.lock.try_acquire(row, mode, self.core) {
                 Acquire::Acquired { wake } => wake,
                 Acquire::Busy { recall } => return self.ask_for(recall, row, out),
-                Acquire::Absent => return out.push(Action::WantRow { row, mode }),
+                Acquire::Absent => return self.want_row(row, mode, out),
             };
             self.tell(wake, row, out);
             self.hold_row(index);

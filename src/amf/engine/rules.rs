@@ -194,6 +194,8 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::Compare { .. }
                 | Action::WakeCores { .. }
                 | Action::WantRow { .. }
+                | Action::Give { .. }
+                | Action::Taken { .. }
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::PersistIntent

@@ -10,7 +10,8 @@ use super::executor::{Owed, Random, Shape, World};
 use super::tests::{Run, any_shape};
 use super::{Durability, RowIndex};
 use crate::amf::arbiter::message::Message;
-use crate::amf::arbiter::{Arbitration, Config, FixedMap, HOLD_NS_MIN, LastWriter, QueueOrder, Rule};
+use crate::amf::arbiter::{Arbitration, Config, FixedMap, HOLD_NS_MIN, LastWriter, QueueOrder, Rule, Token};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::homes::{Context, HomeAction, Homes};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{LockTable, Mode};
@@ -21,6 +22,8 @@ const EPOCH: Epoch = Epoch(1);
 /// What a node says to another one.
 enum Mail {
     Lock(Message),
+    /// Dirty data, which goes with a row's lock.
+    Data(RowIndex, Token, HandedOver),
     /// A core wants numbers below this to be retired.
     Hurry {
         core: usize,
@@ -50,6 +53,9 @@ pub struct Several {
     links: BTreeMap<(usize, usize), Link>,
     now_ns: u64,
     messages: u64,
+    adopted: u64,
+    restored: u64,
+    forgotten: u64,
 }
 
 fn slot(node: usize) -> Slot {
@@ -91,6 +97,9 @@ impl Several {
             links: BTreeMap::new(),
             now_ns: 0,
             messages: 0,
+            adopted: 0,
+            restored: 0,
+            forgotten: 0,
         }
     }
 
@@ -148,9 +157,8 @@ impl World {
         for action in out {
             match action {
                 HomeAction::WakeCores { mask, row } => self.wake_cores(node, mask, row),
-                HomeAction::RecallCore { core, row, .. } => {
-                    let core = node * self.cores_each + usize::from(core);
-                    self.cores[core].owed.push(Owed::Recall(row));
+                HomeAction::RecallCore { core, row, gives } => {
+                    self.owe(node, core, Owed::RecallFor(row, gives));
                 }
                 HomeAction::Send { to, message } => {
                     self.several()
@@ -161,22 +169,61 @@ impl World {
                     let holder = usize::from(holder.number());
                     assert!(!self.several().living[holder], "only who is gone is recovered");
                 }
-                HomeAction::Answer { .. }
-                | HomeAction::Adopt { .. }
-                | HomeAction::Restore { .. }
-                | HomeAction::Settle { .. }
-                | HomeAction::Void { .. }
-                | HomeAction::Forget { .. }
-                | HomeAction::SendData { .. } => unreachable!("engines take no dirty data"),
+                HomeAction::Answer { core, row } => self.owe(node, core, Owed::Answer(row)),
+                HomeAction::Adopt { core, row, data } => {
+                    self.several().adopted += 1;
+                    let core = node * self.cores_each + usize::from(core);
+                    self.bring_data(core, row, data);
+                }
+                HomeAction::Restore { core, row } => {
+                    self.several().restored += 1;
+                    self.owe(node, core, Owed::Restore(row));
+                }
+                HomeAction::Settle { core, row } => self.owe(node, core, Owed::Settle(row)),
+                // Its entries stay until it is forgotten.
+                HomeAction::Void { .. } => {}
+                HomeAction::Forget { core, row } => {
+                    self.several().forgotten += 1;
+                    self.owe(node, core, Owed::Settle(row));
+                }
+                HomeAction::SendData { to, row, token, data } => {
+                    let mail = Mail::Data(row, token, data);
+                    self.several().send(node, usize::from(to.number()), mail);
+                }
                 HomeAction::Misbehaved { .. } => panic!("all nodes keep to the rules: {action:?}"),
             }
         }
     }
 
-    pub fn want_from_nodes(&mut self, core: usize, row: RowIndex, mode: Mode) {
-        let local = u16::try_from(core % self.cores_each).expect("few cores");
+    fn owe(&mut self, node: usize, core: u16, owed: Owed) {
+        self.cores[node * self.cores_each + usize::from(core)]
+            .owed
+            .push(owed);
+    }
+
+    fn local(&self, core: usize) -> u16 {
+        u16::try_from(core % self.cores_each).expect("few cores")
+    }
+
+    /// A core has left a row to its home, with this dirty data.
+    pub fn given_to_nodes(&mut self, core: usize, row: RowIndex, data: HandedOver) {
+        let local = self.local(core);
+        self.with_homes(core / self.cores_each, |homes, _, _| {
+            homes.given(row, local, data)
+        });
+    }
+
+    /// A core has what it adopted in its journal.
+    pub fn taken_from_nodes(&mut self, core: usize, row: RowIndex) {
         self.with_homes(core / self.cores_each, |homes, now_ns, out| {
-            homes.want(now_ns, local, row, mode, false, out);
+            homes.secured(now_ns, row, out);
+        });
+    }
+
+    pub fn want_from_nodes(&mut self, core: usize, (row, mode): (RowIndex, Mode), takes: bool) {
+        let local = self.local(core);
+        self.with_homes(core / self.cores_each, |homes, now_ns, out| {
+            homes.want(now_ns, local, row, mode, takes, out);
         });
     }
 
@@ -254,6 +301,11 @@ impl World {
             Mail::Lock(message) => self.with_homes(to, |homes, now_ns, out| {
                 homes.received(now_ns, slot(from), epoch, message, out);
             }),
+            // Data counts in the epoch in which it was sent.
+            Mail::Data(..) if epoch != self.several().epochs[to] => {}
+            Mail::Data(row, token, data) => self.with_homes(to, |homes, now_ns, out| {
+                homes.data_came(now_ns, slot(from), row, token, data, out);
+            }),
             Mail::Hurry { core: asker, below } => {
                 let lane = u16::try_from(asker).expect("few lanes");
                 for core in first..first + self.cores_each {
@@ -284,7 +336,7 @@ impl World {
 /// reads, and the drives hold in the end, is what was written last, wherever that was.
 #[test]
 fn nodes_that_share_a_group_serve_it_as_one() {
-    let mut messages = 0;
+    let (mut messages, mut adopted) = (0, 0);
     for seed in 0..300 {
         let mut random = Random::new(seed);
         let nodes = 2 + u16::try_from(random.below(3)).expect("small");
@@ -318,8 +370,9 @@ fn nodes_that_share_a_group_serve_it_as_one() {
             "whoever asked was answered"
         );
         messages += several.messages;
+        adopted += several.adopted;
     }
-    assert!(messages > 100_000, "{messages}");
+    assert!(messages > 100_000 && adopted > 100, "{messages} {adopted}");
 }
 
 /// CHECKLIST B6: hosts at two nodes that write different rows are served at the same time: each node has drive commands under way before any of the

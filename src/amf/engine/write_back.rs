@@ -7,6 +7,7 @@
 //! room in the lane can be appended and destaged, so nobody waits in a circle (room is taken before locks).
 
 mod destage;
+mod hand_over;
 mod hold;
 mod intent;
 mod ram;
@@ -24,6 +25,7 @@ use super::{GroupError, IoTag, Place};
 use crate::amf::cache::{DirtyExtent, DirtyLimits, DirtyMap, DirtySource, KeyIndex, ROW_RUNS_MAX, RowTable};
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
+use crate::amf::hand_over::EXTENTS_MAX as EXTENTS_HANDED_MAX;
 use crate::amf::intent::IntentMap;
 use crate::amf::journal::lane::{Away, BatchNumber, Lane, LaneAction, LaneConfig};
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
@@ -31,6 +33,7 @@ use crate::amf::list::{Links, List};
 use crate::amf::lost::LostMap;
 use crate::amf::row::{Area, Source, Target};
 use crate::drive::DriveError;
+use hand_over::HandOvers;
 
 pub(super) use destage::DESTAGES_MAX;
 pub(super) use hold::Hold;
@@ -68,6 +71,8 @@ pub struct WriteBackConfig {
     pub shared: Arc<JournalShared>,
     /// When a write is done.
     pub durability: Durability,
+    /// Rows that other nodes want go with their dirty data, and come so: the runtime knows [`Action::Give`] and [`Action::Taken`].
+    pub hands_over: bool,
     /// Longest part of a write that is journaled as one, at most [`WRITE_BYTES_MAX`].
     pub write_blocks_max: u32,
     /// Where rows are marked that lost members miss; all cores have the same. Without it a drive that comes back has to be rebuilt whole.
@@ -115,6 +120,7 @@ pub(super) struct WriteBack {
     retire: retire::Retire,
     /// What other cores wait for.
     hurry: retire::Hurry,
+    hand_overs: HandOvers,
     /// Grows with each call of [`Engine::tick`].
     now: u64,
     lane_actions: Vec<LaneAction>,
@@ -131,6 +137,7 @@ impl WriteBack {
             first_batch,
             shared,
             durability,
+            hands_over,
             write_blocks_max,
             intent,
             lost,
@@ -183,6 +190,7 @@ impl WriteBack {
             drain_waiters: List::EMPTY,
             retire: retire::Retire::new(),
             hurry: retire::Hurry::default(),
+            hand_overs: HandOvers::new(hands_over),
             now: 0,
             lane_actions: Vec::with_capacity(64),
             runs_max,
@@ -194,6 +202,17 @@ impl WriteBack {
     pub(super) fn widen(&mut self, layout: &Layout) {
         self.dirty.widen(layout.widest().row_blocks());
         self.lane.widen(*layout.relied_on());
+    }
+
+    /// Whether so many more operations may each take a row of their own, and extents.
+    fn has_rows_left(&self, more: usize) -> bool {
+        let handed = self.hand_overs.rows_promised();
+        let promised = self.promised as usize + handed + more;
+        let rows_left = ROWS_MAX as usize - self.rows.rows_used();
+        // The extent of a write may split another.
+        let extents = 2 * (self.promised as usize + more) + (handed + more) * EXTENTS_HANDED_MAX;
+        let extents_left = (EXTENTS_MAX - self.dirty.extents_total()) as usize;
+        rows_left >= promised && extents_left >= extents
     }
 
     /// Blocks that a write of this length may take in the lane: the part that is appended now, header included, and
@@ -281,15 +300,10 @@ impl Engine {
         };
         let write_back = self.write_back.as_mut().expect("it is journaled");
         let room = write_back.room_for(&self.geometry, payload, piece.row.blocks);
-        let promised = write_back.promised + 1;
-        let rows_left = ROWS_MAX as usize - write_back.rows.rows_used();
-        // Each write may need a row of its own, and its extent may split another.
-        let extents_left = EXTENTS_MAX - write_back.dirty.extents_total();
-        let fits = rows_left >= promised as usize && extents_left >= 2 * promised;
-        if !fits || !write_back.lane.reserve(room.append + room.destage) {
+        if !write_back.has_rows_left(1) || !write_back.lane.reserve(room.append + room.destage) {
             return false;
         }
-        write_back.promised = promised;
+        write_back.promised += 1;
         piece.room = room;
         true
     }
@@ -464,6 +478,7 @@ impl Engine {
             self.piece_links.remove(&mut write_back.commit_waiters, index);
             self.committed(index, out);
         }
+        self.adoptions_done(false, out);
         self.answer_flushes(false, out);
         self.look_at_ram(out);
     }
@@ -727,6 +742,7 @@ impl Engine {
             self.finish(index, lost, out);
         }
         self.fail_mends(out);
+        self.adoptions_done(true, out);
         self.answer_flushes(true, out);
         while let Some(index) = self.write_back().drain_waiters.first() {
             let write_back = self.write_back.as_mut().expect("there is a lane");

@@ -69,6 +69,8 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::Compare { .. }
                 | Action::WakeCores { .. }
                 | Action::WantRow { .. }
+                | Action::Give { .. }
+                | Action::Taken { .. }
                 | Action::ReportMedia { .. }
                 | Action::Scrubbed { .. }
                 | Action::ReportFault { .. }

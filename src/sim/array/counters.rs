@@ -51,11 +51,15 @@ pub struct Counters {
     pub handovers: u64,
     /// Records of leaders that came to followers before they served.
     pub led_early: u64,
+    /// Rows that went to another node with their dirty data.
+    pub adopted: u64,
+    /// Rows whose dirty data came back to who had given it.
+    pub restored: u64,
 }
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 23] {
+    pub const fn figures(&self) -> [(&'static str, u64); 25] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -80,6 +84,8 @@ impl Counters {
             ("openings refused beside engines", self.opened_beside),
             ("pens handed over", self.handovers),
             ("records before their epoch", self.led_early),
+            ("dirty rows handed over", self.adopted),
+            ("dirty rows given back", self.restored),
         ]
     }
 }
@@ -109,5 +115,7 @@ impl AddAssign for Counters {
         self.opened_beside += other.opened_beside;
         self.handovers += other.handovers;
         self.led_early += other.led_early;
+        self.adopted += other.adopted;
+        self.restored += other.restored;
     }
 }

@@ -13,6 +13,7 @@ use super::{Counters, Mutant, Setting};
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::engine::{GroupError, IoTag, Request};
 use crate::amf::group::{Action as GroupAction, Candidate, Creation, Event, Group, SuperblockIo};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::journal::replay::Report;
@@ -82,12 +83,30 @@ pub(super) enum Heard {
 }
 
 /// What cores and the control core tell each other.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Mail {
     /// A row was released.
     Wake(RowIndex),
     /// A row that the core keeps is wanted.
     Recall(RowIndex),
+    /// By another node, which takes its dirty data if it says so.
+    RecallFor(RowIndex, bool),
+    /// A want that takes dirty data is answered without any.
+    Answer(RowIndex),
+    /// Dirty data came with a row.
+    Adopt(RowIndex, Arc<HandedOver>),
+    /// What was given comes back.
+    Restore(RowIndex),
+    /// It is not owed any more.
+    Settle(RowIndex),
+    /// To the control core: a core has laid out a row's dirty data.
+    Given {
+        core: u16,
+        row: RowIndex,
+        data: Arc<HandedOver>,
+    },
+    /// To the control core: what came with a row is committed.
+    Secured(RowIndex),
     /// About the journal, from a lane.
     Lane { lane: u16, call: LaneCall },
     /// These members are durable.
@@ -95,7 +114,12 @@ pub(super) enum Mail {
     /// To the control core: a member failed a command.
     Fault { member: MemberIndex, error: DriveError },
     /// To the control core: a core wants a row.
-    Want { core: u16, row: RowIndex, mode: Mode },
+    Want {
+        core: u16,
+        row: RowIndex,
+        mode: Mode,
+        takes: bool,
+    },
     /// To the control core: the turn has come to a home.
     HomeTurn(RowIndex),
     /// To the control core: a lane waits for other nodes.
@@ -391,9 +415,19 @@ impl Node {
     pub(super) fn deliver(&mut self, to: u16, mail: Mail, out: &mut Vec<Effect>) {
         match mail {
             Mail::Fault { member, error } => self.member_fault(member, error, out),
-            Mail::Want { core, row, mode } => self.peer(out, |peering, now, out| {
-                peering.want(now, core, row, mode, false, out);
+            Mail::Want {
+                core,
+                row,
+                mode,
+                takes,
+            } => self.peer(out, |peering, now, out| {
+                peering.want(now, core, row, mode, takes, out);
             }),
+            Mail::Given { core, row, data } => {
+                let data = HandedOver::clone(&data);
+                self.peer(out, |peering, _, _| peering.given(row, core, data));
+            }
+            Mail::Secured(row) => self.peer(out, |peering, now, out| peering.secured(now, row, out)),
             Mail::HomeTurn(row) => self.peer(out, |peering, now, out| peering.turn(now, row, out)),
             Mail::HurryNodes { lane, below } => {
                 self.peer(out, |peering, _, out| peering.hurry(lane, below, out));
@@ -401,6 +435,17 @@ impl Node {
             Mail::LanesMoved(lanes) => self.peer(out, |peering, _, out| peering.tail_moved(lanes, out)),
             Mail::Wake(row) => self.core(to).wake(row),
             Mail::Recall(row) => self.core(to).recall(row),
+            Mail::RecallFor(row, gives) => self.core(to).recall_for(row, gives),
+            Mail::Answer(row) => self.core(to).answer(row),
+            Mail::Adopt(row, data) => {
+                self.counters.adopted += 1;
+                self.core(to).adopt(row, &data);
+            }
+            Mail::Restore(row) => {
+                self.counters.restored += 1;
+                self.core(to).restore(row);
+            }
+            Mail::Settle(row) => self.core(to).settle_given(row),
             Mail::Lane { lane, call } => self.core(to).lane(lane, call),
             Mail::Members(set) => self.core(to).set_members(set),
             Mail::Drain => {
@@ -446,7 +491,17 @@ impl Node {
                     }
                 }
             }
-            Ask::Want { row, mode } => tell(CONTROL, Mail::Want { core, row, mode }),
+            Ask::Want { row, mode, takes } => tell(
+                CONTROL,
+                Mail::Want {
+                    core,
+                    row,
+                    mode,
+                    takes,
+                },
+            ),
+            Ask::Give { row, data } => tell(CONTROL, Mail::Given { core, row, data }),
+            Ask::Taken { row } => tell(CONTROL, Mail::Secured(row)),
             Ask::Recall { core: to, row } => tell(to, Mail::Recall(row)),
             Ask::Lane { cores: mask, call } => match call {
                 LaneCall::Hurry { below } => {

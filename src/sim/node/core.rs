@@ -4,21 +4,24 @@
 //! buffer changes while a drive writes from it, and that no two commands use one tag.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nvme::crc32c;
 
 use super::LaneCall;
 use super::Owner;
+use crate::amf::cache::{DirtyExtent, DirtySource};
 use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{
     Action, CommandId, Engine, GroupError, IoTag, Place, ReadCacheConfig, Request, ScrubOutcome,
 };
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
+use crate::amf::hand_over::{Content, Extent, HandedOver};
 use crate::amf::lock::Mode;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::drive::block::MemberLba;
+use crate::drive::block::{BlockSize, MemberLba};
 use crate::sim::drive::Command;
 use crate::sim::scenario::Mutant;
 use crate::sim::stamp::{BLOCK_BYTES, Block};
@@ -42,7 +45,11 @@ pub(in crate::sim) enum Ask {
     /// Tell other cores that a row is free.
     Wake { mask: u16, row: RowIndex },
     /// Get a row from other nodes.
-    Want { row: RowIndex, mode: Mode },
+    Want { row: RowIndex, mode: Mode, takes: bool },
+    /// A row goes to another node with this dirty data.
+    Give { row: RowIndex, data: Arc<HandedOver> },
+    /// Dirty data that came with a row is committed.
+    Taken { row: RowIndex },
     /// Have the control core see to blocks that a member could not give back.
     Repair(Request),
     /// A write could be acknowledged from memory.
@@ -87,6 +94,9 @@ pub struct Core {
     ring: Vec<u8>,
     /// What the core remembers of what it read.
     clean: Vec<u8>,
+    /// What is being adopted.
+    handed: Vec<u8>,
+    block: BlockSize,
     buffers: Vec<Vec<u8>>,
     owners: Vec<Option<(Owner, bool)>>,
     /// Drive commands under way, with the member whose drive has each.
@@ -119,6 +129,8 @@ impl Core {
             scratch: vec![JUNK; scratch_bytes as usize],
             ring: vec![JUNK; ring_bytes],
             clean: Vec::new(),
+            handed: Vec::new(),
+            block: geometry.block(),
             buffers: vec![Vec::new(); commands as usize],
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
@@ -168,6 +180,54 @@ impl Core {
 
     pub(in crate::sim) fn recall(&mut self, row: RowIndex) {
         self.engine.recall(row, &mut self.actions);
+    }
+
+    pub(in crate::sim) fn recall_for(&mut self, row: RowIndex, gives: bool) {
+        self.engine.recall_for(row, gives, &mut self.actions);
+    }
+
+    pub(in crate::sim) fn answer(&mut self, row: RowIndex) {
+        self.engine.answer(row, &mut self.actions);
+    }
+
+    /// Dirty data came with a row. What it is copied from lies here until that is done.
+    pub(in crate::sim) fn adopt(&mut self, row: RowIndex, data: &HandedOver) {
+        let pieces = data.extents().filter_map(|(_, piece)| piece);
+        self.handed = pieces.flatten().copied().collect();
+        self.engine.adopt(row, data, &mut self.actions);
+    }
+
+    pub(in crate::sim) fn restore(&mut self, row: RowIndex) {
+        self.engine.restore(row, &mut self.actions);
+    }
+
+    pub(in crate::sim) fn settle_given(&mut self, row: RowIndex) {
+        self.engine.settle_given(row, &mut self.actions);
+    }
+
+    /// What the engine has laid out of a row.
+    fn laid_out(&self, row: RowIndex) -> HandedOver {
+        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
+        for extent in self.engine.given(row) {
+            let DirtyExtent {
+                start_blocks, blocks, ..
+            } = extent;
+            let content = match extent.source {
+                DirtySource::Zeroes => Content::Zeroes,
+                DirtySource::Ring { block } => {
+                    let offset_bytes = block << self.block.shift();
+                    let length = (blocks << self.block.shift()) as usize;
+                    bytes.extend(self.load(Place::Ring { offset_bytes }, length));
+                    Content::Piece
+                }
+            };
+            extents.push(Extent {
+                start_blocks,
+                blocks,
+                content,
+            });
+        }
+        HandedOver::new(self.block, extents, bytes).expect("an engine gives little")
     }
 
     pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {
@@ -263,6 +323,8 @@ impl Core {
                     Ask::Drive { .. }
                     | Ask::Wake { .. }
                     | Ask::Want { .. }
+                    | Ask::Give { .. }
+                    | Ask::Taken { .. }
                     | Ask::Recall { .. }
                     | Ask::Lane { .. }
                     | Ask::Fault { .. }
@@ -364,6 +426,10 @@ impl Core {
                 payload_bytes,
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
+            Action::Give { row } => {
+                let data = Arc::new(self.laid_out(row));
+                asked.push(Ask::Give { row, data });
+            }
             Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
             message @ (Action::RecallCore { .. }
             | Action::HurryCores { .. }
@@ -378,6 +444,7 @@ impl Core {
             | Action::RamCommitted
             | Action::WakeCores { .. }
             | Action::WantRow { .. }
+            | Action::Taken { .. }
             | Action::ReportFault { .. }) => asked.push(message_to_others(message)),
         }
     }
@@ -458,6 +525,7 @@ impl Core {
             Place::Scratch { offset_bytes } => &self.scratch[offset_bytes as usize..][..bytes],
             Place::Ring { offset_bytes } => &self.ring[offset_bytes as usize..][..bytes],
             Place::Clean { offset_bytes } => &self.clean[offset_bytes as usize..][..bytes],
+            Place::Handed { offset_bytes } => &self.handed[offset_bytes as usize..][..bytes],
             Place::Zeroes => {
                 assert!(bytes <= self.strip_bytes, "the region of zeroes is a strip long");
                 &ZEROES[..bytes]
@@ -474,7 +542,7 @@ impl Core {
             Place::Scratch { offset_bytes } => (&mut self.scratch, offset_bytes),
             Place::Ring { offset_bytes } => (&mut self.ring, offset_bytes),
             Place::Clean { offset_bytes } => (&mut self.clean, offset_bytes),
-            Place::Zeroes => unreachable!("zeroes are never written to"),
+            Place::Handed { .. } | Place::Zeroes => unreachable!("only sources"),
         };
         memory[offset as usize..][..data.len()].copy_from_slice(data);
     }
@@ -513,7 +581,8 @@ fn message_to_others(action: Action) -> Ask {
         }),
         Action::Scrubbed { row, outcome } => Ask::Scrubbed { row, outcome },
         Action::WakeCores { mask, row } => Ask::Wake { mask, row },
-        Action::WantRow { row, mode } => Ask::Want { row, mode },
+        Action::WantRow { row, mode, takes } => Ask::Want { row, mode, takes },
+        Action::Taken { row } => Ask::Taken { row },
         Action::PersistLost => Ask::PersistLost,
         Action::ReportFault { member, error } => Ask::Fault { member, error },
         Action::PersistIntent => Ask::PersistIntent,
@@ -527,6 +596,7 @@ fn message_to_others(action: Action) -> Ask {
         | Action::MulAdd { .. }
         | Action::Copy { .. }
         | Action::Compare { .. }
+        | Action::Give { .. }
         | Action::Seal { .. }
         | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),

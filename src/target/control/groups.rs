@@ -262,6 +262,7 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
             journal.lanes,
             replayed.map_or(1, |report| report.next_seq.max(1)),
         )),
+        hands_over: false,
         durability: match machine.durability() {
             superblock::Durability::Journal => Durability::Journal,
             superblock::Durability::Ram => Durability::Ram,

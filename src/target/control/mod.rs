@@ -444,7 +444,15 @@ impl Control {
                 from,
                 row,
                 mode,
-            } => self.want_row(core, io, (group, from), (row, mode)),
+                takes,
+            } => self.want_row(core, io, (group, from), (row, mode), takes),
+            ControlMessage::RowGiven {
+                group,
+                from,
+                row,
+                data,
+            } => self.row_given(core, io, (group, from), row, *data),
+            ControlMessage::RowSecured { group, row } => self.row_secured(core, io, group, row),
             ControlMessage::HomeTurn { group, row } => self.home_turn(core, io, group, row),
             ControlMessage::HurryNodes { group, lane, below } => {
                 self.hurry_nodes(core, io, group, lane, below)

@@ -35,6 +35,7 @@ use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Node, Slot, SlotSet};
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::icl::{News, Port, PortSetup};
+use crate::target::message::Hand;
 use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
@@ -597,6 +598,10 @@ impl Control {
 
     fn peering_action(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, action: Action) {
         let index = self.share().groups[at].index;
+        let hand = |io: &mut Io<Message>, core: &mut Core, to: u16, row, hand| {
+            let group = index.expect("cores that use rows serve the group");
+            core.tell(io, CoreIndex(to), Message::Hand { group, row, hand });
+        };
         match action {
             Action::WakeCores { mask, row } => {
                 let group = index.expect("cores that wait serve the group");
@@ -607,16 +612,15 @@ impl Control {
                     self.peer(core, io, at, |peering, now, out| peering.turn(now, row, out));
                 }
             }
-            Action::RecallCore { core: to, row, .. } => {
-                let group = index.expect("cores that hold serve the group");
-                core.tell(io, CoreIndex(to), Message::Recall { group, row });
+            Action::RecallCore { core: to, row, gives } => hand(io, core, to, row, Hand::Recall { gives }),
+            Action::Answer { core: to, row } => hand(io, core, to, row, Hand::Answer),
+            Action::Adopt { core: to, row, data } => hand(io, core, to, row, Hand::Adopt(data)),
+            Action::Restore { core: to, row } => hand(io, core, to, row, Hand::Restore),
+            Action::Settle { core: to, row } | Action::Forget { core: to, row } => {
+                hand(io, core, to, row, Hand::Settle);
             }
-            Action::Answer { .. }
-            | Action::Adopt { .. }
-            | Action::Restore { .. }
-            | Action::Settle { .. }
-            | Action::Void { .. }
-            | Action::Forget { .. } => unreachable!("engines take no dirty data"),
+            // Its entries stay until it is forgotten.
+            Action::Void { .. } => {}
             Action::Send { to, note } => self.send_note(io, to, at, note),
             Action::TailMoved => self.tell_lanes_moved(core, io, at, u32::MAX),
             Action::LanesMoved { lanes } => {

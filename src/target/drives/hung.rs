@@ -211,7 +211,8 @@ impl Core {
                     let hold = self.groups[usize::from(group)].engine.hold_scratch(tag);
                     self.give_up(io, key, Held::Scratch(hold));
                 }
-                Some(Place::Ring { .. } | Place::Clean { .. } | Place::Zeroes) | None => {
+                Some(Place::Ring { .. } | Place::Clean { .. } | Place::Handed { .. } | Place::Zeroes)
+                | None => {
                     self.give_up(io, key, Held::Nothing);
                 }
             }
@@ -222,9 +223,14 @@ impl Core {
     fn is_quiet(&self, wanted: CommandId) -> bool {
         let on_buffer = |place: Option<Place>| match place {
             Some(Place::Command { command, .. }) => command == wanted,
-            Some(Place::Scratch { .. } | Place::Ring { .. } | Place::Clean { .. } | Place::Zeroes) | None => {
-                false
-            }
+            Some(
+                Place::Scratch { .. }
+                | Place::Ring { .. }
+                | Place::Clean { .. }
+                | Place::Handed { .. }
+                | Place::Zeroes,
+            )
+            | None => false,
         };
         self.flights.iter().all(|flight| {
             flight.held.is_some() || self.hung.is_hung(flight.drive) || !on_buffer(flight.place)

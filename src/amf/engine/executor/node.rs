@@ -56,6 +56,7 @@ impl Founding {
             layout: self.journal(),
             shared: Arc::clone(numbers),
             durability,
+            hands_over: shape.shared || shape.nodes > 1,
             write_blocks_max: WRITE_BLOCKS_MAX,
             // Nodes that share a group have no such map and list yet.
             intent: (shape.nodes == 1).then(|| Arc::clone(intent)),

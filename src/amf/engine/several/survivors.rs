@@ -362,10 +362,21 @@ impl Array {
             let heard = bounds.filter_map(|by| several.homes[by].retired_by(slot(*node)));
             heard.max().unwrap_or(0)
         };
+        // What was given to who is gone is in the lanes of nodes that live.
+        let living = several.living().into_iter();
+        let void = living
+            .map(|node| &several.homes[node])
+            .filter(|homes| homes.has_void())
+            .map(crate::amf::homes::Homes::own_tail);
         let living = LivingNodes {
             lanes,
             rows: change.rows.clone(),
-            retired: gone.iter().map(heard).min().expect("somebody is gone"),
+            retired: gone
+                .iter()
+                .map(heard)
+                .chain(void)
+                .min()
+                .expect("somebody is gone"),
         };
         self.held += living.rows.len();
         let replay = self.replay().among_living(living);
@@ -384,6 +395,8 @@ impl Array {
             let several = self.several();
             several.numbers[node].raise(report.next_seq);
             several.locks[node].publish(members);
+            let world = &mut self.run.world;
+            world.with_homes(node, |homes, _, out| homes.replayed(out));
         }
         let cores = self.run.world.living_cores();
         let asker = u16::try_from(cores[0]).expect("few cores");

@@ -50,6 +50,8 @@ pub(in crate::amf::engine) struct Hold {
     waiters: List,
     /// Another core wants the slot.
     recalled: bool,
+    /// It is another node, which takes the row's dirty data.
+    pub(super) gives: bool,
     destaging: Destaging,
     /// What is dirty is owed to the drives.
     pub(super) obligation: Option<Obligation>,
@@ -67,12 +69,23 @@ impl Hold {
         inside: None,
         waiters: List::EMPTY,
         recalled: false,
+        gives: false,
         destaging: Destaging::Idle,
         obligation: None,
         since: Since { place: 0, seq: 0 },
         reserved: 0,
         newest: None,
     };
+
+    /// One that was just taken.
+    pub(super) const fn of(slot: u32, inside: Option<(Inside, u32)>, recalled: bool) -> Self {
+        Self {
+            slot,
+            inside,
+            recalled,
+            ..Self::FREE
+        }
+    }
 
     /// Something was appended for the row.
     pub(super) fn appended(&mut self, destage_room: u64, appended: Appended, lane: &mut Lane) {
@@ -140,12 +153,8 @@ impl Engine {
             .expect("a write with room has room for its row");
         let slot = self.lock.slot(row);
         write_back.slots.insert(u64::from(slot), entry.0);
-        write_back.holds[entry.0 as usize] = Hold {
-            slot,
-            inside: Some((inside, 1)),
-            recalled: self.kept.contains(row),
-            ..Hold::FREE
-        };
+        let recalled = self.kept.contains(row);
+        write_back.holds[entry.0 as usize] = Hold::of(slot, Some((inside, 1)), recalled);
         piece.hold = Some(entry);
     }
 
@@ -181,6 +190,11 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         self.pieces[index as usize].hold = None;
+        self.leave_inside(entry, out);
+    }
+
+    /// One fewer is inside of a hold.
+    pub(super) fn leave_inside(&mut self, entry: EntryIndex, out: &mut Vec<Action>) {
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
         let hold = &mut write_back.holds[entry.0 as usize];
         let (inside, count) = hold.inside.expect("who leaves is inside");
@@ -224,7 +238,7 @@ impl Engine {
     }
 
     /// Decides what becomes of a hold that nobody is inside of.
-    fn settle_hold(&mut self, entry: EntryIndex, out: &mut Vec<Action>) {
+    pub(super) fn settle_hold(&mut self, entry: EntryIndex, out: &mut Vec<Action>) {
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
         let row = write_back.rows.row(entry);
         let hold = &mut write_back.holds[entry.0 as usize];
@@ -232,6 +246,11 @@ impl Engine {
             return;
         }
         if write_back.rows.is_dirty(entry) {
+            if hold.gives && hold.waiters.is_empty() && self.give(entry, out) {
+                return;
+            }
+            let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+            let hold = &mut write_back.holds[entry.0 as usize];
             // Who came to wait while we were busy may have asked for a hold that was not there yet.
             hold.recalled |= self.lock.is_awaited(row);
             if hold.recalled || !hold.waiters.is_empty() {
@@ -252,13 +271,18 @@ impl Engine {
             hold.obligation.is_none() && hold.reserved == 0,
             "a clean row owes nothing"
         );
-        let slot = hold.slot;
-        *hold = Hold::FREE;
-        write_back.rows.remove(entry);
-        write_back.slots.remove(u64::from(slot));
-        self.kept.look |= self.kept.is_held();
+        self.free_hold(entry);
         let wake = self.lock.release(row, Mode::Write);
         self.tell(wake, row, out);
+    }
+
+    /// A clean row is nobody's here any more.
+    pub(super) fn free_hold(&mut self, entry: EntryIndex) {
+        let write_back = self.write_back.as_mut().expect("a hold belongs to it");
+        let hold = std::mem::replace(&mut write_back.holds[entry.0 as usize], Hold::FREE);
+        write_back.rows.remove(entry);
+        write_back.slots.remove(u64::from(hold.slot));
+        self.kept.look |= self.kept.is_held();
     }
 
     /// Another core, or a piece of our own, wants the slot of this row: if we hold it, it is destaged and given up. Harmless otherwise.

@@ -165,7 +165,7 @@ impl Engine {
         self.settle(out);
     }
 
-    fn answer_hurry(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn answer_hurry(&mut self, out: &mut Vec<Action>) {
         let write_back = self.write_back.as_mut().expect("there is a lane");
         let lowest = write_back.lane.lowest();
         if write_back.is_hurried() && lowest.is_none_or(|lowest| lowest >= write_back.hurry.below) {

@@ -134,13 +134,17 @@ impl Node {
                     self.peer(out, |peering, now, out| peering.turn(now, row, out));
                 }
             }
-            Action::RecallCore { core, row, .. } => out.push(tell(core, Mail::Recall(row))),
-            Action::Answer { .. }
-            | Action::Adopt { .. }
-            | Action::Restore { .. }
-            | Action::Settle { .. }
-            | Action::Void { .. }
-            | Action::Forget { .. } => unreachable!("engines take no dirty data"),
+            Action::RecallCore { core, row, gives } => out.push(tell(core, Mail::RecallFor(row, gives))),
+            Action::Answer { core, row } => out.push(tell(core, Mail::Answer(row))),
+            Action::Adopt { core, row, data } => {
+                out.extend([Effect::Row(row), tell(core, Mail::Adopt(row, data))]);
+            }
+            Action::Restore { core, row } => out.extend([Effect::Row(row), tell(core, Mail::Restore(row))]),
+            // Its entries stay until it is forgotten.
+            Action::Void { .. } => {}
+            Action::Settle { core, row } | Action::Forget { core, row } => {
+                out.push(tell(core, Mail::Settle(row)));
+            }
             Action::Send { to, note } => self.send_note(to, &note),
             Action::TailMoved => self.tell_lanes_moved(u32::MAX, out),
             Action::LanesMoved { lanes } => self.tell_lanes_moved(lanes >> self.first_lane(), out),
@@ -324,6 +328,7 @@ impl Node {
             return Err(format!("its journal has {} lanes", journal.lanes));
         }
         let write_back = WriteBackConfig {
+            hands_over: true,
             first_lane: self.first_lane(),
             // No two lives of a slot number their batches alike.
             first_batch: u64::from(self.epoch().0) << 32,

@@ -9,6 +9,7 @@ use super::super::groups::{GroupPlan, machine_of, replay_of};
 use super::Recovering;
 use crate::amf::engine::{Durability, WriteBackConfig};
 use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
 use crate::amf::peering::note::Led;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
@@ -237,6 +238,7 @@ impl Control {
             },
             shared: Arc::clone(&group.journal),
             durability: Durability::Journal,
+            hands_over: false,
             write_blocks_max: (WRITE_BYTES_MAX / machine.geometry().block().bytes())
                 .min(machine.geometry().row_blocks()),
             intent: None,
@@ -514,14 +516,46 @@ impl Control {
         io: &mut Io<Message>,
         (group, from): (u16, CoreIndex),
         (row, mode): (crate::amf::RowIndex, crate::amf::lock::Mode),
+        takes: bool,
     ) {
         let at = self
             .share()
             .at(group)
             .expect("only rows of shared groups are wanted");
         self.peer(core, io, at, |peering, now, out| {
-            peering.want(now, from.0, row, mode, false, out)
+            peering.want(now, from.0, row, mode, takes, out)
         });
+    }
+
+    /// A core has left a row to its home, with this dirty data.
+    pub(in super::super) fn row_given(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        (group, from): (u16, CoreIndex),
+        row: crate::amf::RowIndex,
+        data: HandedOver,
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only rows of shared groups are given");
+        self.peer(core, io, at, |peering, _, _| peering.given(row, from.0, data));
+    }
+
+    /// A core has in its journal what came with a row.
+    pub(in super::super) fn row_secured(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        row: crate::amf::RowIndex,
+    ) {
+        let at = self
+            .share()
+            .at(group)
+            .expect("only rows of shared groups are taken");
+        self.peer(core, io, at, |peering, now, out| peering.secured(now, row, out));
     }
 
     /// The turn has come to a home.
