@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::arbiter::Rule;
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
+use super::reserving::Message as Reservation;
 use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::amf::arbiter::Misbehaviour;
@@ -152,6 +153,13 @@ pub enum Action {
     Serve,
     /// A member failed on another node, and this one leads.
     Fault(MemberIndex, DriveError),
+    /// Another member says this about reservations ([`super::reserving`]).
+    Reserve {
+        /// Who.
+        from: Slot,
+        /// What.
+        message: Reservation,
+    },
     /// A peer breaks the rules.
     Misbehaved {
         /// Who.
@@ -736,6 +744,7 @@ impl Peering {
             }
             Note::TailMoved { lanes } => out.push(Action::LanesMoved { lanes }),
             Note::Beat => {}
+            Note::Reserve(message) => out.push(Action::Reserve { from, message }),
         }
     }
 

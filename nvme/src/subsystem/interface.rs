@@ -11,7 +11,7 @@ use crate::identify::{ControllerKind, Reservable, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
-use crate::reservation::{HostId, Order, State};
+use crate::reservation::{self, HostId, Notice, Order, State};
 use crate::status::Status;
 
 /// The runtime's name for one transport connection. It may be used again only after [`Event::Closed`].
@@ -318,6 +318,24 @@ pub enum Event<'a> {
         /// Whether the state is on stable media.
         succeeded: bool,
     },
+    /// The answer to [`Action::PassReservation`].
+    ReservationAnswered {
+        /// As in the action.
+        number: u64,
+        /// How it ended.
+        status: Status,
+        /// What it returns.
+        data: Vec<u8>,
+    },
+    /// The nodes that serve a namespace have changed its reservations, and commands are held to that here.
+    ReservationChanged {
+        /// Which one.
+        nsid: u32,
+        /// Registrants and reservation.
+        state: State,
+        /// Hosts that lost something, and what.
+        notices: Vec<(HostId, Notice)>,
+    },
     /// A namespace disappeared.
     NamespaceRemoved {
         /// Which one.
@@ -421,6 +439,18 @@ pub enum Action {
         nsid: u32,
         /// What is to be kept.
         state: State,
+    },
+    /// Have the nodes that serve a namespace execute a reservation command, or the change of a feature that is kept with reservations, and answer with
+    /// [`Event::ReservationAnswered`].
+    PassReservation {
+        /// To be given back.
+        number: u64,
+        /// Which namespace.
+        nsid: u32,
+        /// The host.
+        host: HostId,
+        /// What it asks for.
+        command: reservation::Command,
     },
     /// Have another node end a controller of its own, and answer with [`Event::ResetElsewhere`] when nothing that the controller had under way can
     /// take effect any more, or when that will not be known.

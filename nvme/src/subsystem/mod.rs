@@ -13,6 +13,7 @@ mod connect;
 mod controller;
 mod discovery;
 mod interface;
+mod passing;
 mod reservation;
 mod reset;
 #[cfg(test)]
@@ -241,6 +242,16 @@ impl Subsystem {
             Event::ReservationPersisted { number, succeeded } => {
                 self.reservation_kept(number, succeeded, out);
             }
+            Event::ReservationAnswered {
+                number,
+                status,
+                data,
+            } => self.reservation_answered(number, (status, data), out),
+            Event::ReservationChanged {
+                nsid,
+                state,
+                notices,
+            } => self.reservation_changed(nsid, state, &notices, out),
             Event::NamespaceRemoved { nsid } => {
                 if self.namespaces.remove(&nsid).is_some() {
                     self.access_changes += 1;

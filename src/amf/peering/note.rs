@@ -12,11 +12,13 @@
 //! | 6 hurry | lane 0..2, zeroes 2..8, number 8..16 |
 //! | 7 tail moved | mask of lanes 0..4 |
 //! | 8 beat | nothing |
+//! | 9 reserve | a message about reservations |
 
 use thiserror::Error;
 
 use crate::amf::arbiter::message::{Message, MessageError};
 use crate::amf::homes::{CONTEXT_BYTES, Context, ContextError};
+use crate::amf::reserving::message::{Message as Reservation, MessageError as ReservationError};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
 use crate::drive::DriveError;
@@ -78,6 +80,8 @@ pub enum Note {
     },
     /// Nothing but its context.
     Beat,
+    /// About the reservations of its virtual disks.
+    Reserve(Reservation),
 }
 
 /// Why bytes are no note.
@@ -95,6 +99,9 @@ pub enum NoteError {
     /// A message about locks.
     #[error("a message about locks: {0}")]
     Lock(#[from] MessageError),
+    /// A message about reservations.
+    #[error("a message about reservations: {0}")]
+    Reserve(#[from] ReservationError),
     /// A field has a value that it cannot have.
     #[error("field {0} cannot be so")]
     Field(&'static str),
@@ -112,6 +119,7 @@ impl Note {
             Self::Hurry { .. } => 6,
             Self::TailMoved { .. } => 7,
             Self::Beat => 8,
+            Self::Reserve(_) => 9,
         }
     }
 
@@ -161,6 +169,7 @@ impl Note {
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
             Self::Beat => {}
+            Self::Reserve(message) => message.encode(out),
         }
     }
 
@@ -203,6 +212,7 @@ impl Note {
                 }
             }
             8 if body.is_empty() => Self::Beat,
+            9 => Self::Reserve(Reservation::parse(body)?),
             kind => return Err(NoteError::Kind(kind)),
         })
     }

@@ -142,6 +142,7 @@ impl Node {
                     mail: Mail::LostDurable,
                 });
             }
+            Action::PageDurable { .. } => unreachable!("hosts reserve nothing here"),
             Action::Members(set) => self.announce(set, out),
             Action::Started => self.started(out),
             Action::VdiskAdded(record) => {

@@ -7,6 +7,7 @@ mod disks;
 mod errands;
 mod groups;
 mod ports;
+mod reserving;
 mod resets;
 mod roll;
 
@@ -29,6 +30,7 @@ use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::Note;
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
+use crate::amf::reserving::Reserving;
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
@@ -39,6 +41,7 @@ use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
 use disks::Closings;
+pub(super) use reserving::is_of_table;
 use errands::Errands;
 use ports::Ports;
 use roll::Gathering;
@@ -91,6 +94,7 @@ struct SharedGroup {
     address: u16,
     limits: Limits,
     peering: Peering,
+    reserving: Reserving,
     table: Arc<LockTable>,
     journal: Arc<JournalShared>,
     /// Its number among the groups of the node, once it is open.
@@ -141,6 +145,7 @@ pub(super) struct ShareControl {
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
     resets: resets::NodeResets,
+    tables: reserving::Tables,
 }
 
 impl ShareControl {
@@ -164,6 +169,7 @@ impl ShareControl {
                 nodes: plan.nodes,
                 limits: plan.limits,
                 peering: Peering::new(setup.slot, cores, homes),
+                reserving: Reserving::new(setup.slot),
                 table,
                 journal,
                 index: None,
@@ -194,6 +200,7 @@ impl ShareControl {
             body: Vec::new(),
             timer: None,
             resets: resets::NodeResets::default(),
+            tables: reserving::Tables::default(),
         }
     }
 
@@ -369,6 +376,7 @@ impl Control {
             }
         }
         self.tend_resets(core, io);
+        self.answer_reservations(core, io);
         self.send_held_back(io);
         self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
@@ -562,6 +570,7 @@ impl Control {
         share.inbox_bytes.clear();
         share.gathering.enter(&record);
         share.resets.enter(members);
+        share.tables.enter();
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
         self.end_errands();
@@ -640,9 +649,14 @@ impl Control {
                 if let Some(index) = self.share().groups[at].index {
                     self.tend_disks(core, io, index);
                 }
+                let disks = self.disks_of(at);
+                self.reserve(core, io, at, |reserving, out| reserving.serve(&disks, out));
                 self.try_listen(core, io);
             }
             Action::Fault(member, error) => self.count_fault(core, io, at, member, error),
+            Action::Reserve { from, message } => self.reserve(core, io, at, |reserving, out| {
+                reserving.receive(from, message, out);
+            }),
             Action::Misbehaved { peer, what } => {
                 tracing::error!(%peer, ?what, group = %self.share().groups[at].name, "a node breaks the rules of locks; its message is not followed");
             }
