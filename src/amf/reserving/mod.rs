@@ -222,7 +222,8 @@ impl Reserving {
         for table in tables {
             let disk = table.disk;
             self.add(disk);
-            // A node that had just come when the others stopped may have more than the drives: what does not persist.
+            // A node that had just come when the others stopped may have more than the drives. Of what does not persist at least the place counts: an older
+            // page there says something else.
             if self.desk(disk).table.version < table.version {
                 self.desk(disk).is_found = table.state.persists;
                 self.adopt(table, out);

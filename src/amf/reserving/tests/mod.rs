@@ -306,6 +306,7 @@ fn with_all_nodes_what_does_not_persist_goes() {
         again.epoch = nodes.epoch;
         for number in 0..2 {
             again.nodes[usize::from(number)] = Reserving::new(slot(number));
+            again.act(number, |node, _| node.add(DISK));
         }
         again.act(0, |node, out| node.restore(tables, out));
         again.enter(&[0, 1], 0);
