@@ -14,9 +14,9 @@ use super::fabric::FabricDrive;
 use super::fabric::session::{SessionError, Sessions};
 use crate::amf::RowIndex;
 use crate::amf::group::{Candidate, IntentPage, ListPage};
-use crate::amf::reserving::Table;
 use crate::amf::intent::IntentMap;
 use crate::amf::lost::LostList;
+use crate::amf::reserving::Table;
 use crate::amf::superblock::RECORD_BYTES;
 use crate::drive::DriveError;
 

@@ -242,16 +242,12 @@ impl Subsystem {
             Event::ReservationPersisted { number, succeeded } => {
                 self.reservation_kept(number, succeeded, out);
             }
-            Event::ReservationAnswered {
-                number,
-                status,
-                data,
-            } => self.reservation_answered(number, (status, data), out),
-            Event::ReservationChanged {
-                nsid,
-                state,
-                notices,
-            } => self.reservation_changed(nsid, state, &notices, out),
+            Event::ReservationAnswered { number, status, data } => {
+                self.reservation_answered(number, (status, data), out)
+            }
+            Event::ReservationChanged { nsid, state, notices } => {
+                self.reservation_changed(nsid, state, &notices, out)
+            }
             Event::NamespaceRemoved { nsid } => {
                 if self.namespaces.remove(&nsid).is_some() {
                     self.access_changes += 1;

@@ -351,7 +351,13 @@ impl Subsystem {
     }
 
     /// Completes a command whose connection may be closing by now.
-    pub(super) fn end_reservation(&self, command: &Command, status: Status, data: Vec<u8>, out: &mut Vec<Action>) {
+    pub(super) fn end_reservation(
+        &self,
+        command: &Command,
+        status: Status,
+        data: Vec<u8>,
+        out: &mut Vec<Action>,
+    ) {
         let queue = self.queues.get(&command.queue).map(|queue| &queue.state);
         if matches!(queue, Some(QueueState::Io { .. } | QueueState::Admin { .. })) {
             let reply = Reply {
@@ -424,7 +430,9 @@ impl Subsystem {
         let mask = entry.dword(11) & MASK_BITS;
         let meant: Vec<u32> = match nsid {
             NSID_ALL => {
-                let Reservations { machines, passing, .. } = &self.reservations;
+                let Reservations {
+                    machines, passing, ..
+                } = &self.reservations;
                 machines.keys().chain(passing.keys()).copied().collect()
             }
             nsid => vec![nsid],

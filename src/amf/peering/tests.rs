@@ -8,7 +8,8 @@ use super::*;
 use crate::amf::arbiter::{Arbitration, Config, QueueOrder};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{Held, LockTable};
-use crate::amf::superblock::RECORD_BYTES;
+use crate::amf::reserving::Version;
+use crate::amf::superblock::{RECORD_BYTES, Uuid};
 
 fn slot(number: u8) -> Slot {
     Slot::new(number).unwrap()
@@ -479,6 +480,13 @@ fn notes_are_read_as_they_were_written() {
         Note::Hurry { lane: 7, below: 99 },
         Note::TailMoved { lanes: 0x8001 },
         Note::Beat,
+        Note::Reserve(Reservation::Held {
+            disk: Uuid([3; 16]),
+            version: Version {
+                epoch: Epoch(2),
+                count: 7,
+            },
+        }),
     ];
     let mut array = Array::default();
     array.add(0);

@@ -132,7 +132,9 @@ impl Message {
                 Ok(Self::Held {
                     disk: Uuid(disk),
                     version: Version {
-                        epoch: Epoch(u32::from_le_bytes([version[0], version[1], version[2], version[3]])),
+                        epoch: Epoch(u32::from_le_bytes([
+                            version[0], version[1], version[2], version[3],
+                        ])),
                         count: long(&version[8..]),
                     },
                 })

@@ -183,7 +183,9 @@ impl Reserving {
 
     /// A virtual disk is there.
     pub fn add(&mut self, disk: Uuid) {
-        self.desks.entry(disk).or_insert_with(|| Desk::new(Table::new(disk)));
+        self.desks
+            .entry(disk)
+            .or_insert_with(|| Desk::new(Table::new(disk)));
     }
 
     /// A virtual disk is gone.
@@ -265,7 +267,11 @@ impl Reserving {
     /// All members have told what they have, the group is open under this node's pen, and nobody was told so in this epoch. These are its virtual disks.
     pub fn lead(&mut self, epoch: Epoch, disks: &[Uuid], out: &mut Vec<Action>) {
         let local = self.local;
-        let Some(now) = self.now.as_mut().filter(|now| now.epoch == epoch && now.leader == local) else {
+        let Some(now) = self
+            .now
+            .as_mut()
+            .filter(|now| now.epoch == epoch && now.leader == local)
+        else {
             return; // There is a newer one.
         };
         now.leads = true;
@@ -346,7 +352,8 @@ impl Reserving {
     /// The answer to [`Action::Persist`].
     pub fn persisted(&mut self, ticket: u64, out: &mut Vec<Action>) {
         let mut desks = self.desks.iter_mut();
-        let is_meant = |desk: &Desk| matches!(desk.stage, Stage::Persisting { ticket: own, .. } if own == ticket);
+        let is_meant =
+            |desk: &Desk| matches!(desk.stage, Stage::Persisting { ticket: own, .. } if own == ticket);
         let Some((disk, desk)) = desks.find(|(_, desk)| is_meant(desk)) else {
             return; // Of an epoch that is over.
         };

@@ -5,9 +5,7 @@
 //! registrants of 24 bytes (host, key).
 
 use nvme::crc32c;
-use nvme::reservation::{
-    HostId, Key, Kind, Notice, REGISTRANTS_MAX, Registrant, Reservation, State,
-};
+use nvme::reservation::{HostId, Key, Kind, Notice, REGISTRANTS_MAX, Registrant, Reservation, State};
 
 use crate::amf::superblock::{HEAD_BYTES, RECORD_BYTES, Uuid, VDISKS_MAX};
 use crate::icl::{Epoch, SLOTS, Slot};
@@ -145,7 +143,10 @@ impl Table {
 
     /// What a page says; `None` if it is torn, or was never written.
     pub fn parse(page: &[u8]) -> Option<Self> {
-        if page.len() != RECORD_BYTES || page[..8] != MAGIC || checksum(page).to_le_bytes() != page[CRC_AT..CRC_AT + 4] {
+        if page.len() != RECORD_BYTES
+            || page[..8] != MAGIC
+            || checksum(page).to_le_bytes() != page[CRC_AT..CRC_AT + 4]
+        {
             return None;
         }
         let count = usize::from(u16::from_le_bytes(array(page, 52)));

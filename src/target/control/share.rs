@@ -41,9 +41,9 @@ use crate::target::message::Message;
 use crate::target::share::{Heard, ShareOrder};
 
 use disks::Closings;
-pub(super) use reserving::is_of_table;
 use errands::Errands;
 use ports::Ports;
+pub(super) use reserving::is_of_table;
 use roll::Gathering;
 
 /// Lock words of a shared group.

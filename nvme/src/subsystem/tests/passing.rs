@@ -67,11 +67,7 @@ impl Two {
 
     fn answer(&mut self, number: u64, status: Status, data: &[u8]) {
         let data = data.to_vec();
-        self.rig.step(Event::ReservationAnswered {
-            number,
-            status,
-            data,
-        });
+        self.rig.step(Event::ReservationAnswered { number, status, data });
     }
 
     fn status(&mut self, number: usize, slot: u16) -> Option<Status> {
@@ -115,7 +111,11 @@ fn what_nobody_waits_for_is_forgotten_unless_it_may_be_half_done() {
     let (number, ..) = two.passed()[0];
     two.rig.close(two.io[0]);
     two.answer(number, Status::SUCCESS, &[]);
-    assert_eq!(two.rig.completion(two.io[0], held), None, "its connection is gone");
+    assert_eq!(
+        two.rig.completion(two.io[0], held),
+        None,
+        "its connection is gone"
+    );
     let [(number, host, _)] = two.passed()[..] else {
         panic!("the other host's has its turn");
     };
@@ -136,7 +136,10 @@ fn with_the_namespace_all_of_its_commands_end() {
         assert!(status.same_code(Status::INVALID_NAMESPACE_OR_FORMAT));
     }
     let is_open = |action: &Action| matches!(action, Action::EnforceReservation(order) if order.nsid == 1 && order.rules.is_open());
-    assert!(two.rig.actions.iter().any(is_open), "nobody is kept from anything");
+    assert!(
+        two.rig.actions.iter().any(is_open),
+        "nobody is kept from anything"
+    );
     two.answer(number, Status::SUCCESS, &[]);
 }
 
@@ -193,7 +196,7 @@ fn features_that_persist_are_passed_on_and_those_of_shelves_refused() {
     assert_eq!(done.status, Status::SUCCESS);
     let refused = two.rig.command(two.admin[0], feature(fid::KEY_EPOCHS), &[]);
     assert!(refused.status.same_code(Status::INVALID_FIELD));
-    let expel = admin(admin_opcode::EXPEL, 0);
+    let expel = admin(admin_opcode::ADMISSION, 0);
     let refused = two.rig.command(two.admin[0], expel, &[]);
     assert!(refused.status.same_code(Status::INVALID_OPCODE));
 }

@@ -268,7 +268,11 @@ fn what_only_one_survivor_has_is_done_by_whoever_leads_next() {
     assert_eq!(nodes.ended(1, 77), None, "here its commands still run");
     nodes.enforced(1);
     let ended = nodes.ended(1, 77).map(|ended| ended.0);
-    assert_eq!(ended, Some(Status::SUCCESS), "it is not done twice, for there is nobody left");
+    assert_eq!(
+        ended,
+        Some(Status::SUCCESS),
+        "it is not done twice, for there is nobody left"
+    );
 }
 
 #[test]
@@ -338,7 +342,10 @@ fn nobody_waits_for_a_virtual_disk_that_is_gone_or_a_group_that_is_not_served() 
     nodes.act(1, |node, _| node.add(DISK));
     nodes.act(1, Reserving::refuse);
     nodes.ask(1, 10, 4, register(1, Persistence::Keep));
-    assert_eq!(nodes.ended(1, 10).map(|ended| ended.0), Some(Status::INTERNAL_ERROR));
+    assert_eq!(
+        nodes.ended(1, 10).map(|ended| ended.0),
+        Some(Status::INTERNAL_ERROR)
+    );
 }
 
 #[test]
@@ -355,5 +362,9 @@ fn places_are_given_once() {
         });
     }
     let places: BTreeSet<u8> = nodes.pages.iter().filter_map(|page| page.place).collect();
-    assert_eq!(places.len(), PLACES, "also while their first pages are being written");
+    assert_eq!(
+        places.len(),
+        PLACES,
+        "also while their first pages are being written"
+    );
 }

@@ -239,7 +239,12 @@ impl World {
     /// A host hears how its command has ended.
     fn answered(&mut self, number: u8, name: u64, status: Status) {
         let is_it = |asked: &Asked| asked.node == number && asked.name == name;
-        let Some(host) = self.asked.iter().find(|(_, asked)| is_it(asked)).map(|(host, _)| *host) else {
+        let Some(host) = self
+            .asked
+            .iter()
+            .find(|(_, asked)| is_it(asked))
+            .map(|(host, _)| *host)
+        else {
             return; // It has given up.
         };
         let asked = self.asked.remove(&host).expect("it was just found");
@@ -256,7 +261,8 @@ impl World {
         self.seen[1] += u32::from(!abort.is_empty());
         let mut wrong = None;
         for (other, node) in self.nodes.iter().filter(|(_, node)| node.serves) {
-            let is_late = node.version() < newest || node.enforcing.iter().any(|(version, _)| *version <= newest);
+            let is_late =
+                node.version() < newest || node.enforcing.iter().any(|(version, _)| *version <= newest);
             let lands = |(host, by): &(HostId, Version)| *by < newest && abort.contains(host);
             if is_late || node.running.iter().any(lands) {
                 wrong = Some(format!("node {other} when {newest:?} was acknowledged"));
@@ -274,10 +280,21 @@ impl World {
         let own = Key(u64::from(host) + 1);
         let victim = Key(u64::from(self.host()) + 1);
         let kind = self.pick(&Kind::ALL).unwrap();
-        let persistences = [Persistence::Keep, Persistence::Keep, Persistence::On, Persistence::Off];
+        let persistences = [
+            Persistence::Keep,
+            Persistence::Keep,
+            Persistence::On,
+            Persistence::Off,
+        ];
         let persistence = self.pick(&persistences).unwrap();
         match self.below(9) {
-            0 | 1 => (Command::Register { new: own, persistence }, true),
+            0 | 1 => (
+                Command::Register {
+                    new: own,
+                    persistence,
+                },
+                true,
+            ),
             2 => {
                 let (current, new) = (None, own);
                 let command = Command::Replace {
@@ -392,7 +409,9 @@ impl World {
     fn deliver(&mut self) -> bool {
         let full = self.links.iter().filter(|(_, link)| !link.is_empty());
         let full: Vec<(u8, u8)> = full.map(|(link, _)| *link).collect();
-        let Some((from, to)) = self.pick(&full) else { return false };
+        let Some((from, to)) = self.pick(&full) else {
+            return false;
+        };
         let wire = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front);
         match wire.expect("it has some") {
             Wire::Said(message) => {
@@ -511,7 +530,9 @@ impl World {
         let found = tables.first().map(|table| (table.version, table.state.clone()));
         let (version, state) = found.unwrap_or_default();
         let is_kept = version > self.acked || state == durable_part(&acked);
-        self.expect(is_kept, || format!("{state:?} is found, and hosts were told {acked:?}"));
+        self.expect(is_kept, || {
+            format!("{state:?} is found, and hosts were told {acked:?}")
+        });
         if !state.persists {
             self.acked = Version::default();
         }
@@ -525,7 +546,11 @@ impl World {
                 let numbers: Vec<u8> = self.nodes.keys().copied().collect();
                 let dead = self.pick(&numbers).expect("there are some");
                 // It may have been a member without ever having had anything.
-                if self.nodes.iter().any(|(number, node)| *number != dead && node.is_open) {
+                if self
+                    .nodes
+                    .iter()
+                    .any(|(number, node)| *number != dead && node.is_open)
+                {
                     self.die(dead);
                     self.enter(&[]);
                 }

@@ -133,11 +133,7 @@ impl Control {
             return;
         }
         while let Some((number, status, data)) = self.share().tables.answers.pop_front() {
-            let answered = SubsystemEvent::ReservationAnswered {
-                number,
-                status,
-                data,
-            };
+            let answered = SubsystemEvent::ReservationAnswered { number, status, data };
             self.subsystem_event(core, io, answered);
         }
     }
