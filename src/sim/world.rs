@@ -214,6 +214,8 @@ pub struct World {
     away: u32,
     /// Drives that this start does without, because it could not read them.
     unreadable: u32,
+    /// Drives that have missed what a replay wrote without them, as a mask.
+    left_out: u32,
     /// Members that are out of the group, or may be.
     harmed: u32,
     /// Members that somebody has ordered out of the group since they were rebuilt last.
@@ -325,6 +327,7 @@ impl World {
             next_fault: 0,
             away: 0,
             unreadable: 0,
+            left_out: 0,
             harmed: 0,
             leaving: 0,
             afterwards: Vec::new(),

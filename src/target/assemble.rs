@@ -226,14 +226,14 @@ fn assemble_and_replay(
                     let lost = machine.into_lost();
                     replays.done.insert(finding.uuid, Replayed { report, rows, lost });
                 }
-                Err(ReplayError::Member { member, error }) => {
+                Err(error @ (ReplayError::Member { member, .. } | ReplayError::LeftOut { member })) => {
                     let drive = drives[usize::from(member.0)].map(usize::from);
                     let drive = drive.expect("replay asks only members that are there");
                     notes.push(format!(
-                        "drive \"{}\" failed while the journal of group {} was replayed ({error}): the group is started without it",
+                        "drive \"{}\" is left out of group {}: {error}",
                         opened[drive].spec.name, record.name
                     ));
-                    facts[drive].existing = superblock::examine(None, None);
+                    leave_out(&mut facts[drive], &error);
                     continue 'again;
                 }
                 Err(error) => {
@@ -246,6 +246,15 @@ fn assemble_and_replay(
             }
         }
         return Ok((assembly, replays));
+    }
+}
+
+/// Has the group assembled anew without a drive: it is filled again if it has only missed something.
+pub(super) fn leave_out(facts: &mut DriveFacts, error: &ReplayError) {
+    if matches!(error, ReplayError::LeftOut { .. }) {
+        facts.left_out = true;
+    } else {
+        facts.existing = superblock::examine(None, None);
     }
 }
 
@@ -307,6 +316,7 @@ pub(super) fn examine(index: u16, drive: &Opened) -> DriveFacts {
         bytes: spec.bytes,
         logical_block: spec.logical_block_bytes,
         in_use: false,
+        left_out: false,
         existing: superblock::examine(head.as_deref(), tail.as_deref()),
     }
 }

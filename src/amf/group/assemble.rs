@@ -875,6 +875,7 @@ fn judge_drive(record: &GroupRecord, line: &MemberRecord, part: &Part<'_>) -> Me
         MemberState::Active | MemberState::Missing | MemberState::Rebuilding if !fits(record, part.facts) => {
             MemberRole::Lost(LossReason::Unfit)
         }
+        MemberState::Active | MemberState::Rebuilding if part.facts.left_out => returning,
         MemberState::Active if newest => MemberRole::Current,
         MemberState::Active if took_part => MemberRole::Behind,
         // A drive that was still a spare when power went has no row yet.

@@ -57,6 +57,8 @@ pub struct DriveFacts {
     pub logical_block: u32,
     /// A group of this process is using it right now.
     pub in_use: bool,
+    /// It has missed what a replay wrote that went on without it, whatever superblocks say.
+    pub left_out: bool,
     /// What [`super::superblock::examine`] made of it.
     pub existing: Found,
 }

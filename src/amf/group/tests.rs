@@ -94,6 +94,7 @@ impl Disk {
             bytes: self.bytes,
             logical_block: self.logical_block,
             in_use: false,
+            left_out: false,
             existing: examine(Some(&self.head), Some(&self.tail)),
         }
     }

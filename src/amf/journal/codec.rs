@@ -31,7 +31,7 @@ use crate::amf::{MEMBERS_MAX, RowIndex};
 use crate::drive::block::{BlockSize, MemberLba};
 
 const MAGIC: [u8; 8] = *b"BRAIDJL1";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// Bytes of a header before its first entry.
 pub const HEADER_BYTES: usize = 96;
@@ -413,6 +413,11 @@ pub fn parse(bytes: &[u8]) -> Result<Batch, ParseError> {
         payload_crc: u32_at(bytes, PAYLOAD_CRC_AT),
         entries,
     })
+}
+
+/// Whether a header of any version is of this opening of a group: where these fields lie has never changed.
+pub fn is_of(bytes: &[u8], group: Uuid, incarnation: u64) -> bool {
+    bytes[GROUP_AT..INCARNATION_AT] == group.0 && u64_at(bytes, INCARNATION_AT) == incarnation
 }
 
 /// What holds for the entries of every batch: no number lies below the tail, payloads follow one

@@ -4,7 +4,8 @@
 //! whether or not its payload is whole, because everything below was retired before it was encoded. The
 //! batch counts if its payload is whole; one that was torn, or overwritten in part by a later one, fails
 //! its checksum. Of the recovery lane only the newest round counts whose first batch, at the start of the
-//! lane, is whole: earlier rounds are in place and flushed before that one is written.
+//! lane, is whole: earlier rounds are in place and flushed before that one is written. And of marks the newest one
+//! that is whole anywhere.
 //!
 //! A lane may have a *floor*: its entries with lower numbers are over, because others have brought their rows up to date. A floor is no tail: it says
 //! nothing of other lanes. And the nodes of some lanes may be *living*, that is, write while they are read. A batch of theirs that is not whole is just
@@ -16,6 +17,7 @@ use nvme::crc32c;
 use thiserror::Error;
 
 use super::codec::{self, Batch, JournalLayout, ParseError};
+use super::mark::{self, Mark};
 use crate::amf::MemberIndex;
 use crate::amf::expansion::Layout;
 use crate::amf::superblock::{LANES_MAX, LaneFloors};
@@ -54,12 +56,30 @@ pub struct Found {
     pub torn_batches: u64,
     /// Entries of each lane below are over.
     pub floors: LaneFloors,
+    /// The newest whole mark that counts.
+    pub mark: Option<FoundMark>,
+    /// The largest number of a mark, whole or not; 0 if there is none.
+    pub mark_number: u64,
+}
+
+/// A whole mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundMark {
+    /// What it says.
+    pub mark: Mark,
+    /// Bit `i` is set when member `i` has it whole.
+    pub members: u32,
 }
 
 impl Found {
     /// Whether an entry of this lane with this number counts.
     pub fn counts(&self, lane: u16, seq: u64) -> bool {
         seq >= first_counting(self.tail, &self.floors, lane)
+    }
+
+    /// Whether an entry of any of so many lanes with this number counts.
+    pub fn counts_anywhere(&self, mut lanes: std::ops::Range<u16>, seq: u64) -> bool {
+        lanes.any(|lane| self.counts(lane, seq))
     }
 }
 
@@ -105,6 +125,8 @@ pub struct Scan {
     tail: u64,
     next_seq: u64,
     round: u64,
+    mark: Option<FoundMark>,
+    mark_number: u64,
     /// Entries of each lane below are over.
     floors: LaneFloors,
     /// Lanes that are being written, as a mask.
@@ -122,6 +144,8 @@ impl Scan {
             tail: 0,
             next_seq: 0,
             round: 0,
+            mark: None,
+            mark_number: 0,
             floors: LaneFloors::default(),
             living: 0,
         }
@@ -164,9 +188,11 @@ impl Scan {
             tail,
             next_seq,
             round,
+            mark,
+            mark_number,
             ..
         } = self;
-        format!("{tail} {next_seq} {round} {torn:?} {found:?}")
+        format!("{tail} {next_seq} {round} {mark_number} {mark:?} {torn:?} {found:?}")
     }
 
     /// Where lanes are.
@@ -208,8 +234,18 @@ impl Scan {
         };
         let batch = match codec::parse(block) {
             Ok(batch) => batch,
-            Err(ParseError::Version(_)) => return Err(impossible(Impossible::Version)),
-            Err(ParseError::Length(_) | ParseError::Magic | ParseError::Checksum | ParseError::Field(_)) => {
+            Err(ParseError::Version(_))
+                if codec::is_of(block, self.journal.group, self.journal.incarnation) =>
+            {
+                return Err(impossible(Impossible::Version));
+            }
+            Err(
+                ParseError::Version(_)
+                | ParseError::Length(_)
+                | ParseError::Magic
+                | ParseError::Checksum
+                | ParseError::Field(_),
+            ) => {
                 return Ok(None);
             }
         };
@@ -242,7 +278,12 @@ impl Scan {
     ) -> Result<u32, ScanError> {
         let block = self.block_bytes();
         let Some(batch) = self.header(member, lane, position, &rest[..block])? else {
-            return Ok(1);
+            let is_mark = lane == self.journal.recovery_lane();
+            return Ok(if is_mark {
+                self.mark(member, position, rest)
+            } else {
+                1
+            });
         };
         let header = &batch.header;
         self.tail = self.tail.max(header.tail);
@@ -284,6 +325,39 @@ impl Scan {
         Ok(length)
     }
 
+    /// Length and checksum of the payload of the mark whose header this block is, if it is one that the lane can have there.
+    pub fn mark_header(&self, lane: u16, position: u32, block: &[u8]) -> Option<(u32, u32)> {
+        let head =
+            mark::parse(block, position, &self.journal).filter(|_| lane == self.journal.recovery_lane())?;
+        Some((head.payload_blocks, head.rows_crc))
+    }
+
+    /// Takes what may be a mark; returns how many blocks are done with.
+    fn mark(&mut self, member: MemberIndex, position: u32, rest: &[u8]) -> u32 {
+        let block = self.block_bytes();
+        let Some(head) = mark::parse(&rest[..block], position, &self.journal) else {
+            return 1;
+        };
+        self.mark_number = self.mark_number.max(head.number);
+        self.next_seq = self.next_seq.max(head.seq + 1);
+        let payload = &rest[block..][..head.payload_blocks as usize * block];
+        let Some(mark) = head.with_rows(payload) else {
+            return 1;
+        };
+        match &mut self.mark {
+            Some(found) if found.mark == mark => found.members |= 1 << member.0,
+            // Of two with the same number one was written without the member that has the other.
+            Some(found)
+                if (found.mark.number, found.mark.without.count_ones())
+                    > (mark.number, mark.without.count_ones()) => {}
+            Some(_) | None => {
+                let members = 1 << member.0;
+                self.mark = Some(FoundMark { mark, members });
+            }
+        }
+        head.payload_blocks + 1
+    }
+
     /// Says what was found in all lanes of all members.
     pub fn finish(mut self) -> Found {
         self.forget_dead();
@@ -304,6 +378,10 @@ impl Scan {
             tail: self.tail,
             next_seq: self.next_seq.max(self.tail),
             round: self.round,
+            mark: self
+                .mark
+                .filter(|found| found.mark.seq >= first_counting(self.tail, &self.floors, recovery)),
+            mark_number: self.mark_number,
             floors: self.floors,
         }
     }

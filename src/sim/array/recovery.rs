@@ -4,7 +4,7 @@ use super::Mutant;
 use super::node::{Outcome, Plan, Source};
 use super::world::{Event, Flight, MS, World};
 use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, Refusal};
-use crate::amf::journal::replay::{IoId, LivingNodes, ReplayError, Report};
+use crate::amf::journal::replay::{IoId, LivingNodes, Report};
 use crate::amf::lost::LostList;
 use crate::amf::peering::{Recovery, lanes_of};
 use crate::amf::superblock;
@@ -180,16 +180,16 @@ impl World {
                     self.ask_drive(life, drive, command, Asker::Replay(io));
                 }
                 Wanted::Done(report) => self.replayed(life, report),
-                Wanted::Failed(ReplayError::Member { member, .. }) => {
+                Wanted::Failed(error) => {
                     let it = self.lives.get_mut(&life).expect("its thread is at it");
                     let recovering = it.recovering.as_mut().expect("it is at it");
+                    let Some(member) = error.member() else {
+                        let why = format!("its journal cannot be replayed: {error}");
+                        return self.end_recovery(life, Outcome::Refused(why));
+                    };
                     let replaying = recovering.replaying.take().expect("it has just failed");
                     recovering.unread |= 1 << replaying.drive_of(member);
                     return self.assemble_when_quiet(life);
-                }
-                Wanted::Failed(error) => {
-                    let why = format!("its journal cannot be replayed: {error}");
-                    return self.end_recovery(life, Outcome::Refused(why));
                 }
             }
         }

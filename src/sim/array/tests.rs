@@ -56,6 +56,15 @@ fn nodes_that_share_a_group_keep_their_promises_2() {
     part(1);
 }
 
+/// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
+#[test]
+fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {
+    let setting = Setting::random(17_358, None);
+    if let Err(violation) = try_setting(&setting) {
+        panic!("{setting}: {violation}");
+    }
+}
+
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
 #[test]
 fn every_mutant_is_caught() {

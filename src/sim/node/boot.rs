@@ -100,6 +100,7 @@ pub fn drive_facts(index: u16, drive: &Drive, block: u32) -> DriveFacts {
         bytes: drive.bytes(),
         logical_block: block,
         in_use: false,
+        left_out: false,
         existing: examine(Some(&head), tail.as_deref()),
     }
 }

@@ -148,7 +148,13 @@ impl World {
         let drives = (0u16..).zip(&self.drives);
         drives
             .filter(|(index, _)| without >> index & 1 == 0)
-            .map(|(index, drive)| drive_facts(index, drive, self.scenario.block))
+            .map(|(index, drive)| {
+                let left_out = self.left_out >> index & 1 == 1;
+                DriveFacts {
+                    left_out,
+                    ..drive_facts(index, drive, self.scenario.block)
+                }
+            })
             .collect()
     }
 
@@ -163,7 +169,7 @@ impl World {
             }
         }
         self.accepts_loss = false;
-        self.unreadable = 0;
+        (self.unreadable, self.left_out) = (0, 0);
         self.boot_again();
     }
 
@@ -326,10 +332,21 @@ impl World {
         if let Machine::Restore(_) = machine {
             return self.judge_restore(&candidate, error);
         }
+        if let ReplayError::LeftOut { member } = error {
+            let drive = candidate.members[usize::from(member.0)].drive_index();
+            let drive = drive.expect("only members that are there are left out");
+            if self.harmed >> member.0 & 1 == 0 {
+                let what = format!("drive {drive} has missed nothing: {error}");
+                self.violate(Violation::Refused(what));
+            }
+            self.left_out |= 1 << drive;
+            return self.boot_again();
+        }
         let legal = match error {
             // What was never synchronised does not say what a member held that may come back.
             ReplayError::CheckDataNotTrusted { .. } => !self.scenario.zeroed && self.harmed != 0,
             ReplayError::Member { .. }
+            | ReplayError::LeftOut { .. }
             | ReplayError::TooManyMembersLost
             | ReplayError::TooManyLostBlocks
             | ReplayError::LostAmongLiving { .. }

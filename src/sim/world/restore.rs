@@ -95,7 +95,7 @@ impl World {
 
     /// Rows could not be put in their place: a drive that failed counts as away, and everything is looked at again without it.
     pub(super) fn judge_restore(&mut self, candidate: &Candidate, error: ReplayError) {
-        let ReplayError::Member { member, .. } = error else {
+        let Some(member) = error.member() else {
             self.stage = Stage::Over(Ending::Refused);
             return self.violate(Violation::Refused(error.to_string()));
         };

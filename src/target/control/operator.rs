@@ -516,6 +516,7 @@ impl Control {
             bytes: spec.bytes,
             logical_block: spec.logical_block_bytes,
             in_use: self.drive_uses[drive].member.is_some() || self.spare_of(drive).is_some(),
+            left_out: false,
             existing: self.drive_uses[drive].existing.clone(),
         }
     }

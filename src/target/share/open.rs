@@ -15,7 +15,7 @@ use crate::amf::peering::{Recovery, lanes_of};
 use crate::amf::superblock::{self, Name, PORTS_ALL};
 use crate::icl::{Slot, SlotSet};
 use crate::target::absent::{self, Present};
-use crate::target::assemble::{examine, limits_of, options_of, plan_group};
+use crate::target::assemble::{examine, leave_out, limits_of, options_of, plan_group};
 use crate::target::control::{GroupPlan, GroupSource, SharedPlan, address_of};
 use crate::target::drives::{DriveSpec, Medium};
 use crate::target::fabric::session::Sessions;
@@ -153,7 +153,8 @@ impl Stock {
             return self.make(name, &facts, &opened).map(Outcome::Open);
         };
         if recovery.goes_on {
-            let is_unread = |drive: &DriveFacts| drive.existing == superblock::examine(None, None);
+            let is_unread =
+                |drive: &DriveFacts| drive.left_out || drive.existing == superblock::examine(None, None);
             let unused = facts
                 .iter()
                 .filter(|drive| is_unread(drive))
@@ -286,12 +287,12 @@ fn find(
         };
         match run(machine.with_lost(lost), &candidate, opened) {
             Ok((report, lost)) => return Ok(Some((candidate, Some(report), lost))),
-            Err(ReplayError::Member { member, error }) => {
+            Err(error @ (ReplayError::Member { member, .. } | ReplayError::LeftOut { member })) => {
                 let drive = candidate.members[usize::from(member.0)].drive_index();
                 let drive = usize::from(drive.expect("replay asks only members that are there"));
                 let label = &opened[drive].spec.name;
-                tracing::error!(drive = %label, %error, group = %name, "drive failed while the journal was replayed: the group goes on without it");
-                facts[drive].existing = superblock::examine(None, None);
+                tracing::error!(drive = %label, %error, group = %name, "drive is left out while the journal is replayed: the group goes on without it");
+                leave_out(&mut facts[drive], &error);
             }
             Err(error) => return Err(format!("its journal cannot be replayed: {error}")),
         }

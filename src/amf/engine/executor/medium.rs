@@ -131,7 +131,9 @@ impl World {
     /// Writes a block to the medium, durably or not.
     pub fn put_block(&mut self, member: MemberIndex, lba: MemberLba, data: &[u8], is_durable: bool) {
         let (drive, block) = (usize::from(member.0), at(lba));
-        let is_header = lba >= self.founding.journal_start && parse(data).is_ok();
+        // Headers and marks; payloads are one byte, like data.
+        let is_said = data.iter().any(|other| *other != data[0]);
+        let is_header = lba >= self.founding.journal_start && is_said;
         let byte = if is_header { HEADER } else { data[0] };
         self.headers.remove(&(drive, block));
         if is_header {

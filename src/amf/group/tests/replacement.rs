@@ -246,6 +246,7 @@ fn drives_that_cannot_take_a_place_are_refused() {
     );
     let used = DriveFacts {
         in_use: true,
+        left_out: false,
         ..good.clone()
     };
     assert_eq!(refused(&mut group, &mut disks, used), RequestError::DriveInUse);

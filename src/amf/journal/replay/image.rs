@@ -48,11 +48,22 @@ struct Destage {
     checks: Vec<(u8, Run)>,
 }
 
+/// What is in place already.
+#[derive(Clone, Debug)]
+struct Passed {
+    /// Sequence number of the newest destage, and its cut.
+    seq: u64,
+    cut: u64,
+    writes: Vec<Run>,
+}
+
 /// All that is said of one row, by sequence numbers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RowStory {
     writes: BTreeMap<u64, Run>,
     destages: BTreeMap<u64, Destage>,
+    /// Destages that are in place, with the data that they cover.
+    passed: Option<Passed>,
     /// Blocks that were lost before and are not written here: zeroes, as the check data has to know them.
     lost: BTreeSet<u32>,
 }
@@ -142,9 +153,29 @@ impl RowStory {
         }
     }
 
+    /// Destages up to this sequence number are in place. Nothing of them is to be done, nor of the data that they cover.
+    pub(super) fn pass_over(&mut self, seq: u64) {
+        let newer = self.destages.split_off(&seq.saturating_add(1));
+        let over = std::mem::replace(&mut self.destages, newer);
+        let Some((&seq, _)) = over.last_key_value() else {
+            return;
+        };
+        let cut = over.values().map(|destage| destage.cut).max().unwrap_or(0);
+        let newer = self.writes.split_off(&cut.saturating_add(1));
+        let writes = std::mem::replace(&mut self.writes, newer).into_values().collect();
+        self.passed = Some(Passed { seq, cut, writes });
+    }
+
+    /// The newest destage, once all of them are in place.
+    pub(super) fn newest_destage(&self) -> Option<u64> {
+        let newest = self.destages.keys().next_back().copied();
+        newest.or(self.passed.as_ref().map(|passed| passed.seq))
+    }
+
     /// Whether the journal has data of a block.
     pub(super) fn has(&self, at: u32) -> bool {
-        let mut runs = self.writes.values();
+        let passed = self.passed.iter().flat_map(|passed| &passed.writes);
+        let mut runs = self.writes.values().chain(passed);
         runs.any(|run| (run.start..run.start + run.blocks).contains(&at))
     }
 
@@ -157,13 +188,10 @@ impl RowStory {
         image.extend(self.lost.iter().map(|at| (*at, Source::Zeroes)));
     }
 
-    /// Last sequence number that a destage covers, 0 without destages.
-    fn cut(&self) -> u64 {
-        self.destages
-            .values()
-            .map(|destage| destage.cut)
-            .max()
-            .unwrap_or(0)
+    /// Last sequence number that a destage covers, if there is one.
+    fn cut(&self) -> Option<u64> {
+        let cuts = self.destages.values().map(|destage| destage.cut);
+        cuts.chain(self.passed.iter().map(|passed| passed.cut)).max()
     }
 
     /// What has to be written in place whatever the row holds now, because its update in place may have
@@ -177,7 +205,8 @@ impl RowStory {
         if self.destages.is_empty() {
             return image;
         }
-        for run in self.writes.range(..=self.cut()).map(|(_, run)| run) {
+        let cut = self.cut().unwrap_or(0);
+        for run in self.writes.range(..=cut).map(|(_, run)| run) {
             run.lay_over(&mut image.data);
         }
         if image.is_whole_row(geometry) {
@@ -201,14 +230,10 @@ impl RowStory {
 
     /// The data that no destage covers yet, with lost blocks as zeroes, and the last sequence number in it. `None` if there is none.
     pub(super) fn remaining(&self) -> Option<(Blocks, u64)> {
-        let from = if self.destages.is_empty() {
-            0
-        } else {
-            self.cut() + 1
-        };
+        let from = self.cut().map_or(0, |cut| cut + 1);
         let mut blocks = Blocks::new();
         self.zero_lost(&mut blocks);
-        let mut last = (!blocks.is_empty()).then(|| self.cut());
+        let mut last = (!blocks.is_empty()).then(|| self.cut().unwrap_or(0));
         for (seq, run) in self.writes.range(from..) {
             run.lay_over(&mut blocks);
             last = Some(*seq);

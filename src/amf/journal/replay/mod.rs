@@ -9,13 +9,12 @@
 //! 3. *Spread*: every batch that counts is written, at its own place, to as many members as it takes to
 //!    outlive further losses. A batch of which a power cut left one copy counts from here on like one that
 //!    was committed; before, nothing may be built on it.
+//!    Who goes on without a member says so to later runs in a [mark](super::mark).
 //! 4. *Redo*: rows with a destage may be half-written. All its data and check data are written whole and
 //!    nothing is read, so an inconsistent row heals, also with lost members (H25, H26). Then a flush.
 //! 5. *Rounds*: other rows are consistent. New check data is computed and recorded in the recovery lane with
-//!    a destage, then the row is written in place. A flush before the lane is used for the next rows.
-//!
-//! Known fault: where a row of a round has an older destage in a lane of a node, the round's own is lost with the next use of the recovery lane. A run that is
-//! stopped after that leaves the older one to be redone over newer data, and with a lost member its blocks come out wrong.
+//!    a destage, then the row is written in place. A flush before the lane is used for the next rows. Before the first
+//!    round a mark says of its rows that older destages are in place.
 //!
 //! In levels without check data every row is redone: copies need nothing computed.
 //!
@@ -25,6 +24,7 @@
 
 mod image;
 mod living;
+mod marks;
 mod record;
 mod update;
 
@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thiserror::Error;
 
 use super::codec::{self, JournalLayout};
+use super::mark;
 use super::scan::{Found, Scan, ScanError};
 use crate::amf::code;
 use crate::amf::expansion::Layout;
@@ -174,6 +175,12 @@ pub enum ReplayError {
         "so many blocks cannot be read that the list of lost blocks is full: bring a missing member back"
     )]
     TooManyLostBlocks,
+    /// A member came back that an earlier replay has written without.
+    #[error("member {} has missed what an earlier replay wrote without it; start the group without it", member.0)]
+    LeftOut {
+        /// Which one.
+        member: MemberIndex,
+    },
     /// Blocks cannot be given back, and other nodes have the group open.
     #[error("row {}: blocks cannot be read and are lost; stop the group on all nodes and start it again", row.0)]
     LostAmongLiving {
@@ -186,6 +193,20 @@ pub enum ReplayError {
         /// Which row.
         row: RowIndex,
     },
+}
+
+impl ReplayError {
+    /// The member without which the group is to be replayed anew, if that is what it takes.
+    pub const fn member(&self) -> Option<MemberIndex> {
+        match *self {
+            Self::Member { member, .. } | Self::LeftOut { member } => Some(member),
+            Self::Journal(_)
+            | Self::TooManyMembersLost
+            | Self::TooManyLostBlocks
+            | Self::LostAmongLiving { .. }
+            | Self::CheckDataNotTrusted { .. } => None,
+        }
+    }
 }
 
 /// A transfer that is not asked for yet.
@@ -252,8 +273,10 @@ enum Step {
     Spreading {
         next: usize,
     },
+    SayingWhoIsGone,
     Redoing,
     FlushingRedone,
+    SayingWhatIsInPlace,
     Reading,
     Listing,
     Recording,
@@ -310,7 +333,7 @@ impl Replay {
         );
         let checks = u32::from(geometry.check_strips()) * geometry.strip_blocks();
         assert!(
-            journal.lane_blocks > checks,
+            mark::round_blocks(&journal) > checks,
             "a lane has room for a row's check data"
         );
         let scan = Scan::new(journal, layout);
@@ -531,11 +554,12 @@ impl Replay {
                 if self.lane_at(at + 1).is_some() {
                     self.begin_lane(at + 1);
                 } else {
-                    self.begin_rows();
+                    self.begin_rows()?;
                 }
             }
             Step::Spreading { next } if next < self.found.batches.len() => self.spread(next),
-            Step::Spreading { .. } => self.step = Step::Redoing,
+            Step::Spreading { .. } => self.say_who_is_gone(),
+            Step::SayingWhoIsGone => self.step = Step::Redoing,
             Step::Redoing if self.rows.is_empty() => {
                 self.flush_all();
                 self.step = Step::FlushingRedone;
@@ -544,7 +568,8 @@ impl Replay {
                 self.redo();
                 self.say_progress(out);
             }
-            Step::FlushingRedone => self.begin_round(out)?,
+            Step::FlushingRedone => self.say_what_is_in_place(),
+            Step::SayingWhatIsInPlace => self.begin_round(out)?,
             Step::Reading if self.again.is_empty() => self.compute()?,
             Step::Listing => self.record(),
             Step::Reading => {
@@ -600,18 +625,20 @@ impl Replay {
         self.queue.push_back(Job { member, transfer });
     }
 
-    fn begin_rows(&mut self) {
+    fn begin_rows(&mut self) -> Result<(), ReplayError> {
         self.lane = Vec::new();
         let scan = std::mem::replace(&mut self.scan, Scan::new(self.journal, self.layout));
         self.found = scan.finish();
         self.rows = image::stories(&self.found, &self.layout).into_iter().collect();
         self.named = self.rows.iter().map(|(row, _)| *row).collect();
         self.leave_to_living();
+        self.heed_mark()?;
         self.look_at_lost();
         self.report.batches = self.found.batches.len() as u64;
         self.report.torn_batches = self.found.torn_batches;
         self.report.rows = self.rows.len() as u64;
         self.step = Step::Spreading { next: 0 };
+        Ok(())
     }
 
     /// Lost blocks that the journal has data of are lost no more; the others stay zeroes, whatever it says of their rows.

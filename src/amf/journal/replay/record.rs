@@ -6,6 +6,7 @@ use super::update::Update;
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::codec::{self, BatchHeader, Entry, JournalLayout, entries_max};
+use crate::amf::journal::mark;
 
 /// A batch that is being filled.
 #[derive(Debug)]
@@ -19,7 +20,8 @@ struct Filling {
 /// The batches of one round, laid from the start of the lane.
 #[derive(Debug)]
 pub(super) struct Record {
-    lane_blocks: u32,
+    /// Blocks that rounds may take.
+    round_blocks: u32,
     entries_max: usize,
     /// What each filled place takes: entries and payload of a row.
     places: Vec<(u32, u32)>,
@@ -30,7 +32,7 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn new(layout: &JournalLayout) -> Self {
         Self {
-            lane_blocks: layout.lane_blocks,
+            round_blocks: mark::round_blocks(layout),
             entries_max: entries_max(layout.block),
             places: Vec::new(),
             end: 0,
@@ -44,7 +46,7 @@ impl Record {
         let entries = usize::from(checks) + 1;
         let header = self.places.is_empty() || self.entries + entries > self.entries_max;
         let length = u32::from(checks) * blocks + u32::from(header);
-        if self.lane_blocks - self.end < length {
+        if self.round_blocks - self.end < length {
             return false;
         }
         let position = if header {

@@ -335,3 +335,112 @@ fn a_living_lane_may_be_torn_and_contradict_itself() {
 fn nobody_lives_in_the_recovery_lane() {
     scan().set_living(0b10);
 }
+
+/// A mark at its place in the recovery lane.
+fn put_mark(lane: &mut [u8], number: u64, without: u32, seq: u64) {
+    let mark = Mark {
+        number,
+        without,
+        seq,
+        in_place: [(RowIndex(2), seq - 1)].into(),
+    };
+    let bytes = mark::encode(&mark, &layout());
+    let at = mark::position(&layout(), number) as usize * BLOCK;
+    lane[at..at + bytes.len()].copy_from_slice(&bytes);
+}
+
+/// What of marks counts: number, members that have it, the largest number.
+fn marks(found: &Found) -> (Option<(u64, u32)>, u64) {
+    let counts = found
+        .mark
+        .as_ref()
+        .map(|found| (found.mark.number, found.members));
+    (counts, found.mark_number)
+}
+
+/// The newest mark counts that is whole anywhere; of a torn one only the number is known, which nobody may have again.
+#[test]
+fn the_newest_whole_mark_counts() {
+    let recovery = layout().recovery_lane();
+    let mut first = empty();
+    put_mark(&mut first, 1, 0, 50);
+    let mut second = first.clone();
+    put_mark(&mut second, 2, 0, 60);
+    assert_eq!(marks(&found(&[(0, recovery, &first)])), (Some((1, 0b1)), 1));
+    let both = found(&[
+        (0, recovery, &second),
+        (1, recovery, &first),
+        (2, recovery, &second),
+    ]);
+    assert_eq!((marks(&both), both.next_seq), ((Some((2, 0b101)), 2), 61));
+    let mut torn = second.clone();
+    torn[(mark::position(&layout(), 2) as usize + 1) * BLOCK] ^= 1;
+    let found_torn = found(&[(0, recovery, &torn)]);
+    assert_eq!(
+        (marks(&found_torn), found_torn.next_seq),
+        ((Some((1, 0b1)), 2), 61)
+    );
+    // In another lane it is data.
+    assert_eq!(marks(&found(&[(0, 0, &second)])), (None, 0));
+}
+
+/// A mark is over with the entries of its lane.
+#[test]
+fn a_mark_that_is_over_does_not_count() {
+    let recovery = layout().recovery_lane();
+    let mut lane = empty();
+    put_mark(&mut lane, 1, 0b10, 50);
+    for (floor, counts) in [(50, true), (51, false)] {
+        let mut scan = scan();
+        let mut floors = LaneFloors::default();
+        floors[usize::from(recovery)] = floor;
+        scan.set_floors(floors);
+        scan.lane(MemberIndex(0), recovery, &lane)
+            .expect("nothing is wrong");
+        assert_eq!(scan.finish().mark.is_some(), counts, "floor {floor}");
+    }
+    let mut tail = empty();
+    put(&mut tail, &header(0, 1, 0, 51, 0), 0, 0);
+    assert_eq!(marks(&found(&[(0, recovery, &lane), (0, 0, &tail)])), (None, 1));
+}
+
+/// Two marks may have the same number: one was written while the member was away that has the other. That one says so.
+#[test]
+fn of_marks_with_the_same_number_the_one_with_fewer_members_counts() {
+    let recovery = layout().recovery_lane();
+    let (mut away, mut without) = (empty(), empty());
+    put_mark(&mut away, 3, 0, 50);
+    put_mark(&mut without, 3, 0b1, 50);
+    for order in [[(0, &away), (1, &without)], [(1, &without), (0, &away)]] {
+        let order: Vec<_> = order
+            .iter()
+            .map(|(member, lane)| (*member, recovery, *lane))
+            .collect();
+        let mut scan = scan();
+        for (member, lane, bytes) in order {
+            scan.lane(MemberIndex(member), lane, bytes)
+                .expect("nothing is wrong");
+        }
+        let found = scan.finish().mark.expect("there are two");
+        assert_eq!((found.mark.without, found.members), (0b1, 0b10));
+    }
+}
+
+/// A batch of another version stops the start if it is of this opening: others are dead anyway.
+#[test]
+fn only_a_living_journal_of_another_version_is_refused() {
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 0, 10, 1), 10, 0xaa);
+    let at = 12;
+    lane[at] += 1;
+    let crc = crc32c::portable(crc32c::portable(0, &lane[..8]), &lane[12..BLOCK]);
+    lane[8..12].copy_from_slice(&crc.to_le_bytes());
+    let error = scan()
+        .lane(MemberIndex(0), 0, &lane)
+        .expect_err("another version");
+    assert_eq!(error.what, Impossible::Version);
+    lane[32] += 1;
+    let crc = crc32c::portable(crc32c::portable(0, &lane[..8]), &lane[12..BLOCK]);
+    lane[8..12].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(found(&[(0, 0, &lane)]).batches, []);
+}

@@ -586,8 +586,11 @@ fn digest_of_found(found: &Result<Found, ScanError>) -> u64 {
         round,
         torn_batches,
         floors,
+        mark,
+        mark_number,
     } = found;
-    let mut sum = digest_of(format!("{tail} {next_seq} {round} {torn_batches} {floors:?}").as_bytes());
+    let numbers = format!("{tail} {next_seq} {round} {torn_batches} {floors:?} {mark:?} {mark_number}");
+    let mut sum = digest_of(numbers.as_bytes());
     for found in batches {
         let head = digest_of(format!("{:?} {:b}", found.batch, found.members).as_bytes());
         sum = mix(sum ^ head ^ mix(digest_of(&found.payload)));

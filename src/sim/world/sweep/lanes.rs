@@ -102,9 +102,13 @@ impl Lane {
             let said = versions.iter().map(|version| {
                 let at = u32::try_from(position).expect("a lane is short");
                 match scan.header(member, lane, at, version.bytes()) {
-                    Ok(None) => Says::Nothing,
+                    Ok(None) => match scan.mark_header(lane, at, version.bytes()) {
+                        Some(payload) => Says::Header(found.header(payload, &blocks[position + 1..])),
+                        None => Says::Nothing,
+                    },
                     Ok(Some(batch)) => {
-                        let header = found.header(&batch, &blocks[position + 1..]);
+                        let payload = (batch.header.payload_blocks, batch.payload_crc);
+                        let header = found.header(payload, &blocks[position + 1..]);
                         found.headers.push(batch);
                         Says::Header(header)
                     }
@@ -147,26 +151,26 @@ impl Lane {
         found
     }
 
-    /// What a header means, and how many payloads it cannot tell from a whole one.
-    fn header(&mut self, batch: &Batch, behind: &[Vec<Block>]) -> Header {
-        let length = batch.header.payload_blocks as usize;
+    /// What a header means that names the length and the sum of its payload, and how many payloads it cannot tell from a whole one.
+    fn header(&mut self, (length, sum): (u32, u32), behind: &[Vec<Block>]) -> Header {
+        let length = length as usize;
         let payload = &behind[..length];
         let versions: Vec<usize> = payload.iter().map(Vec::len).collect();
         let mut whole: Vec<Vec<usize>> = Vec::new();
         if let Some(all) = super::count(&versions).filter(|all| *all <= TRIED_MAX) {
             let ways = (0..all).map(|number| super::nth(number, &versions));
-            whole.extend(ways.filter(|left| sum_of(payload, left) == batch.payload_crc));
+            whole.extend(ways.filter(|left| sum_of(payload, left) == sum));
             return Header { length, whole };
         }
         // Too many to be tried: what one writer wrote. Versions are in the order of their writes.
         for version in 0..versions.iter().copied().max().unwrap_or(1) {
             let left = versions.iter().map(|count| version.min(count - 1));
             let left: Vec<usize> = left.collect();
-            if sum_of(payload, &left) == batch.payload_crc && !whole.contains(&left) {
+            if sum_of(payload, &left) == sum && !whole.contains(&left) {
                 whole.push(left);
             }
         }
-        match with_sum(payload, batch.payload_crc) {
+        match with_sum(payload, sum) {
             Some(all) => {
                 let known = u32::try_from(whole.len()).expect("a block has few versions");
                 self.ties += (all - f64::from(known)).max(0.0);
