@@ -124,6 +124,8 @@ fn a_host_is_fenced_at_the_node_where_it_writes() {
     acquire(&mut two, 2, Kind::WriteExclusive);
     let event = SubmissionEntry::new(admin_opcode::ASYNC_EVENT_REQUEST, 0);
     let event = two.admin.submit(event, &[], 0);
+    // Its node has the row from now on, so that the next write goes to the journal, and does not wait for the other node.
+    two.write(1, 640, BLOCK, &pattern(4, BLOCK as usize));
     slow_down(&scene, 1, Some(SLOW));
     let data = pattern(5, BLOCK as usize);
     let held = two.io[0].submit(write(1, 640, 1), &data, 0);
