@@ -232,7 +232,7 @@ impl Runtime {
                 subsystem::Action::Abort { .. }
                 | subsystem::Action::EnforceReservation(_)
                 | subsystem::Action::PersistReservation { .. }
-                | subsystem::Action::PassReservation { .. }
+                | subsystem::Action::PassReservation(_)
                 | subsystem::Action::ResetElsewhere { .. }
                 | subsystem::Action::ResetAnswered { .. }
                 | subsystem::Action::Report(_) => {}
@@ -328,8 +328,8 @@ impl Runtime {
                         succeeded: caught,
                     }));
                 }
-                subsystem::Action::PassReservation { number, .. } => {
-                    todo.extend(self.handle(answered(number)));
+                subsystem::Action::PassReservation(passed) => {
+                    todo.extend(self.handle(answered(passed.number)));
                 }
                 subsystem::Action::ResetElsewhere { number, .. } => {
                     let outcome = if caught {
@@ -647,14 +647,11 @@ impl Joined<'_> {
                 self.to_controller.extend(self.runtime.handle(event));
             }
             subsystem::Action::PersistReservation { number, .. } => {
-                let event = subsystem::Event::ReservationPersisted {
-                    number,
-                    succeeded: true,
-                };
-                self.to_controller.extend(self.runtime.handle(event));
+                self.to_controller.extend(self.runtime.handle(persisted(number)));
             }
-            subsystem::Action::PassReservation { number, .. } => {
-                self.to_controller.extend(self.runtime.handle(answered(number)));
+            subsystem::Action::PassReservation(passed) => {
+                self.to_controller
+                    .extend(self.runtime.handle(answered(passed.number)));
             }
             subsystem::Action::Accept { .. }
             | subsystem::Action::ResetElsewhere { .. }
@@ -678,9 +675,17 @@ impl Joined<'_> {
 
 /// Another node has carried out what was passed on.
 fn answered(number: u64) -> subsystem::Event<'static> {
-    subsystem::Event::ReservationAnswered {
+    subsystem::Event::ReservationAnswered(subsystem::ReservationAnswer {
         number,
         status: Status::SUCCESS,
         data: Vec::new(),
+    })
+}
+
+/// What was to be kept is on the drive.
+const fn persisted(number: u64) -> subsystem::Event<'static> {
+    subsystem::Event::ReservationPersisted {
+        number,
+        succeeded: true,
     }
 }

@@ -246,6 +246,41 @@ pub struct Namespace {
     pub admission_of: Option<u32>,
 }
 
+/// A reservation command that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservationPass {
+    /// To be given back.
+    pub number: u64,
+    /// Which namespace.
+    pub nsid: u32,
+    /// The host.
+    pub host: HostId,
+    /// What it asks for.
+    pub command: reservation::Command,
+}
+
+/// How a reservation command has ended that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationAnswer {
+    /// As in [`Action::PassReservation`].
+    pub number: u64,
+    /// How it ended.
+    pub status: Status,
+    /// What it returns.
+    pub data: Vec<u8>,
+}
+
+/// What nodes have made of the reservations of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationChange {
+    /// Which one.
+    pub nsid: u32,
+    /// Registrants and reservation.
+    pub state: State,
+    /// Hosts that lost something, and what.
+    pub notices: Vec<(HostId, Notice)>,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -319,23 +354,9 @@ pub enum Event<'a> {
         succeeded: bool,
     },
     /// The answer to [`Action::PassReservation`].
-    ReservationAnswered {
-        /// As in the action.
-        number: u64,
-        /// How it ended.
-        status: Status,
-        /// What it returns.
-        data: Vec<u8>,
-    },
+    ReservationAnswered(ReservationAnswer),
     /// The nodes that serve a namespace have changed its reservations, and commands are held to that here.
-    ReservationChanged {
-        /// Which one.
-        nsid: u32,
-        /// Registrants and reservation.
-        state: State,
-        /// Hosts that lost something, and what.
-        notices: Vec<(HostId, Notice)>,
-    },
+    ReservationChanged(ReservationChange),
     /// A namespace disappeared.
     NamespaceRemoved {
         /// Which one.
@@ -442,16 +463,7 @@ pub enum Action {
     },
     /// Have the nodes that serve a namespace execute a reservation command, or the change of a feature that is kept with reservations, and answer with
     /// [`Event::ReservationAnswered`].
-    PassReservation {
-        /// To be given back.
-        number: u64,
-        /// Which namespace.
-        nsid: u32,
-        /// The host.
-        host: HostId,
-        /// What it asks for.
-        command: reservation::Command,
-    },
+    PassReservation(ReservationPass),
     /// Have another node end a controller of its own, and answer with [`Event::ResetElsewhere`] when nothing that the controller had under way can
     /// take effect any more, or when that will not be known.
     ResetElsewhere {

@@ -5,10 +5,12 @@
 use std::collections::VecDeque;
 
 use crate::reservation::machine::WAITING_MAX;
-use crate::reservation::{self, HostId, Notice, State};
+use crate::reservation::{self, HostId, State};
 use crate::status::Status;
 
-use super::{Action, Command, QueueId, Reply, Subsystem};
+use super::{
+    Action, Command, QueueId, Reply, ReservationAnswer, ReservationChange, ReservationPass, Subsystem,
+};
 
 /// A command that was passed on.
 #[derive(Debug)]
@@ -84,21 +86,17 @@ impl Subsystem {
             command,
             is_orphan: false,
         });
-        out.push(Action::PassReservation {
+        out.push(Action::PassReservation(ReservationPass {
             number,
             nsid,
             host,
             command: asked,
-        });
+        }));
     }
 
     /// The answer to what was passed on.
-    pub(super) fn reservation_answered(
-        &mut self,
-        number: u64,
-        (status, data): (Status, Vec<u8>),
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn reservation_answered(&mut self, answer: ReservationAnswer, out: &mut Vec<Action>) {
+        let ReservationAnswer { number, status, data } = answer;
         let Some((nsid, passed)) = self.reservations.take_passed(number) else {
             return; // Its namespace is gone.
         };
@@ -110,19 +108,14 @@ impl Subsystem {
     }
 
     /// The nodes have changed a namespace's reservations, and this one holds its hosts to that.
-    pub(super) fn reservation_changed(
-        &mut self,
-        nsid: u32,
-        state: State,
-        notices: &[(HostId, Notice)],
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn reservation_changed(&mut self, change: ReservationChange, out: &mut Vec<Action>) {
+        let ReservationChange { nsid, state, notices } = change;
         let Some(passing) = self.reservations.passing_mut(nsid) else {
             return;
         };
         passing.state = state;
         for (host, notice) in notices {
-            self.reservation_lost(nsid, *host, *notice);
+            self.reservation_lost(nsid, host, notice);
         }
         self.tell_notices(out);
     }

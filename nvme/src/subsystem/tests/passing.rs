@@ -51,23 +51,25 @@ impl Two {
 
     /// What was passed on since the last look.
     fn passed(&mut self) -> Vec<(u64, HostId, Asked)> {
-        let is_it = |action: &mut Action| matches!(action, Action::PassReservation { .. });
+        let is_it = |action: &mut Action| matches!(action, Action::PassReservation(_));
         let passed = self.rig.actions.extract_if(.., is_it);
-        let passed = passed.filter_map(|action| match action {
-            Action::PassReservation {
-                number,
-                nsid: 1,
-                host,
-                command,
-            } => Some((number, host, command)),
-            other => panic!("{other:?}"),
+        let passed = passed.map(|action| {
+            let Action::PassReservation(passed) = action else {
+                unreachable!("looked up above")
+            };
+            assert_eq!(passed.nsid, 1);
+            (passed.number, passed.host, passed.command)
         });
         passed.collect()
     }
 
     fn answer(&mut self, number: u64, status: Status, data: &[u8]) {
         let data = data.to_vec();
-        self.rig.step(Event::ReservationAnswered { number, status, data });
+        self.rig.step(Event::ReservationAnswered(ReservationAnswer {
+            number,
+            status,
+            data,
+        }));
     }
 
     fn status(&mut self, number: usize, slot: u16) -> Option<Status> {
@@ -157,11 +159,11 @@ fn a_change_is_told_to_hosts_and_read_by_them() {
         persists: true,
         ..State::default()
     };
-    two.rig.step(Event::ReservationChanged {
+    two.rig.step(Event::ReservationChanged(ReservationChange {
         nsid: 1,
         state,
         notices: vec![(HostId([2; 16]), Notice::RegistrationPreempted)],
-    });
+    }));
     let told = two.rig.completion(two.admin[1], event).expect("it is told");
     assert_eq!(told.result, 0x0080_0006, "type 6, log page 80h");
     let page = two

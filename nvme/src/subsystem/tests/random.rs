@@ -169,11 +169,11 @@ impl World {
             self.rig.step(Event::ReservationPersisted { number, succeeded });
         } else if let Some(number) = self.passed.pop() {
             self.enforced += 1;
-            self.rig.step(Event::ReservationAnswered {
+            self.rig.step(Event::ReservationAnswered(ReservationAnswer {
                 number,
                 status: Status::SUCCESS,
                 data: Vec::new(),
-            });
+            }));
         }
     }
 
@@ -311,7 +311,7 @@ impl World {
                 Action::Abort { token, .. } => self.aborts.push(token),
                 Action::EnforceReservation(order) => self.enforcements.push(order.number),
                 Action::PersistReservation { number, .. } => self.persists.push(number),
-                Action::PassReservation { number, .. } => self.passed.push(number),
+                Action::PassReservation(passed) => self.passed.push(passed.number),
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");
                 }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use nvme::reservation::{Command, HostId, Order, Rules};
+use nvme::reservation::{Order, Rules};
 use nvme::status::Status;
-use nvme::subsystem::Event as SubsystemEvent;
+use nvme::subsystem::{Event as SubsystemEvent, ReservationAnswer, ReservationChange, ReservationPass};
 use reactor::Io;
 
 use super::super::Control;
@@ -108,10 +108,14 @@ impl Control {
         &mut self,
         core: &mut Core,
         io: &mut Io<Message>,
-        number: u64,
-        nsid: u32,
-        (host, command): (HostId, Command),
+        pass: ReservationPass,
     ) {
+        let ReservationPass {
+            number,
+            nsid,
+            host,
+            command,
+        } = pass;
         let shown = self.announced.get(&nsid);
         let shown = shown.expect("hosts reserve only what they were shown");
         let disk = shown.uuid;
@@ -133,7 +137,7 @@ impl Control {
             return;
         }
         while let Some((number, status, data)) = self.share().tables.answers.pop_front() {
-            let answered = SubsystemEvent::ReservationAnswered { number, status, data };
+            let answered = SubsystemEvent::ReservationAnswered(ReservationAnswer { number, status, data });
             self.subsystem_event(core, io, answered);
         }
     }
@@ -161,11 +165,11 @@ impl Control {
         share.tables.orders.insert(number, (at, disk, version));
         let order = order_of(number, nsid, table.state.rules(), &table.last);
         self.enforce_reservation(core, io, &order);
-        let changed = SubsystemEvent::ReservationChanged {
+        let changed = SubsystemEvent::ReservationChanged(ReservationChange {
             nsid,
             state: table.state,
             notices: table.last.notices,
-        };
+        });
         self.subsystem_event(core, io, changed);
     }
 
@@ -226,11 +230,11 @@ impl Control {
         let Some(table) = shared.and_then(|shared| shared.reserving.table(disk)) else {
             return;
         };
-        let changed = SubsystemEvent::ReservationChanged {
+        let changed = SubsystemEvent::ReservationChanged(ReservationChange {
             nsid,
             state: table.state.clone(),
             notices: Vec::new(),
-        };
+        });
         self.subsystem_event(core, io, changed);
     }
 
