@@ -195,6 +195,7 @@ impl Member {
             | Action::EndEntries { .. }
             | Action::Refused(_)
             | Action::Fault(..)
+            | Action::Reserve { .. }
             | Action::Misbehaved { .. } => unreachable!("one epoch of sound nodes: {action:?}"),
         }
     }
