@@ -137,7 +137,7 @@ impl Member {
                 return true;
             }
             Acquire::Absent => self.act(now_ns, send, |peering, out| {
-                peering.want(now_ns, 0, row, mode, out)
+                peering.want(now_ns, 0, row, mode, false, out)
             }),
             Acquire::Busy { .. } => {} // Its home is in, for another node, and tells when it is out.
         }
@@ -190,11 +190,18 @@ impl Member {
             // Nobody is in a row between two events, and there is no journal.
             Action::TailMoved | Action::LanesMoved { .. } => {}
             Action::RecallCore { .. }
+            | Action::Answer { .. }
+            | Action::Adopt { .. }
+            | Action::Restore { .. }
+            | Action::Settle { .. }
+            | Action::Void { .. }
+            | Action::Forget { .. }
             | Action::Hurry { .. }
             | Action::StepDown
             | Action::EndEntries { .. }
             | Action::Refused(_)
             | Action::Fault(..)
+            | Action::Reserve { .. }
             | Action::Misbehaved { .. } => unreachable!("one epoch of sound nodes: {action:?}"),
         }
     }

@@ -152,7 +152,11 @@ fn new_subsystem() -> Subsystem {
             strip_blocks: Some(16),
             stripe_blocks: None,
             volatile: false,
-            reservable: Reservable::Persistently,
+            reservable: if nsid == 1 {
+                Reservable::Persistently
+            } else {
+                Reservable::AcrossNodes
+            },
             admission_of: None,
         };
         let mut out = Vec::new();
@@ -228,6 +232,7 @@ impl Runtime {
                 subsystem::Action::Abort { .. }
                 | subsystem::Action::EnforceReservation(_)
                 | subsystem::Action::PersistReservation { .. }
+                | subsystem::Action::PassReservation(_)
                 | subsystem::Action::ResetElsewhere { .. }
                 | subsystem::Action::ResetAnswered { .. }
                 | subsystem::Action::Report(_) => {}
@@ -322,6 +327,9 @@ impl Runtime {
                         number,
                         succeeded: caught,
                     }));
+                }
+                subsystem::Action::PassReservation(passed) => {
+                    todo.extend(self.handle(answered(passed.number)));
                 }
                 subsystem::Action::ResetElsewhere { number, .. } => {
                     let outcome = if caught {
@@ -639,11 +647,11 @@ impl Joined<'_> {
                 self.to_controller.extend(self.runtime.handle(event));
             }
             subsystem::Action::PersistReservation { number, .. } => {
-                let event = subsystem::Event::ReservationPersisted {
-                    number,
-                    succeeded: true,
-                };
-                self.to_controller.extend(self.runtime.handle(event));
+                self.to_controller.extend(self.runtime.handle(persisted(number)));
+            }
+            subsystem::Action::PassReservation(passed) => {
+                self.to_controller
+                    .extend(self.runtime.handle(answered(passed.number)));
             }
             subsystem::Action::Accept { .. }
             | subsystem::Action::ResetElsewhere { .. }
@@ -662,5 +670,22 @@ impl Joined<'_> {
             let at = usize::from(self.input.word()) % bytes.len();
             bytes[at] = self.input.byte();
         }
+    }
+}
+
+/// Another node has carried out what was passed on.
+fn answered(number: u64) -> subsystem::Event<'static> {
+    subsystem::Event::ReservationAnswered(subsystem::ReservationAnswer {
+        number,
+        status: Status::SUCCESS,
+        data: Vec::new(),
+    })
+}
+
+/// What was to be kept is on the drive.
+const fn persisted(number: u64) -> subsystem::Event<'static> {
+    subsystem::Event::ReservationPersisted {
+        number,
+        succeeded: true,
     }
 }

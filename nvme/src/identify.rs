@@ -294,6 +294,8 @@ pub enum Reservable {
     UntilStop,
     /// Also beyond a loss of power, if a host wants that.
     Persistently,
+    /// Likewise, and through several nodes alike: none of them decides alone.
+    AcrossNodes,
 }
 
 impl Reservable {
@@ -302,7 +304,7 @@ impl Reservable {
         match self {
             Self::Never => 0,
             Self::UntilStop => CAPABILITIES,
-            Self::Persistently => CAPABILITIES | CAPABILITY_PERSISTS,
+            Self::Persistently | Self::AcrossNodes => CAPABILITIES | CAPABILITY_PERSISTS,
         }
     }
 }

@@ -28,6 +28,7 @@ use super::arbiter::Rule;
 use super::hand_over::HandedOver;
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
+use super::reserving::Message as Reservation;
 use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::amf::arbiter::Misbehaviour;
@@ -200,6 +201,13 @@ pub enum Action {
     Serve,
     /// A member failed on another node, and this one leads.
     Fault(MemberIndex, DriveError),
+    /// Another member says this about reservations ([`super::reserving`]).
+    Reserve {
+        /// Who.
+        from: Slot,
+        /// What.
+        message: Reservation,
+    },
     /// A peer breaks the rules.
     Misbehaved {
         /// Who.
@@ -830,6 +838,7 @@ impl Peering {
                 }
             }
             Note::Beat => {}
+            Note::Reserve(message) => out.push(Action::Reserve { from, message }),
         }
     }
 

@@ -491,6 +491,7 @@ impl Node {
     }
 
     fn carry_out(&mut self, core: u16, ask: core::Ask, out: &mut Vec<Effect>) {
+        let tell = |to: u16, mail: Mail| Effect::Mail { from: core, to, mail };
         match ask {
             core::Ask::Drive { io, member, command } => self.ask_drive(core, io, member, command, out),
             core::Ask::Wake { mask, row } => {
@@ -498,19 +499,11 @@ impl Node {
                     self.wakes += 1;
                     let lost = self.mutant == Mutant::LostWakes && self.wakes.is_multiple_of(4);
                     if !lost {
-                        out.push(Effect::Mail {
-                            from: core,
-                            to,
-                            mail: Mail::Wake(row),
-                        });
+                        out.push(tell(to, Mail::Wake(row)));
                     }
                 }
             }
-            core::Ask::Recall { core: to, row } => out.push(Effect::Mail {
-                from: core,
-                to,
-                mail: Mail::Recall(row),
-            }),
+            core::Ask::Recall { core: to, row } => out.push(tell(to, Mail::Recall(row))),
             core::Ask::Lane { cores, call } => {
                 let others = (0..u16::try_from(self.cores.len()).expect("few cores"))
                     .filter(|to| *to != core && cores >> to & 1 == 1);
@@ -520,41 +513,13 @@ impl Node {
                     mail: Mail::Lane { from: core, call },
                 }));
             }
-            core::Ask::Fault { member, error } => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::Fault { member, error },
-            }),
-            core::Ask::Repair(repair) => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::Media(repair),
-            }),
-            core::Ask::RamWanted => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::RamWanted,
-            }),
-            core::Ask::RamCommitted => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::RamCommitted,
-            }),
-            core::Ask::PersistIntent => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::PersistIntent { from: core },
-            }),
-            core::Ask::RowsHeld { wave } => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::RowsHeld { wave },
-            }),
-            core::Ask::PersistLost => out.push(Effect::Mail {
-                from: core,
-                to: 0,
-                mail: Mail::PersistLost { from: core },
-            }),
+            core::Ask::Fault { member, error } => out.push(tell(0, Mail::Fault { member, error })),
+            core::Ask::Repair(repair) => out.push(tell(0, Mail::Media(repair))),
+            core::Ask::RamWanted => out.push(tell(0, Mail::RamWanted)),
+            core::Ask::RamCommitted => out.push(tell(0, Mail::RamCommitted)),
+            core::Ask::PersistIntent => out.push(tell(0, Mail::PersistIntent { from: core })),
+            core::Ask::RowsHeld { wave } => out.push(tell(0, Mail::RowsHeld { wave })),
+            core::Ask::PersistLost => out.push(tell(0, Mail::PersistLost { from: core })),
             core::Ask::Want { .. } | core::Ask::Give { .. } | core::Ask::Taken { .. } => {
                 unreachable!("a group of one node has all of its rows")
             }

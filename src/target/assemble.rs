@@ -72,6 +72,7 @@ pub fn find(config: &Config, sessions: &Sessions) -> Result<Found, NodeError> {
                     spares: planned_spares(config, &name)?,
                     intent: storage::load_intent(&candidate, &rows, opened),
                     lost,
+                    reserved: Vec::new(),
                     source: GroupSource::Found(Box::new(candidate)),
                     header: None,
                     replayed,
@@ -390,6 +391,7 @@ pub(super) fn plan_group(
         replayed: None,
         intent: None,
         lost: LostList::default(),
+        reserved: Vec::new(),
     })
 }
 

@@ -12,7 +12,6 @@ use super::array::status_of;
 use super::connection::{Command, CommandState, Life, Next, Role};
 use super::core::{Core, queue_index};
 use super::message::{ControlMessage, Message};
-use super::reservation::CONFLICT;
 use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, Request};
 use crate::drive::block::{GroupLba, NamespaceLba};
@@ -233,7 +232,7 @@ impl Core {
             if let Err(status) = checked {
                 // What is not even known is forbidden like a write (PROTOCOL H08).
                 let refused = self.is_refused(queue, slot);
-                let status = if refused { CONFLICT } else { status };
+                let status = if refused { self.conflict() } else { status };
                 return self.end_pair(io, queue, slot, status);
             }
         } else if direction == Direction::FromHost && transfer_bytes > ADMIN_DATA_BYTES_MAX {
@@ -423,7 +422,8 @@ impl Core {
             return self.run_fused(io, queue, slot);
         }
         if self.is_refused(queue, slot) {
-            return self.end_pair(io, queue, slot, CONFLICT);
+            let status = self.conflict();
+            return self.end_pair(io, queue, slot, status);
         }
         let connection = self
             .connections
@@ -602,7 +602,8 @@ impl Core {
         let goes_on = matches!(next, Next::Range(_) | Next::Read) && result.is_ok() && !draining;
         if goes_on && refused {
             // Its host lost the right to it while it was under way: what is left of it does not begin.
-            return self.finish_one(io, queue, slot, CONFLICT);
+            let status = self.conflict();
+            return self.finish_one(io, queue, slot, status);
         }
         if goes_on {
             match (next, request) {

@@ -13,7 +13,6 @@ use reactor::Io;
 use super::connection::CommandState;
 use super::core::Core;
 use super::message::Message;
-use super::reservation::CONFLICT;
 
 impl Core {
     /// Pairs a command that has just arrived with the one before it. Errs with the status of a command that fits no
@@ -92,7 +91,8 @@ impl Core {
             (partner, slot)
         };
         if self.is_refused(queue, second) {
-            return self.end_pair(io, queue, second, CONFLICT);
+            let status = self.conflict();
+            return self.end_pair(io, queue, second, status);
         }
         let Some(connection) = self.connections.find(queue) else {
             return;

@@ -4,6 +4,8 @@
 //! after every core has confirmed them: from then on no command begins that they forbid. A command counts as begun from the moment that an
 //! engine has it until it is completed.
 
+use std::sync::Arc;
+
 use nvme::reservation::{Access, Life as HostLife, Order};
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
@@ -14,9 +16,10 @@ use super::command_log::Note;
 use super::connection::{Command, CommandState, Connection, Life};
 use super::core::Core;
 use super::message::{ControlMessage, Message};
+use super::share::Lease;
 
 /// Reservation Conflict: only another reservation command changes it.
-pub const CONFLICT: Status = Status::RESERVATION_CONFLICT.do_not_retry();
+const CONFLICT: Status = Status::RESERVATION_CONFLICT.do_not_retry();
 
 /// Whether an order ends this command of a host.
 fn ends(order: &Order, host: HostLife, command: &Command) -> bool {
@@ -43,6 +46,18 @@ impl Core {
         let entry = connection.command(slot).entry;
         let access = Access::of(entry.opcode());
         self.guard.refuses(connection.host, entry.nsid(), access)
+    }
+
+    /// What a host is told whose command a reservation forbids. A node without a lease may know of an old one, because others have gone on without it: the host
+    /// tries another path, or here again.
+    pub(super) fn conflict(&self) -> Status {
+        // Of this moment, after the rules were looked at.
+        let covers = |lease: &Arc<Lease>| lease.covers(reactor::now());
+        if self.lease.as_ref().is_none_or(covers) {
+            CONFLICT
+        } else {
+            Status::ANA_TRANSITION
+        }
     }
 
     /// Takes over the rules of a namespace, ends what they end, and confirms when that is over.

@@ -87,6 +87,7 @@ fn make_durable(candidate: &Candidate, event: GroupEvent, drives: &[&DriveSpec])
                 | GroupAction::Layout { .. }
                 | GroupAction::Members(_)
                 | GroupAction::LostDurable { .. }
+                | GroupAction::PageDurable { .. }
                 | GroupAction::LanesOver(_)
                 | GroupAction::RamAllowed
                 | GroupAction::RamCleared

@@ -16,6 +16,7 @@ use crate::amf::RowIndex;
 use crate::amf::group::{Candidate, IntentPage, ListPage};
 use crate::amf::intent::IntentMap;
 use crate::amf::lost::LostList;
+use crate::amf::reserving::Table;
 use crate::amf::superblock::RECORD_BYTES;
 use crate::drive::DriveError;
 
@@ -407,6 +408,14 @@ pub fn load_lost(candidate: &Candidate, drives: &[Opened]) -> LostList {
     candidate.load_lost(|copy: ListPage| {
         let spec = &drives[usize::from(copy.drive)].spec;
         read_region(spec, copy.offset_bytes, RECORD_BYTES).ok()
+    })
+}
+
+/// Who has reserved the virtual disks of a group, as its current members say.
+pub fn load_pages(candidate: &Candidate, drives: &[Opened]) -> Vec<Table> {
+    candidate.load_pages(|drive, offset, bytes| {
+        let spec = &drives[usize::from(drive)].spec;
+        read_region(spec, offset, bytes).ok()
     })
 }
 

@@ -50,11 +50,13 @@ fn host(stage: &Stage, number: u8, queues: u16) -> Host {
     )
 }
 
-fn key(number: u8) -> Key {
+/// The key of a host.
+pub fn key(number: u8) -> Key {
     Key(0x1000 + u64::from(number))
 }
 
-fn ask(queue: &mut Queue, nsid: u32, command: Command) -> Answer {
+/// Sends a reservation command, and waits for its end.
+pub fn ask(queue: &mut Queue, nsid: u32, command: Command) -> Answer {
     let (entry, data) = command.encode(0, nsid);
     let read_bytes = if let Command::Report { length_bytes, .. } = command {
         u32::try_from(length_bytes).unwrap()
@@ -64,7 +66,8 @@ fn ask(queue: &mut Queue, nsid: u32, command: Command) -> Answer {
     queue.run(entry, &data, read_bytes)
 }
 
-fn register(host: &mut Host, number: u8) {
+/// Registers a host with namespace 1.
+pub fn register(host: &mut Host, number: u8) {
     let command = Command::Register {
         new: key(number),
         persistence: Persistence::Keep,
@@ -72,7 +75,8 @@ fn register(host: &mut Host, number: u8) {
     ask(&mut host.io[0], 1, command).ok();
 }
 
-fn acquire(host: &mut Host, number: u8, kind: Kind) {
+/// A registered host reserves namespace 1.
+pub fn acquire(host: &mut Host, number: u8, kind: Kind) {
     let current = key(number);
     ask(&mut host.io[0], 1, Command::Acquire { current, kind }).ok();
 }
@@ -86,7 +90,8 @@ fn preempt(by: u8, victim: u8) -> Command {
     }
 }
 
-fn report(host: &mut Host) -> Report {
+/// Who has reserved namespace 1.
+pub fn report(host: &mut Host) -> Report {
     let command = Command::Report {
         extended: true,
         length_bytes: 1024,
@@ -106,7 +111,7 @@ fn inject(stage: &Stage, kind: FaultKind) {
 }
 
 /// Waits until the target has taken everything that was sent over this queue: commands are taken in order, and this one ends at once.
-fn barrier(queue: &mut Queue) {
+pub fn barrier(queue: &mut Queue) {
     let unknown = queue.run(command(0x7d, 1, 0, 1), &[], 0);
     assert!(unknown.is(Status::INVALID_OPCODE) || unknown.is(Status::RESERVATION_CONFLICT));
 }

@@ -11,7 +11,7 @@ use crate::identify::{ControllerKind, Reservable, Transport};
 use crate::io::{IoLimits, NamespaceFormat};
 use crate::log::Health;
 use crate::nqn::Nqn;
-use crate::reservation::{HostId, Order, State};
+use crate::reservation::{self, HostId, Notice, Order, State};
 use crate::status::Status;
 
 /// The runtime's name for one transport connection. It may be used again only after [`Event::Closed`].
@@ -246,6 +246,41 @@ pub struct Namespace {
     pub admission_of: Option<u32>,
 }
 
+/// A reservation command that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservationPass {
+    /// To be given back.
+    pub number: u64,
+    /// Which namespace.
+    pub nsid: u32,
+    /// The host.
+    pub host: HostId,
+    /// What it asks for.
+    pub command: reservation::Command,
+}
+
+/// How a reservation command has ended that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationAnswer {
+    /// As in [`Action::PassReservation`].
+    pub number: u64,
+    /// How it ended.
+    pub status: Status,
+    /// What it returns.
+    pub data: Vec<u8>,
+}
+
+/// What nodes have made of the reservations of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationChange {
+    /// Which one.
+    pub nsid: u32,
+    /// Registrants and reservation.
+    pub state: State,
+    /// Hosts that lost something, and what.
+    pub notices: Vec<(HostId, Notice)>,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -318,6 +353,10 @@ pub enum Event<'a> {
         /// Whether the state is on stable media.
         succeeded: bool,
     },
+    /// The answer to [`Action::PassReservation`].
+    ReservationAnswered(ReservationAnswer),
+    /// The nodes that serve a namespace have changed its reservations, and commands are held to that here.
+    ReservationChanged(ReservationChange),
     /// A namespace disappeared.
     NamespaceRemoved {
         /// Which one.
@@ -422,6 +461,9 @@ pub enum Action {
         /// What is to be kept.
         state: State,
     },
+    /// Have the nodes that serve a namespace execute a reservation command, or the change of a feature that is kept with reservations, and answer with
+    /// [`Event::ReservationAnswered`].
+    PassReservation(ReservationPass),
     /// Have another node end a controller of its own, and answer with [`Event::ResetElsewhere`] when nothing that the controller had under way can
     /// take effect any more, or when that will not be known.
     ResetElsewhere {

@@ -13,6 +13,7 @@ mod connect;
 mod controller;
 mod discovery;
 mod interface;
+mod passing;
 mod reservation;
 mod reset;
 #[cfg(test)]
@@ -33,7 +34,8 @@ use controller::{Controller, Notice};
 
 pub use interface::{
     Action, Association, CloseReason, Config, ConfigError, Event, HostAccess, NAMESPACES_MAX, Namespace,
-    PORTS_MAX, Port, PortId, QueueId, Refusal, Report, ResetOutcome, ResetWish,
+    PORTS_MAX, Port, PortId, QueueId, Refusal, Report, ReservationAnswer, ReservationChange, ReservationPass,
+    ResetOutcome, ResetWish,
 };
 
 /// Connections that may be waiting for their Connect at once, held ones included. With about 300 bytes each
@@ -241,14 +243,9 @@ impl Subsystem {
             Event::ReservationPersisted { number, succeeded } => {
                 self.reservation_kept(number, succeeded, out);
             }
-            Event::NamespaceRemoved { nsid } => {
-                if self.namespaces.remove(&nsid).is_some() {
-                    self.access_changes += 1;
-                    self.access_changed.remove(&nsid);
-                    self.end_reservations(nsid, out);
-                    self.namespace_changed(nsid, out);
-                }
-            }
+            Event::ReservationAnswered(answer) => self.reservation_answered(answer, out),
+            Event::ReservationChanged(change) => self.reservation_changed(change, out),
+            Event::NamespaceRemoved { nsid } => self.namespace_removed(nsid, out),
             Event::NamespaceResized { nsid, blocks } => {
                 if let Some(namespace) = self.namespaces.get_mut(&nsid)
                     && namespace.format.blocks != blocks
@@ -451,6 +448,15 @@ impl Subsystem {
         self.access_changed.insert(namespace.nsid, self.access_changes);
         self.add_reservations(&namespace, out);
         self.namespace_changed(namespace.nsid, out);
+    }
+
+    fn namespace_removed(&mut self, nsid: u32, out: &mut Vec<Action>) {
+        if self.namespaces.remove(&nsid).is_some() {
+            self.access_changes += 1;
+            self.access_changed.remove(&nsid);
+            self.end_reservations(nsid, out);
+            self.namespace_changed(nsid, out);
+        }
     }
 
     /// A namespace has got a port here, or lost it. Its identity and its size stay what they are; only hosts' paths to it differ.

@@ -7,9 +7,10 @@ use crate::command::SubmissionEntry;
 use crate::feature::fid;
 use crate::identify::Reservable;
 use crate::reservation::machine::{self, Ask, Machine};
-use crate::reservation::{self, HostId, HostName, Life, Order, State, admission};
+use crate::reservation::{self, HostId, HostName, Life, Notice, Order, State, admission};
 use crate::status::Status;
 
+use super::passing::Passing;
 use super::{Action, Command, Namespace, QueueId, QueueState, Reply, Subsystem};
 
 /// Invalid Field in Command, for good.
@@ -25,6 +26,8 @@ const MASK_BITS: u32 = 0b1110;
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     machines: BTreeMap<u32, Machine<Command>>,
+    /// Of namespaces that several nodes serve: what is decided elsewhere.
+    pub(super) passing: BTreeMap<u32, Passing>,
     /// What the runtime has been asked for and has not answered, by number: its namespace.
     awaited: BTreeMap<u64, u32>,
     number: u64,
@@ -46,6 +49,10 @@ impl Reservations {
             Reservable::Never => return,
             Reservable::UntilStop => false,
             Reservable::Persistently => true,
+            Reservable::AcrossNodes => {
+                self.passing.insert(namespace.nsid, Passing::default());
+                return;
+            }
         };
         let machine = Machine::new(can_persist, None);
         self.machines.insert(namespace.nsid, machine);
@@ -53,7 +60,8 @@ impl Reservations {
 
     /// Registrants and reservation of a namespace.
     pub(super) fn state(&self, nsid: u32) -> Option<&State> {
-        self.machines.get(&nsid).map(Machine::state)
+        let passing = || Some(&self.passing.get(&nsid)?.state);
+        self.machines.get(&nsid).map(Machine::state).or_else(passing)
     }
 
     /// Registrants and reservation of a namespace as they are going to be when the command under way is through.
@@ -66,14 +74,27 @@ impl Reservations {
         for machine in self.machines.values_mut() {
             machine.withdraw(|command| command.queue == queue);
         }
+        for passing in self.passing.values_mut() {
+            passing.withdraw(queue);
+        }
     }
 
     /// Whether a command is under way whose connection is gone.
     pub(super) fn has_orphans(&self) -> bool {
-        self.machines.values().any(Machine::is_orphaned)
+        let mut passing = self.passing.values();
+        self.machines.values().any(Machine::is_orphaned) || passing.any(Passing::is_orphaned)
     }
 
-    fn next_number(&mut self) -> u64 {
+    pub(super) fn passing_mut(&mut self, nsid: u32) -> Option<&mut Passing> {
+        self.passing.get_mut(&nsid)
+    }
+
+    /// Whether hosts can reserve this namespace.
+    fn knows(&self, nsid: u32) -> bool {
+        self.machines.contains_key(&nsid) || self.passing.contains_key(&nsid)
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
     }
@@ -150,7 +171,7 @@ impl Subsystem {
         if let Some(refusal) = namespace.and_then(|namespace| namespace.access.refusal()) {
             return Err(refusal);
         }
-        if !self.reservations.machines.contains_key(&entry.nsid()) {
+        if !self.reservations.knows(entry.nsid()) {
             let is_there = self.namespaces.contains_key(&entry.nsid());
             return Err(if is_there {
                 Status::INVALID_OPCODE.do_not_retry()
@@ -188,6 +209,9 @@ impl Subsystem {
         out: &mut Vec<Action>,
     ) {
         let life = self.life(cntlid);
+        if self.reservations.passing.contains_key(&nsid) {
+            return self.pass(nsid, name, (life.host, command), out);
+        }
         let ask = Ask {
             name,
             host: life.host,
@@ -247,6 +271,13 @@ impl Subsystem {
 
     /// A namespace disappeared.
     pub(super) fn end_reservations(&mut self, nsid: u32, out: &mut Vec<Action>) {
+        if let Some(passing) = self.reservations.passing.remove(&nsid) {
+            for command in passing.end() {
+                self.end_reservation(&command, NO_NAMESPACE, Vec::new(), out);
+            }
+            self.finish_resets(out);
+            return self.enforce_unasked(nsid, out);
+        }
         let Some(mut machine) = self.reservations.machines.remove(&nsid) else {
             return;
         };
@@ -294,10 +325,7 @@ impl Subsystem {
                     }));
                 }
                 machine::Action::Notify { host, notice } => {
-                    let controllers = self.controllers.values_mut();
-                    for controller in controllers.filter(|it| it.hostid == host.0) {
-                        controller.reservation_lost(nsid, notice);
-                    }
+                    self.reservation_lost(nsid, host, notice);
                     self.tell_notices(out);
                 }
                 machine::Action::Complete { name, status, data } => {
@@ -308,6 +336,14 @@ impl Subsystem {
         self.finish_resets(out);
     }
 
+    /// Notes for all controllers of a host that it lost something.
+    pub(super) fn reservation_lost(&mut self, nsid: u32, host: HostId, notice: Notice) {
+        let controllers = self.controllers.values_mut();
+        for controller in controllers.filter(|it| it.hostid == host.0) {
+            controller.reservation_lost(nsid, notice);
+        }
+    }
+
     fn await_answer(&mut self, nsid: u32) -> u64 {
         let number = self.reservations.next_number();
         self.reservations.awaited.insert(number, nsid);
@@ -315,7 +351,13 @@ impl Subsystem {
     }
 
     /// Completes a command whose connection may be closing by now.
-    fn end_reservation(&self, command: &Command, status: Status, data: Vec<u8>, out: &mut Vec<Action>) {
+    pub(super) fn end_reservation(
+        &self,
+        command: &Command,
+        status: Status,
+        data: Vec<u8>,
+        out: &mut Vec<Action>,
+    ) {
         let queue = self.queues.get(&command.queue).map(|queue| &queue.state);
         if matches!(queue, Some(QueueState::Io { .. } | QueueState::Admin { .. })) {
             let reply = Reply {
@@ -366,10 +408,12 @@ impl Subsystem {
         if save & 0x80 != 0 {
             return Err(Status::FEATURE_NOT_SAVEABLE.do_not_retry());
         }
-        let known = self.reservations.machines.contains_key(&nsid);
+        let known = self.reservations.knows(nsid);
         let on = entry.dword(11) & 1 == 1;
         let asked = match identifier {
             fid::RESERVATION_PERSISTENCE => Some(reservation::Command::SetPersistence(on)),
+            // The keys of a shelf's drives are, and those have a machine of their own.
+            fid::KEY_EPOCHS if self.reservations.passing.contains_key(&nsid) => return Err(INVALID),
             fid::KEY_EPOCHS => Some(reservation::Command::SetFloors(on)),
             _ => None,
         };
@@ -385,7 +429,12 @@ impl Subsystem {
         }
         let mask = entry.dword(11) & MASK_BITS;
         let meant: Vec<u32> = match nsid {
-            NSID_ALL => self.reservations.machines.keys().copied().collect(),
+            NSID_ALL => {
+                let Reservations {
+                    machines, passing, ..
+                } = &self.reservations;
+                machines.keys().chain(passing.keys()).copied().collect()
+            }
             nsid => vec![nsid],
         };
         let masks = &mut self.controller_mut(cntlid).reservations.masks;

@@ -774,6 +774,7 @@ impl World {
         self.store(core, into, &data);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn transfer(&mut self, core: usize, action: &Action) {
         let range = |lba: MemberLba, blocks: u32| {
             let start = usize::try_from(lba.0).expect("small");

@@ -25,6 +25,7 @@ use crate::amf::intent::{IntentLoad, IntentMap};
 use crate::amf::journal::JournalLayout;
 use crate::amf::journal::replay::{LivingNodes, Replay};
 use crate::amf::lost::{LostList, PAGE_OFFSETS};
+use crate::amf::reserving::{PLACE_BYTES, Pages, Table};
 use crate::amf::superblock::{
     Foreign, Found, GroupRecord, MemberRecord, MemberState, Name, ParityState, RECORD_BYTES, Scan,
     Superblock, Uuid,
@@ -334,6 +335,17 @@ impl Candidate {
             found.take(self.record.group, &bytes);
         }
         found
+    }
+
+    /// The newest reservations of the group's virtual disks. `read` gives so many bytes at this offset of a drive, or `None` if they cannot be read.
+    pub fn load_pages(&self, mut read: impl FnMut(u16, u64, usize) -> Option<Vec<u8>>) -> Vec<Table> {
+        let mut pages = Pages::default();
+        for drive in self.current_drives() {
+            let places = Pages::places().filter_map(|offset| read(drive, offset, PLACE_BYTES));
+            places.for_each(|copies| pages.take(&copies));
+        }
+        let disks: Vec<Uuid> = self.record.vdisks.iter().map(|vdisk| vdisk.uuid).collect();
+        pages.of(&disks)
     }
 
     /// Takes members that come back for lost: they are not filled again while nodes share the group, which would have to agree on how far that is.

@@ -166,6 +166,19 @@ pub enum PortChange {
     },
 }
 
+/// A page of a virtual disk's reservations that shall be durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageWrite {
+    /// Names the request.
+    pub request: RequestId,
+    /// Its place.
+    pub place: u8,
+    /// Which of the pages of that place it is.
+    pub pages: u64,
+    /// What it holds.
+    pub page: Box<[u8; RECORD_BYTES]>,
+}
+
 /// What happens to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -346,6 +359,8 @@ pub enum Event {
         /// Names the request.
         request: RequestId,
     },
+    /// A page of a virtual disk's reservations shall be durable ([`super::reserving`]).
+    PersistPage(PageWrite),
     /// Close the group: host commands have drained and the members were flushed afterwards.
     Stop,
 }
@@ -353,7 +368,7 @@ pub enum Event {
 /// What the runtime has to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write a record, a page of the write-intent bitmap or the list of lost blocks, with Force Unit Access and answer [`Event::SuperblockWritten`].
+    /// Write a record, a page of the write-intent bitmap or of reservations, or the list of lost blocks, with Force Unit Access and answer [`Event::SuperblockWritten`].
     WriteSuperblock {
         /// Names the write.
         io: SuperblockIo,
@@ -397,6 +412,11 @@ pub enum Action {
     },
     /// The list of lost blocks is durable as it was when this was asked for.
     LostDurable {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The page is durable.
+    PageDurable {
         /// Which request.
         request: RequestId,
     },

@@ -4,6 +4,7 @@ mod assembly;
 mod creation;
 mod expansion;
 mod nodes;
+mod pages;
 mod ports;
 mod power_cuts;
 mod replacement;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::amf::geometry::Level;
 use crate::amf::lost::PAGE_OFFSETS;
+use crate::amf::reserving::page_offset;
 use crate::amf::superblock::{
     COPIES, Durability, HEAD_BYTES, HEAD_READ_BYTES, TAIL_READ_BYTES, copy_offsets, examine, parse,
     tail_start,
@@ -41,6 +43,8 @@ struct Disk {
     intent: Vec<u8>,
     /// Both copies of the list of lost blocks.
     lists: Vec<u8>,
+    /// Pages of reservations, by their places.
+    pages: BTreeMap<u64, Vec<u8>>,
     tail: Vec<u8>,
 }
 
@@ -52,6 +56,7 @@ impl Disk {
             head: vec![0; HEAD_READ_BYTES],
             intent: vec![0; usize::try_from(INTENT_BYTES).unwrap()],
             lists: vec![0; 2 * RECORD_BYTES],
+            pages: BTreeMap::new(),
             tail: vec![0; TAIL_READ_BYTES],
         }
     }
@@ -64,6 +69,9 @@ impl Disk {
         }
         if let Some(copy) = PAGE_OFFSETS.iter().position(|own| *own == offset) {
             return &mut self.lists[copy * RECORD_BYTES..][..RECORD_BYTES];
+        }
+        if (page_offset(0, 0)..HEAD_BYTES).contains(&offset) {
+            return self.pages.entry(offset).or_insert_with(|| vec![0; RECORD_BYTES]);
         }
         let tail = tail_start(self.bytes).unwrap();
         let (region, start) = if offset >= tail {

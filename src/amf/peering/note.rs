@@ -12,8 +12,9 @@
 //! | 6 hurry | lane 0..2, zeroes 2..8, number 8..16 |
 //! | 7 tail moved | mask of lanes 0..4 |
 //! | 8 beat | nothing |
-//! | 9 hand over | row 0..8, token 8..20 (epoch 4, serial 8), zeroes 20..24, the data as [`HandedOver`] has it |
-//! | 10 replayed | nothing |
+//! | 9 reserve | a message about reservations |
+//! | 10 hand over | row 0..8, token 8..20 (epoch 4, serial 8), zeroes 20..24, the data as [`HandedOver`] has it |
+//! | 11 replayed | nothing |
 
 use thiserror::Error;
 
@@ -22,6 +23,7 @@ use crate::amf::arbiter::message::{Message, MessageError};
 use crate::amf::geometry::ROWS_MAX as GROUP_ROWS_MAX;
 use crate::amf::hand_over::{HandOverError, HandedOver};
 use crate::amf::homes::{CONTEXT_BYTES, Context, ContextError};
+use crate::amf::reserving::message::{Message as Reservation, MessageError as ReservationError};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
 use crate::drive::DriveError;
@@ -96,6 +98,8 @@ pub enum Note {
     },
     /// From whoever leads an epoch: what journals have of rows that nobody held when it began is in its place.
     Replayed,
+    /// About the reservations of its virtual disks.
+    Reserve(Reservation),
 }
 
 /// Why bytes are no note.
@@ -116,6 +120,9 @@ pub enum NoteError {
     /// Dirty data.
     #[error("dirty data of a row: {0}")]
     HandOver(#[from] HandOverError),
+    /// A message about reservations.
+    #[error("a message about reservations: {0}")]
+    Reserve(#[from] ReservationError),
     /// A field has a value that it cannot have.
     #[error("field {0} cannot be so")]
     Field(&'static str),
@@ -133,8 +140,9 @@ impl Note {
             Self::Hurry { .. } => 6,
             Self::TailMoved { .. } => 7,
             Self::Beat => 8,
-            Self::HandOver { .. } => 9,
-            Self::Replayed => 10,
+            Self::Reserve(_) => 9,
+            Self::HandOver { .. } => 10,
+            Self::Replayed => 11,
         }
     }
 
@@ -191,6 +199,7 @@ impl Note {
                 out.extend([0; 4]);
                 data.encode(out);
             }
+            Self::Reserve(message) => message.encode(out),
         }
     }
 
@@ -233,8 +242,9 @@ impl Note {
                 }
             }
             8 if body.is_empty() => Self::Beat,
-            9 => parse_hand_over(body)?,
-            10 if body.is_empty() => Self::Replayed,
+            9 => Self::Reserve(Reservation::parse(body)?),
+            10 => parse_hand_over(body)?,
+            11 if body.is_empty() => Self::Replayed,
             kind => return Err(NoteError::Kind(kind)),
         })
     }

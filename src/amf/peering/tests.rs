@@ -9,7 +9,8 @@ use crate::amf::arbiter::{Arbitration, Config, QueueOrder, Token};
 use crate::amf::hand_over::{Content, Extent};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{Held, LockTable};
-use crate::amf::superblock::RECORD_BYTES;
+use crate::amf::reserving::Version;
+use crate::amf::superblock::{RECORD_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 
 fn slot(number: u8) -> Slot {
@@ -518,6 +519,13 @@ fn notes_are_read_as_they_were_written() {
             data: HandedOver::new(BlockSize::B512, extents, vec![8; 512]).unwrap(),
         },
         Note::Replayed,
+        Note::Reserve(Reservation::Held {
+            disk: Uuid([3; 16]),
+            version: Version {
+                epoch: Epoch(2),
+                count: 7,
+            },
+        }),
     ];
     let mut array = Array::default();
     array.add(0);

@@ -174,7 +174,7 @@ impl Node {
             Action::Layout { layout, expansion } => {
                 self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
             }
-            Action::LanesOver(_) => unreachable!("no other node shares the group"),
+            Action::LanesOver(_) | Action::PageDurable { .. } => unreachable!("no other node is there"),
             Action::Restored => unreachable!("rows are restored before there is a node"),
             Action::RebuildNeeded(work) => {
                 self.work.rebuild = Some(work);

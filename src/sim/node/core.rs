@@ -206,7 +206,7 @@ impl Core {
     }
 
     /// What the engine has laid out of a row.
-    fn laid_out(&self, row: RowIndex) -> HandedOver {
+    fn laid_out(&self, row: RowIndex) -> Ask {
         let (mut extents, mut bytes) = (Vec::new(), Vec::new());
         for extent in self.engine.given(row) {
             let DirtyExtent {
@@ -227,7 +227,9 @@ impl Core {
                 content,
             });
         }
-        HandedOver::new(self.block, extents, bytes).expect("an engine gives little")
+        let data = HandedOver::new(self.block, extents, bytes).expect("an engine gives little");
+        let data = Arc::new(data);
+        Ask::Give { row, data }
     }
 
     pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {
@@ -426,10 +428,7 @@ impl Core {
                 payload_bytes,
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
-            Action::Give { row } => {
-                let data = Arc::new(self.laid_out(row));
-                asked.push(Ask::Give { row, data });
-            }
+            Action::Give { row } => asked.push(self.laid_out(row)),
             Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
             message @ (Action::RecallCore { .. }
             | Action::HurryCores { .. }

@@ -64,6 +64,7 @@ impl World {
                 | Action::RamCleared
                 | Action::IntentDurable { .. }
                 | Action::LostDurable { .. }
+                | Action::PageDurable { .. }
                 | Action::LanesOver(_)
                 | Action::Started
                 | Action::VdiskAdded(_)

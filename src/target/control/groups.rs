@@ -23,6 +23,7 @@ use crate::amf::lock::LockTable;
 use crate::amf::lost::LostList;
 use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
+use crate::amf::reserving::Table;
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
 use crate::drive::DriveError;
@@ -57,6 +58,8 @@ pub struct GroupPlan {
     pub intent: Option<IntentMap>,
     /// Blocks that no drive gives back.
     pub lost: LostList,
+    /// Who has reserved its virtual disks, as the drives say; of a group that other nodes may serve too.
+    pub reserved: Vec<Table>,
 }
 
 impl GroupPlan {
@@ -470,6 +473,7 @@ impl Control {
             Action::RamCleared => self.ram_event(core, io, group, RamEvent::Cleared),
             Action::IntentDurable { request } => self.intent_durable(core, io, group, request),
             Action::LostDurable { request } => self.lost_durable(core, io, group, request),
+            Action::PageDurable { request } => self.page_durable(core, io, request),
             Action::Members(set) => self.announce_members(core, io, group, set),
             Action::Started => {
                 self.groups[usize::from(group)].phase = Phase::Open;

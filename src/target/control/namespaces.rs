@@ -20,8 +20,8 @@ use crate::vdisk::VirtualDisk;
 
 /// A namespace as hosts were told of it.
 pub(super) struct Shown {
-    group: u16,
-    uuid: Uuid,
+    pub(super) group: u16,
+    pub(super) uuid: Uuid,
     blocks: u64,
     access: Access,
 }
@@ -65,6 +65,9 @@ impl Control {
                 }
             }
         }
+        for (facts, uuid, group) in &added {
+            self.guard_namespace(core, io, *group, (facts.nsid, *uuid));
+        }
         let table = Arc::new(table);
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::Namespaces(Arc::clone(&table)));
@@ -79,6 +82,7 @@ impl Control {
             self.announced.insert(facts.nsid, shown);
             self.subsystem_event(core, io, SubsystemEvent::NamespaceAdded(facts));
             self.restore_reservations(core, io, &facts);
+            self.show_table(core, io, group, (facts.nsid, uuid));
         }
     }
 
@@ -123,6 +127,9 @@ impl Control {
         let shown = self.announced.remove(&nsid);
         self.subsystem_event(core, io, SubsystemEvent::NamespaceRemoved { nsid });
         self.publish_namespaces(core, io);
+        if let Some(shown) = &shown {
+            self.forget_table(core, io, group, shown.uuid);
+        }
         self.drain(
             core,
             io,
@@ -294,8 +301,7 @@ fn namespace_of(
         reservable: match group.header {
             Some(_) if is_data(record.nsid) => Reservable::Persistently,
             Some(_) => Reservable::Never,
-            // Nodes do not tell each other of reservations yet.
-            None if shared.is_shared() => Reservable::Never,
+            None if shared.is_shared() => Reservable::AcrossNodes,
             None => Reservable::UntilStop,
         },
         admission_of: match group.header {

@@ -494,6 +494,7 @@ impl Control {
             replayed: None,
             intent: None,
             lost: LostList::default(),
+            reserved: Vec::new(),
         };
         let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
         let ring = crate::target::assemble::spare_ring_bytes(self.memory_mib);

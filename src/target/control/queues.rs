@@ -220,6 +220,7 @@ impl Control {
                 Action::PersistReservation { number, nsid, state } => {
                     self.persist_reservation(core, io, number, nsid, state);
                 }
+                Action::PassReservation(pass) => self.pass_reservation(core, io, pass),
                 Action::ResetElsewhere { number, wish } => self.reset_elsewhere(io, number, wish),
                 Action::ResetAnswered { number, outcome } => self.reset_answered(number, outcome),
                 Action::Close { queue, reason } => {

@@ -9,6 +9,7 @@ use nvme::subsystem::{Event, Namespace};
 use reactor::{CoreIndex, Io, Span};
 
 use super::Control;
+use super::share::is_of_table;
 use crate::target::command_log::Note;
 use crate::target::core::{Core, TokenKind, token};
 use crate::target::drives::{DriveBinding, Kind, Medium, Verdict};
@@ -77,6 +78,9 @@ impl Control {
             && let Some((_, order)) = self.enforcing.remove(&number)
         {
             self.note_rules(core, io, order);
+            if is_of_table(number) {
+                return self.table_enforced(core, io, number);
+            }
             self.subsystem_event(core, io, Event::ReservationEnforced { number });
         }
     }

@@ -7,6 +7,7 @@ mod disks;
 mod errands;
 mod groups;
 mod ports;
+mod reserving;
 mod resets;
 mod roll;
 
@@ -21,6 +22,7 @@ use nvme::subsystem::{Event as SubsystemEvent, Port as HostPort};
 use reactor::{CoreIndex, Errno, Io, Nanos, Received, SendBatch, TimerId};
 
 use super::{Control, VdiskPlan};
+use crate::amf::RowIndex;
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
 use crate::amf::homes::Homes;
@@ -29,6 +31,7 @@ use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::Note;
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
+use crate::amf::reserving::Reserving;
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, SubmitError};
 use crate::icl::membership::record::EpochRecord;
@@ -42,6 +45,7 @@ use crate::target::share::{Heard, ShareOrder};
 use disks::Closings;
 use errands::Errands;
 use ports::Ports;
+pub(super) use reserving::is_of_table;
 use roll::Gathering;
 
 /// Lock words of a shared group.
@@ -92,6 +96,7 @@ struct SharedGroup {
     address: u16,
     limits: Limits,
     peering: Peering,
+    reserving: Reserving,
     table: Arc<LockTable>,
     journal: Arc<JournalShared>,
     /// Its number among the groups of the node, once it is open.
@@ -144,6 +149,7 @@ pub(super) struct ShareControl {
     resets: resets::NodeResets,
     /// This node is about to go, and others take over what they serve as well.
     departs: bool,
+    tables: reserving::Tables,
 }
 
 impl ShareControl {
@@ -167,6 +173,7 @@ impl ShareControl {
                 nodes: plan.nodes,
                 limits: plan.limits,
                 peering: Peering::new(setup.slot, cores, homes),
+                reserving: Reserving::new(setup.slot),
                 table,
                 journal,
                 index: None,
@@ -198,6 +205,7 @@ impl ShareControl {
             timer: None,
             resets: resets::NodeResets::default(),
             departs: false,
+            tables: reserving::Tables::default(),
         }
     }
 
@@ -379,6 +387,7 @@ impl Control {
             }
         }
         self.tend_resets(core, io);
+        self.answer_reservations(core, io);
         self.send_held_back(io);
         self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
@@ -572,6 +581,7 @@ impl Control {
         share.inbox_bytes.clear();
         share.gathering.enter(&record);
         share.resets.enter(members);
+        share.tables.enter();
         share.record = Some(record);
         self.with_port(|port, mut news| port.enter(io, epoch, &nodes, &mut news));
         self.end_errands();
@@ -596,12 +606,36 @@ impl Control {
         }
     }
 
+    /// Locks are granted: hosts are welcome.
+    fn serve_group(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize) {
+        tracing::info!(group = %self.share().groups[at].name, "shared group is served");
+        let group = &mut self.share().groups[at];
+        (group.is_served, group.refused) = (true, None);
+        self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
+        if let Some(index) = self.share().groups[at].index {
+            self.tend_disks(core, io, index);
+        }
+        let disks = self.disks_of(at);
+        self.reserve(core, io, at, |reserving, out| reserving.serve(&disks, out));
+        self.try_listen(core, io);
+    }
+
+    /// What becomes of a row and its dirty data goes to the core that has to do with it.
+    fn hand(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        at: usize,
+        (to, row): (u16, RowIndex),
+        hand: Hand,
+    ) {
+        let index = self.share().groups[at].index;
+        let group = index.expect("cores that use rows serve the group");
+        core.tell(io, CoreIndex(to), Message::Hand { group, row, hand });
+    }
+
     fn peering_action(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, action: Action) {
         let index = self.share().groups[at].index;
-        let hand = |io: &mut Io<Message>, core: &mut Core, to: u16, row, hand| {
-            let group = index.expect("cores that use rows serve the group");
-            core.tell(io, CoreIndex(to), Message::Hand { group, row, hand });
-        };
         match action {
             Action::WakeCores { mask, row } => {
                 let group = index.expect("cores that wait serve the group");
@@ -612,15 +646,16 @@ impl Control {
                     self.peer(core, io, at, |peering, now, out| peering.turn(now, row, out));
                 }
             }
-            Action::RecallCore { core: to, row, gives } => hand(io, core, to, row, Hand::Recall { gives }),
-            Action::Answer { core: to, row } => hand(io, core, to, row, Hand::Answer),
-            Action::Adopt { core: to, row, data } => hand(io, core, to, row, Hand::Adopt(data)),
-            Action::Restore { core: to, row } => hand(io, core, to, row, Hand::Restore),
-            Action::Settle { core: to, row } | Action::Forget { core: to, row } => {
-                hand(io, core, to, row, Hand::Settle);
+            Action::RecallCore { core: to, row, gives } => {
+                self.hand(core, io, at, (to, row), Hand::Recall { gives })
             }
-            // Its entries stay until it is forgotten.
-            Action::Void { .. } => {}
+            Action::Answer { core: to, row } => self.hand(core, io, at, (to, row), Hand::Answer),
+            Action::Adopt { core: to, row, data } => self.hand(core, io, at, (to, row), Hand::Adopt(data)),
+            Action::Restore { core: to, row } => self.hand(core, io, at, (to, row), Hand::Restore),
+            Action::Settle { core: to, row } | Action::Forget { core: to, row } => {
+                self.hand(core, io, at, (to, row), Hand::Settle);
+            }
+            Action::Void { .. } => {} // Its entries stay until it is forgotten.
             Action::Send { to, note } => self.send_note(io, to, at, note),
             Action::TailMoved => self.tell_lanes_moved(core, io, at, u32::MAX),
             Action::LanesMoved { lanes } => {
@@ -652,17 +687,11 @@ impl Control {
             }
             Action::Follow(led) => self.follow(core, io, at, &led),
             Action::Refused(why) => self.refused(core, io, at, why),
-            Action::Serve => {
-                tracing::info!(group = %self.share().groups[at].name, "shared group is served");
-                let group = &mut self.share().groups[at];
-                (group.is_served, group.refused) = (true, None);
-                self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
-                if let Some(index) = self.share().groups[at].index {
-                    self.tend_disks(core, io, index);
-                }
-                self.try_listen(core, io);
-            }
+            Action::Serve => self.serve_group(core, io, at),
             Action::Fault(member, error) => self.count_fault(core, io, at, member, error),
+            Action::Reserve { from, message } => self.reserve(core, io, at, |reserving, out| {
+                reserving.receive(from, message, out);
+            }),
             Action::Misbehaved { peer, what } => {
                 tracing::error!(%peer, ?what, group = %self.share().groups[at].name, "a node breaks the rules of locks; its message is not followed");
             }

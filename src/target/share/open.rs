@@ -165,6 +165,7 @@ impl Stock {
             }));
         }
         let next = report.as_ref().map(|report| report.next_seq);
+        let reserved = storage::load_pages(&candidate, &opened);
         let plan = GroupPlan {
             source: GroupSource::Found(Box::new(candidate)),
             header: None,
@@ -173,6 +174,7 @@ impl Stock {
             replayed: report,
             intent: None,
             lost,
+            reserved,
         };
         Ok(if recovery.living.is_empty() {
             Outcome::Open(plan)

@@ -208,6 +208,7 @@ impl World {
                 other @ (subsystem::Action::Abort { .. }
                 | subsystem::Action::EnforceReservation(_)
                 | subsystem::Action::PersistReservation { .. }
+                | subsystem::Action::PassReservation(_)
                 | subsystem::Action::ResetElsewhere { .. }
                 | subsystem::Action::ResetAnswered { .. }) => panic!("{other:?}"),
             }

@@ -342,6 +342,7 @@ fn aborts_ask_the_runtime_and_tell_the_truth() {
             | Action::Close { .. }
             | Action::EnforceReservation(_)
             | Action::PersistReservation { .. }
+            | Action::PassReservation(_)
             | Action::ResetElsewhere { .. }
             | Action::ResetAnswered { .. }
             | Action::Report(_) => None,

@@ -655,6 +655,7 @@ fn a_controller_has_a_write_cache_if_a_namespace_had_one_when_it_was_made() {
             | Action::Close { .. }
             | Action::EnforceReservation(_)
             | Action::PersistReservation { .. }
+            | Action::PassReservation(_)
             | Action::ResetElsewhere { .. }
             | Action::ResetAnswered { .. }
             | Action::Report(_) => None,

@@ -225,6 +225,7 @@ impl World {
                 | Action::Complete { .. }
                 | Action::Abort { .. }
                 | Action::Close { .. }
+                | Action::PassReservation(_)
                 | Action::ResetElsewhere { .. }
                 | Action::ResetAnswered { .. }
                 | Action::Report(_)) => self.rig.actions.push(action),

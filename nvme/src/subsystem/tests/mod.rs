@@ -6,6 +6,7 @@ mod connect;
 mod discovery;
 mod held;
 mod lifecycle;
+mod passing;
 mod random;
 mod reservation;
 mod reset;

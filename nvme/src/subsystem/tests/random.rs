@@ -18,6 +18,8 @@ struct World {
     enforced: u32,
     /// Reservations that are not durable yet.
     persists: Vec<u64>,
+    /// Passed on and not answered.
+    passed: Vec<u64>,
     cntlids: Vec<u16>,
     /// Resets that hosts of other nodes wait for: the connections that have to be gone before, if the controller is that host's.
     asked: BTreeMap<u64, Option<Vec<QueueId>>>,
@@ -165,6 +167,13 @@ impl World {
         } else if let Some(number) = self.persists.pop() {
             let succeeded = self.below(4) > 0;
             self.rig.step(Event::ReservationPersisted { number, succeeded });
+        } else if let Some(number) = self.passed.pop() {
+            self.enforced += 1;
+            self.rig.step(Event::ReservationAnswered(ReservationAnswer {
+                number,
+                status: Status::SUCCESS,
+                data: Vec::new(),
+            }));
         }
     }
 
@@ -244,10 +253,10 @@ impl World {
                 self.rig.step(Event::NamespaceRemoved { nsid });
             }
             0 => self.rig.step(Event::NamespaceAdded(Namespace {
-                reservable: if nsid == 1 {
-                    Reservable::Persistently
-                } else {
-                    Reservable::UntilStop
+                reservable: match nsid {
+                    1 => Reservable::Persistently,
+                    2 => Reservable::UntilStop,
+                    _ => Reservable::AcrossNodes,
                 },
                 ..namespace(nsid)
             })),
@@ -302,6 +311,7 @@ impl World {
                 Action::Abort { token, .. } => self.aborts.push(token),
                 Action::EnforceReservation(order) => self.enforcements.push(order.number),
                 Action::PersistReservation { number, .. } => self.persists.push(number),
+                Action::PassReservation(passed) => self.passed.push(passed.number),
                 Action::Close { queue, .. } => {
                     assert!(self.closing.insert(queue), "closed once");
                 }
@@ -335,6 +345,7 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
             enforcements: Vec::new(),
             enforced: 0,
             persists: Vec::new(),
+            passed: Vec::new(),
             cntlids: Vec::new(),
             asked: BTreeMap::new(),
             asked_number: 0,
@@ -359,7 +370,7 @@ fn random_events_never_panic_never_complete_twice_and_leave_nothing_behind() {
             world.close(queue);
         }
         world.look();
-        while !(world.enforcements.is_empty() && world.persists.is_empty()) {
+        while !(world.enforcements.is_empty() && world.persists.is_empty() && world.passed.is_empty()) {
             world.answer();
             world.look();
         }

@@ -150,13 +150,11 @@ impl Engine {
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
         let most = write_back.blocks_handed_max(shift);
         let mut extents = [None; EXTENTS_MAX];
-        let mut count = 0;
-        for extent in write_back.dirty.extents(entry) {
-            let Some(place) = extents.get_mut(count) else {
+        for (at, extent) in write_back.dirty.extents(entry).enumerate() {
+            let Some(place) = extents.get_mut(at) else {
                 return false;
             };
             *place = Some(extent);
-            count += 1;
         }
         let is_little = write_back.dirty.dirty_blocks(entry) <= most;
         let is_free = write_back.is_idle(entry) && write_back.hand_overs.given.len() < GIVEN_MAX;

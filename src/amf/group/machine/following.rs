@@ -75,6 +75,7 @@ impl Group {
             | Event::ScrubProgress { .. }
             | Event::PersistIntent { .. }
             | Event::PersistLost { .. }
+            | Event::PersistPage(_)
             | Event::LanesOver(_) => {}
             Event::Start(_) | Event::TakeOver(_) | Event::Restored(_) | Event::SuperblockWritten { .. } => {
                 panic!("a group that another node leads is neither started here nor written")

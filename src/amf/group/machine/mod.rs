@@ -11,6 +11,7 @@ mod expansion;
 mod following;
 mod intent;
 mod lost;
+mod pages;
 mod places;
 mod seat;
 mod snapshot;
@@ -43,6 +44,7 @@ use disks::Leaving;
 use expansion::Joining;
 use intent::IntentKeeper;
 use lost::LostKeeper;
+use pages::PageKeeper;
 use places::{NewDrive, Wanted};
 use seat::{Comeback, Seat, SeatDrive, SpareSeat};
 use update::{Target, Update};
@@ -178,6 +180,7 @@ pub struct Group {
     taken_over: Option<LanesOver>,
     intent: Option<IntentKeeper>,
     lost_blocks: LostKeeper,
+    pages: PageKeeper,
     /// Members that failed and that `record` still calls active.
     faults: u32,
     update: Option<Update>,
@@ -314,6 +317,7 @@ impl Group {
             taken_over: None,
             intent: map.map(IntentKeeper::new),
             lost_blocks: LostKeeper::default(),
+            pages: PageKeeper::default(),
             faults: 0,
             update: None,
             changes: VecDeque::new(),
@@ -463,6 +467,7 @@ impl Group {
             }
             Event::PersistIntent { request } => self.persist_intent(request),
             Event::PersistLost { request } => self.persist_lost(request),
+            Event::PersistPage(write) => self.persist_page(write),
             Event::Stop => self.stop(out),
         }
         self.advance(out);
@@ -720,6 +725,7 @@ impl Group {
                 self.propose(out);
                 self.advance_intent(out);
                 self.advance_lost(out);
+                self.advance_pages(out);
             }
         }
     }

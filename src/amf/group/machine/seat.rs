@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::amf::group::status::LossReason;
 use crate::amf::superblock::{Uuid, copy_offsets};
 
-/// Writes to one member for one update: four copies, two blocks of another program's signatures and two of the list of lost blocks.
+/// Writes to one member for one update as a rule: four copies, two blocks of another program's signatures and two of the list of lost blocks.
 const WRITES_MAX: usize = 8;
 
 /// Blocks of the first 16 KiB that hold no copy of a record, but maybe other programs' signatures.
@@ -60,6 +60,8 @@ pub(super) enum Content {
     Zeroes,
     /// The list of lost blocks.
     LostBlocks,
+    /// The newest page of reservations of a place.
+    Page(u8),
 }
 
 impl Seat {

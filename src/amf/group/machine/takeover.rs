@@ -40,9 +40,9 @@ impl Group {
         }
     }
 
-    /// Whether no superblock is being written, and nothing waits for the next one.
+    /// Whether no superblock and no page of reservations is being written, and nothing waits for the next one.
     pub fn is_quiet(&self) -> bool {
-        self.update.is_none() && self.changes.is_empty()
+        self.update.is_none() && self.changes.is_empty() && self.pages.is_idle()
     }
 
     /// The record that was announced last: what nodes may be told that follow this one. `None` before the first time, while a newer one is durable that is not to be

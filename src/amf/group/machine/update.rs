@@ -66,7 +66,8 @@ impl Group {
                     let mut left = seat.writes(record.generation);
                     // A group that is being made has an identity that no old list has.
                     if !record.forming {
-                        for write in self.lost_writes(seat).into_iter().rev() {
+                        let pages = self.page_writes(seat).into_iter();
+                        for write in pages.chain(self.lost_writes(seat)).rev() {
                             left.push_front(write);
                         }
                     }
@@ -111,6 +112,7 @@ impl Group {
             Content::Zeroes => Box::new([0; RECORD_BYTES]),
             Content::Record => self.encode_for(target, *drive_bytes),
             Content::LostBlocks => self.lost_page(),
+            Content::Page(place) => self.page_of(place),
         };
         out.push(Action::WriteSuperblock {
             io,
@@ -144,7 +146,8 @@ impl Group {
         result: Result<(), DriveError>,
         out: &mut Vec<Action>,
     ) {
-        if self.intent_written(io, result, out) || self.lost_written(io, result, out) {
+        let is_other = self.intent_written(io, result, out) || self.lost_written(io, result, out);
+        if is_other || self.page_written(io, result, out) {
             return;
         }
         let update = self.update.as_mut().expect("a write belongs to an update");

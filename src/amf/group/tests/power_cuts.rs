@@ -406,6 +406,7 @@ impl World {
                 | Action::LanesOver(_)
                 | Action::IntentDurable { .. }
                 | Action::LostDurable { .. }
+                | Action::PageDurable { .. }
                 | Action::Report(_) => {}
                 Action::RebuildNeeded(work) => {
                     (life.work, life.filled) = (Some(work), 0);

@@ -171,6 +171,7 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 | Action::LanesOver(_)
                 | Action::IntentDurable { .. }
                 | Action::LostDurable { .. }
+                | Action::PageDurable { .. }
                 | Action::RebuildNeeded(_)
                 | Action::RebuildOver { .. }
                 | Action::Stopped { .. }) => panic!("{other:?}"),

@@ -176,6 +176,7 @@ impl Node {
                 self.try_listen(out);
             }
             Action::Fault(member, error) => self.count_fault(member, error, out),
+            Action::Reserve { .. } => unreachable!("hosts reserve nothing here"),
             Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
         }
     }
@@ -549,6 +550,7 @@ impl Node {
             | GroupAction::RamCleared
             | GroupAction::IntentDurable { .. }
             | GroupAction::LostDurable { .. }
+            | GroupAction::PageDurable { .. }
             | GroupAction::VdiskRemoved { .. }
             | GroupAction::VdiskResized(_)
             | GroupAction::VdiskPorts(_)

@@ -12,6 +12,7 @@ use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::hand_over::HandedOver;
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
 use crate::amf::peering::note::Led;
+use crate::amf::reserving::Reserving;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
@@ -57,7 +58,11 @@ impl Control {
             }
             Outcome::Open(plan) => {
                 let replay = replay_of(plan.replayed.as_ref());
-                let machine = machine_of(plan.source, plan.intent, plan.lost);
+                let machine = machine_of(plan.source, plan.intent, plan.lost).with_pages(&plan.reserved);
+                // Nobody has them in memory: all nodes were stopped.
+                self.reserve(core, io, at, |reserving, out| {
+                    reserving.restore(plan.reserved, out);
+                });
                 match self.bind_led(core, io, at, machine, true) {
                     Ok(index) => {
                         let opening = self.opening(index, replay);
@@ -99,7 +104,7 @@ impl Control {
     /// Others have the group open; from now on this node writes its superblocks.
     fn take_over(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, plan: GroupPlan) {
         let replay = replay_of(plan.replayed.as_ref());
-        let machine = machine_of(plan.source, plan.intent, plan.lost);
+        let machine = machine_of(plan.source, plan.intent, plan.lost).with_pages(&plan.reserved);
         let known = self.share().groups[at].index;
         let index = match known {
             Some(index) if self.has_failed_alone(at, index) => {
@@ -148,6 +153,7 @@ impl Control {
         tracing::error!(group = %group.name, %why, "shared group cannot be opened");
         group.refused = Some(why.to_owned());
         self.peer(core, io, at, |peering, _, out| peering.not_led(epoch, why, out));
+        self.reserve(core, io, at, Reserving::refuse);
         self.try_listen(core, io);
     }
 
@@ -365,6 +371,9 @@ impl Control {
         }
         let Some(led) = self.led_of(group) else { return };
         self.share().groups[at].recovers = None;
+        // Before the record, so that who opens the group by it knows already who has reserved what.
+        let disks = self.disks_of(at);
+        self.reserve(core, io, at, |reserving, out| reserving.lead(epoch, &disks, out));
         self.peer(core, io, at, |peering, now, out| {
             peering.replayed(now, epoch, led, below, out)
         });
@@ -385,6 +394,7 @@ impl Control {
         shared.recovers = None;
         shared.refused = Some(why.to_owned());
         self.peer(core, io, at, |peering, _, out| peering.failed(why, out));
+        self.reserve(core, io, at, Reserving::refuse);
     }
 
     /// Whoever leads a group cannot open it, or it has failed.
@@ -405,6 +415,7 @@ impl Control {
             // It came with the message; whoever waits until a member counts as lost hears of it here.
             self.announce_members(core, io, index, known);
         }
+        self.reserve(core, io, at, Reserving::refuse);
         self.try_listen(core, io);
     }
 

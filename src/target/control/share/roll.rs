@@ -211,6 +211,9 @@ impl Control {
             let era = Era::of(&record, before.as_ref(), roll.sharers(&group.name), leader);
             // Whoever is to put its pen down is told so anew.
             (group.refused, group.steps_down) = (None, false);
+            self.reserve(core, io, at, |reserving, out| {
+                reserving.enter(era.epoch, era.members, era.leader, out);
+            });
             self.peer(core, io, at, |peering, now, out| {
                 peering.enter(now, era, out);
                 if !suspects.is_empty() {
