@@ -545,17 +545,17 @@ fn notes_are_read_as_they_were_written() {
     far.extend(u64::MAX.to_le_bytes());
     far.extend([0; 16]);
     assert_eq!(
-        Note::parse(9, &far),
+        Note::parse(10, &far),
         Err(NoteError::Field("row")),
         "no group has it"
     );
     far[48..56].fill(0);
     assert!(
-        matches!(Note::parse(9, &far), Err(NoteError::HandOver(_))),
+        matches!(Note::parse(10, &far), Err(NoteError::HandOver(_))),
         "no data"
     );
     far[71] = 1;
-    assert_eq!(Note::parse(9, &far), Err(NoteError::Field("hand over")));
+    assert_eq!(Note::parse(10, &far), Err(NoteError::Field("hand over")));
 }
 
 /// PROTOCOL H19: what is replayed of living nodes' lanes begins where the lanes of those that are gone do, as the best informed of the living knows.
