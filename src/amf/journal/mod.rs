@@ -3,7 +3,7 @@
 //! Owns the format of the journal on the member drives, the sequence that all cores share and the
 //! replay that runs before a group opens. Every member has the journal's region at the same place:
 //! one lane a core, and behind them the *recovery lane* that only replay writes: rounds of rows, and
-//! [marks](mark) for the next replay.
+//! *marks* for the next replay.
 //!
 //! A *batch* is a header of one block and its payload, contiguous in a lane, never across its end. It
 //! is written with FUA to [`copies_written`] members and is *committed* when every one of them has it

@@ -9,7 +9,7 @@
 //! 3. *Spread*: every batch that counts is written, at its own place, to as many members as it takes to
 //!    outlive further losses. A batch of which a power cut left one copy counts from here on like one that
 //!    was committed; before, nothing may be built on it.
-//!    Who goes on without a member says so to later runs in a [mark](super::mark).
+//!    Who goes on without a member says so to later runs in a *mark*.
 //! 4. *Redo*: rows with a destage may be half-written. All its data and check data are written whole and
 //!    nothing is read, so an inconsistent row heals, also with lost members (H25, H26). Then a flush.
 //! 5. *Rounds*: other rows are consistent. New check data is computed and recorded in the recovery lane with
