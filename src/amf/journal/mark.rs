@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use nvme::crc32c;
 
-use super::codec::JournalLayout;
+use super::codec::{JournalLayout, put_u32, put_u64, u32_at, u64_at};
 use crate::amf::RowIndex;
 
 const MAGIC: [u8; 8] = *b"BRAIDJM1";
@@ -41,6 +41,9 @@ const WITHOUT_AT: usize = 60;
 const COUNT_AT: usize = 64;
 const END: usize = 68;
 const ROW_BYTES: usize = 16;
+
+/// Numbers that no sound writer reaches: those that follow on a mark have to exist.
+const NUMBERS_MAX: u64 = u64::MAX / 2;
 
 /// Of a lane each slot takes this part, and at least a header and a block of rows.
 const SLOT_PART: u32 = 8;
@@ -117,15 +120,15 @@ pub fn encode(mark: &Mark, journal: &JournalLayout) -> Vec<u8> {
     let head = &mut bytes[..block];
     head[..CRC_AT].copy_from_slice(&MAGIC);
     head[GROUP_AT..INCARNATION_AT].copy_from_slice(&journal.group.0);
-    put(head, ROWS_CRC_AT, &rows_crc.to_le_bytes());
-    put(head, INCARNATION_AT, &journal.incarnation.to_le_bytes());
-    put(head, NUMBER_AT, &mark.number.to_le_bytes());
-    put(head, SEQ_AT, &mark.seq.to_le_bytes());
-    put(head, POSITION_AT, &position(journal, mark.number).to_le_bytes());
-    put(head, WITHOUT_AT, &mark.without.to_le_bytes());
-    put(head, COUNT_AT, &count.to_le_bytes());
+    put_u32(head, ROWS_CRC_AT, rows_crc);
+    put_u64(head, INCARNATION_AT, journal.incarnation);
+    put_u64(head, NUMBER_AT, mark.number);
+    put_u64(head, SEQ_AT, mark.seq);
+    put_u32(head, POSITION_AT, position(journal, mark.number));
+    put_u32(head, WITHOUT_AT, mark.without);
+    put_u32(head, COUNT_AT, count);
     let crc = checksum(head);
-    put(head, CRC_AT, &crc.to_le_bytes());
+    put_u32(head, CRC_AT, crc);
     bytes
 }
 
@@ -149,8 +152,8 @@ pub fn parse(block: &[u8], at: u32, journal: &JournalLayout) -> Option<Head> {
         && u64_at(block, INCARNATION_AT) == journal.incarnation;
     let is_placed = u32_at(block, POSITION_AT) == at && at == position(journal, head.number);
     let is_sound = rows as usize <= rows_max(journal)
-        && head.seq != u64::MAX
-        && head.number != u64::MAX
+        && head.seq <= NUMBERS_MAX
+        && head.number <= NUMBERS_MAX
         && block[END..].iter().all(|byte| *byte == 0);
     (is_ours && is_placed && is_sound).then_some(head)
 }
@@ -179,25 +182,9 @@ impl Head {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    bytes[at..at + value.len()].copy_from_slice(value);
-}
-
 /// CRC-32C of the header without the four bytes that hold it.
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::portable(crc32c::portable(0, &bytes[..CRC_AT]), &bytes[ROWS_CRC_AT..])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut value = [0; 4];
-    value.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(value)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(value)
 }
 
 #[cfg(test)]
@@ -281,6 +268,24 @@ mod tests {
         other = journal;
         other.group = Uuid([4; 16]);
         assert_eq!(parse(&bytes[..512], at, &other), None);
+    }
+
+    /// Whoever goes on with the numbers of a mark does not come to their end.
+    #[test]
+    fn numbers_without_successors_are_no_marks() {
+        let journal = journal(16);
+        let last = Mark {
+            number: u64::MAX - 2,
+            ..mark(1)
+        };
+        let bytes = encode(&last, &journal);
+        assert_eq!(read_back(&bytes, &journal, position(&journal, last.number)), None);
+        let last = Mark {
+            seq: u64::MAX - 1,
+            ..mark(1)
+        };
+        let bytes = encode(&last, &journal);
+        assert_eq!(read_back(&bytes, &journal, position(&journal, last.number)), None);
     }
 
     /// The bytes are on people's drives.
