@@ -359,7 +359,7 @@ pub enum Action {
         /// Dirty data of another node may come along: [`Engine::adopt`] or [`Engine::answer`] follows, one of them once.
         takes: bool,
     },
-    /// The dirty data of this row, which [`Engine::given`] tells, goes to the node that wants it: the lock is given back with the next actions. Stays where it is until
+    /// The dirty data of this row, which [`Engine::lay_out`] copies, goes to the node that wants it: the lock is given back with the next actions. Stays where it is until
     /// [`Engine::settle_given`] or [`Engine::restore`].
     Give {
         /// The row.

@@ -13,14 +13,12 @@ use super::drives::{DriveCommand, Kind, Outcome};
 use super::message::{ControlMessage, Message, Repair};
 use super::share::Lease;
 use super::window::Window;
-use crate::amf::cache::{DirtyExtent, DirtySource};
 use crate::amf::engine::{
     Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, ReadCacheConfig, ReadCacheCounts,
     Request, ScratchHold, WriteBackConfig,
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
-use crate::amf::hand_over::{Content, Extent, HandedOver};
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -523,30 +521,12 @@ impl Core {
     /// A row goes to its home with its dirty data.
     fn give_row(&mut self, io: &mut Io<Message>, group: u16, row: RowIndex) {
         let g = usize::from(group);
-        let block = self.groups[g].block;
-        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
-        for extent in self.groups[g].engine.given(row) {
-            let DirtyExtent {
-                start_blocks, blocks, ..
-            } = extent;
-            let content = match extent.source {
-                DirtySource::Zeroes => Content::Zeroes,
-                DirtySource::Ring { block: first } => {
-                    let offset_bytes = first << block.shift();
-                    let from = self.locate(g, Place::Ring { offset_bytes }, blocks << block.shift());
-                    let start = bytes.len();
-                    bytes.resize(start + (blocks << block.shift()) as usize, 0);
-                    io.arena().copy_out(from, 0, &mut bytes[start..]);
-                    Content::Piece
-                }
-            };
-            extents.push(Extent {
-                start_blocks,
-                blocks,
-                content,
-            });
-        }
-        let data = HandedOver::new(block, extents, bytes).expect("an engine gives little");
+        let data = self.groups[g].engine.lay_out(row, |offset_bytes, bytes, out| {
+            let from = self.locate(g, Place::Ring { offset_bytes }, bytes);
+            let start = out.len();
+            out.resize(start + bytes as usize, 0);
+            io.arena().copy_out(from, 0, &mut out[start..]);
+        });
         let (from, data) = (self.index, Box::new(data));
         let given = ControlMessage::RowGiven {
             group,

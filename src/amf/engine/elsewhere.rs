@@ -7,10 +7,8 @@ use super::Place;
 use super::executor::{BLOCK, Owed, Random, Shape, World};
 use super::tests::{Run, any_shape};
 use crate::amf::RowIndex;
-use crate::amf::cache::{DirtyExtent, DirtySource};
-use crate::amf::hand_over::{Content, Extent, HandedOver};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::{Entry, HOME, Held, Mode, WakeMask};
-use crate::drive::block::BlockSize;
 
 /// The homes of all slots, and nodes that want rows whenever they like.
 #[derive(Default)]
@@ -159,7 +157,11 @@ impl World {
 
     /// A core has laid out a row's dirty data and left the row to its home.
     pub fn given(&mut self, core: usize, row: RowIndex) {
-        let data = self.laid_out(core, row);
+        let engine = &self.cores[core].engine;
+        let data = engine.lay_out(row, |offset_bytes, bytes, out| {
+            let blocks = self.load(core, Place::Ring { offset_bytes }, bytes);
+            out.extend(blocks.into_iter().flat_map(|byte| [byte; BLOCK as usize]));
+        });
         if self.several.is_some() {
             return self.given_to_nodes(core, row, data);
         }
@@ -171,31 +173,6 @@ impl World {
         elsewhere.given += 1;
         let earlier = elsewhere.away.insert(row, away);
         assert!(earlier.is_none(), "a row is given once");
-    }
-
-    /// What a core has laid out of a row.
-    fn laid_out(&self, core: usize, row: RowIndex) -> HandedOver {
-        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
-        for extent in self.cores[core].engine.given(row) {
-            let DirtyExtent {
-                start_blocks, blocks, ..
-            } = extent;
-            let content = match extent.source {
-                DirtySource::Zeroes => Content::Zeroes,
-                DirtySource::Ring { block } => {
-                    let offset_bytes = block * BLOCK;
-                    let blocks = self.load(core, Place::Ring { offset_bytes }, blocks * BLOCK);
-                    bytes.extend(blocks.into_iter().flat_map(|byte| [byte; BLOCK as usize]));
-                    Content::Piece
-                }
-            };
-            extents.push(Extent {
-                start_blocks,
-                blocks,
-                content,
-            });
-        }
-        HandedOver::new(BlockSize::B512, extents, bytes).expect("it is little")
     }
 
     /// The home, which is in, brings a row back to the core that has given it.

@@ -10,18 +10,17 @@ use nvme::crc32c;
 
 use super::LaneCall;
 use super::Owner;
-use crate::amf::cache::{DirtyExtent, DirtySource};
 use crate::amf::code::mul_add_bytes;
 use crate::amf::engine::{
     Action, CommandId, Engine, GroupError, IoTag, Place, ReadCacheConfig, Request, ScrubOutcome,
 };
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
-use crate::amf::hand_over::{Content, Extent, HandedOver};
+use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::Mode;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::drive::block::{BlockSize, MemberLba};
+use crate::drive::block::MemberLba;
 use crate::sim::drive::Command;
 use crate::sim::scenario::Mutant;
 use crate::sim::stamp::{BLOCK_BYTES, Block};
@@ -96,7 +95,6 @@ pub struct Core {
     clean: Vec<u8>,
     /// What is being adopted.
     handed: Vec<u8>,
-    block: BlockSize,
     buffers: Vec<Vec<u8>>,
     owners: Vec<Option<(Owner, bool)>>,
     /// Drive commands under way, with the member whose drive has each.
@@ -130,7 +128,6 @@ impl Core {
             ring: vec![JUNK; ring_bytes],
             clean: Vec::new(),
             handed: Vec::new(),
-            block: geometry.block(),
             buffers: vec![Vec::new(); commands as usize],
             owners: vec![None; commands as usize],
             outstanding: BTreeMap::new(),
@@ -205,29 +202,11 @@ impl Core {
         self.engine.settle_given(row, &mut self.actions);
     }
 
-    /// What the engine has laid out of a row.
+    /// What the engine gives of a row.
     fn laid_out(&self, row: RowIndex) -> Ask {
-        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
-        for extent in self.engine.given(row) {
-            let DirtyExtent {
-                start_blocks, blocks, ..
-            } = extent;
-            let content = match extent.source {
-                DirtySource::Zeroes => Content::Zeroes,
-                DirtySource::Ring { block } => {
-                    let offset_bytes = block << self.block.shift();
-                    let length = (blocks << self.block.shift()) as usize;
-                    bytes.extend(self.load(Place::Ring { offset_bytes }, length));
-                    Content::Piece
-                }
-            };
-            extents.push(Extent {
-                start_blocks,
-                blocks,
-                content,
-            });
-        }
-        let data = HandedOver::new(self.block, extents, bytes).expect("an engine gives little");
+        let data = self.engine.lay_out(row, |offset_bytes, bytes, out| {
+            out.extend(self.load(Place::Ring { offset_bytes }, bytes as usize));
+        });
         let data = Arc::new(data);
         Ask::Give { row, data }
     }

@@ -184,15 +184,28 @@ impl Engine {
         true
     }
 
-    /// The dirty data of a row that was laid out; [`Action::Give`] named it. It lies where it was until this is settled.
-    pub fn given(&self, row: RowIndex) -> impl Iterator<Item = DirtyExtent> + '_ {
-        let given = self
-            .write_back
-            .iter()
-            .flat_map(|write_back| &write_back.hand_overs.given);
-        given
-            .filter(move |given| given.row == row)
-            .flat_map(|given| given.extents.iter().copied().flatten())
+    /// The dirty data of a row that [`Action::Give`] named, for the node that takes it; here it lies where it was until that is settled. `copy` appends so many bytes from this
+    /// place of the ring on.
+    pub fn lay_out(&self, row: RowIndex, mut copy: impl FnMut(u32, u32, &mut Vec<u8>)) -> HandedOver {
+        let block = self.geometry.block();
+        let (mut extents, mut bytes) = (Vec::new(), Vec::new());
+        let given = self.write_back.iter().flat_map(|it| &it.hand_overs.given);
+        let given = given.filter(|given| given.row == row);
+        for extent in given.flat_map(|given| given.extents.iter().flatten()) {
+            let content = match extent.source {
+                DirtySource::Zeroes => Content::Zeroes,
+                DirtySource::Ring { block: first } => {
+                    copy(first << block.shift(), extent.blocks << block.shift(), &mut bytes);
+                    Content::Piece
+                }
+            };
+            extents.push(Extent {
+                start_blocks: extent.start_blocks,
+                blocks: extent.blocks,
+                content,
+            });
+        }
+        HandedOver::new(block, extents, bytes).expect("little is given")
     }
 
     fn take_given(&mut self, row: RowIndex) -> Option<Given> {
