@@ -32,6 +32,8 @@ fn part(number: u64) {
         quick_restarts,
         handovers,
         left,
+        adopted,
+        restored,
         ..
     } = sum.counters;
     assert!(commands > 100 * SEEDS && opened > 5 * SEEDS, "{sum}");
@@ -40,6 +42,8 @@ fn part(number: u64) {
         "{sum}"
     );
     assert!(replays > SEEDS && rows > SEEDS && left > SEEDS / 2, "{sum}");
+    // Dirty data that went with its row, and such that found no taker.
+    assert!(adopted > 2 * SEEDS && restored > 0, "{sum}");
     assert!(
         interrupted > SEEDS / 10 && quick_restarts > SEEDS / 10 && handovers > SEEDS / 10,
         "{sum}"
