@@ -172,6 +172,19 @@ impl RowStory {
         newest.or(self.passed.as_ref().map(|passed| passed.seq))
     }
 
+    /// One with this destage, or without any.
+    #[cfg(test)]
+    pub(super) fn with_destage(seq: Option<u64>) -> Self {
+        let destage = |seq| {
+            let checks = Vec::new();
+            (seq, Destage { cut: seq, checks })
+        };
+        Self {
+            destages: seq.map(destage).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
     /// Whether the journal has data of a block.
     pub(super) fn has(&self, at: u32) -> bool {
         let passed = self.passed.iter().flat_map(|passed| &passed.writes);

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::image::RowStory;
 use super::{Replay, ReplayError, Step};
 use crate::amf::journal::mark::{self, Mark};
 use crate::amf::journal::scan::FoundMark;
@@ -46,29 +47,9 @@ impl Replay {
         self.step = Step::SayingWhoIsGone;
     }
 
-    /// Says which destages are in place of rows that have newer data, if that has not been said. Rows come last for which there is no room: they have to be
-    /// very many for that.
+    /// Says which destages are in place of rows that have newer data, if that has not been said.
     pub(super) fn say_what_is_in_place(&mut self) {
-        let mut in_place = self.carried();
-        let room = mark::rows_max(&self.journal);
-        let mut unnamed = Vec::new();
-        for (row, story) in &self.later {
-            let Some(seq) = story.newest_destage() else {
-                continue;
-            };
-            if in_place.len() < room || in_place.contains_key(row) {
-                in_place.insert(*row, seq);
-            } else {
-                unnamed.push(*row);
-            }
-        }
-        if !unnamed.is_empty() {
-            let (last, first) = std::mem::take(&mut self.later)
-                .into_iter()
-                .partition(|(row, _)| unnamed.binary_search(row).is_ok());
-            self.later = first;
-            self.later.extend::<VecDeque<_>>(last);
-        }
+        let in_place = name_rows(self.carried(), &mut self.later, mark::rows_max(&self.journal));
         let is_said = |found: &FoundMark| {
             found.mark.in_place == in_place && found.members & self.live_mask() == self.live_mask()
         };
@@ -125,5 +106,55 @@ impl Replay {
     fn live_mask(&self) -> u32 {
         self.live()
             .fold(0, |mask, MemberIndex(member)| mask | 1 << member)
+    }
+}
+
+/// Adds the rows of the rounds that have a destage, as far as there is room. Those that are left out go to the end: the last round's record is not lost to another
+/// one. For more than that they have to be very many.
+fn name_rows(
+    mut in_place: BTreeMap<RowIndex, u64>,
+    later: &mut VecDeque<(RowIndex, RowStory)>,
+    room: usize,
+) -> BTreeMap<RowIndex, u64> {
+    let (mut named, mut unnamed) = (VecDeque::with_capacity(later.len()), VecDeque::new());
+    for (row, story) in later.drain(..) {
+        match story.newest_destage() {
+            Some(_) if in_place.len() >= room && !in_place.contains_key(&row) => {
+                unnamed.push_back((row, story));
+                continue;
+            }
+            Some(seq) => drop(in_place.insert(row, seq)),
+            None => {}
+        }
+        named.push_back((row, story));
+    }
+    named.append(&mut unnamed);
+    *later = named;
+    in_place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a mark has no room for comes last; what was named before stays, with what is in place by now.
+    #[test]
+    fn rows_without_room_come_last() {
+        let mut later: VecDeque<_> = [
+            (1, Some(10)),
+            (2, None),
+            (3, Some(30)),
+            (4, Some(40)),
+            (5, Some(50)),
+        ]
+        .into_iter()
+        .map(|(row, destage)| (RowIndex(row), RowStory::with_destage(destage)))
+        .collect();
+        let carried = [(RowIndex(4), 7), (RowIndex(9), 90)].into();
+        let named = name_rows(carried, &mut later, 3);
+        let expected = [(1, 10), (4, 40), (9, 90)].map(|(row, seq)| (RowIndex(row), seq));
+        assert_eq!(named, expected.into());
+        let order: Vec<_> = later.iter().map(|(row, _)| row.0).collect();
+        assert_eq!(order, [1, 2, 4, 3, 5]);
     }
 }
