@@ -251,6 +251,8 @@ struct Now {
     is_reported: bool,
     /// The binding has yet to say that it has stepped down, or is still recovering for the last epoch.
     has_pen: bool,
+    /// The leader has heard what this node has: not before it is known whether a recovery for the last epoch has opened the group here.
+    has_stood: bool,
     is_past_barrier: bool,
     lead: Lead,
     standings: BTreeMap<Slot, Standing>,
@@ -365,6 +367,7 @@ impl Peering {
             era,
             is_reported: false,
             has_pen: self.recovers.is_some(),
+            has_stood: false,
             is_past_barrier: false,
             lead: Lead::Waiting,
             standings: BTreeMap::new(),
@@ -383,7 +386,7 @@ impl Peering {
         self.with_homes(out, |homes, out| {
             homes.enter(now_ns, epoch, members, seniors, rule, out);
         });
-        self.stand(leader, out);
+        self.stand(out);
         if self.leads && leader != self.local {
             self.now.as_mut().expect("it was just set").has_pen = true;
             if self.recovers.is_none() {
@@ -393,8 +396,15 @@ impl Peering {
         self.pass_barrier(out);
     }
 
-    /// Says what this node has of the group.
-    fn stand(&mut self, leader: Slot, out: &mut Vec<Action>) {
+    /// Says what this node has of the group, once. If the group is being opened here, for an epoch that is over, that is not known yet: were it said that it is not open
+    /// and it came to be, the next leader would open it as if nobody had, and no later recovery would read what this node's engines write.
+    fn stand(&mut self, out: &mut Vec<Action>) {
+        let is_opening = self.recovers.is_some() && !self.is_open;
+        let Some(now) = self.now.as_mut().filter(|now| !now.has_stood && !is_opening) else {
+            return;
+        };
+        now.has_stood = true;
+        let leader = now.era.leader;
         // What is granted later is not before the leader has recovered; what goes meanwhile was held when the epoch began.
         let rows = if self.is_open {
             self.homes.held_rows()
@@ -514,6 +524,7 @@ impl Peering {
     ) {
         assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
         (self.leads, self.is_open) = (true, true);
+        self.stand(out);
         let Some(now) = &mut self.now else { return };
         if now.era.epoch != epoch {
             return self.lead_no_more(out);
@@ -582,6 +593,7 @@ impl Peering {
     /// The other answer: it cannot be opened, and why.
     pub fn not_led(&mut self, epoch: Epoch, why: &str, out: &mut Vec<Action>) {
         assert_eq!(self.recovers.take(), Some(epoch), "one recovery at a time");
+        self.stand(out);
         let Some(now) = &mut self.now else { return };
         if now.era.epoch != epoch {
             return self.put_pen_down(out);

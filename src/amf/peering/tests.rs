@@ -300,6 +300,50 @@ fn a_leader_steps_down_before_the_next_one_takes_over() {
     assert!(array.nodes[&0].peering.leads() && !array.nodes[&1].peering.leads());
 }
 
+/// PROTOCOL 3.4, I5: a node that is opening the group when another epoch begins says what it has when it knows: nobody opens a group anew beside engines that have just opened it.
+#[test]
+fn what_a_node_has_is_said_when_it_is_known() {
+    let opening = || {
+        let mut array = Array::default();
+        array.add(1);
+        array.enter(1, &[1], &[]);
+        array.act(1, |peering, _, out| peering.recover(Epoch(1), out));
+        array.wanted(1);
+        array.add(0);
+        array.enter(2, &[0, 1], &[0, 1]);
+        array.enter(3, &[0, 1], &[0, 1]);
+        assert_eq!(array.wanted(1), [], "it is still at it");
+        array.wanted(0);
+        array.act(0, |peering, _, out| peering.recover(Epoch(3), out));
+        array.settle();
+        assert_eq!(array.wanted(0), [], "the other one may come to have it open");
+        array
+    };
+    let living = |array: &mut Array| {
+        array.settle();
+        match &array.wanted(0)[..] {
+            [Action::Recover(recovery)] => recovery.living,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut array = opening();
+    array.act(1, |peering, now, out| {
+        peering.replayed(now, Epoch(1), led(1), None, out)
+    });
+    assert_eq!(array.wanted(1), [Action::StepDown]);
+    assert_eq!(living(&mut array), slots(&[1]));
+    // The same if it could not be opened, or failed as it was.
+    for fails in [false, true] {
+        let mut array = opening();
+        array.act(1, |peering, _, out| match fails {
+            false => peering.not_led(Epoch(1), "no", out),
+            true => peering.failed("no", out),
+        });
+        assert_eq!(array.wanted(1), [Action::BarrierDone(Epoch(3))]);
+        assert_eq!(living(&mut array), SlotSet::EMPTY);
+    }
+}
+
 /// An epoch that ends before its leader has recovered: whoever leads the next one waits until the first one is through.
 #[test]
 fn a_recovery_that_another_epoch_overtakes_ends_first() {

@@ -69,6 +69,16 @@ fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {
     }
 }
 
+/// I5, found by this seed: a node that was opening the group for an epoch that was over already said that it did not have it open, and then had. The next leader opened it
+/// once more, with a journal of its own, and what the first one acknowledged was in one that nobody reads.
+#[test]
+fn i5_a_group_that_is_being_opened_is_not_opened_once_more() {
+    let setting = Setting::random(25_098, None);
+    if let Err(violation) = try_setting(&setting) {
+        panic!("{setting}: {violation}");
+    }
+}
+
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
 #[test]
 fn every_mutant_is_caught() {

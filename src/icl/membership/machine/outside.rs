@@ -54,6 +54,11 @@ impl<A: Authority> Machine<A> {
         !self.outside.has_records && self.outside.read.covers(voters)
     }
 
+    /// Whether it was asked to begin the first epoch of a new array.
+    pub const fn wants_format(&self) -> bool {
+        self.outside.wants_format
+    }
+
     /// What a node that is no member does in each turn.
     pub(super) fn look(&mut self, now_ns: u64, is_beat: bool, out: &mut Vec<Action>) {
         let lives = |standing| matches!(standing, Standing::Member | Standing::Leaving);

@@ -271,7 +271,10 @@ impl Node {
         let replay = replay_of(&plan);
         let machine = machine_of(plan);
         match &mut self.bound {
-            Some(bound) => (bound.machine, bound.leads) = (machine, true),
+            Some(bound) => {
+                assert_one_journal(&bound.machine, machine.journal());
+                (bound.machine, bound.leads) = (machine, true);
+            }
             None => {
                 if let Err(why) = self.bind_led(machine, false) {
                     return self.not_led(&why, out);
@@ -360,6 +363,7 @@ impl Node {
         let record = record.expect("it is read as it was written");
         if let Some(bound) = &self.bound {
             assert_eq!(bound.machine.uuid(), record.group, "there is one group");
+            assert_one_journal(&bound.machine, record.journal);
         } else {
             let bytes = self.setting.drive_bytes();
             let drive_of = |name: &Option<[u8; 16]>| {
@@ -593,6 +597,17 @@ impl Node {
 fn replay_of(plan: &Plan) -> Replay {
     let replayed = plan.replayed.as_ref();
     replayed.map_or(Replay::None, |report| Replay::Done { rows: report.rows })
+}
+
+/// What engines write is found again only in the journal that the superblocks name.
+fn assert_one_journal(machine: &Group, journal: Option<JournalRecord>) {
+    let incarnation = |journal: JournalRecord| journal.incarnation;
+    let own = machine.journal().map(incarnation);
+    assert_eq!(
+        own,
+        journal.map(incarnation),
+        "a group that is open is not opened anew"
+    );
 }
 
 fn machine_of(plan: Plan) -> Group {

@@ -24,6 +24,12 @@ use crate::target::drives::Medium;
 use crate::target::message::Message;
 use crate::target::share::{GoneOn, Heard, Outcome};
 
+/// Why a life ends whose engines cannot serve a group of theirs.
+const OPENED_BY_OTHERS: &str = "a group that could not be opened here before is served by others now";
+/// Likewise.
+const OPENED_ANEW: &str =
+    "others have opened a group anew that is open here: what is acknowledged here would not be found again";
+
 impl Control {
     /// The life of the node has read and written what this group's recovery took.
     pub(super) fn group_recovered(
@@ -109,7 +115,11 @@ impl Control {
         let index = match known {
             Some(index) if self.has_failed_alone(at, index) => {
                 self.not_led(core, io, at, "it could not be opened here before");
-                return self.begin_anew();
+                return self.begin_anew(OPENED_BY_OTHERS);
+            }
+            Some(index) if self.writes_apart(index, machine.journal()) => {
+                self.not_led(core, io, at, OPENED_ANEW);
+                return self.begin_anew(OPENED_ANEW);
             }
             Some(index) => {
                 let state = &mut self.groups[usize::from(index)];
@@ -274,11 +284,12 @@ impl Control {
         };
         let known = self.share().groups[at].index;
         let index = match known {
-            Some(index) if self.has_failed_alone(at, index) => return self.begin_anew(),
+            Some(index) if self.has_failed_alone(at, index) => return self.begin_anew(OPENED_BY_OTHERS),
             Some(index) if self.groups[usize::from(index)].machine.uuid() != record.group => {
                 let why = "the node that leads a group has another one of its name".to_owned();
                 return self.share().tell_life(Heard::Unfit(why));
             }
+            Some(index) if self.writes_apart(index, record.journal) => return self.begin_anew(OPENED_ANEW),
             Some(index) => index,
             None => {
                 let drives = self.drives_named(&led.drives);
@@ -309,10 +320,16 @@ impl Control {
         is_failed && !self.share().groups[at].peering.has_failed()
     }
 
+    /// Whether engines here write a journal that was given up when the group was opened anew: no recovery would read it. Nodes that keep to the rules never come to this.
+    fn writes_apart(&self, index: u16, journal: Option<JournalRecord>) -> bool {
+        let incarnation = |journal: JournalRecord| journal.incarnation;
+        let own = self.groups[usize::from(index)].machine.journal();
+        own.map(incarnation) != journal.map(incarnation)
+    }
+
     /// What is bound to a group cannot be taken back within a life, so another one begins.
-    fn begin_anew(&mut self) {
-        let why = "a group that could not be opened here before is served by others now".to_owned();
-        self.share().tell_life(Heard::Failed(why));
+    fn begin_anew(&mut self, why: &str) {
+        self.share().tell_life(Heard::Failed(why.to_owned()));
     }
 
     /// The drives of this node that these are: place, name, bytes.

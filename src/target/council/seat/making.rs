@@ -7,7 +7,7 @@ use reactor::Io;
 use super::{Making, Order, Seat, Then, Why, index_of};
 use crate::icl::membership::DriveSet;
 use crate::icl::membership::label::{Label, voters_of};
-use crate::icl::membership::machine::Event;
+use crate::icl::membership::machine::{Event, Machine};
 use crate::icl::membership::status::Stage;
 use crate::target::council::desk;
 use crate::target::council::drives::State;
@@ -21,7 +21,7 @@ impl Seat {
         let first = blank.next();
         let machine = self.machine.as_ref();
         let is_labelled = machine.is_some_and(|machine| machine.status(io.now()).stage == Stage::Blank);
-        if is_labelled && first.is_none() {
+        if is_labelled && first.is_none() && !self.is_beginning() {
             // Whoever wrote the labels was stopped before the first epoch.
             self.machine_event(io, Event::Format);
             let _ = answer.send(Ok(())); // Whoever asked may have gone.
@@ -45,6 +45,11 @@ impl Seat {
             failed: None,
         });
         self.make(first);
+    }
+
+    /// Whether the labels are written and somebody has this node begin the first epoch.
+    fn is_beginning(&self) -> bool {
+        self.machine.as_ref().is_some_and(Machine::wants_format)
     }
 
     /// Has a drive become one of the array.
@@ -80,8 +85,8 @@ impl Seat {
     }
 
     pub(super) fn cannot_create(&self) -> Option<String> {
-        if self.making.is_some() {
-            return Some("the array is being made".to_owned());
+        if self.making.is_some() || self.is_beginning() {
+            return Some("the array is being made. `braid array show` says how far it is".to_owned());
         }
         if self.setup.drives.is_empty() {
             return Some("the configuration names no drives of a shelf".to_owned());
