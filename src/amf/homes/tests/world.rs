@@ -67,6 +67,8 @@ pub(super) struct Node {
     entered: usize,
     reported: Epoch,
     is_recovered: bool,
+    /// It has had the group open: only then it has rows, and says which it holds and what others need.
+    is_open: bool,
     /// What its newest entry says of the tail: what is below may have been written over.
     pub(super) written_tail: u64,
     /// What it said when it entered the epoch.
@@ -177,6 +179,7 @@ impl World {
             entered: 0,
             reported: Epoch(0),
             is_recovered: false,
+            is_open: false,
             written_tail: 0,
             held: BTreeSet::new(),
             tails: BTreeMap::new(),
@@ -280,6 +283,9 @@ impl World {
             homes.enter(now_ns, epoch, members, survivors, Rule::preferred(members), out);
         });
         let node = self.nodes.get_mut(&at).expect("it lives");
+        if !node.is_open {
+            return;
+        }
         node.held = node.homes.held_rows().into_iter().collect();
         node.tails = node.homes.retired_by_gone().collect();
         if node.homes.has_void() {
@@ -327,7 +333,8 @@ impl World {
             Phase::Over => {
                 for at in members.keys() {
                     if !self.nodes[at].is_recovered && self.random.chance(300) {
-                        self.nodes.get_mut(at).expect("it lives").is_recovered = true;
+                        let node = self.nodes.get_mut(at).expect("it lives");
+                        (node.is_recovered, node.is_open) = (true, true);
                         self.with_homes(*at, |homes, now_ns, out| homes.recovered(now_ns, epoch, out));
                     }
                 }
@@ -375,6 +382,7 @@ impl World {
     }
 
     fn replayed(&mut self, at: u8, below: u64) {
+        self.nodes.get_mut(&at).expect("it lives").is_open = true;
         self.with_homes(at, |homes, _, out| homes.replayed(out));
         for core in 0..CORES {
             self.mail(at, HOME_PARTY, core, Mail::Hurry(below));
@@ -498,7 +506,8 @@ impl World {
                     self.finish(at, core);
                 }
                 self.secure(at, core, securing);
-                if self.random.chance(load) {
+                // Hosts come where the group is open.
+                if self.random.chance(load) && self.nodes[&at].is_open {
                     let row = self.rows[self.random.index(self.rows.len())];
                     let mode = if self.random.chance(650) {
                         Mode::Write
