@@ -63,12 +63,67 @@ pub enum HandOverError {
         /// So many the extents say.
         expected: u64,
     },
+    /// It is none of this group's.
+    #[error(
+        "blocks of {block_bytes} bytes, {blocks} in all and up to {end_blocks} of the row: the group has {fit}"
+    )]
+    Unfit {
+        /// Size of its blocks.
+        block_bytes: u32,
+        /// Blocks of all extents.
+        blocks: u64,
+        /// Where the last one ends.
+        end_blocks: u32,
+        /// What the group has.
+        fit: Fit,
+    },
     /// It ends within its head.
     #[error("{0} bytes are too few")]
     Short(usize),
     /// A reserved byte is not zero.
     #[error("a reserved byte is not zero")]
     Reserved,
+}
+
+/// What nodes hand over of a group's rows, the same for all of them: what they have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// The size of its blocks.
+    pub block_size: BlockSize,
+    /// Blocks of user data of a row.
+    pub row_blocks: u32,
+    /// Most blocks of all extents.
+    pub blocks_max: u32,
+}
+
+impl std::fmt::Display for Fit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            block_size,
+            row_blocks,
+            blocks_max,
+        } = self;
+        let bytes = block_size.bytes();
+        write!(f, "{bytes}, {blocks_max} at most and {row_blocks}")
+    }
+}
+
+impl Fit {
+    /// Whether a node may have handed this over: whoever takes it relies on that.
+    pub fn check(&self, data: &HandedOver) -> Result<(), HandOverError> {
+        let blocks = data.extents.iter().map(|extent| u64::from(extent.blocks)).sum();
+        let end_blocks = data.end_blocks();
+        let is_little = blocks <= u64::from(self.blocks_max) && end_blocks <= self.row_blocks;
+        if data.block_size == self.block_size && is_little {
+            return Ok(());
+        }
+        Err(HandOverError::Unfit {
+            block_bytes: data.block_size.bytes(),
+            blocks,
+            end_blocks,
+            fit: *self,
+        })
+    }
 }
 
 /// See the module.
@@ -108,7 +163,7 @@ impl HandedOver {
         self.block_size
     }
 
-    /// The end of the last extent, in blocks from the start of the row's user data: whoever takes it looks whether its rows are that long.
+    /// The end of the last extent, in blocks from the start of the row's user data.
     pub fn end_blocks(&self) -> u32 {
         let last = self.extents.last().expect("there is an extent");
         last.start_blocks + last.blocks
@@ -284,6 +339,38 @@ mod tests {
             HandedOver::parse(&[9, 0, 0, 0, 0, 0, 0, 0]),
             Err(HandOverError::Extents(0))
         );
+    }
+
+    /// PROTOCOL H12: what has other blocks, is more than others have room for or goes beyond a row is none of the group's.
+    #[test]
+    fn what_does_not_fit_a_group_is_refused() {
+        let fit = Fit {
+            block_size: BlockSize::B512,
+            row_blocks: 22,
+            blocks_max: 8,
+        };
+        let sample = sample();
+        assert_eq!(
+            fit.check(&sample),
+            Ok(()),
+            "8 blocks, zeroes among them, up to block 22"
+        );
+        let unfit = |fit: Fit| {
+            let unfit = HandOverError::Unfit {
+                block_bytes: 512,
+                blocks: 8,
+                end_blocks: 22,
+                fit,
+            };
+            assert_eq!(fit.check(&sample), Err(unfit));
+        };
+        unfit(Fit {
+            row_blocks: 21,
+            ..fit
+        });
+        unfit(Fit { blocks_max: 7, ..fit });
+        let block_size = BlockSize::B4096;
+        unfit(Fit { block_size, ..fit });
     }
 
     /// Every cut, every byte too many and most changes are refused; what is read is what would have been written.

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::arbiter::Rule;
-use super::hand_over::HandedOver;
+use super::hand_over::{Fit, HandedOver};
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
 use super::reserving::Message as Reservation;
@@ -283,6 +283,8 @@ pub struct Peering {
     has_failed: bool,
     /// Faults of members that engines here wait for.
     faults: BTreeMap<MemberIndex, DriveError>,
+    /// What others may hand over.
+    fit: Option<Fit>,
     /// The newest record that this node leads by, for members that have to be told.
     told: Option<Led>,
     beat_at_ns: u64,
@@ -303,6 +305,7 @@ impl Peering {
             owes: false,
             has_failed: false,
             faults: BTreeMap::new(),
+            fit: None,
             told: None,
             beat_at_ns: 0,
             from_homes: Vec::with_capacity(32),
@@ -317,6 +320,11 @@ impl Peering {
     /// What has to go along with each note.
     pub fn context(&self) -> Context {
         self.homes.context()
+    }
+
+    /// Engines of this node have rows of which others may hand over so much.
+    pub const fn take(&mut self, fit: Fit) {
+        self.fit = Some(fit);
     }
 
     /// Whether this node writes the superblocks.
@@ -787,6 +795,9 @@ impl Peering {
         let (context, note) = Note::parse(kind, bytes)?;
         if self.now.as_ref().is_none_or(|now| now.era.epoch != epoch) {
             return Ok(()); // The epoch was entered by the link and not here yet, or is over.
+        }
+        if let (Note::HandOver { data, .. }, Some(fit)) = (&note, &self.fit) {
+            fit.check(data)?;
         }
         if self.homes.learn(from, &context) {
             out.push(Action::TailMoved);

@@ -81,6 +81,14 @@ pub struct WriteBackConfig {
     pub lost: Option<Arc<LostMap>>,
 }
 
+impl WriteBackConfig {
+    /// Most blocks that a lane takes at once: a piece of a write, or check data of a destage.
+    fn append_blocks_max(&self, geometry: &Geometry) -> u32 {
+        let checks = u32::from(geometry.level().check_strips());
+        self.write_blocks_max.max(checks * geometry.strip_blocks())
+    }
+}
+
 /// The write-back half of an engine.
 #[derive(Debug)]
 pub(super) struct WriteBack {
@@ -131,6 +139,7 @@ pub(super) struct WriteBack {
 impl WriteBack {
     pub(super) fn new(config: WriteBackConfig, placement: &Layout, core: u16, pieces_max: u32) -> Self {
         let geometry = placement.widest();
+        let (append_blocks_max, fit) = (config.append_blocks_max(geometry), config.fit(geometry));
         let WriteBackConfig {
             layout,
             first_lane,
@@ -148,7 +157,6 @@ impl WriteBack {
             (1..=WRITE_BYTES_MAX / block.bytes()).contains(&write_blocks_max),
             "a write of the journal has one block to 1 MiB"
         );
-        let append_blocks_max = write_blocks_max.max(checks * geometry.strip_blocks());
         let lane = Lane::new(LaneConfig {
             layout,
             lane: first_lane + core,
@@ -190,7 +198,7 @@ impl WriteBack {
             drain_waiters: List::EMPTY,
             retire: retire::Retire::new(),
             hurry: retire::Hurry::default(),
-            hand_overs: HandOvers::new(hands_over),
+            hand_overs: HandOvers::new(hands_over, fit),
             now: 0,
             lane_actions: Vec::with_capacity(64),
             runs_max,

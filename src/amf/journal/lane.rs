@@ -165,6 +165,11 @@ pub struct Lane {
     spare_entries: Vec<Vec<Entry>>,
 }
 
+/// [`Lane::capacity`] of the lanes of a journal.
+pub fn capacity_of(layout: &JournalLayout, append_blocks_max: u32) -> u64 {
+    u64::from(layout.lane_blocks).saturating_sub(TAIL_BLOCKS + 1 + u64::from(append_blocks_max))
+}
+
 impl Lane {
     /// An empty lane.
     ///
@@ -206,8 +211,7 @@ impl Lane {
 
     /// Blocks that entries and headers may take: a batch is never cut at the lane's end, so the blocks of one may be lost there.
     pub fn capacity(&self) -> u64 {
-        u64::from(self.config.layout.lane_blocks)
-            .saturating_sub(TAIL_BLOCKS + 1 + u64::from(self.config.append_blocks_max))
+        capacity_of(&self.config.layout, self.config.append_blocks_max)
     }
 
     /// Blocks in use or promised.

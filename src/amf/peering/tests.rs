@@ -602,6 +602,42 @@ fn notes_are_read_as_they_were_written() {
     assert_eq!(Note::parse(10, &far), Err(NoteError::Field("hand over")));
 }
 
+/// PROTOCOL H12: what does not fit the group is refused as it comes in, before a core relies on it.
+#[test]
+fn what_is_handed_over_has_to_fit_the_group() {
+    let mut array = three();
+    let fit = |blocks_max| Fit {
+        block_size: BlockSize::B512,
+        row_blocks: 8,
+        blocks_max,
+    };
+    let extent = Extent {
+        start_blocks: 6,
+        blocks: 2,
+        content: Content::Piece,
+    };
+    let note = Note::HandOver {
+        row: RowIndex(5),
+        token: Token {
+            epoch: Epoch(1),
+            serial: 1,
+        },
+        data: HandedOver::new(BlockSize::B512, vec![extent], vec![8; 1024]).unwrap(),
+    };
+    let mut bytes = array.nodes[&1].peering.context().encode().to_vec();
+    note.encode(&mut bytes);
+    let mut hear = |blocks_max| {
+        let mut result = Ok(());
+        array.act(0, |peering, now, out| {
+            peering.take(fit(blocks_max));
+            result = peering.receive(now, (slot(1), Epoch(1)), (note.kind(), &bytes), out);
+        });
+        result
+    };
+    assert!(matches!(hear(1), Err(NoteError::HandOver(_))));
+    assert_eq!(hear(2), Ok(()));
+}
+
 /// PROTOCOL H19: what is replayed of living nodes' lanes begins where the lanes of those that are gone do, as the best informed of the living knows.
 #[test]
 fn what_gone_nodes_have_retired_is_what_the_living_have_heard() {

@@ -28,7 +28,7 @@ use crate::amf::background::Limits;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
-use crate::amf::peering::note::Note;
+use crate::amf::peering::note::{Note, NoteError};
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
 use crate::amf::reserving::Reserving;
@@ -456,6 +456,11 @@ impl Control {
         });
         if let Err(error) = result {
             tracing::error!(peer = %from, kind = said.0, %error, "a message of another node is not understood");
+            if matches!(error, NoteError::HandOver(_)) {
+                // The lock that goes with it waits for it, and whoever sent it for that: what it was is in a journal, and recovered when this life is over.
+                let why = format!("node {from} hands over what cannot be taken: {error}");
+                self.share().tell_life(Heard::Failed(why));
+            }
         }
     }
 

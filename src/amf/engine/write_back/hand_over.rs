@@ -7,12 +7,13 @@ use super::super::Action;
 use super::super::Place;
 use super::super::machine::Engine;
 use super::hold::{Hold, Inside, Since};
-use super::{Durability, WriteBack, ring_place};
+use super::{Durability, WriteBack, WriteBackConfig, ring_place};
 use crate::amf::RowIndex;
 use crate::amf::cache::{DirtyExtent, DirtySource, EntryIndex};
-use crate::amf::hand_over::{Content, DATA_BYTES_MAX, EXTENTS_MAX, Extent, HandedOver};
+use crate::amf::geometry::Geometry;
+use crate::amf::hand_over::{Content, DATA_BYTES_MAX, EXTENTS_MAX, Extent, Fit, HandedOver};
 use crate::amf::journal::Entry;
-use crate::amf::journal::lane::{BatchNumber, Obligation};
+use crate::amf::journal::lane::{self, BatchNumber, Obligation};
 use crate::amf::lock::Mode;
 
 /// Of the lane's capacity a row that is handed over takes this part at most.
@@ -37,9 +38,10 @@ struct Given {
 }
 
 /// What a core has handed over, and what it takes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HandOvers {
     is_on: bool,
+    fit: Fit,
     given: Vec<Given>,
     /// Slots for whose want there is room.
     promises: Vec<u32>,
@@ -48,9 +50,10 @@ pub(super) struct HandOvers {
 }
 
 impl HandOvers {
-    pub(super) fn new(is_on: bool) -> Self {
+    pub(super) fn new(is_on: bool, fit: Fit) -> Self {
         Self {
             is_on,
+            fit,
             given: Vec::with_capacity(GIVEN_MAX),
             promises: Vec::with_capacity(PROMISES_MAX),
             adoptions: Vec::with_capacity(PROMISES_MAX),
@@ -63,17 +66,26 @@ impl HandOvers {
     }
 }
 
-impl WriteBack {
-    /// Most blocks of a row that are handed over, in lanes of this length: any part of them fits one append.
-    fn blocks_handed_max(&self, shift: u32) -> u32 {
-        let part = u32::try_from(self.lane.capacity() / LANE_PART).unwrap_or(u32::MAX);
-        let most = u32::try_from(DATA_BYTES_MAX >> shift).unwrap_or(u32::MAX);
-        most.min(self.write_blocks_max).min(part)
+impl WriteBackConfig {
+    /// What is handed over of rows of such a group, in lanes of this length: any part of them fits one append.
+    pub fn fit(&self, geometry: &Geometry) -> Fit {
+        let block_size = geometry.block();
+        let capacity = lane::capacity_of(&self.layout, self.append_blocks_max(geometry));
+        let part = u32::try_from(capacity / LANE_PART).unwrap_or(u32::MAX);
+        let most = u32::try_from(DATA_BYTES_MAX >> block_size.shift()).unwrap_or(u32::MAX);
+        Fit {
+            block_size,
+            row_blocks: geometry.row_blocks(),
+            blocks_max: most.min(self.write_blocks_max).min(part),
+        }
     }
+}
 
+impl WriteBack {
     /// Room for any row that is handed over, and for its destage.
-    fn room_to_take(&self, checks: u8, shift: u32) -> u64 {
-        let (blocks, extents) = (u64::from(self.blocks_handed_max(shift)), EXTENTS_MAX as u64);
+    fn room_to_take(&self, checks: u8) -> u64 {
+        let blocks = u64::from(self.hand_overs.fit.blocks_max);
+        let extents = EXTENTS_MAX as u64;
         blocks + extents + u64::from(checks) * blocks + extents
     }
 
@@ -92,11 +104,10 @@ impl Engine {
     }
 
     fn promise_to_take(&mut self, slot: u32) -> bool {
-        let shift = self.geometry.block().shift();
         let Some(write_back) = &mut self.write_back else {
             return false;
         };
-        let room = write_back.room_to_take(self.geometry.level().check_strips(), shift);
+        let room = write_back.room_to_take(self.geometry.level().check_strips());
         let hand_overs = &write_back.hand_overs;
         // An answer to an earlier want may be on its way.
         let is_free = hand_overs.promises.len() < PROMISES_MAX && !hand_overs.promises.contains(&slot);
@@ -124,10 +135,9 @@ impl Engine {
     /// A want that said that it takes dirty data is answered without any: as [`Engine::wake`].
     pub fn answer(&mut self, row: RowIndex, out: &mut Vec<Action>) {
         if self.end_promise(self.lock.slot(row)) {
-            let shift = self.geometry.block().shift();
             let checks = self.geometry.level().check_strips();
             let write_back = self.write_back();
-            let room = write_back.room_to_take(checks, shift);
+            let room = write_back.room_to_take(checks);
             write_back.lane.release(room);
         }
         self.wake(row, out);
@@ -146,9 +156,8 @@ impl Engine {
     /// Lays out a row's dirty data for the node that wants it, and leaves the row to its home, if the data is little and committed. False if it is not, and if the home does not
     /// wait for the row any more.
     pub(super) fn give(&mut self, entry: EntryIndex, out: &mut Vec<Action>) -> bool {
-        let shift = self.geometry.block().shift();
         let write_back = self.write_back.as_mut().expect("a hold belongs to it");
-        let most = write_back.blocks_handed_max(shift);
+        let most = write_back.hand_overs.fit.blocks_max;
         let mut extents = [None; EXTENTS_MAX];
         for (at, extent) in write_back.dirty.extents(entry).enumerate() {
             let Some(place) = extents.get_mut(at) else {
@@ -263,7 +272,7 @@ impl Engine {
     /// Dirty data came with a row, of which this core is the writer inside: it is journaled before anybody sees the row, and then [`Action::Taken`] says so. The bytes
     /// are at [`Place::Handed`] for the actions of this call.
     ///
-    /// Panics if no want of this core said that it would take it, or if it is more than this engine would give.
+    /// Panics if no want of this core said that it would take it, or if it does not fit ([`WriteBackConfig::fit`]).
     pub fn adopt(&mut self, row: RowIndex, data: &HandedOver, out: &mut Vec<Action>) {
         let slot = self.lock.slot(row);
         assert!(self.end_promise(slot), "who takes data has room for it");
@@ -272,7 +281,7 @@ impl Engine {
         let members = self.layout.geometry_of_row(row).members();
         let entry = self.new_hold(row, slot, Some((Inside::Append, 1)));
         let write_back = self.write_back();
-        let room = write_back.room_to_take(checks, shift);
+        let room = write_back.room_to_take(checks);
         let (mut kept, mut offset_bytes) = (0, 0);
         for (extent, _) in data.extents() {
             let Extent {

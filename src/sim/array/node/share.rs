@@ -338,6 +338,7 @@ impl Node {
             first_batch: u64::from(self.epoch().0) << 32,
             ..write_back_of(&machine, &journal, Arc::clone(&self.journal))
         };
+        self.peering.take(write_back.fit(&machine.geometry()));
         let shape = &self.setting.shape;
         let core = |core| core_of(core, &machine, &self.table, Some(write_back.clone()), shape);
         let cores = (0..self.setting.cores).map(core).collect();

@@ -254,13 +254,18 @@ impl Control {
             },
             shared: Arc::clone(&group.journal),
             durability: Durability::Journal,
-            hands_over: false,
+            hands_over: true,
             write_blocks_max: (WRITE_BYTES_MAX / machine.geometry().block().bytes())
                 .min(machine.geometry().row_blocks()),
             intent: None,
             lost: None,
         });
         let (table, limits) = (Arc::clone(&group.table), group.limits);
+        if let Some(write_back) = &write_back {
+            self.share().groups[at]
+                .peering
+                .take(write_back.fit(&machine.geometry()));
+        }
         let index = self.bind_group(
             core,
             io,
