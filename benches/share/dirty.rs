@@ -1,8 +1,8 @@
 //! What does it take until a row that one node has written to is written to, or read, through another one? Two real nodes over a shelf of memory drives,
 //! one command at a time, beside commands for rows that the node holds and beside the bare round trip.
 //!
-//! A row that another node wants is destaged before it is given up: its old data and check data are read, the new check data is journaled, both are
-//! written, and then the lock goes.
+//! A row that another node wants to write to goes with its dirty data, which that one journals. For one that only reads, it is destaged first: its old data and check data are read,
+//! the new check data is journaled, both are written, and then the lock goes.
 
 use std::time::{Duration, Instant};
 

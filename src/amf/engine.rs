@@ -27,7 +27,7 @@ pub use hang::ScratchHold;
 pub use machine::{COMMAND_BLOCKS_MAX, Engine, PIECES_MAX, PIECES_PER_COMMAND_MAX};
 pub use rebuild::REBUILDS_MAX;
 pub use relayout::MovePhase;
-pub use write_back::{Durability, WriteBackConfig};
+pub use write_back::{Durability, HandOverCounts, WriteBackConfig};
 
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use super::message::{ControlMessage, Message, Repair};
 use super::share::Lease;
 use super::window::Window;
 use crate::amf::engine::{
-    Action, CommandId, Engine, EngineConfig, GroupError, IoTag, Place, ReadCacheConfig, ReadCacheCounts,
-    Request, ScratchHold, WriteBackConfig,
+    Action, CommandId, Engine, EngineConfig, GroupError, HandOverCounts, IoTag, Place, ReadCacheConfig,
+    ReadCacheCounts, Request, ScratchHold, WriteBackConfig,
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
@@ -351,6 +351,12 @@ impl Core {
         let equal = io.arena().equal(a, b);
         let binding = &mut self.groups[group];
         binding.engine.compared(tag, equal, &mut binding.actions);
+    }
+
+    /// What became of dirty rows of this core that other nodes wanted or had.
+    pub(super) fn hand_over_counts(&self) -> HandOverCounts {
+        let counts = self.groups.iter().map(|group| group.engine.hand_over_counts());
+        counts.fold(HandOverCounts::default(), HandOverCounts::plus)
     }
 
     /// What the engines of this core have done from memory.

@@ -438,7 +438,10 @@ impl Core {
             Message::SayNamespacesKnown { group } => {
                 self.tell_control(io, ControlMessage::NamespacesKnown { group });
             }
-            Message::Observe(call) => call.answer(self.index, &self.latencies, self.read_cache_counts(), io),
+            Message::Observe(call) => {
+                let counts = (self.read_cache_counts(), self.hand_over_counts());
+                call.answer(self.index, &self.latencies, counts, io);
+            }
             Message::ToControl(message) => {
                 self.with_control(io, |control, core, io| control.core_says(core, io, message))
             }

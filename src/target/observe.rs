@@ -9,7 +9,7 @@ use reactor::{CoreIndex, Io, LatencyRecorder, Nanos, Precision};
 use super::connection::Command;
 use super::manage::{CoreCounters, StageLatency};
 use super::message::Message;
-use crate::amf::engine::ReadCacheCounts;
+use crate::amf::engine::{HandOverCounts, ReadCacheCounts};
 
 /// Stages of a command that have a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +112,14 @@ impl ObserveCall {
         self,
         core: CoreIndex,
         latencies: &Latencies,
-        read_cache: ReadCacheCounts,
+        (read_cache, hand_overs): (ReadCacheCounts, HandOverCounts),
         io: &mut Io<Message>,
     ) {
         let counters: BTreeMap<String, u64> = io
             .counters()
             .named()
             .chain(read_cache_named(read_cache))
+            .chain(hand_overs_named(hand_overs))
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let observation = Observation {
@@ -131,6 +132,20 @@ impl ObserveCall {
         // The channel holds an answer of each core; if the asker gave up, nobody is interested.
         drop(self.answer.try_send(observation));
     }
+}
+
+/// What became of dirty rows that nodes share, likewise.
+fn hand_overs_named(counts: HandOverCounts) -> [(&'static str, u64); 3] {
+    let HandOverCounts {
+        given,
+        restored,
+        taken,
+    } = counts;
+    [
+        ("dirty_rows_handed_back", restored),
+        ("dirty_rows_handed_over", given),
+        ("dirty_rows_taken", taken),
+    ]
 }
 
 /// What the core's engines remember of what they read, with names as operators see them.

@@ -354,6 +354,15 @@ impl Scene {
         assert_eq!(made, 1, "the array is made once");
     }
 
+    /// A counter of a node, of all its cores together.
+    pub fn counter(&self, slot: u8, name: &str) -> u64 {
+        let mut client = Client::connect(&self.path(&format!("n{slot}.sock")), ANSWER).unwrap();
+        let Ok(Reply::Counters(cores)) = client.call(&Request::Counters) else {
+            panic!("a node counts");
+        };
+        cores.iter().map(|core| core.counters[name]).sum()
+    }
+
     /// The array as a node sees it.
     pub fn show(&mut self, slot: u8) -> Option<ArrayStatus> {
         self.ask(slot, ArrayRequest::Show)

@@ -87,6 +87,56 @@ fn what_one_node_writes_the_others_read() {
     }
 }
 
+/// DESIGN 4, CHECKLIST B9, C1: a row that one node has written to goes to the next writer with its data, from memory to memory. Who had it last may die, and who gave it, and all of them.
+#[test]
+fn a_dirty_row_goes_to_the_next_writer() {
+    const ROWS: u64 = 8;
+    /// Three strips of 16 KiB.
+    const ROW_BLOCKS: u64 = 12;
+    let mut scene = scene(2);
+    scene.until_open("formed", &[0, 1]);
+    let mut known: Vec<Vec<u8>> = vec![Vec::new(); 2 * usize::try_from(ROWS).unwrap()];
+    let mut write = |host: &mut Host, writer: u64, round: u64| {
+        for row in 0..ROWS {
+            let data = pattern(100 * round + row, BLOCK as usize);
+            host.write(1, row * ROW_BLOCKS + writer, BLOCK, &data);
+            known[usize::try_from(2 * row + writer).unwrap()] = data;
+        }
+    };
+    let mut hosts: Vec<Host> = (1..)
+        .zip(&scene.hosts)
+        .map(|(host, address)| connect(*address, host))
+        .collect();
+    for round in 0..6 {
+        for (writer, host) in (0..).zip(&mut hosts) {
+            write(host, writer, 2 * round + writer);
+        }
+    }
+    let count = |name: &str| [0, 1].map(|slot| scene.counter(slot, name));
+    let (given, taken) = (count("dirty_rows_handed_over"), count("dirty_rows_taken"));
+    assert!(
+        given.iter().chain(&taken).all(|count| *count >= ROWS),
+        "{given:?} given, {taken:?} taken"
+    );
+    let read = |host: &mut Host, what: &str| {
+        for row in 0..ROWS {
+            let blocks = host.read(1, row * ROW_BLOCKS, 2, BLOCK);
+            let both = &known[usize::try_from(2 * row).unwrap()..][..2];
+            assert!(blocks == both.concat(), "{what}, row {row}");
+        }
+    };
+    // All of them were the second node's last.
+    scene.nodes[1] = None;
+    scene.until_open("one is dead", &[0]);
+    read(&mut connect(scene.hosts[0], 1), "who had them is dead");
+    scene.kill_everything();
+    scene.start_shelf();
+    scene.start_node(1);
+    scene.start_node(0);
+    scene.until_open("all are back", &[0, 1]);
+    read(&mut connect(scene.hosts[1], 2), "all were dead");
+}
+
 /// CHECKLIST B8, PROTOCOL H40: hosts at all nodes count up one number with Compare and Write; no count is lost.
 #[test]
 fn compare_and_write_is_atomic_over_nodes() {

@@ -33,6 +33,7 @@ use crate::amf::list::{Links, List};
 use crate::amf::lost::LostMap;
 use crate::amf::row::{Area, Source, Target};
 use crate::drive::DriveError;
+pub use hand_over::HandOverCounts;
 use hand_over::HandOvers;
 
 pub(super) use destage::DESTAGES_MAX;

@@ -37,11 +37,35 @@ struct Given {
     newest: (BatchNumber, u64),
 }
 
+/// What became of dirty rows that other nodes wanted or had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandOverCounts {
+    /// Went with their data.
+    pub given: u64,
+    /// Of these, came back because nobody took them.
+    pub restored: u64,
+    /// Came with their data.
+    pub taken: u64,
+}
+
+impl HandOverCounts {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            given: self.given + other.given,
+            restored: self.restored + other.restored,
+            taken: self.taken + other.taken,
+        }
+    }
+}
+
 /// What a core has handed over, and what it takes.
 #[derive(Debug)]
 pub(super) struct HandOvers {
     is_on: bool,
     fit: Fit,
+    counts: HandOverCounts,
     given: Vec<Given>,
     /// Slots for whose want there is room.
     promises: Vec<u32>,
@@ -54,6 +78,7 @@ impl HandOvers {
         Self {
             is_on,
             fit,
+            counts: HandOverCounts::default(),
             given: Vec::with_capacity(GIVEN_MAX),
             promises: Vec::with_capacity(PROMISES_MAX),
             adoptions: Vec::with_capacity(PROMISES_MAX),
@@ -186,6 +211,7 @@ impl Engine {
         });
         write_back.dirty.clear_up_to(entry, newest.1);
         write_back.rows.mark_clean(entry);
+        write_back.hand_overs.counts.given += 1;
         // The data has to be with the home before it hears of its turn.
         out.push(Action::Give { row });
         self.free_hold(entry);
@@ -217,6 +243,12 @@ impl Engine {
         HandedOver::new(block, extents, bytes).expect("little is given")
     }
 
+    /// What became of dirty rows so far.
+    pub fn hand_over_counts(&self) -> HandOverCounts {
+        let write_back = self.write_back.as_ref();
+        write_back.map_or_else(HandOverCounts::default, |it| it.hand_overs.counts)
+    }
+
     fn take_given(&mut self, row: RowIndex) -> Option<Given> {
         let given = &mut self.write_back().hand_overs.given;
         let place = given.iter().position(|given| given.row == row)?;
@@ -242,6 +274,7 @@ impl Engine {
         let slot = self.lock.slot(row);
         let entry = self.new_hold(row, slot, None);
         let write_back = self.write_back();
+        write_back.hand_overs.counts.restored += 1;
         let hold = &mut write_back.holds[entry.0 as usize];
         hold.obligation = Some(given.obligation);
         hold.since = given.since;
@@ -333,6 +366,7 @@ impl Engine {
         let (batch, _) = hold.newest.expect("what is handed over has data");
         write_back.lane.want(batch);
         write_back.hand_overs.adoptions.push((entry, batch));
+        write_back.hand_overs.counts.taken += 1;
         self.woken.push_back(row);
         self.look_at_row(entry);
         self.settle(out);
