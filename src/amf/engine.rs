@@ -35,6 +35,7 @@ use thiserror::Error;
 
 use super::expansion::Layout;
 use super::lock::{LockTable, Mode};
+use super::replica::Name;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -319,6 +320,20 @@ pub enum Action {
         offset_bytes: u32,
         /// Length of the payload.
         payload_bytes: u32,
+    },
+    /// Have other nodes keep a batch of the journal in memory, which lies in the ring from here on; it is to be copied at once. Answer with [`Engine::kept`] when all of
+    /// them do. Only after [`Engine::keep`].
+    Keep {
+        /// Which batch.
+        name: Name,
+        /// All of its lane before this one are committed.
+        committed: u64,
+        /// Highest number of an entry in it.
+        seq_max: u64,
+        /// Where it is in the ring.
+        offset_bytes: u32,
+        /// Its length.
+        bytes: u32,
     },
     /// Call [`Engine::recall`] with this row on the engine of this core, another one.
     RecallCore {

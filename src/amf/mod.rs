@@ -21,6 +21,7 @@ pub mod lost;
 pub mod peering;
 pub mod ram;
 pub mod relayout;
+pub mod replica;
 pub mod reserving;
 pub mod row;
 pub mod superblock;

@@ -16,6 +16,7 @@
 //!
 //! Deliberately knows neither engines nor superblocks, and no membership but what it is told.
 
+mod copies;
 pub mod note;
 pub mod roll;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use super::arbiter::Rule;
 use super::hand_over::{Fit, HandedOver};
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
+use super::replica::{Asked, Copies, Copy};
 use super::reserving::Message as Reservation;
 use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
@@ -92,6 +94,8 @@ pub struct Recovery {
     pub goes_on: bool,
     /// Somebody who was a member when this node last led is gone.
     pub is_needed: bool,
+    /// What members have kept in memory of lanes of nodes that are gone.
+    pub copies: Vec<Arc<[u8]>>,
 }
 
 /// What the binding does, in order.
@@ -163,6 +167,15 @@ pub enum Action {
         to: Slot,
         /// What.
         note: Note,
+    },
+    /// Other nodes are there to keep what this node's cores write, or not any more: [`super::engine::Engine::keep`] on all cores.
+    KeepCopies(bool),
+    /// All partners keep a batch: [`super::engine::Engine::kept`].
+    Kept {
+        /// Which core's.
+        core: u16,
+        /// Which batch.
+        batch: u64,
     },
     /// The journal may forget more: [`super::engine::Engine::tail_moved`] on all cores.
     TailMoved,
@@ -285,6 +298,14 @@ pub struct Peering {
     faults: BTreeMap<MemberIndex, DriveError>,
     /// What others may hand over.
     fit: Option<Fit>,
+    /// Of how many nodes' memory each batch is to be in.
+    copies: u8,
+    /// What this node keeps for others.
+    kept: Copies,
+    /// What others were asked to keep.
+    asked: Asked,
+    /// Slots of which a life is gone whose journal is not in its place yet, and below which number batches are that life's.
+    orphans: BTreeMap<Slot, u64>,
     /// The newest record that this node leads by, for members that have to be told.
     told: Option<Led>,
     beat_at_ns: u64,
@@ -306,6 +327,10 @@ impl Peering {
             has_failed: false,
             faults: BTreeMap::new(),
             fit: None,
+            copies: 1,
+            kept: Copies::new(0),
+            asked: Asked::default(),
+            orphans: BTreeMap::new(),
             told: None,
             beat_at_ns: 0,
             from_homes: Vec::with_capacity(32),
@@ -394,6 +419,10 @@ impl Peering {
         self.with_homes(out, |homes, out| {
             homes.enter(now_ns, epoch, members, seniors, rule, out);
         });
+        self.bring_copies(
+            before.iter().filter(|slot| !seniors.contains(*slot)).collect(),
+            out,
+        );
         self.stand(out);
         if self.leads && leader != self.local {
             self.now.as_mut().expect("it was just set").has_pen = true;
@@ -515,6 +544,7 @@ impl Peering {
             retired,
             goes_on: self.leads,
             is_needed: !self.leads || self.owes,
+            copies: self.copies_of_gone(living),
         };
         self.recovers = Some(epoch);
         out.push(Action::Recover(recovery));
@@ -674,6 +704,7 @@ impl Peering {
         self.owes = false;
         let epoch = now.era.epoch;
         self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
+        self.serve_with_copies(out);
         out.extend([Action::TailMoved, Action::Serve]);
         self.tell_faults(out);
     }
@@ -725,6 +756,7 @@ impl Peering {
             return;
         }
         self.beat_at_ns = now_ns + BEAT_NS;
+        self.kept.forget_retired(self.homes.retired());
         for to in self.others().iter() {
             let note = Note::Beat;
             out.push(Action::Send { to, note });
@@ -861,6 +893,8 @@ impl Peering {
                 }
             }
             Note::Beat => {}
+            Note::Copy(copy) => self.copy_came(from, copy, out),
+            Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),
         }
     }

@@ -520,7 +520,10 @@ impl Node {
             core::Ask::PersistIntent => out.push(tell(0, Mail::PersistIntent { from: core })),
             core::Ask::RowsHeld { wave } => out.push(tell(0, Mail::RowsHeld { wave })),
             core::Ask::PersistLost => out.push(tell(0, Mail::PersistLost { from: core })),
-            core::Ask::Want { .. } | core::Ask::Give { .. } | core::Ask::Taken { .. } => {
+            core::Ask::Want { .. }
+            | core::Ask::Give { .. }
+            | core::Ask::Keep(_)
+            | core::Ask::Taken { .. } => {
                 unreachable!("a group of one node has all of its rows")
             }
             core::Ask::Scrubbed { row, outcome } => {

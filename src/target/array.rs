@@ -19,7 +19,9 @@ use crate::amf::engine::{
 };
 use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
+use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{HOME, LockTable};
+use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -454,6 +456,24 @@ impl Core {
                 offset_bytes,
                 payload_bytes,
             } => self.seal_batch(io, g, slot, offset_bytes, payload_bytes),
+            Action::Keep {
+                name,
+                committed,
+                seq_max,
+                offset_bytes,
+                bytes,
+            } => {
+                let from = self.locate(g, Place::Ring { offset_bytes }, bytes);
+                let mut batch = vec![0; bytes as usize];
+                io.arena().copy_out(from, 0, &mut batch);
+                let copy = Box::new(Copy {
+                    name,
+                    committed,
+                    seq_max,
+                    bytes: batch.into(),
+                });
+                self.tell_control(io, ControlMessage::Keep { group, copy });
+            }
             Action::RecallCore { core, row } => {
                 self.tell(io, reactor::CoreIndex(core), Message::Recall { group, row });
             }
@@ -562,6 +582,22 @@ impl Core {
             Hand::Settle => binding.engine.settle_given(row, out),
         }
         self.pump(io, group);
+    }
+
+    /// Other nodes are there to keep what this core writes, or not any more.
+    pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeps: bool) {
+        if let Some(binding) = self.groups.get_mut(usize::from(group)) {
+            binding.engine.keep(keeps, &mut binding.actions);
+            self.pump(io, group);
+        }
+    }
+
+    /// Other nodes keep this batch.
+    pub(super) fn copy_kept(&mut self, io: &mut Io<Message>, group: u16, batch: u64) {
+        if let Some(binding) = self.groups.get_mut(usize::from(group)) {
+            binding.engine.kept(BatchNumber(batch), &mut binding.actions);
+            self.pump(io, group);
+        }
     }
 
     /// This core's lane is full and waits for the others.

@@ -21,6 +21,7 @@ use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::group::SuperblockIo;
 use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::Mode;
+use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 
@@ -110,6 +111,20 @@ pub enum Message {
         group: u16,
         /// The row.
         row: RowIndex,
+    },
+    /// Other nodes are there to keep what this core writes to its lane, or not any more.
+    KeepCopies {
+        /// Which group.
+        group: u16,
+        /// They are.
+        keeps: bool,
+    },
+    /// They keep this batch.
+    Kept {
+        /// Which group.
+        group: u16,
+        /// Its number.
+        batch: u64,
     },
     /// About a row whose dirty data goes from node to node.
     Hand {
@@ -393,6 +408,13 @@ pub enum ControlMessage {
         row: RowIndex,
         /// Its data.
         data: Box<HandedOver>,
+    },
+    /// Other nodes are to keep a batch of a core's lane.
+    Keep {
+        /// Which group.
+        group: u16,
+        /// The batch.
+        copy: Box<Copy>,
     },
     /// A core has the dirty data in its journal that came with a row.
     RowSecured {

@@ -95,6 +95,7 @@ impl Sums {
             | Action::DriveFlush { .. }
             | Action::Compare { .. }
             | Action::Seal { .. }
+            | Action::Keep { .. }
             | Action::RecallCore { .. }
             | Action::HurryCores { .. }
             | Action::CommitCores { .. }
@@ -171,6 +172,7 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::Copy { .. }
         | Action::Compare { .. }
         | Action::Seal { .. }
+        | Action::Keep { .. }
         | Action::RecallCore { .. }
         | Action::HurryCores { .. }
         | Action::CommitCores { .. }

@@ -696,6 +696,7 @@ impl World {
                     offset_bytes,
                     payload_bytes,
                 } => self.seal(core, slot, offset_bytes, payload_bytes),
+                keep @ Action::Keep { .. } => self.keep_copies(core, &keep),
                 Action::RecallCore { core: other, row } => {
                     let other = core / self.cores_each * self.cores_each + usize::from(other);
                     assert_ne!(other, core, "another core is asked");
@@ -827,6 +828,7 @@ impl World {
             | Action::MulAdd { .. }
             | Action::Copy { .. }
             | Action::Seal { .. }
+            | Action::Keep { .. }
             | Action::RecallCore { .. }
             | Action::HurryCores { .. }
             | Action::TailMoved { .. }
@@ -926,6 +928,7 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::MulAdd { .. }
         | Action::Copy { .. }
         | Action::Seal { .. }
+        | Action::Keep { .. }
         | Action::RecallCore { .. }
         | Action::HurryCores { .. }
         | Action::TailMoved { .. }

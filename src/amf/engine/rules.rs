@@ -184,6 +184,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::DriveFlush { .. }
                 | Action::Xor { .. }
                 | Action::Seal { .. }
+                | Action::Keep { .. }
                 | Action::RecallCore { .. }
                 | Action::HurryCores { .. }
                 | Action::TailMoved { .. }

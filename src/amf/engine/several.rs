@@ -1,5 +1,6 @@
 //! Engines of several nodes over the same drives, with the real lock protocol between them.
 
+mod copies;
 mod survivors;
 mod sweep;
 
@@ -15,6 +16,7 @@ use crate::amf::hand_over::HandedOver;
 use crate::amf::homes::{Context, HomeAction, Homes};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{LockTable, Mode};
+use crate::amf::replica::{Copy, Name};
 use crate::icl::{Epoch, Slot, SlotSet};
 
 const EPOCH: Epoch = Epoch(1);
@@ -33,6 +35,10 @@ enum Mail {
     TailMoved {
         core: usize,
     },
+    /// To keep.
+    Copy(Copy),
+    /// It is kept, or there is no room.
+    Kept(Name, bool),
     /// Nothing but what every message says.
     Beat,
 }
@@ -51,6 +57,10 @@ pub struct Several {
     epochs: Vec<Epoch>,
     reported: Vec<Epoch>,
     links: BTreeMap<(usize, usize), Link>,
+    /// Of how many nodes' memory a batch is to be in; 1 where nothing is acknowledged from memory.
+    copies: u8,
+    keepers: Vec<copies::Keeper>,
+    counts: copies::Counts,
     now_ns: u64,
     messages: u64,
     adopted: u64,
@@ -95,6 +105,9 @@ impl Several {
             epochs: vec![EPOCH; locks.len()],
             reported: vec![Epoch(0); locks.len()],
             links: BTreeMap::new(),
+            copies: 1,
+            keepers: locks.iter().map(|_| copies::Keeper::new()).collect(),
+            counts: copies::Counts::default(),
             now_ns: 0,
             messages: 0,
             adopted: 0,
@@ -313,6 +326,9 @@ impl World {
                 }
             }
             Mail::TailMoved { core } => self.cores[core].owed.push(Owed::TailMoved),
+            Mail::Copy(_) | Mail::Kept(..) if epoch != self.several().epochs[to] => {}
+            Mail::Copy(copy) => self.copy_came(from, to, copy),
+            Mail::Kept(name, keeps) => self.copy_kept(from, to, name, keeps),
             Mail::Beat => {}
         }
     }

@@ -31,10 +31,12 @@ use crate::amf::journal::lane::{Away, BatchNumber, Lane, LaneAction, LaneConfig}
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
 use crate::amf::list::{Links, List};
 use crate::amf::lost::LostMap;
+use crate::amf::replica::Name;
 use crate::amf::row::{Area, Source, Target};
 use crate::drive::DriveError;
 pub use hand_over::HandOverCounts;
 use hand_over::HandOvers;
+use ram::Done;
 
 pub(super) use destage::DESTAGES_MAX;
 pub(super) use hold::Hold;
@@ -72,6 +74,8 @@ pub struct WriteBackConfig {
     pub shared: Arc<JournalShared>,
     /// When a write is done.
     pub durability: Durability,
+    /// From memory nothing is acknowledged before other nodes keep it, too.
+    pub keeps_copies: bool,
     /// Rows that other nodes want go with their dirty data, and come so: the runtime knows [`Action::Give`] and [`Action::Taken`].
     pub hands_over: bool,
     /// Longest part of a write that is journaled as one, at most [`WRITE_BYTES_MAX`].
@@ -120,6 +124,8 @@ pub(super) struct WriteBack {
     promised: u32,
     /// Pieces whose batch is not committed yet, in order of batches.
     commit_waiters: List,
+    /// Likewise, where it is enough that other nodes keep it.
+    safe_waiters: List,
     /// Flushes that wait for this lane, in order of batches: up to which batch, and the core that has the flush and its name there.
     commits: VecDeque<(BatchNumber, u16, u32)>,
     lanes: u16,
@@ -147,6 +153,7 @@ impl WriteBack {
             first_batch,
             shared,
             durability,
+            keeps_copies,
             hands_over,
             write_blocks_max,
             intent,
@@ -175,7 +182,7 @@ impl WriteBack {
             write_blocks_max,
             intent,
             lost,
-            ram: ram::Ram::default(),
+            ram: ram::Ram::new(keeps_copies),
             rows: RowTable::new(ROWS_MAX),
             slots: KeyIndex::new(ROWS_MAX),
             dirty: DirtyMap::new(DirtyLimits {
@@ -193,6 +200,7 @@ impl WriteBack {
             room_waiters: List::EMPTY,
             promised: 0,
             commit_waiters: List::EMPTY,
+            safe_waiters: List::EMPTY,
             commits: VecDeque::new(),
             lanes: layout.lanes,
             own_lane: first_lane + core,
@@ -411,10 +419,10 @@ impl Engine {
         hold.appended(piece.room.destage, appended, &mut write_back.lane);
         self.pieces[index as usize].room = Room::NONE;
         self.look_at_row(entry);
-        if self.is_done_in_memory(fua, out) {
-            self.finish(index, Ok(()), out);
-        } else {
-            self.await_commit(index, appended.batch);
+        match self.done_when(fua, out) {
+            Done::Now => self.finish(index, Ok(()), out),
+            Done::Safe => self.await_copies(index, appended.batch),
+            Done::Committed => self.await_commit(index, appended.batch),
         }
     }
 
@@ -468,12 +476,37 @@ impl Engine {
 
     /// Lets a piece wait until its batch and all before it are committed.
     pub(super) fn await_commit(&mut self, index: u32, batch: BatchNumber) {
+        self.await_batch(index, batch);
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        self.piece_links.push_back(&mut write_back.commit_waiters, index);
+    }
+
+    fn await_batch(&mut self, index: u32, batch: BatchNumber) {
         let piece = &mut self.pieces[index as usize];
         piece.state = State::AwaitingCommit;
         piece.batch = batch;
+        self.write_back().lane.want(batch);
+    }
+
+    /// The same, or until other nodes keep them.
+    fn await_copies(&mut self, index: u32, batch: BatchNumber) {
+        self.await_batch(index, batch);
         let write_back = self.write_back.as_mut().expect("there is a lane");
-        write_back.lane.want(batch);
-        self.piece_links.push_back(&mut write_back.commit_waiters, index);
+        self.piece_links.push_back(&mut write_back.safe_waiters, index);
+    }
+
+    /// Lets those go on that are safe.
+    pub(super) fn copies_done(&mut self, out: &mut Vec<Action>) {
+        while let Some(index) = self.write_back().safe_waiters.first() {
+            let batch = self.pieces[index as usize].batch;
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            let lane = &write_back.lane;
+            if !lane.is_committed(batch) && !(lane.is_safe(batch) && write_back.ram.is_allowed()) {
+                return;
+            }
+            self.piece_links.remove(&mut write_back.safe_waiters, index);
+            self.finish(index, Ok(()), out);
+        }
     }
 
     /// Lets those go on whose batches are committed.
@@ -487,6 +520,7 @@ impl Engine {
             self.piece_links.remove(&mut write_back.commit_waiters, index);
             self.committed(index, out);
         }
+        self.copies_done(out);
         self.adoptions_done(false, out);
         self.answer_flushes(false, out);
         self.look_at_ram(out);
@@ -687,6 +721,7 @@ impl Engine {
 
     fn act_for_lane(&mut self, actions: &mut Vec<LaneAction>, out: &mut Vec<Action>) {
         let shift = self.geometry.block().shift();
+        let lane = self.write_back().own_lane;
         for action in actions.drain(..) {
             out.push(match action {
                 LaneAction::Seal {
@@ -697,6 +732,19 @@ impl Engine {
                     slot,
                     offset_bytes: ring_block << shift,
                     payload_bytes: payload_blocks << shift,
+                },
+                LaneAction::Keep {
+                    batch,
+                    committed,
+                    seq_max,
+                    ring_block,
+                    blocks,
+                } => Action::Keep {
+                    name: Name { lane, batch: batch.0 },
+                    committed: committed.0,
+                    seq_max,
+                    offset_bytes: ring_block << shift,
+                    bytes: blocks << shift,
                 },
                 LaneAction::Write {
                     slot,
@@ -748,6 +796,11 @@ impl Engine {
         while let Some(index) = self.write_back().commit_waiters.first() {
             let write_back = self.write_back.as_mut().expect("there is a lane");
             self.piece_links.remove(&mut write_back.commit_waiters, index);
+            self.finish(index, lost, out);
+        }
+        while let Some(index) = self.write_back().safe_waiters.first() {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            self.piece_links.remove(&mut write_back.safe_waiters, index);
             self.finish(index, lost, out);
         }
         self.fail_mends(out);

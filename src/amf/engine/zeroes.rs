@@ -59,6 +59,7 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 Action::DriveRead { .. } | Action::DriveWrite { .. } | Action::DriveFlush { .. } => {}
                 Action::Xor { .. }
                 | Action::Seal { .. }
+                | Action::Keep { .. }
                 | Action::RecallCore { .. }
                 | Action::HurryCores { .. }
                 | Action::TailMoved { .. }

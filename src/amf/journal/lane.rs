@@ -26,6 +26,9 @@ const TAIL_BLOCKS: u64 = 2;
 /// A batch of this size is written without waiting for more: larger ones gain little.
 const BATCH_BYTES_SOFT: u32 = 256 << 10;
 
+/// Longest batch that other nodes are asked to keep, with its header: one message of the link has it. Longer ones are committed.
+pub const KEPT_BYTES_MAX: u32 = 96 << 10;
+
 /// The number of a batch; what was appended is committed when all batches up to its own are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchNumber(pub u64);
@@ -56,6 +59,19 @@ pub enum LaneAction {
         ring_block: u32,
         /// Length of the payload.
         payload_blocks: u32,
+    },
+    /// Give other nodes blocks of the ring, which are a batch, to keep in memory; answer [`Lane::kept`] when all of them do. Comes behind its seal.
+    Keep {
+        /// Which batch.
+        batch: BatchNumber,
+        /// All before this one are committed.
+        committed: BatchNumber,
+        /// Highest number of an entry in it.
+        seq_max: u64,
+        /// First block in the ring.
+        ring_block: u32,
+        /// Length.
+        blocks: u32,
     },
     /// Write blocks of the ring to a member with Force Unit Access; answer [`Lane::written`].
     Write {
@@ -97,6 +113,10 @@ struct Batch {
     tail: u64,
     /// Until it is committed.
     entries: Vec<Entry>,
+    /// Other nodes were asked to keep it.
+    is_shown: bool,
+    /// They do.
+    is_kept: bool,
     /// Writes to be answered.
     pending: u8,
     /// Members that have it.
@@ -155,6 +175,12 @@ pub struct Lane {
     next_issue: u64,
     /// All batches below are committed.
     committed: u64,
+    /// All batches below are committed or kept by other nodes.
+    safe: u64,
+    /// The most that this was.
+    told: u64,
+    /// Other nodes are to keep batches until they are committed.
+    keeps: bool,
     /// Batches below are to be written, though there is room in them.
     wanted: u64,
     slots: [Option<u64>; IN_FLIGHT_MAX as usize],
@@ -185,6 +211,9 @@ impl Lane {
             first: config.first_batch,
             next_issue: config.first_batch,
             committed: config.first_batch,
+            safe: config.first_batch,
+            told: config.first_batch,
+            keeps: false,
             wanted: 0,
             slots: [None; IN_FLIGHT_MAX as usize],
             tail: (0, config.first_batch),
@@ -297,6 +326,8 @@ impl Lane {
             seq_max: 0,
             tail: 0,
             entries,
+            is_shown: false,
+            is_kept: false,
             pending: 0,
             done: 0,
             errors: 0,
@@ -420,6 +451,53 @@ impl Lane {
         batch.0 < self.committed
     }
 
+    /// Whether this batch and all before it are committed or kept by other nodes.
+    pub fn is_safe(&self, batch: BatchNumber) -> bool {
+        batch.0 < self.safe
+    }
+
+    /// From now on batches go to other nodes, too, or not any more. Either way what others keep or are asked to keep now counts no more: there may be others.
+    pub fn keep(&mut self, keeps: bool) {
+        self.keeps = keeps;
+        self.safe = self.committed;
+        for batch in &mut self.batches {
+            batch.is_kept = false;
+        }
+    }
+
+    /// All other nodes that were asked keep this batch. True if something is safe by that. To be told of those only that were asked for since [`Self::keep`].
+    pub fn kept(&mut self, batch: BatchNumber) -> bool {
+        let index = batch
+            .0
+            .checked_sub(self.first)
+            .and_then(|index| usize::try_from(index).ok());
+        let Some(batch) = index.and_then(|index| self.batches.get_mut(index)) else {
+            return false; // It is over.
+        };
+        assert!(batch.is_shown, "who was not asked does not answer");
+        batch.is_kept = true;
+        self.advance_safe()
+    }
+
+    /// Whether all that was safe at some time is so now.
+    pub const fn is_restored(&self) -> bool {
+        self.told <= self.safe
+    }
+
+    fn advance_safe(&mut self) -> bool {
+        let before = self.safe;
+        self.safe = self.safe.max(self.committed);
+        while let Some(batch) = usize::try_from(self.safe - self.first)
+            .ok()
+            .and_then(|index| self.batches.get(index))
+            && (batch.is_kept || batch.state == State::Committed)
+        {
+            self.safe += 1;
+        }
+        self.told = self.told.max(self.safe);
+        self.safe > before
+    }
+
     /// Whether a batch is being gathered, written or decided about.
     pub fn is_busy(&self) -> bool {
         self.committed < self.first + self.batches.len() as u64
@@ -467,11 +545,23 @@ impl Lane {
         batch.state = State::Writing;
         batch.tail = config.shared.tail();
         batch.errors = 0;
+        let before = out.len();
         out.push(LaneAction::Seal {
             slot: slot_number,
             ring_block,
             payload_blocks: batch.payload_blocks,
         });
+        let blocks = 1 + batch.payload_blocks;
+        let is_small = blocks << config.layout.block.shift() <= KEPT_BYTES_MAX;
+        if self.keeps && is_small && batch.seq_max > 0 && !std::mem::replace(&mut batch.is_shown, true) {
+            out.push(LaneAction::Keep {
+                batch: BatchNumber(number),
+                committed: BatchNumber(self.committed),
+                seq_max: batch.seq_max,
+                ring_block,
+                blocks,
+            });
+        }
         for member in targets(&config.geometry, number, away) {
             batch.pending += 1;
             out.push(LaneAction::Write {
@@ -479,11 +569,13 @@ impl Lane {
                 member,
                 lba: config.layout.lba(config.lane, ring_block),
                 ring_block,
-                blocks: 1 + batch.payload_blocks,
+                blocks,
             });
         }
         if batch.pending == 0 {
-            out.pop();
+            // Nobody has kept it yet who could be asked again.
+            batch.is_shown = false;
+            out.truncate(before);
             batch.state = State::Closed;
             return false;
         }
@@ -598,6 +690,7 @@ impl Lane {
             committed += 1;
         }
         self.committed = committed;
+        self.advance_safe();
         let (tail, keeper) = self.tail;
         while let Some(front) = self.batches.front() {
             let over = self.first < self.committed && front.seq_max < tail && self.first != keeper;

@@ -325,6 +325,49 @@ impl Scan {
         Ok(length)
     }
 
+    /// Takes a batch that a node has kept in memory for the one that wrote it; to be called when all lanes are scanned. Without effect if it is on a drive, or none of this journal's: whoever
+    /// kept it may have kept something older, and what its numbers are below counts no more.
+    ///
+    /// Errs at a sound batch that names blocks which the group has not.
+    pub fn copy(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
+        let block = self.block_bytes();
+        let Some((head, payload)) = bytes.split_at_checked(block) else {
+            return Ok(());
+        };
+        let Ok(Batch {
+            header, payload_crc, ..
+        }) = codec::parse(head)
+        else {
+            return Ok(());
+        };
+        let (lane, position) = (header.lane, header.position);
+        let is_placed = lane < self.journal.lanes && position < self.journal.lane_blocks;
+        let is_whole = payload.len() == header.payload_blocks as usize * block
+            && crc32c::portable(0, payload) == payload_crc;
+        if !is_placed || !is_whole || self.is_living(lane) {
+            return Ok(());
+        }
+        let nobody = MemberIndex(u8::MAX);
+        let Some(batch) = self.header(nobody, lane, position, head)? else {
+            return Ok(());
+        };
+        self.tail = self.tail.max(header.tail);
+        let last = batch.entries.iter().map(codec::Entry::seq).max();
+        self.next_seq = self.next_seq.max(last.map_or(0, |seq| seq + 1));
+        let key = Key {
+            lane,
+            batch: header.batch,
+            position,
+        };
+        self.found.entry(key).or_insert_with(|| FoundBatch {
+            batch,
+            payload: payload.to_vec(),
+            members: 0,
+        });
+        self.forget_dead();
+        Ok(())
+    }
+
     /// Length and checksum of the payload of the mark whose header this block is, if it is one that the lane can have there.
     pub fn mark_header(&self, lane: u16, position: u32, block: &[u8]) -> Option<(u32, u32)> {
         let head =

@@ -15,6 +15,8 @@
 //! | 9 reserve | a message about reservations |
 //! | 10 hand over | row 0..8, token 8..20 (epoch 4, serial 8), zeroes 20..24, the data as [`HandedOver`] has it |
 //! | 11 replayed | nothing |
+//! | 12 copy | lane 0..2, zeroes 2..8, batch 8..16, below which batch all are on the drives 16..24, highest number 24..32, the batch |
+//! | 13 kept | lane 0..2, 1 if it is kept 2, zeroes 3..8, batch 8..16 |
 
 use thiserror::Error;
 
@@ -23,8 +25,9 @@ use crate::amf::arbiter::message::{Message, MessageError};
 use crate::amf::geometry::ROWS_MAX as GROUP_ROWS_MAX;
 use crate::amf::hand_over::{HandOverError, HandedOver};
 use crate::amf::homes::{CONTEXT_BYTES, Context, ContextError};
+use crate::amf::replica::{Copy, Name};
 use crate::amf::reserving::message::{Message as Reservation, MessageError as ReservationError};
-use crate::amf::superblock::RECORD_BYTES;
+use crate::amf::superblock::{LANES_MAX, RECORD_BYTES};
 use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
 use crate::drive::DriveError;
 use crate::icl::{Epoch, Slot};
@@ -100,6 +103,15 @@ pub enum Note {
     Replayed,
     /// About the reservations of its virtual disks.
     Reserve(Reservation),
+    /// To a partner: a batch to keep. To whoever leads, from one that has kept it for a node that is gone.
+    Copy(Copy),
+    /// To the writer of a batch: it is kept here, or there is no room.
+    Kept {
+        /// Which.
+        name: Name,
+        /// It is.
+        keeps: bool,
+    },
 }
 
 /// Why bytes are no note.
@@ -143,6 +155,8 @@ impl Note {
             Self::Reserve(_) => 9,
             Self::HandOver { .. } => 10,
             Self::Replayed => 11,
+            Self::Copy(_) => 12,
+            Self::Kept { .. } => 13,
         }
     }
 
@@ -200,6 +214,13 @@ impl Note {
                 data.encode(out);
             }
             Self::Reserve(message) => message.encode(out),
+            Self::Copy(copy) => {
+                encode_name(copy.name, 0, out);
+                out.extend(copy.committed.to_le_bytes());
+                out.extend(copy.seq_max.to_le_bytes());
+                out.extend(&copy.bytes[..]);
+            }
+            Self::Kept { name, keeps } => encode_name(*name, u8::from(*keeps), out),
         }
     }
 
@@ -245,6 +266,14 @@ impl Note {
             9 => Self::Reserve(Reservation::parse(body)?),
             10 => parse_hand_over(body)?,
             11 if body.is_empty() => Self::Replayed,
+            12 => parse_copy(body)?,
+            13 => {
+                let (head, rest) = body.split_at_checked(NAME_BYTES).ok_or(NoteError::Short)?;
+                let (name, flag) = parse_name(head)?;
+                let is_sound = flag <= 1 && rest.is_empty();
+                let keeps = is_sound.then_some(flag == 1).ok_or(NoteError::Field("kept"))?;
+                Self::Kept { name, keeps }
+            }
             kind => return Err(NoteError::Kind(kind)),
         })
     }
@@ -290,6 +319,40 @@ fn parse_hand_over(body: &[u8]) -> Result<Note, NoteError> {
     }
     let data = HandedOver::parse(data)?;
     Ok(Note::HandOver { row, token, data })
+}
+
+/// Lane 0..2, a flag 2, zeroes 3..8, batch 8..16.
+const NAME_BYTES: usize = 16;
+
+fn encode_name(name: Name, flag: u8, out: &mut Vec<u8>) {
+    out.extend(name.lane.to_le_bytes());
+    out.extend([flag, 0, 0, 0, 0, 0]);
+    out.extend(name.batch.to_le_bytes());
+}
+
+/// The name, and the flag beside it.
+fn parse_name(head: &[u8]) -> Result<(Name, u8), NoteError> {
+    let lane = u16::from_le_bytes([head[0], head[1]]);
+    if head[3..8] != [0; 5] || lane >= LANES_MAX {
+        return Err(NoteError::Field("batch"));
+    }
+    let batch = long(&head[8..16]);
+    Ok((Name { lane, batch }, head[2]))
+}
+
+/// Its name, committed 16..24, highest number 24..32, and the batch.
+fn parse_copy(body: &[u8]) -> Result<Note, NoteError> {
+    let (head, bytes) = body.split_at_checked(NAME_BYTES + 16).ok_or(NoteError::Short)?;
+    let (name, flag) = parse_name(&head[..NAME_BYTES])?;
+    if flag != 0 {
+        return Err(NoteError::Field("copy"));
+    }
+    Ok(Note::Copy(Copy {
+        name,
+        committed: long(&head[16..24]),
+        seq_max: long(&head[24..32]),
+        bytes: bytes.into(),
+    }))
 }
 
 fn parse_led(body: &[u8]) -> Result<Led, NoteError> {

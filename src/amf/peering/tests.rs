@@ -214,6 +214,7 @@ fn a_lost_node_is_recovered_around_what_survivors_hold() {
         retired: 1,
         goes_on: true,
         is_needed: true,
+        copies: Vec::new(),
     };
     assert_eq!(array.wanted(0), [Action::Recover(recovery)]);
     // Entries below 40 are to be retired everywhere: none are there, and that is heard when numbers have got there.

@@ -20,6 +20,7 @@ use crate::amf::journal::replay::Report;
 use crate::amf::lock::{HOME, LockTable, Mode};
 use crate::amf::lost::LostList;
 use crate::amf::peering::{Peering, Recovery};
+use crate::amf::replica::Copy;
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -126,6 +127,12 @@ pub(super) enum Mail {
     HurryNodes { lane: u16, below: u64 },
     /// To the control core: what these lanes wait for is retired here.
     LanesMoved(u32),
+    /// To the control core: other nodes are to keep a batch.
+    Keep(Copy),
+    /// Other nodes are there to do that, or not.
+    KeepCopies(bool),
+    /// They keep this batch.
+    Kept(u64),
     /// Bring what is dirty to its place.
     Drain,
 }
@@ -446,6 +453,9 @@ impl Node {
                 self.core(to).restore(row);
             }
             Mail::Settle(row) => self.core(to).settle_given(row),
+            Mail::Keep(copy) => self.peer(out, |peering, _, out| peering.keep(&copy, out)),
+            Mail::KeepCopies(keeps) => self.core(to).keep(keeps),
+            Mail::Kept(batch) => self.core(to).kept(batch),
             Mail::Lane { lane, call } => self.core(to).lane(lane, call),
             Mail::Members(set) => self.core(to).set_members(set),
             Mail::Drain => {
@@ -502,6 +512,7 @@ impl Node {
             ),
             Ask::Give { row, data } => tell(CONTROL, Mail::Given { core, row, data }),
             Ask::Taken { row } => tell(CONTROL, Mail::Secured(row)),
+            Ask::Keep(copy) => tell(CONTROL, Mail::Keep(copy)),
             Ask::Recall { core: to, row } => tell(to, Mail::Recall(row)),
             Ask::Lane { cores: mask, call } => match call {
                 LaneCall::Hurry { below } => {

@@ -399,6 +399,7 @@ pub(in crate::sim) fn write_back_of(
         },
         shared,
         durability: EngineDurability::Journal,
+        keeps_copies: false,
         hands_over: false,
         write_blocks_max: geometry.row_blocks(),
         intent: None,

@@ -17,7 +17,9 @@ use crate::amf::engine::{
 use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::geometry::Geometry;
 use crate::amf::hand_over::HandedOver;
+use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::Mode;
+use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
@@ -45,6 +47,8 @@ pub(in crate::sim) enum Ask {
     Wake { mask: u16, row: RowIndex },
     /// Get a row from other nodes.
     Want { row: RowIndex, mode: Mode, takes: bool },
+    /// Other nodes are to keep a batch.
+    Keep(Copy),
     /// A row goes to another node with this dirty data.
     Give { row: RowIndex, data: Arc<HandedOver> },
     /// Dirty data that came with a row is committed.
@@ -226,6 +230,16 @@ impl Core {
         self.engine.allow_ram(allowed, &mut self.actions);
     }
 
+    /// Whether other nodes are there to keep what it writes.
+    pub(in crate::sim) fn keep(&mut self, keeps: bool) {
+        self.engine.keep(keeps, &mut self.actions);
+    }
+
+    /// Other nodes keep this batch.
+    pub(in crate::sim) fn kept(&mut self, batch: u64) {
+        self.engine.kept(BatchNumber(batch), &mut self.actions);
+    }
+
     /// What this core had marked is durable.
     pub(in crate::sim) fn intent_durable(&mut self) {
         self.engine.intent_durable(&mut self.actions);
@@ -305,6 +319,7 @@ impl Core {
                     | Ask::Wake { .. }
                     | Ask::Want { .. }
                     | Ask::Give { .. }
+                    | Ask::Keep(_)
                     | Ask::Taken { .. }
                     | Ask::Recall { .. }
                     | Ask::Lane { .. }
@@ -408,6 +423,21 @@ impl Core {
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
             Action::Give { row } => asked.push(self.laid_out(row)),
+            Action::Keep {
+                name,
+                committed,
+                seq_max,
+                offset_bytes,
+                bytes,
+            } => {
+                let bytes = self.load(Place::Ring { offset_bytes }, bytes as usize).into();
+                asked.push(Ask::Keep(Copy {
+                    name,
+                    committed,
+                    seq_max,
+                    bytes,
+                }));
+            }
             Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
             message @ (Action::RecallCore { .. }
             | Action::HurryCores { .. }
@@ -575,6 +605,7 @@ fn message_to_others(action: Action) -> Ask {
         | Action::Copy { .. }
         | Action::Compare { .. }
         | Action::Give { .. }
+        | Action::Keep { .. }
         | Action::Seal { .. }
         | Action::RangeHeld
         | Action::Complete { .. } => unreachable!("the core itself carries these out"),

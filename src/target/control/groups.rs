@@ -265,6 +265,7 @@ fn write_back(machine: &Group, journal: &JournalRecord, replayed: Option<&Replay
             journal.lanes,
             replayed.map_or(1, |report| report.next_seq.max(1)),
         )),
+        keeps_copies: false,
         hands_over: false,
         durability: match machine.durability() {
             superblock::Durability::Journal => Durability::Journal,

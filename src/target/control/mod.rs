@@ -452,6 +452,7 @@ impl Control {
                 row,
                 data,
             } => self.row_given(core, io, (group, from), row, *data),
+            ControlMessage::Keep { group, copy } => self.keep_copy(core, io, group, &copy),
             ControlMessage::RowSecured { group, row } => self.row_secured(core, io, group, row),
             ControlMessage::HomeTurn { group, row } => self.home_turn(core, io, group, row),
             ControlMessage::HurryNodes { group, lane, below } => {

@@ -662,6 +662,16 @@ impl Control {
             }
             Action::Void { .. } => {} // Its entries stay until it is forgotten.
             Action::Send { to, note } => self.send_note(io, to, at, note),
+            Action::KeepCopies(keeps) => {
+                let Some(group) = index else { return };
+                for to in 0..self.cores {
+                    core.tell(io, CoreIndex(to), Message::KeepCopies { group, keeps });
+                }
+            }
+            Action::Kept { core: to, batch } => {
+                let group = index.expect("who has written serves the group");
+                core.tell(io, CoreIndex(to), Message::Kept { group, batch });
+            }
             Action::TailMoved => self.tell_lanes_moved(core, io, at, u32::MAX),
             Action::LanesMoved { lanes } => {
                 let first = u32::from(self.share().local.number()) * u32::from(self.cores);

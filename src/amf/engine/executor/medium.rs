@@ -1,8 +1,10 @@
 //! What drives hold: user data as it is without engines, and the bytes of the journal.
 
+use std::sync::Arc;
+
 use nvme::crc32c;
 
-use super::{Action, BLOCK, World, drive_io};
+use super::{Action, BLOCK, Core, World, drive_io};
 use crate::amf::code::{Solution, factor, mul};
 use crate::amf::engine::Place;
 use crate::amf::geometry::StripPlace;
@@ -96,6 +98,15 @@ impl World {
         assert!(parse(&header).is_ok(), "a header can be read back");
         self.cores[core].ring[at] = HEADER;
         self.cores[core].headers.insert(at, header);
+    }
+
+    /// A sealed batch in the ring of a core, as it is on the medium.
+    pub fn batch_bytes(&self, core: usize, offset_bytes: u32, bytes: u32) -> Arc<[u8]> {
+        let at = (offset_bytes / BLOCK) as usize;
+        let Core { ring, headers, .. } = &self.cores[core];
+        let payload = &ring[at + 1..at + (bytes / BLOCK) as usize];
+        let payload = payload.iter().flat_map(|byte| [*byte; BLOCK as usize]);
+        headers[&at].iter().copied().chain(payload).collect()
     }
 
     /// A write has come to the medium: if that is the journal of a shared group, it begins with a header.

@@ -56,6 +56,7 @@ impl Founding {
             layout: self.journal(),
             shared: Arc::clone(numbers),
             durability,
+            keeps_copies: shape.nodes > 1,
             hands_over: shape.shared || shape.nodes > 1,
             write_blocks_max: WRITE_BLOCKS_MAX,
             // Nodes that share a group have no such map and list yet.
@@ -88,6 +89,15 @@ impl World {
     /// Where the journal is.
     pub fn journal(&self) -> JournalLayout {
         self.founding.journal()
+    }
+
+    /// All cores may acknowledge from memory.
+    pub fn allow_ram(&mut self) {
+        for core in 0..self.cores.len() {
+            let mut out = Vec::new();
+            self.cores[core].engine.allow_ram(true, &mut out);
+            self.act(core, out);
+        }
     }
 
     /// Whether the node of a core lives.

@@ -196,7 +196,7 @@ impl Array {
         self.run.world.several()
     }
 
-    fn living(&mut self) -> Vec<usize> {
+    pub(super) fn living(&mut self) -> Vec<usize> {
         self.several().living()
     }
 
@@ -233,7 +233,7 @@ impl Array {
     }
 
     /// A node that was gone comes back, in a new life that knows nothing.
-    fn rejoin(&mut self, node: usize) {
+    pub(super) fn rejoin(&mut self, node: usize) {
         assert!(
             self.gone.is_empty(),
             "its lanes are over before others are written there"
@@ -247,6 +247,7 @@ impl Array {
         let numbers = Arc::new(JournalShared::joining(lanes, start));
         let lock = LockTable::shared(64);
         several.homes[node] = home(node, &lock, &numbers);
+        several.keepers[node] = super::copies::Keeper::new();
         several.links.retain(|(from, to), _| *from != node && *to != node);
         (several.living[node], several.epochs[node], several.reported[node]) = (true, Epoch(0), Epoch(0));
         let first_batch = u64::from(epoch.0) << 32;
@@ -322,6 +323,8 @@ impl Array {
             let leader = living[self.run.random().index(living.len())];
             if self.several().homes[leader].retired() >= below {
                 self.floors[..=usize::from(self.run.world.journal().lanes)].fill(below);
+                let lanes = self.lanes_of(&self.gone);
+                self.run.world.copies_are_over(lanes);
                 self.gone.clear();
             }
             return;
@@ -329,7 +332,9 @@ impl Array {
         let at = self.run.random().index(change.closed.len());
         let node = change.closed.swap_remove(at);
         let epoch = change.epoch;
+        let members = self.member_slots();
         let world = &mut self.run.world;
+        world.ask_partners(node, members);
         world.with_homes(node, |homes, now_ns, out| homes.recovered(now_ns, epoch, out));
         for core in node * world.cores_each..(node + 1) * world.cores_each {
             world.cores[core].owed.push(Owed::TailMoved);
@@ -337,7 +342,8 @@ impl Array {
     }
 
     fn enter(&mut self, node: usize, change: &mut Change) {
-        let members: SlotSet = self.members.iter().map(|node| slot(*node)).collect();
+        let members = self.member_slots();
+        self.run.world.ask_partners(node, SlotSet::EMPTY);
         let rule = rule(self.members.len());
         let (epoch, survivors) = (change.epoch, change.survivors);
         self.several().epochs[node] = epoch;
@@ -345,6 +351,22 @@ impl Array {
             homes.enter(now_ns, epoch, members, survivors, rule, out);
         });
         change.rows.extend(self.several().homes[node].held_rows());
+    }
+
+    fn member_slots(&self) -> SlotSet {
+        self.members.iter().map(|node| slot(*node)).collect()
+    }
+
+    /// All nodes have partners, before the first epoch that ends.
+    pub(super) fn serve_all(&mut self) {
+        let members = self.member_slots();
+        for node in self.members.clone() {
+            self.run.world.ask_partners(node, members);
+        }
+    }
+
+    pub(super) const fn replays(&self) -> u32 {
+        self.replays
     }
 
     fn lanes_of(&self, nodes: &[usize]) -> u32 {
@@ -379,7 +401,8 @@ impl Array {
                 .expect("somebody is gone"),
         };
         self.held += living.rows.len();
-        let replay = self.replay().among_living(living);
+        let copies = self.run.world.copies_of_gone(lanes);
+        let replay = self.replay().among_living(living).with_copies(copies);
         Player::new(replay, self.run.world.members)
     }
 
@@ -432,7 +455,7 @@ impl Array {
     }
 
     /// One random step of everything.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.run.step();
         if self.run.random().chance(self.pace) {
             self.change_goes_on();
@@ -532,7 +555,7 @@ impl Array {
 }
 
 /// Nodes with journals, at any level with redundancy.
-fn shape_of(seed: u64) -> Shape {
+pub(super) fn shape_of(seed: u64) -> Shape {
     let mut random = Random::new(seed);
     loop {
         let nodes = 2 + u16::try_from(random.below(3)).expect("small");

@@ -3,34 +3,93 @@
 //! Only when it is durable in the superblocks that such writes may be lost (PROTOCOL H45). Until then they wait for their commit, as in
 //! `journal`; so nothing ever waits for the superblocks. The permission can be taken back: once everything that was
 //! acknowledged is committed, the superblocks may say again that nothing can be lost.
+//!
+//! Where several nodes share the group, a write is not done before other nodes keep its batch in their memory, too ([`crate::amf::replica`]), or it is committed, whatever comes first (PROTOCOL H17, H18). All batches are
+//! written to the drives at once, and Flush and Force Unit Access wait for these.
 
 use super::super::Action;
 use super::super::machine::Engine;
 use super::Durability;
 use crate::amf::journal::lane::BatchNumber;
 
+/// When a write is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is in memory.
+    Now,
+    /// Other nodes have it in memory.
+    Safe,
+    /// It is on the drives.
+    Committed,
+}
+
 /// What a core may acknowledge from memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ram {
     allowed: bool,
+    /// Not before other nodes keep it.
+    keeps_copies: bool,
     /// The permission was asked for.
     asked: bool,
     /// The permission was taken back: it counts as given back when all up to this batch is committed.
     closing: Option<BatchNumber>,
 }
 
+impl Ram {
+    pub(super) const fn new(keeps_copies: bool) -> Self {
+        Self {
+            allowed: false,
+            keeps_copies,
+            asked: false,
+            closing: None,
+        }
+    }
+
+    pub(super) const fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+}
+
 impl Engine {
-    /// Whether a write that was just appended is done. Asks for the permission if that alone is missing.
-    pub(super) fn is_done_in_memory(&mut self, fua: bool, out: &mut Vec<Action>) -> bool {
+    /// When a write that was just appended is done. Asks for the permission to acknowledge from memory if that alone is missing.
+    pub(super) fn done_when(&mut self, fua: bool, out: &mut Vec<Action>) -> Done {
         let write_back = self.write_back();
         if write_back.durability == Durability::Journal || fua {
-            return false;
+            return Done::Committed;
         }
         let ram = &mut write_back.ram;
         if !ram.allowed && !std::mem::replace(&mut ram.asked, true) {
             out.push(Action::RamWanted);
         }
-        ram.allowed
+        match (ram.allowed, ram.keeps_copies) {
+            (_, true) => Done::Safe,
+            (true, false) => Done::Now,
+            (false, false) => Done::Committed,
+        }
+    }
+
+    /// From now on other nodes are asked to keep what this core writes ([`Action::Keep`]), or not any more. What they were asked before counts only where it is committed: others may be
+    /// asked from now on.
+    pub fn keep(&mut self, keeps: bool, out: &mut Vec<Action>) {
+        if let Some(write_back) = &mut self.write_back {
+            write_back.lane.keep(keeps);
+            self.settle(out);
+        }
+    }
+
+    /// Whether all that this core has acknowledged is on the drives, or kept by those that are asked now.
+    pub fn is_restored(&self) -> bool {
+        self.write_back.as_ref().is_none_or(|it| it.lane.is_restored())
+    }
+
+    /// All other nodes that were asked keep this batch.
+    ///
+    /// Panics if none was.
+    pub fn kept(&mut self, batch: BatchNumber, out: &mut Vec<Action>) {
+        if self.write_back().lane.kept(batch) {
+            self.copies_done(out);
+            self.settle(out);
+        }
     }
 
     /// From now on writes may be acknowledged from memory, because it is durable that they may be lost; or they may not any more, which
@@ -48,6 +107,7 @@ impl Engine {
                 out.push(Action::RamCommitted);
             }
         }
+        self.copies_done(out);
         self.settle(out);
     }
 

@@ -29,6 +29,7 @@ mod record;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -299,6 +300,8 @@ pub struct Replay {
     /// Entries of each lane below are over.
     floors: LaneFloors,
     living: Option<LivingNodes>,
+    /// What nodes have kept in memory of lanes of those that are gone.
+    copies: Vec<Arc<[u8]>>,
     /// The lane that is being read from a member.
     lane: Vec<u8>,
     found: Found,
@@ -349,6 +352,7 @@ impl Replay {
             scan,
             floors: LaneFloors::default(),
             living: None,
+            copies: Vec::new(),
             lane: Vec::new(),
             rows: VecDeque::new(),
             later: VecDeque::new(),
@@ -361,6 +365,14 @@ impl Replay {
             named: Vec::new(),
             report: Report::default(),
         }
+    }
+
+    /// Batches that nodes have kept in memory for those that wrote them. To be called before the start.
+    #[must_use]
+    pub fn with_copies(mut self, copies: Vec<Arc<[u8]>>) -> Self {
+        assert_eq!(self.step, Step::Idle, "copies are there before the start");
+        self.copies = copies;
+        self
     }
 
     /// Says what is lost already. To be called before the start.
@@ -627,7 +639,10 @@ impl Replay {
 
     fn begin_rows(&mut self) -> Result<(), ReplayError> {
         self.lane = Vec::new();
-        let scan = std::mem::replace(&mut self.scan, Scan::new(self.journal, self.layout));
+        let mut scan = std::mem::replace(&mut self.scan, Scan::new(self.journal, self.layout));
+        for copy in std::mem::take(&mut self.copies) {
+            scan.copy(&copy)?;
+        }
         self.found = scan.finish();
         self.rows = image::stories(&self.found, &self.layout).into_iter().collect();
         self.named = self.rows.iter().map(|(row, _)| *row).collect();

@@ -177,6 +177,11 @@ impl Node {
             }
             Action::Fault(member, error) => self.count_fault(member, error, out),
             Action::Reserve { .. } => unreachable!("hosts reserve nothing here"),
+            Action::KeepCopies(keeps) => {
+                let all = (0..self.setting.cores).map(|core| tell(core, Mail::KeepCopies(keeps)));
+                out.extend(all);
+            }
+            Action::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
             Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
         }
     }

@@ -12,6 +12,7 @@ use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::hand_over::HandedOver;
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
 use crate::amf::peering::note::Led;
+use crate::amf::replica::Copy;
 use crate::amf::reserving::Reserving;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
@@ -254,6 +255,7 @@ impl Control {
             },
             shared: Arc::clone(&group.journal),
             durability: Durability::Journal,
+            keeps_copies: true,
             hands_over: true,
             write_blocks_max: (WRITE_BYTES_MAX / machine.geometry().block().bytes())
                 .min(machine.geometry().row_blocks()),
@@ -574,6 +576,19 @@ impl Control {
             .at(group)
             .expect("only rows of shared groups are given");
         self.peer(core, io, at, |peering, _, _| peering.given(row, from.0, data));
+    }
+
+    /// Other nodes are to keep a batch of one of this node's lanes.
+    pub(in super::super) fn keep_copy(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        copy: &Copy,
+    ) {
+        let at = self.share().at(group);
+        let at = at.expect("only what is written to shared groups is kept by others");
+        self.peer(core, io, at, |peering, _, out| peering.keep(copy, out));
     }
 
     /// A core has in its journal what came with a row.

@@ -1,0 +1,113 @@
+//! Copies of what nodes' journals are about to have on the drives ([`crate::amf::replica`]): given to partners, kept for others, and brought to whoever recovers.
+//!
+//! Partners are asked only while locks are granted. When an epoch begins, what others were asked is forgotten, and writes wait for the drives; whoever keeps copies of a life
+//! that is gone brings them to the leader before it says what it has of the group, and forgets them when that epoch serves: by then they are in their place. An epoch that ends before that leaves them kept.
+
+use std::sync::Arc;
+
+use super::note::Note;
+use super::{Action, Copy, Peering, Slot, SlotSet, lanes_of};
+use crate::amf::replica;
+
+impl Peering {
+    /// Batches are to be in the memory of so many nodes, the writer counted, before anything in them is acknowledged from memory; for others this one keeps up to so many bytes. Before the first epoch.
+    pub fn copy(&mut self, copies: u8, bytes_max: usize) {
+        self.copies = copies;
+        self.kept = replica::Copies::new(bytes_max);
+    }
+
+    /// What this node keeps for others.
+    pub const fn kept(&self) -> &replica::Copies {
+        &self.kept
+    }
+
+    /// Who keeps what this node writes; nobody if writes wait for the drives.
+    pub const fn partners(&self) -> SlotSet {
+        self.asked.partners()
+    }
+
+    fn slot_of_lane(&self, lane: u16) -> Option<Slot> {
+        u8::try_from(lane / self.lanes_each).ok().and_then(Slot::new)
+    }
+
+    /// A core has a batch that others are to keep; see [`crate::amf::engine::Action::Keep`]. Nobody is asked if there is nobody to ask: it is committed soon.
+    pub fn keep(&mut self, copy: &Copy, out: &mut Vec<Action>) {
+        let partners = self.asked.partners();
+        if partners == SlotSet::EMPTY {
+            return;
+        }
+        self.asked.ask(copy.name);
+        for to in partners.iter() {
+            let note = Note::Copy(copy.clone());
+            out.push(Action::Send { to, note });
+        }
+    }
+
+    /// A copy came in: of its writer, or, at the leader of an epoch that is not open yet, of one that is gone.
+    pub(super) fn copy_came(&mut self, from: Slot, copy: Copy, out: &mut Vec<Action>) {
+        if self.slot_of_lane(copy.name.lane) != Some(from) {
+            return self.kept.collect(copy);
+        }
+        let name = copy.name;
+        let keeps = self.kept.keep(copy);
+        let note = Note::Kept { name, keeps };
+        out.push(Action::Send { to: from, note });
+    }
+
+    /// A partner keeps a batch, or has no room.
+    pub(super) fn copy_kept(&mut self, from: Slot, name: replica::Name, keeps: bool, out: &mut Vec<Action>) {
+        let is_own = self.slot_of_lane(name.lane) == Some(self.local);
+        if is_own && self.asked.answered(name, from, keeps) {
+            let core = name.lane % self.lanes_each;
+            let batch = name.batch;
+            out.push(Action::Kept { core, batch });
+        }
+    }
+
+    /// An epoch begins: lives of these slots are gone. What is kept of them goes to the leader.
+    pub(super) fn bring_copies(&mut self, gone: SlotSet, out: &mut Vec<Action>) {
+        let now = self.now.as_ref().expect("an epoch was entered");
+        let (leader, epoch) = (now.era.leader, now.era.epoch);
+        if self.asked.partners() != SlotSet::EMPTY {
+            out.push(Action::KeepCopies(false));
+        }
+        self.asked.enter(SlotSet::EMPTY);
+        for slot in gone.iter() {
+            // The next life numbers its batches from there on.
+            self.orphans.insert(slot, u64::from(epoch.0) << 32);
+        }
+        if leader == self.local {
+            return;
+        }
+        let gone: SlotSet = self.orphans.keys().copied().collect();
+        for copy in self.kept.of(lanes_of(gone, self.lanes_each)) {
+            let slot = self.slot_of_lane(copy.name.lane);
+            if slot.is_some_and(|slot| copy.name.batch < self.orphans[&slot]) {
+                let note = Note::Copy(copy.clone());
+                out.push(Action::Send { to: leader, note });
+            }
+        }
+    }
+
+    /// What there is of lanes of nodes that do not live.
+    pub(super) fn copies_of_gone(&self, living: SlotSet) -> Vec<Arc<[u8]>> {
+        let gone = self.kept.of(!lanes_of(living, self.lanes_each));
+        gone.map(|copy| Arc::clone(&copy.bytes)).collect()
+    }
+
+    /// The epoch serves: what was left is in its place, and partners are asked from now on.
+    pub(super) fn serve_with_copies(&mut self, out: &mut Vec<Action>) {
+        for (slot, below) in std::mem::take(&mut self.orphans) {
+            let first = u16::from(slot.number()) * self.lanes_each;
+            for lane in first..first + self.lanes_each {
+                self.kept.forget_below(lane, below);
+            }
+        }
+        let members = self.now.as_ref().expect("it serves").era.members;
+        let partners = replica::partners(self.local, members, self.copies);
+        self.asked.enter(partners);
+        if partners != SlotSet::EMPTY {
+            out.push(Action::KeepCopies(true));
+        }
+    }
+}
