@@ -7,8 +7,8 @@ use nvme::nqn::Nqn;
 use crate::problem::Problems;
 use crate::read::{ArrayDraft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, Drive, Durability, Group, Peer, RemoteShelf, Subsystem,
-    default_serial,
+    ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, COPIES, Drive, Durability, Group, Peer, RemoteShelf,
+    Subsystem, default_serial,
 };
 
 type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
@@ -37,6 +37,16 @@ pub(crate) fn resolve(
             );
             problems.push(nodes_at, what, "leave nodes out: the group is this node's alone");
         }
+        for (group, (_, at)) in groups
+            .iter()
+            .filter_map(|group| Some((group, group.value.copies.as_ref()?)))
+        {
+            let what = format!(
+                "[[group]] {:?} has copies, and there is no [array]",
+                group.value.name
+            );
+            problems.push(at, what, "leave copies out: no other node is there to keep any");
+        }
         return (None, drives, shelves);
     };
     let mut slots = BTreeSet::from([draft.slot]);
@@ -58,6 +68,7 @@ pub(crate) fn resolve(
     }
     check_shared_groups(groups, &own, problems);
     check_nodes(groups, &slots, problems);
+    check_copies(groups, &slots, problems);
     let (kept, kept_shelves) = (shared.clone(), shelves.clone());
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
@@ -158,12 +169,38 @@ fn check_shared_groups(
             );
             problems.push(at, what, "leave spares out");
         }
-        if let Some((Durability::Ram, at)) = &group.durability {
-            let what = format!(
-                "[[group]]: {:?} acknowledges writes from memory, and a shared group does not do that yet",
-                group.name
-            );
-            problems.push(at, what, "leave durability out: shared groups have a journal");
+    }
+}
+
+/// As many copies as nodes serve the group, at most; and only what is acknowledged from memory has any.
+fn check_copies(groups: &[Placed<GroupDraft<'_>>], slots: &BTreeSet<u8>, problems: &mut Problems<'_>) {
+    for Placed { value: group, .. } in groups {
+        let is_ram = matches!(group.durability, Some((Durability::Ram, _)));
+        let nodes = group.nodes.as_ref().map_or(slots.len(), |(nodes, _)| nodes.len());
+        let most = u8::try_from(nodes).unwrap_or(u8::MAX);
+        match (&group.copies, &group.durability) {
+            (Some((_, at)), _) if !is_ram => {
+                let what = format!(
+                    "[[group]] {:?} has copies, and acknowledges nothing from memory",
+                    group.name
+                );
+                problems.push(at, what, "leave copies out, or write durability = \"ram\"");
+            }
+            (Some((copies, at)), _) if *copies > most => {
+                let what = format!(
+                    "[[group]] {:?}: {copies} copies of each write, and {most} nodes serve it",
+                    group.name
+                );
+                problems.push(at, what, "write at most as many copies as nodes");
+            }
+            (None, Some((Durability::Ram, at))) if most < COPIES => {
+                let what = format!(
+                    "[[group]] {:?} acknowledges writes that two nodes have in memory, and one serves it",
+                    group.name
+                );
+                problems.push(at, what, "leave durability out, or have more nodes serve it");
+            }
+            (Some(_) | None, _) => {}
         }
     }
 }

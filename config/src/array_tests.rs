@@ -153,7 +153,21 @@ fn what_is_wrong_is_told_with_its_remedy() {
             format!(
                 "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ndurability=\"ram\"\n"
             ),
-            "acknowledges writes from memory",
+            "and one serves it",
+        ),
+        (
+            KEYS.to_owned(),
+            format!(
+                "{SHELF}{SECOND}[[peer]]\nslot=1\naddresses=[\"192.0.2.2:7471\"]\n[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ndurability=\"ram\"\ncopies=3\n"
+            ),
+            "3 copies of each write, and 2 nodes serve it",
+        ),
+        (
+            KEYS.to_owned(),
+            format!(
+                "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ncopies=2\n"
+            ),
+            "acknowledges nothing from memory",
         ),
         (
             KEYS.to_owned(),

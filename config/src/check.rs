@@ -9,8 +9,8 @@ use crate::array;
 use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
-    Background, Backing, Config, Drive, Durability, GROUP_VDISKS_MAX, GROUPS_MAX, Group, Health, Level,
-    Listen, NamespaceName, Node, Reactor, RemoteShelf, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, ShelfDrive,
+    Background, Backing, COPIES, Config, Drive, Durability, GROUP_VDISKS_MAX, GROUPS_MAX, Group, Health,
+    Level, Listen, NamespaceName, Node, Reactor, RemoteShelf, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, ShelfDrive,
     Subsystem, Vdisk, VdiskSize,
 };
 
@@ -317,6 +317,7 @@ fn resolve_groups(
             drives: members,
             create: draft.create,
             durability: Some(durability).filter(|_| draft.level != Level::Raid0),
+            copies: draft.copies.as_ref().map_or(COPIES, |(copies, _)| *copies),
             journal_mib: draft.journal_mib,
             spares,
             accept_dirty_degraded: draft.accept_dirty_degraded,
@@ -417,6 +418,7 @@ fn shelf_groups(shelf: &Shelf, drives: &[Placed<Drive>], problems: &mut Problems
         drives: vec![index],
         create: shelf.create,
         durability: None,
+        copies: COPIES,
         journal_mib: None,
         spares: Vec::new(),
         accept_dirty_degraded: false,

@@ -43,6 +43,8 @@ pub const CORES_MAX: u16 = 16;
 pub const LISTENERS_MAX: usize = 64;
 /// Most `[[drive]]` sections.
 pub const DRIVES_MAX: usize = 1024;
+/// Copies of a write that is acknowledged from memory, where the configuration does not say.
+pub const COPIES: u8 = 2;
 /// Slots of an array: the most nodes that share it.
 pub const ARRAY_SLOTS: u8 = 8;
 /// Most addresses of one node of an array.
@@ -458,6 +460,9 @@ pub struct Group {
     pub create: bool,
     /// When a host's write counts as done; `None` exactly where the level has no redundancy. Default: the journal.
     pub durability: Option<Durability>,
+    /// Of how many nodes' memory a write is to be in before it counts as done, the one that the host uses counted, where nodes share the group and `durability` is RAM: 2 to 8.
+    /// Default: 2.
+    pub copies: u8,
     /// MiB of the journal on each drive; what suits the drives if `None`.
     pub journal_mib: Option<u32>,
     /// Spare drives as indices into [`Config::drives`]; none is in any group.

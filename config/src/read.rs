@@ -42,6 +42,7 @@ pub(crate) struct GroupDraft<'a> {
     pub(crate) drives_at: Range<usize>,
     pub(crate) create: bool,
     pub(crate) durability: Option<(Durability, Range<usize>)>,
+    pub(crate) copies: Option<(u8, Range<usize>)>,
     pub(crate) journal_mib: Option<u32>,
     pub(crate) spares: Vec<(&'a str, Range<usize>)>,
     pub(crate) accept_dirty_degraded: bool,

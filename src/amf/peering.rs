@@ -17,6 +17,8 @@
 //! Deliberately knows neither engines nor superblocks, and no membership but what it is told.
 
 mod copies;
+mod flush;
+mod memory;
 pub mod note;
 pub mod roll;
 #[cfg(test)]
@@ -37,7 +39,7 @@ use crate::amf::arbiter::Misbehaviour;
 use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
-use note::{Led, Note, NoteError, ROWS_MAX};
+use note::{FlushName, Led, Note, NoteError, ROWS_MAX};
 
 /// How often each node says what it knows, if it has nothing else to say.
 pub const BEAT_NS: u64 = 100_000_000;
@@ -177,6 +179,23 @@ pub enum Action {
         /// Which batch.
         batch: u64,
     },
+    /// A core of another node has a flush under way: [`super::engine::Engine::commit`] on all cores, and [`Peering::committed`] for each that has done it.
+    Commit(FlushName),
+    /// So many lanes of other nodes have done that for a core of this one: as often, [`super::engine::Engine::committed_elsewhere`].
+    Committed {
+        /// Which core.
+        core: u16,
+        /// Which flush of it.
+        flush: u32,
+        /// So many.
+        lanes: u16,
+    },
+    /// Have it made durable that what is acknowledged from memory may be lost, or that nothing can be; [`Peering::memory_is`] says that it is.
+    Memory(bool),
+    /// [`super::engine::Engine::allow_ram`] on all cores; where that takes the permission back, [`Peering::memory_committed`] for each that has done it.
+    AllowMemory(bool),
+    /// What [`Peering::end_memory`] asked for.
+    MemoryOver,
     /// The journal may forget more: [`super::engine::Engine::tail_moved`] on all cores.
     TailMoved,
     /// Another node's lane waits: [`super::engine::Engine::hurry`] on all cores.
@@ -306,6 +325,9 @@ pub struct Peering {
     asked: Asked,
     /// Slots of which a life is gone whose journal is not in its place yet, and below which number batches are that life's.
     orphans: BTreeMap<Slot, u64>,
+    /// Flushes of this node's cores, and how many lanes of other slots have yet to answer.
+    flushes: BTreeMap<FlushName, BTreeMap<Slot, u16>>,
+    memory: memory::Memory,
     /// The newest record that this node leads by, for members that have to be told.
     told: Option<Led>,
     beat_at_ns: u64,
@@ -331,6 +353,8 @@ impl Peering {
             kept: Copies::new(0),
             asked: Asked::default(),
             orphans: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            memory: memory::Memory::default(),
             told: None,
             beat_at_ns: 0,
             from_homes: Vec::with_capacity(32),
@@ -419,6 +443,7 @@ impl Peering {
         self.with_homes(out, |homes, out| {
             homes.enter(now_ns, epoch, members, seniors, rule, out);
         });
+        self.enter_memory();
         self.bring_copies(
             before.iter().filter(|slot| !seniors.contains(*slot)).collect(),
             out,
@@ -705,6 +730,8 @@ impl Peering {
         let epoch = now.era.epoch;
         self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
         self.serve_with_copies(out);
+        self.commit_again(out);
+        self.serve_memory(out);
         out.extend([Action::TailMoved, Action::Serve]);
         self.tell_faults(out);
     }
@@ -756,6 +783,7 @@ impl Peering {
             return;
         }
         self.beat_at_ns = now_ns + BEAT_NS;
+        self.tick_memory(now_ns, out);
         self.kept.forget_retired(self.homes.retired());
         for to in self.others().iter() {
             let note = Note::Beat;
@@ -865,12 +893,14 @@ impl Peering {
                     now.is_led = true;
                     out.push(Action::Follow(led));
                     self.serve(now_ns, out);
+                    self.memory_of_another(out);
                 }
             }
             Note::Refused(why) => {
                 if self.leader() == Some(from) {
                     self.has_failed |= self.is_open;
                     out.push(Action::Refused(why));
+                    self.memory_is_over(out);
                 }
             }
             Note::Fault(member, error) => {
@@ -893,6 +923,15 @@ impl Peering {
                 }
             }
             Note::Beat => {}
+            Note::Commit(name) => out.push(Action::Commit(name)),
+            Note::Committed(name) => self.flush_answered(from, name, out),
+            Note::Memory => self.memory_wanted(from, out),
+            Note::MemoryIs(is) => {
+                if self.leader() == Some(from) {
+                    self.memory_given(is, out);
+                }
+            }
+            Note::MemoryEnded => self.memory_ended(from, out),
             Note::Copy(copy) => self.copy_came(from, copy, out),
             Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),

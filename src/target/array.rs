@@ -21,6 +21,7 @@ use crate::amf::expansion::Layout;
 use crate::amf::geometry::Geometry;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{HOME, LockTable};
+use crate::amf::peering::note::FlushName;
 use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -483,10 +484,23 @@ impl Core {
                 for core in self.other_lanes(g) {
                     self.tell(io, core, Message::Commit { group, lane, flush });
                 }
+                if self.groups[g].shared.is_shared() {
+                    let name = FlushName { lane, flush };
+                    self.tell_control(io, ControlMessage::CommitNodes { group, name });
+                }
             }
             Action::Committed { core: lane, flush } => {
-                let core = lane - self.groups[g].shared.first_lane();
-                self.tell(io, reactor::CoreIndex(core), Message::Committed { group, flush });
+                let core = lane.checked_sub(self.groups[g].shared.first_lane());
+                match core.filter(|core| *core < io.cores()) {
+                    Some(core) => {
+                        let committed = Message::Committed { group, flush };
+                        self.tell(io, reactor::CoreIndex(core), committed);
+                    }
+                    None => {
+                        let name = FlushName { lane, flush };
+                        self.tell_control(io, ControlMessage::CommittedFor { group, name });
+                    }
+                }
             }
             Action::TailMoved { mask } => self.lanes_moved(io, group, u32::from(mask)),
             Action::WakeCores { mask, row } => self.wake_cores(io, group, mask, row),
@@ -519,7 +533,10 @@ impl Core {
             }
             Action::RangeHeld => self.rows_held(io, group),
             Action::RamWanted => self.tell_control(io, ControlMessage::RamWanted { group }),
-            Action::RamCommitted => self.tell_control(io, ControlMessage::RamCommitted { group }),
+            Action::RamCommitted => {
+                let from = self.index;
+                self.tell_control(io, ControlMessage::RamCommitted { group, from });
+            }
             Action::PersistLost => {
                 let from = self.index;
                 self.tell_control(io, ControlMessage::PersistLost { group, from });

@@ -156,6 +156,7 @@ pub(super) fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> 
         replays: true,
         shared: config.array.is_some(),
         goes_on: false,
+        is_open_elsewhere: false,
     })
 }
 

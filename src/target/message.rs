@@ -21,6 +21,7 @@ use crate::amf::expansion::{HeldRows, Layout};
 use crate::amf::group::SuperblockIo;
 use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::Mode;
+use crate::amf::peering::note::FlushName;
 use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
@@ -409,6 +410,20 @@ pub enum ControlMessage {
         /// Its data.
         data: Box<HandedOver>,
     },
+    /// A core has a flush under way that is to commit what other nodes have acknowledged from memory, too.
+    CommitNodes {
+        /// Which group.
+        group: u16,
+        /// The flush.
+        name: FlushName,
+    },
+    /// A core has done what a flush of another node asks for.
+    CommittedFor {
+        /// Which group.
+        group: u16,
+        /// The flush.
+        name: FlushName,
+    },
     /// Other nodes are to keep a batch of a core's lane.
     Keep {
         /// Which group.
@@ -450,6 +465,8 @@ pub enum ControlMessage {
     RamCommitted {
         /// Which group.
         group: u16,
+        /// Which core.
+        from: CoreIndex,
     },
     /// A core's journal is about to forget rows that lost members miss: to be answered by [`Message::IntentDurable`] once what is
     /// marked is durable.

@@ -119,6 +119,10 @@ pub(crate) fn group<'a>(
         Found::Value(durability, at) => Some((durability, at)),
         Found::Absent | Found::Wrong => None,
     };
+    let copies = match section.number("copies", 2..=u32::from(ARRAY_SLOTS), problems) {
+        Found::Value(copies, at) => u8::try_from(copies).ok().map(|copies| (copies, at)),
+        Found::Absent | Found::Wrong => None,
+    };
     let journal_mib = section.number("journal_mib", 1..=65_536, problems).some();
     let spares = section.texts("spares", GROUP_SPARES_MAX, problems);
     let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
@@ -145,6 +149,7 @@ pub(crate) fn group<'a>(
         drives_at,
         create,
         durability,
+        copies,
         journal_mib,
         spares: spares.some().unwrap_or_default(),
         accept_dirty_degraded,

@@ -45,6 +45,8 @@ pub struct AssembleOptions {
     pub shared: bool,
     /// The group is open here, and nobody but this node writes its superblocks: nobody has gone on without it.
     pub goes_on: bool,
+    /// Other nodes have the group open: what they have acknowledged from memory is not lost.
+    pub is_open_elsewhere: bool,
 }
 
 /// What was found on all drives.
@@ -642,7 +644,8 @@ fn assemble_group(
     if !accept_dirty_degraded {
         refuse_unproven(record, &lost, options)?;
     }
-    if record.dirty_ram && !options.accept_lost_writes.contains(&record.name) {
+    let is_lost = record.dirty_ram && !options.is_open_elsewhere;
+    if is_lost && !options.accept_lost_writes.contains(&record.name) {
         return Err(Refusal::LostWrites);
     }
     Ok(Candidate {

@@ -10,10 +10,12 @@ use super::{Action, Copy, Peering, Slot, SlotSet, lanes_of};
 use crate::amf::replica;
 
 impl Peering {
-    /// Batches are to be in the memory of so many nodes, the writer counted, before anything in them is acknowledged from memory; for others this one keeps up to so many bytes. Before the first epoch.
-    pub fn copy(&mut self, copies: u8, bytes_max: usize) {
+    /// Batches are to be in the memory of so many nodes, the writer counted, before anything in them is acknowledged from memory; for others this one keeps up to so many bytes.
+    #[must_use]
+    pub fn copying(mut self, copies: u8, bytes_max: usize) -> Self {
         self.copies = copies;
         self.kept = replica::Copies::new(bytes_max);
+        self
     }
 
     /// What this node keeps for others.
@@ -26,7 +28,7 @@ impl Peering {
         self.asked.partners()
     }
 
-    fn slot_of_lane(&self, lane: u16) -> Option<Slot> {
+    pub(super) fn slot_of_lane(&self, lane: u16) -> Option<Slot> {
         u8::try_from(lane / self.lanes_each).ok().and_then(Slot::new)
     }
 

@@ -17,6 +17,11 @@
 //! | 11 replayed | nothing |
 //! | 12 copy | lane 0..2, zeroes 2..8, batch 8..16, below which batch all are on the drives 16..24, highest number 24..32, the batch |
 //! | 13 kept | lane 0..2, 1 if it is kept 2, zeroes 3..8, batch 8..16 |
+//! | 14 commit | lane 0..2, zeroes 2..4, flush 4..8 |
+//! | 15 committed | the same |
+//! | 16 memory | nothing |
+//! | 17 memory is | 1 if it is 0 |
+//! | 18 memory ended | nothing |
 
 use thiserror::Error;
 
@@ -112,6 +117,25 @@ pub enum Note {
         /// It is.
         keeps: bool,
     },
+    /// A core has a flush under way: everything in the receiver's lanes is to be committed.
+    Commit(FlushName),
+    /// That was done, in one lane.
+    Committed(FlushName),
+    /// To whoever leads: a core could acknowledge from memory, were it durable that what is acknowledged may be lost.
+    Memory,
+    /// From whoever leads: it is, or the receiver is to commit what it has acknowledged so, and to acknowledge nothing more.
+    MemoryIs(bool),
+    /// To whoever leads: that was done.
+    MemoryEnded,
+}
+
+/// Names a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlushName {
+    /// The lane of its core.
+    pub lane: u16,
+    /// As the core calls it.
+    pub flush: u32,
 }
 
 /// Why bytes are no note.
@@ -157,6 +181,11 @@ impl Note {
             Self::Replayed => 11,
             Self::Copy(_) => 12,
             Self::Kept { .. } => 13,
+            Self::Commit(_) => 14,
+            Self::Committed(_) => 15,
+            Self::Memory => 16,
+            Self::MemoryIs(_) => 17,
+            Self::MemoryEnded => 18,
         }
     }
 
@@ -205,7 +234,8 @@ impl Note {
                 out.extend(below.to_le_bytes());
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
-            Self::Beat | Self::Replayed => {}
+            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded => {}
+            Self::MemoryIs(is) => out.push(u8::from(*is)),
             Self::HandOver { row, token, data } => {
                 out.extend(row.0.to_le_bytes());
                 out.extend(token.epoch.0.to_le_bytes());
@@ -221,6 +251,11 @@ impl Note {
                 out.extend(&copy.bytes[..]);
             }
             Self::Kept { name, keeps } => encode_name(*name, u8::from(*keeps), out),
+            Self::Commit(name) | Self::Committed(name) => {
+                out.extend(name.lane.to_le_bytes());
+                out.extend([0; 2]);
+                out.extend(name.flush.to_le_bytes());
+            }
         }
     }
 
@@ -274,6 +309,16 @@ impl Note {
                 let keeps = is_sound.then_some(flag == 1).ok_or(NoteError::Field("kept"))?;
                 Self::Kept { name, keeps }
             }
+            14 => Self::Commit(parse_flush(body)?),
+            15 => Self::Committed(parse_flush(body)?),
+            16 if body.is_empty() => Self::Memory,
+            17 => {
+                let &[flag @ (0 | 1)] = body else {
+                    return Err(NoteError::Field("memory"));
+                };
+                Self::MemoryIs(flag == 1)
+            }
+            18 if body.is_empty() => Self::MemoryEnded,
             kind => return Err(NoteError::Kind(kind)),
         })
     }
@@ -338,6 +383,18 @@ fn parse_name(head: &[u8]) -> Result<(Name, u8), NoteError> {
     }
     let batch = long(&head[8..16]);
     Ok((Name { lane, batch }, head[2]))
+}
+
+fn parse_flush(body: &[u8]) -> Result<FlushName, NoteError> {
+    let &[low, high, 0, 0, a, b, c, d] = body else {
+        return Err(NoteError::Field("flush"));
+    };
+    let lane = u16::from_le_bytes([low, high]);
+    if lane >= LANES_MAX {
+        return Err(NoteError::Field("flush"));
+    }
+    let flush = u32::from_le_bytes([a, b, c, d]);
+    Ok(FlushName { lane, flush })
 }
 
 /// Its name, committed 16..24, highest number 24..32, and the batch.

@@ -21,7 +21,7 @@ impl World {
             .zip(&self.drives)
             .map(|(index, shared)| drive_facts(index, &shared.drive, self.setting.shape.block))
             .collect();
-        let candidate = match find_shared(&facts, false) {
+        let candidate = match find_shared(&facts, false, false) {
             Ok(candidate) => candidate,
             Err(error) => return self.violate(Violation::Refused(format!("in the end: {error}"))),
         };

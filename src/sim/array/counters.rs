@@ -55,11 +55,15 @@ pub struct Counters {
     pub adopted: u64,
     /// Rows whose dirty data came back to who had given it.
     pub restored: u64,
+    /// Batches that all partners had in memory.
+    pub copies_kept: u64,
+    /// Copies of batches that recoveries were given.
+    pub copies_read: u64,
 }
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 25] {
+    pub const fn figures(&self) -> [(&'static str, u64); 27] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -86,6 +90,8 @@ impl Counters {
             ("records before their epoch", self.led_early),
             ("dirty rows handed over", self.adopted),
             ("dirty rows given back", self.restored),
+            ("batches kept by others", self.copies_kept),
+            ("copies read", self.copies_read),
         ]
     }
 }
@@ -117,5 +123,7 @@ impl AddAssign for Counters {
         self.led_early += other.led_early;
         self.adopted += other.adopted;
         self.restored += other.restored;
+        self.copies_kept += other.copies_kept;
+        self.copies_read += other.copies_read;
     }
 }

@@ -53,9 +53,22 @@ pub struct Setting {
     pub ends_dark: bool,
     /// What is done wrong on purpose.
     pub mutant: Mutant,
+    /// Writes are acknowledged when so many nodes have them in memory; 1 if they are when they are in the journal.
+    pub copies: u8,
 }
 
 impl Setting {
+    /// The setting of a seed in which nodes acknowledge from memory. Nodes go one at a time, once there are copies of everything again.
+    pub fn in_memory(seed: u64, nodes: Option<u16>) -> Self {
+        let mut setting = Self::random(seed, nodes);
+        let mut random = Random::new(seed, 12);
+        let most = u32::from(setting.nodes).min(4);
+        setting.copies = u8::try_from(random.between(2, most)).expect("few nodes");
+        setting.shape.ram = true;
+        (setting.may_fail, setting.ends_dark) = (false, false);
+        setting
+    }
+
     /// The setting of a seed. `nodes`: so many, or any number.
     pub fn random(seed: u64, nodes: Option<u16>) -> Self {
         let mut random = Random::new(seed, 11);
@@ -93,6 +106,7 @@ impl Setting {
             may_fail: random.chance(10),
             ends_dark: random.chance(60),
             mutant: Mutant::None,
+            copies: 1,
         }
     }
 
@@ -109,9 +123,13 @@ impl Setting {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            nodes, cores, shape, ..
+            nodes,
+            cores,
+            shape,
+            copies,
+            ..
         } = self;
-        write!(f, "{nodes} nodes with {cores} cores; {shape}")
+        write!(f, "{nodes} nodes with {cores} cores, {copies} copies; {shape}")
     }
 }
 
@@ -136,11 +154,13 @@ pub enum Mutant {
     PenKept,
     /// A life that came to a slot in an epoch which a node has skipped counts as the one before it.
     SameSlot,
+    /// The replay is not told what others have kept in memory.
+    NoCopies,
 }
 
 impl Mutant {
     /// Every one but none, and how many seeds may go by until it is caught.
-    pub const ALL: [(Self, u64); 8] = [
+    pub const ALL: [(Self, u64); 9] = [
         (Self::EarlyAcknowledge, 20),
         (Self::EarlyRelease, 20),
         (Self::RememberedRead, 20),
@@ -149,5 +169,6 @@ impl Mutant {
         (Self::LateWrite, 200),
         (Self::PenKept, 1000),
         (Self::SameSlot, 1000),
+        (Self::NoCopies, 100),
     ];
 }

@@ -19,6 +19,7 @@ use crate::amf::journal::JournalShared;
 use crate::amf::journal::replay::Report;
 use crate::amf::lock::{HOME, LockTable, Mode};
 use crate::amf::lost::LostList;
+use crate::amf::peering::note::FlushName;
 use crate::amf::peering::{Peering, Recovery};
 use crate::amf::replica::Copy;
 use crate::amf::superblock::RECORD_BYTES;
@@ -36,6 +37,9 @@ use crate::vdisk::VirtualDisk;
 
 /// Lock words: the fewest there may be, so that rows meet in a slot.
 const LOCK_SLOTS: usize = 64;
+
+/// What a node keeps for others: little, so that there is no room at times.
+const KEPT_BYTES_MAX: usize = 64 * BLOCK_BYTES;
 
 /// What the world does for a node.
 #[derive(Clone, Debug)]
@@ -133,6 +137,16 @@ pub(super) enum Mail {
     KeepCopies(bool),
     /// They keep this batch.
     Kept(u64),
+    /// To the control core: a core has a flush under way.
+    CommitNodes(FlushName),
+    /// To the control core: a lane has done what another node's flush asks for.
+    CommittedFor(FlushName),
+    /// To the control core: a core wants to acknowledge from memory.
+    WantMemory,
+    /// It may, or not any more.
+    AllowMemory(bool),
+    /// To the control core: what a core has acknowledged so is committed.
+    MemoryCommitted(u16),
     /// Bring what is dirty to its place.
     Drain,
 }
@@ -257,7 +271,7 @@ impl Node {
             now: 0,
             table,
             journal,
-            peering: Peering::new(place.slot, setting.cores, homes),
+            peering: Peering::new(place.slot, setting.cores, homes).copying(setting.copies, KEPT_BYTES_MAX),
             links: link::links_of(place),
             record: None,
             bound: None,
@@ -454,8 +468,21 @@ impl Node {
             }
             Mail::Settle(row) => self.core(to).settle_given(row),
             Mail::Keep(copy) => self.peer(out, |peering, _, out| peering.keep(&copy, out)),
+            Mail::CommitNodes(name) => {
+                let slots = u8::try_from(self.setting.nodes).expect("few nodes");
+                self.peer(out, |peering, _, out| peering.commit(name, slots, out));
+            }
+            Mail::CommittedFor(name) => self.peer(out, |peering, _, out| peering.committed(name, out)),
+            Mail::WantMemory => self.peer(out, |peering, _, out| peering.want_memory(out)),
+            Mail::AllowMemory(allowed) => self.core(to).allow_ram(allowed),
+            Mail::MemoryCommitted(core) => {
+                self.peer(out, |peering, _, out| peering.memory_committed(core, out));
+            }
             Mail::KeepCopies(keeps) => self.core(to).keep(keeps),
-            Mail::Kept(batch) => self.core(to).kept(batch),
+            Mail::Kept(batch) => {
+                self.counters.copies_kept += 1;
+                self.core(to).kept(batch);
+            }
             Mail::Lane { lane, call } => self.core(to).lane(lane, call),
             Mail::Members(set) => self.core(to).set_members(set),
             Mail::Drain => {
@@ -480,6 +507,12 @@ impl Node {
                 self.carry_out(core, ask, out);
             }
         }
+    }
+
+    /// Whether all that it has acknowledged is on the drives, or with nodes that keep it now.
+    pub(super) fn is_restored(&self) -> bool {
+        let mut cores = self.bound.iter().flat_map(|bound| &bound.cores);
+        cores.all(Core::is_restored)
     }
 
     const fn first_lane(&self) -> u16 {
@@ -519,8 +552,18 @@ impl Node {
                     others.for_each(|to| tell(to, Mail::Lane { lane, call }));
                     tell(CONTROL, Mail::HurryNodes { lane, below });
                 }
-                LaneCall::Commit { .. } => others.for_each(|to| tell(to, Mail::Lane { lane, call })),
-                LaneCall::TailMoved | LaneCall::Committed { .. } => {
+                LaneCall::Commit { flush } => {
+                    others.for_each(|to| tell(to, Mail::Lane { lane, call }));
+                    tell(CONTROL, Mail::CommitNodes(FlushName { lane, flush }));
+                }
+                LaneCall::Committed { flush } => {
+                    let lane = u16::try_from(mask.trailing_zeros()).expect("few lanes");
+                    match lane.checked_sub(first).filter(|to| *to < self.setting.cores) {
+                        Some(to) => tell(to, Mail::Lane { lane, call }),
+                        None => tell(CONTROL, Mail::CommittedFor(FlushName { lane, flush })),
+                    }
+                }
+                LaneCall::TailMoved => {
                     let own = others.filter(|to| mask >> (first + to) & 1 == 1);
                     own.for_each(|to| tell(to, Mail::Lane { lane, call }));
                     let ours = ((1u32 << self.setting.cores) - 1) << first;
@@ -532,9 +575,9 @@ impl Node {
             },
             Ask::Fault { member, error } => tell(CONTROL, Mail::Fault { member, error }),
             Ask::Complete { owner, result, data } => self.completed(owner, result, data, out),
+            Ask::RamWanted => tell(CONTROL, Mail::WantMemory),
+            Ask::RamCommitted => tell(CONTROL, Mail::MemoryCommitted(core)),
             Ask::Repair(_)
-            | Ask::RamWanted
-            | Ask::RamCommitted
             | Ask::PersistIntent
             | Ask::RowsHeld { .. }
             | Ask::PersistLost
@@ -675,6 +718,15 @@ impl Node {
         assert!(bound.draining > 0, "each core answers once");
         bound.draining -= 1;
         if bound.phase == Phase::Open && (!is_drained || bound.draining == 0) {
+            let may_be_lost = self.may_be_lost();
+            return self.peer(out, |peering, _, out| peering.end_memory(may_be_lost, out));
+        }
+        self.try_finish(out);
+    }
+
+    /// Nothing of this node is left, and it leaves nothing behind that may be lost.
+    pub(super) fn leave(&mut self, out: &mut Vec<Effect>) {
+        if let Some(bound) = self.bound.as_mut().filter(|bound| bound.phase == Phase::Open) {
             bound.phase = Phase::Stopped;
         }
         self.try_finish(out);

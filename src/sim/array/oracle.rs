@@ -45,6 +45,12 @@ impl Oracle {
         self.settlements.keys().next_back().copied().unwrap_or(Epoch(0))
     }
 
+    /// How many lives an epoch has.
+    pub(super) fn members(&self, epoch: Epoch) -> usize {
+        let settlement = self.settlements.get(&epoch);
+        settlement.map_or(0, |settlement| lives_of(&settlement.record).count())
+    }
+
     /// Whether a life ever was a member.
     pub(super) fn was_admitted(&self, life: u64) -> bool {
         self.admitted.contains(&life)

@@ -2,7 +2,7 @@
 
 use super::Mutant;
 use super::node::{Outcome, Plan, Source};
-use super::world::{Event, Flight, MS, World};
+use super::world::{Event, Flight, MS, Stage, World};
 use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, Refusal};
 use crate::amf::journal::replay::{IoId, LivingNodes, Report};
 use crate::amf::lost::LostList;
@@ -105,7 +105,8 @@ impl World {
             })
             .collect();
         let living = recovering.recovery.living;
-        let mut candidate = match find_shared(&facts, recovering.recovery.goes_on) {
+        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty());
+        let mut candidate = match find_shared(&facts, goes_on, is_open) {
             Ok(candidate) => candidate,
             Err(BootError::NotFound | BootError::Refused(Refusal::CreationInterrupted { .. }))
                 if living.is_empty() =>
@@ -124,6 +125,11 @@ impl World {
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
                 self.may_be_newer |= is_so && self.away_could_go_on();
+                if self.may_be_newer && self.setting.copies > 1 {
+                    // All nodes have to be stopped now, and what they have in memory is lost (H45).
+                    self.stage = Stage::Over;
+                    return;
+                }
                 return self.end_recovery(life, Outcome::Refused(error.to_string()));
             }
         };
@@ -139,7 +145,13 @@ impl World {
             Some(living) => candidate.replay_among(living),
             None => candidate.replay(),
         };
+        self.counters.copies_read += recovering.recovery.copies.len() as u64;
+        let mut copies = recovering.recovery.copies.clone();
+        if self.setting.mutant == Mutant::NoCopies {
+            copies.clear();
+        }
         let machine = machine.expect("the group has a journal").with_lost(lost);
+        let machine = machine.with_copies(copies);
         let mut replaying = Replaying::new(Machine::Replay(Box::new(machine)), candidate);
         let wanted = replaying.start();
         let it = self.lives.get_mut(&life).expect("its thread is at it");
@@ -243,11 +255,16 @@ impl World {
 }
 
 /// Finds the group that nodes share.
-pub(super) fn find_shared(facts: &[DriveFacts], goes_on: bool) -> Result<Candidate, BootError> {
+pub(super) fn find_shared(
+    facts: &[DriveFacts],
+    goes_on: bool,
+    is_open: bool,
+) -> Result<Candidate, BootError> {
     let options = AssembleOptions {
         replays: true,
         shared: true,
         goes_on,
+        is_open_elsewhere: is_open,
         ..AssembleOptions::default()
     };
     find_with(facts, &options)

@@ -60,6 +60,35 @@ fn nodes_that_share_a_group_keep_their_promises_2() {
     part(1);
 }
 
+/// CHECKLIST C3, C6, A12, PROTOCOL H17, H18, H19, H22, H45: the same where writes are acknowledged once several nodes have them in memory. Nodes die and are left out one at a
+/// time, as soon as there are copies of everything again; hosts lose nothing.
+#[test]
+fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
+    const SEEDS: u64 = 500;
+    let mut sum = Summary::default();
+    for seed in 0..SEEDS {
+        let setting = Setting::in_memory(seed, None);
+        match try_setting(&setting) {
+            Ok(counters) => sum += counters,
+            Err(violation) => panic!("seed {seed}: {setting}: {violation}"),
+        }
+    }
+    println!("{sum}");
+    let Counters {
+        commands,
+        replays,
+        rows,
+        copies_kept,
+        copies_read,
+        ..
+    } = sum.counters;
+    assert!(
+        commands > 100 * SEEDS && replays > SEEDS / 2 && rows > SEEDS,
+        "{sum}"
+    );
+    assert!(copies_kept > 10 * SEEDS && copies_read > SEEDS / 10, "{sum}");
+}
+
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
 #[test]
 fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {

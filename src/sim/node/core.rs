@@ -230,6 +230,11 @@ impl Core {
         self.engine.allow_ram(allowed, &mut self.actions);
     }
 
+    /// Whether all that it has acknowledged is on the drives, or kept.
+    pub(in crate::sim) fn is_restored(&self) -> bool {
+        self.engine.is_restored()
+    }
+
     /// Whether other nodes are there to keep what it writes.
     pub(in crate::sim) fn keep(&mut self, keeps: bool) {
         self.engine.keep(keeps, &mut self.actions);

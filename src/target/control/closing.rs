@@ -60,15 +60,18 @@ impl Control {
             self.close_unclean(io, group);
         } else if state.draining == 0 && state.phase == Phase::Open {
             if state.shared.is_shared() {
-                return self.leave_shared(io, group);
+                return self.leave_in_order(core, io, group);
             }
             self.flush_and_close(core, io, group);
         }
     }
 
     /// Nothing of this node is left in its lanes. The group stays open for others; whoever is the last leaves a journal that names nothing.
-    fn leave_shared(&mut self, io: &Io<Message>, group: u16) {
+    pub(super) fn leave_shared(&mut self, io: &Io<Message>, group: u16) {
         let state = &mut self.groups[usize::from(group)];
+        if state.phase != Phase::Open {
+            return;
+        }
         tracing::info!(group = %state.shared.name, "shared group is left");
         state.phase = Phase::Stopped;
         self.try_finish(io);

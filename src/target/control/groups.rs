@@ -470,6 +470,8 @@ impl Control {
                 record,
             } => self.write_superblock(core, io, (group, name), drive, offset_bytes, &record),
             Action::MemberDrive { member, drive } => self.move_member(core, io, group, member, drive),
+            // Where nodes share the group, all of them go by its record.
+            Action::RamAllowed | Action::RamCleared if self.is_shared(group) => {}
             Action::RamAllowed => self.ram_event(core, io, group, RamEvent::Allowed),
             Action::RamCleared => self.ram_event(core, io, group, RamEvent::Cleared),
             Action::IntentDurable { request } => self.intent_durable(core, io, group, request),

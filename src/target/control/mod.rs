@@ -39,7 +39,6 @@ use super::fabric::Shelf;
 use super::manage::{ManageError, Reply, Request};
 use super::message::{ControlMessage, Message, Traffic};
 use crate::amf::group::{RequestId, SuperblockIo};
-use crate::amf::ram::Event as RamEvent;
 use crate::amf::relayout::Event as RelayoutEvent;
 use crate::amf::superblock::{Found, RECORD_BYTES};
 use crate::drive::health::Policy;
@@ -452,6 +451,8 @@ impl Control {
                 row,
                 data,
             } => self.row_given(core, io, (group, from), row, *data),
+            ControlMessage::CommitNodes { group, name } => self.commit_nodes(core, io, group, name),
+            ControlMessage::CommittedFor { group, name } => self.committed_for(core, io, group, name),
             ControlMessage::Keep { group, copy } => self.keep_copy(core, io, group, &copy),
             ControlMessage::RowSecured { group, row } => self.row_secured(core, io, group, row),
             ControlMessage::HomeTurn { group, row } => self.home_turn(core, io, group, row),
@@ -459,8 +460,8 @@ impl Control {
                 self.hurry_nodes(core, io, group, lane, below)
             }
             ControlMessage::LanesMoved { group, lanes } => self.lanes_moved(core, io, group, lanes),
-            ControlMessage::RamWanted { group } => self.ram_event(core, io, group, RamEvent::Wanted),
-            ControlMessage::RamCommitted { group } => self.ram_event(core, io, group, RamEvent::Committed),
+            ControlMessage::RamWanted { group } => self.want_memory(core, io, group),
+            ControlMessage::RamCommitted { group, from } => self.memory_committed(core, io, (group, from)),
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::PersistLost { group, from } => self.persist_lost(core, io, group, from),
             ControlMessage::GroupRetired { group, retired } => self.group_retired(core, io, group, retired),

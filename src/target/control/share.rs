@@ -25,10 +25,11 @@ use super::{Control, VdiskPlan};
 use crate::amf::RowIndex;
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
+use crate::amf::group::Event as GroupEvent;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
-use crate::amf::peering::note::{Note, NoteError};
+use crate::amf::peering::note::{FlushName, Note, NoteError};
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
 use crate::amf::reserving::Reserving;
@@ -85,6 +86,8 @@ pub struct SharedPlan {
     pub limits: Limits,
     /// Slots of the nodes that serve it, when they are there.
     pub nodes: SlotSet,
+    /// Of how many nodes' memory a write is to be in before it is acknowledged from memory.
+    pub copies: u8,
 }
 
 /// A group that other nodes serve too.
@@ -123,6 +126,9 @@ enum Recovering {
     /// Entries are to be over.
     Ending,
 }
+
+/// What a node keeps in memory of a group for the others: more than what all their cores have under way at the drives.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// A message of another node that was not looked at yet: from whom, for whom, its kind, its bytes.
 type Mail = (Slot, Address, u16, Range<usize>);
@@ -172,7 +178,7 @@ impl ShareControl {
                 name: plan.name,
                 nodes: plan.nodes,
                 limits: plan.limits,
-                peering: Peering::new(setup.slot, cores, homes),
+                peering: Peering::new(setup.slot, cores, homes).copying(plan.copies, KEPT_BYTES_MAX),
                 reserving: Reserving::new(setup.slot),
                 table,
                 journal,
@@ -662,6 +668,43 @@ impl Control {
             }
             Action::Void { .. } => {} // Its entries stay until it is forgotten.
             Action::Send { to, note } => self.send_note(io, to, at, note),
+            Action::Commit(name) => {
+                let Some(group) = index else { return };
+                let FlushName { lane, flush } = name;
+                for to in 0..self.cores {
+                    core.tell(io, CoreIndex(to), Message::Commit { group, lane, flush });
+                }
+            }
+            Action::Committed {
+                core: to,
+                flush,
+                lanes,
+            } => {
+                let group = index.expect("who flushes serves the group");
+                for _ in 0..lanes {
+                    core.tell(io, CoreIndex(to), Message::Committed { group, flush });
+                }
+            }
+            Action::Memory(may_be_lost) => {
+                let Some(group) = index else { return };
+                let event = if may_be_lost {
+                    GroupEvent::RamDirty
+                } else {
+                    GroupEvent::RamClean
+                };
+                self.group_event(core, io, group, event);
+            }
+            Action::AllowMemory(allowed) => {
+                let Some(group) = index else { return };
+                for to in 0..self.cores {
+                    core.tell(io, CoreIndex(to), Message::AllowRam { group, allowed });
+                }
+            }
+            Action::MemoryOver => {
+                if let Some(group) = index {
+                    self.leave_shared(io, group);
+                }
+            }
             Action::KeepCopies(keeps) => {
                 let Some(group) = index else { return };
                 for to in 0..self.cores {

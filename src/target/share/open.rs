@@ -3,6 +3,7 @@
 //! Each time the shelves are connected to anew, as the same life. Blocks for as long as drives take.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use config::{Backing, Config};
 
@@ -85,6 +86,7 @@ impl Stock {
             name: name.clone(),
             limits: limits_of(&self.config, name.as_str()),
             nodes: nodes_of(&self.config, name.as_str()),
+            copies: copies_of(&self.config, name.as_str()),
         };
         self.names.iter().map(plan).collect()
     }
@@ -145,7 +147,12 @@ impl Stock {
         });
         let mut options = options_of(&self.config).map_err(|error| error.to_string())?;
         options.goes_on = recovery.goes_on;
-        let found = find(name, &mut facts, &options, &opened, among.as_ref())?;
+        options.is_open_elsewhere = !recovery.living.is_empty();
+        let beside = Beside {
+            living: among.as_ref(),
+            copies: &recovery.copies,
+        };
+        let found = find(name, &mut facts, &options, &opened, beside)?;
         let Some((candidate, report, lost)) = found else {
             if !recovery.living.is_empty() {
                 return Err("others serve it, and its drives do not have it".to_owned());
@@ -256,13 +263,29 @@ fn nodes_of(config: &Config, name: &str) -> SlotSet {
     })
 }
 
+/// What other nodes have that is not on the drives.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    /// Those that have the group open.
+    living: Option<&'a LivingNodes>,
+    /// What they have kept in memory for those that are gone.
+    copies: &'a [Arc<[u8]>],
+}
+
+/// Of how many nodes' memory a write is to be in before it is acknowledged from memory; 1 where the configuration wants none acknowledged so.
+fn copies_of(config: &Config, name: &str) -> u8 {
+    let group = config.groups.iter().find(|group| group.name == name);
+    let group = group.filter(|group| group.durability == Some(config::Durability::Ram));
+    group.map_or(1, |group| group.copies)
+}
+
 /// Finds the group, and replays its journal: all of it, or what lanes hold whose nodes do not live.
 fn find(
     name: &Name,
     facts: &mut [DriveFacts],
     options: &AssembleOptions,
     opened: &[Opened],
-    among: Option<&LivingNodes>,
+    beside: Beside<'_>,
 ) -> Result<Option<(Candidate, Option<Report>, LostList)>, String> {
     // Ends: each round has one drive fewer.
     loop {
@@ -273,19 +296,20 @@ fn find(
         };
         let mut candidate = match outcome {
             Ok(candidate) => candidate,
-            Err(Refusal::CreationInterrupted { .. }) if among.is_none() => return Ok(None),
+            Err(Refusal::CreationInterrupted { .. }) if beside.living.is_none() => return Ok(None),
             Err(refusal) => return Err(refusal.to_string()),
         };
         candidate.leave_out_returning();
         let lost = storage::load_lost(&candidate, opened);
-        let machine = match among {
+        let machine = match beside.living {
             Some(living) => candidate.replay_among(living.clone()),
             None => candidate.replay(),
         };
         let Some(machine) = machine else {
             return Ok(Some((candidate, None, lost)));
         };
-        match run(machine.with_lost(lost), &candidate, opened) {
+        let machine = machine.with_lost(lost).with_copies(beside.copies.to_vec());
+        match run(machine, &candidate, opened) {
             Ok((report, lost)) => return Ok(Some((candidate, Some(report), lost))),
             Err(error @ (ReplayError::Member { member, .. } | ReplayError::LeftOut { member })) => {
                 let drive = candidate.members[usize::from(member.0)].drive_index();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Bound, CONTROL, Effect, Heard, Mail, Node, Outcome, Phase, Plan, Recovering, Source};
-use crate::amf::engine::WriteBackConfig;
+use crate::amf::engine::{Durability, WriteBackConfig};
 use crate::amf::group::{
     Action as GroupAction, Event, Group, LanesOver, Opening, Replay, RequestId, TakeOver, VdiskSize,
     VdiskSpec,
@@ -181,6 +181,31 @@ impl Node {
                 let all = (0..self.setting.cores).map(|core| tell(core, Mail::KeepCopies(keeps)));
                 out.extend(all);
             }
+            Action::Commit(name) => {
+                let (lane, flush) = (name.lane, name.flush);
+                let call = LaneCall::Commit { flush };
+                let all = (0..self.setting.cores).map(|core| tell(core, Mail::Lane { lane, call }));
+                out.extend(all);
+            }
+            Action::Committed { core, flush, lanes } => {
+                let (lane, call) = (self.first_lane() + core, LaneCall::Committed { flush });
+                out.extend((0..lanes).map(|_| tell(core, Mail::Lane { lane, call })));
+            }
+            Action::Memory(may_be_lost) => {
+                if self.bound.is_some() {
+                    let event = if may_be_lost {
+                        Event::RamDirty
+                    } else {
+                        Event::RamClean
+                    };
+                    self.group_event(event, out);
+                }
+            }
+            Action::AllowMemory(allowed) => {
+                let all = (0..self.setting.cores).map(|core| tell(core, Mail::AllowMemory(allowed)));
+                out.extend(all);
+            }
+            Action::MemoryOver => self.leave(out),
             Action::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
             Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
         }
@@ -338,6 +363,12 @@ impl Node {
         }
         let write_back = WriteBackConfig {
             hands_over: true,
+            keeps_copies: true,
+            durability: if self.setting.copies > 1 {
+                Durability::Ram
+            } else {
+                Durability::Journal
+            },
             first_lane: self.first_lane(),
             // No two lives of a slot number their batches alike.
             first_batch: u64::from(self.epoch().0) << 32,
@@ -460,6 +491,7 @@ impl Node {
         if self.steps_down {
             return self.step_down(out);
         }
+        self.look_at_memory(out);
         let set = self.bound.as_ref().and_then(|bound| bound.machine.members());
         if let Some(set) = set {
             self.peering.members(set);
@@ -470,6 +502,26 @@ impl Node {
         let Some(led) = self.led_of() else { return };
         if self.peering.told() != Some(&led) {
             self.peer(out, |peering, _, out| peering.tell(led, out));
+        }
+    }
+
+    /// Whether the superblocks that this node writes say durably that what was acknowledged may be lost.
+    pub(super) fn may_be_lost(&self) -> bool {
+        let record = self
+            .bound
+            .as_ref()
+            .and_then(|bound| bound.machine.durable_record());
+        record.is_some_and(|record| record.dirty_ram)
+    }
+
+    fn look_at_memory(&mut self, out: &mut Vec<Effect>) {
+        let is_durable = self
+            .bound
+            .as_ref()
+            .is_some_and(|bound| bound.machine.durable_record().is_some());
+        if is_durable && self.peering.leads() {
+            let may_be_lost = self.may_be_lost();
+            self.peer(out, |peering, _, out| peering.memory_is(may_be_lost, out));
         }
     }
 
@@ -555,9 +607,9 @@ impl Node {
                 self.try_finish(out);
             }
             GroupAction::Layout { .. } | GroupAction::Report(_) | GroupAction::Reply { .. } => {}
+            // The record says so, too.
+            GroupAction::RamAllowed | GroupAction::RamCleared => {}
             GroupAction::MemberDrive { .. }
-            | GroupAction::RamAllowed
-            | GroupAction::RamCleared
             | GroupAction::IntentDurable { .. }
             | GroupAction::LostDurable { .. }
             | GroupAction::PageDurable { .. }

@@ -19,8 +19,11 @@ impl World {
         let next = MS + self.random.below(90 * MS);
         self.later(next, Event::Trouble);
         let Some(life) = self.any_life() else { return };
+        let is_in_memory = self.setting.copies > 1;
         match self.random.below(100) {
+            0..44 | 94.. if is_in_memory && !self.may_lose() => {}
             0..25 => self.end_life(life),
+            94.. if is_in_memory => self.end_life(life),
             25..37 => {
                 self.oracle.unwanted.insert(life);
                 self.decide_soon();
@@ -68,6 +71,22 @@ impl World {
                 self.start_soon(&self.all_slots());
             }
         }
+    }
+
+    /// Whether a node may go where nodes acknowledge from memory: all are there and have partners again for all that they have acknowledged.
+    fn may_lose(&self) -> bool {
+        let epoch = self.oracle.epoch();
+        let is_sound = |it: &Life| {
+            let node = it.node.as_ref().filter(|_| !it.is_leaving);
+            node.is_some_and(|node| node.serves() && node.epoch() == epoch && node.is_restored())
+        };
+        let is_member = |life: &u64| self.is_member(*life, epoch);
+        let members = self.oracle.members(epoch);
+        self.oracle.unwanted.is_empty()
+            && members > 1
+            && members == self.lives.len()
+            && self.lives.keys().all(is_member)
+            && self.lives.values().all(is_sound)
     }
 
     pub(in crate::sim::array) fn is_too_much(&self) -> bool {

@@ -11,14 +11,14 @@ use crate::sim::array::{Setting, Summary, try_setting};
 /// Tries seeds until one fails, and says what all of them came to; or one, event by event.
 pub(super) fn run(options: &SimOptions, count: NodeCount) -> Result<(), Failure> {
     if options.trace {
-        return run_one(options.seed, count);
+        return run_one(options, count);
     }
     let sums = Mutex::new((Summary::default(), None));
     let begin = Instant::now();
     on_all_seeds(options, |seed| {
-        let again = again(seed, count);
+        let again = again(options, seed, count);
         set_running(again.clone());
-        let setting = Setting::random(seed, count.0);
+        let setting = setting(options, seed, count);
         let result = try_setting(&setting);
         let (sum, failed) = &mut *sums.lock().expect("no run panics outside of its guard");
         match result {
@@ -56,14 +56,24 @@ pub(super) fn run(options: &SimOptions, count: NodeCount) -> Result<(), Failure>
     }
 }
 
-/// The options that repeat a run.
-fn again(seed: u64, count: NodeCount) -> String {
-    format!("--nodes {count} --seed {seed} --runs 1")
+fn setting(options: &SimOptions, seed: u64, count: NodeCount) -> Setting {
+    if options.in_memory {
+        Setting::in_memory(seed, count.0)
+    } else {
+        Setting::random(seed, count.0)
+    }
 }
 
-fn run_one(seed: u64, count: NodeCount) -> Result<(), Failure> {
-    set_running(again(seed, count));
-    let report = crate::sim::array::run(&Setting::random(seed, count.0), true);
+/// The options that repeat a run.
+fn again(options: &SimOptions, seed: u64, count: NodeCount) -> String {
+    let in_memory = if options.in_memory { " --in-memory" } else { "" };
+    format!("--nodes {count}{in_memory} --seed {seed} --runs 1")
+}
+
+fn run_one(options: &SimOptions, count: NodeCount) -> Result<(), Failure> {
+    let seed = options.seed;
+    set_running(again(options, seed, count));
+    let report = crate::sim::array::run(&setting(options, seed, count), true);
     for line in &report.lines {
         print(&format!("{line}\n"))?;
     }

@@ -1,0 +1,242 @@
+//! Who may acknowledge from memory (`durability = "ram"`): nobody before it is durable in the superblocks that what is acknowledged so may be lost (PROTOCOL H45).
+//!
+//! Nodes ask the leader, which has that written and then lets them. When nothing was written for a while, or the leader is to leave, it takes the permission back from all members; each commits what it has
+//! acknowledged and says so, and then the superblocks say that nothing can be lost. So whoever lost its power at rest has nothing to ask its operator about. The same where too few nodes are left
+//! to keep copies.
+//!
+//! The permission outlives epochs, and so does what the superblocks say; a leader that goes on or takes over finds there whether some may have it.
+
+use super::note::Note;
+use super::{Action, Peering, Slot, SlotSet};
+
+/// How long nothing was written before the permission is taken back.
+const QUIET_NS: u64 = 3_000_000_000;
+
+/// How far the leader is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Nobody has the permission, or it is not known yet.
+    #[default]
+    Off,
+    /// It is being made durable that writes may be lost.
+    Asked,
+    /// Whoever asks has it.
+    On,
+    /// These members have yet to say that they have it no more.
+    Closing(SlotSet),
+    /// It is being made durable that nothing can be lost.
+    Cleaning,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    state: State,
+    /// Members that ask, at the leader.
+    wanting: SlotSet,
+    /// This node asks.
+    wants: bool,
+    /// This node is to leave, and leaves nothing behind that may be lost.
+    ends: bool,
+    /// Cores of this node that have yet to commit what they have acknowledged, as a mask.
+    revoking: u16,
+    /// The permission came again meanwhile.
+    again: bool,
+    /// Numbers of entries at that time, and when they last changed.
+    numbers: u64,
+    since_ns: u64,
+}
+
+impl Peering {
+    /// A core could acknowledge from memory, if it might.
+    pub fn want_memory(&mut self, out: &mut Vec<Action>) {
+        self.memory.wants = true;
+        self.ask_for_memory(out);
+    }
+
+    fn ask_for_memory(&mut self, out: &mut Vec<Action>) {
+        let is_of_use = self.serves() && self.partners() != SlotSet::EMPTY;
+        let leader = self.leader().filter(|_| is_of_use && self.memory.wants);
+        match leader {
+            Some(leader) if leader == self.local => self.memory_wanted(leader, out),
+            Some(to) => {
+                let note = Note::Memory;
+                out.push(Action::Send { to, note });
+            }
+            None => {}
+        }
+    }
+
+    /// A member asks, and this node leads.
+    pub(super) fn memory_wanted(&mut self, by: Slot, out: &mut Vec<Action>) {
+        if !self.leads || self.leader() != Some(self.local) {
+            return;
+        }
+        match self.memory.state {
+            State::On => self.grant_memory(by, out),
+            State::Off => {
+                self.memory.wanting = self.memory.wanting.with(by);
+                self.memory.state = State::Asked;
+                out.push(Action::Memory(true));
+            }
+            State::Asked | State::Closing(_) | State::Cleaning => {
+                self.memory.wanting = self.memory.wanting.with(by);
+            }
+        }
+    }
+
+    fn grant_memory(&mut self, to: Slot, out: &mut Vec<Action>) {
+        if to == self.local {
+            return self.memory_given(true, out);
+        }
+        let note = Note::MemoryIs(true);
+        out.push(Action::Send { to, note });
+    }
+
+    /// What the superblocks say that this node writes, durably: whether what was acknowledged may be lost. To be called whenever that may have changed.
+    pub fn memory_is(&mut self, may_be_lost: bool, out: &mut Vec<Action>) {
+        match self.memory.state {
+            State::Off | State::Asked if may_be_lost => {
+                self.memory.state = State::On;
+                let wanting = std::mem::take(&mut self.memory.wanting);
+                for slot in wanting.iter() {
+                    self.grant_memory(slot, out);
+                }
+                if self.memory.ends {
+                    self.close_memory(out);
+                }
+            }
+            State::Cleaning if !may_be_lost => {
+                self.memory.state = State::Off;
+                self.memory_is_over(out);
+                let mut wanting = std::mem::take(&mut self.memory.wanting).iter();
+                if !self.memory.ends {
+                    wanting.by_ref().for_each(|slot| self.memory_wanted(slot, out));
+                }
+            }
+            State::Off if self.memory.ends => self.memory_is_over(out),
+            State::Off | State::Asked | State::On | State::Closing(_) | State::Cleaning => {}
+        }
+    }
+
+    pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.memory.ends) {
+            out.push(Action::MemoryOver);
+        }
+    }
+
+    /// This node is about to leave, and nothing of it is dirty: [`Action::MemoryOver`] follows as soon as the superblocks say that nothing can be lost, or another node writes them.
+    pub fn end_memory(&mut self, may_be_lost: bool, out: &mut Vec<Action>) {
+        self.memory.ends = true;
+        if self.leader() != Some(self.local) {
+            return self.memory_of_another(out);
+        }
+        if !self.leads {
+            return; // It is about to.
+        }
+        self.memory_is(may_be_lost, out);
+        if self.memory.state == State::On {
+            self.close_memory(out);
+        }
+    }
+
+    fn close_memory(&mut self, out: &mut Vec<Action>) {
+        let Some(members) = self.now.as_ref().map(|now| now.era.members) else {
+            return;
+        };
+        self.memory.state = State::Closing(members);
+        for to in members.without(self.local).iter() {
+            let note = Note::MemoryIs(false);
+            out.push(Action::Send { to, note });
+        }
+        self.memory_given(false, out);
+    }
+
+    /// The leader gives the permission, or takes it back.
+    pub(super) fn memory_given(&mut self, is_given: bool, out: &mut Vec<Action>) {
+        // What a core answers is to be about the last that it was told.
+        if self.memory.revoking != 0 {
+            self.memory.again = is_given;
+            return;
+        }
+        self.memory.wants &= !is_given;
+        if !is_given && !self.is_open {
+            return self.memory_revoked(out);
+        }
+        if !is_given {
+            self.memory.revoking = (1 << self.lanes_each) - 1;
+        }
+        out.push(Action::AllowMemory(is_given));
+    }
+
+    /// A core has committed what it had acknowledged from memory, and acknowledges nothing so any more.
+    pub fn memory_committed(&mut self, core: u16, out: &mut Vec<Action>) {
+        self.memory.revoking &= !(1 << core);
+        if self.memory.revoking == 0 {
+            self.memory_revoked(out);
+            if std::mem::take(&mut self.memory.again) {
+                self.memory_given(true, out);
+            }
+        }
+    }
+
+    fn memory_revoked(&mut self, out: &mut Vec<Action>) {
+        match self.leader() {
+            Some(leader) if leader == self.local => self.memory_ended(leader, out),
+            Some(to) => {
+                let note = Note::MemoryEnded;
+                out.push(Action::Send { to, note });
+            }
+            None => {}
+        }
+    }
+
+    /// A member has nothing any more that it has acknowledged from memory alone.
+    pub(super) fn memory_ended(&mut self, by: Slot, out: &mut Vec<Action>) {
+        if let State::Closing(awaited) = self.memory.state {
+            let awaited = awaited.without(by);
+            self.memory.state = State::Closing(awaited);
+            if awaited == SlotSet::EMPTY {
+                self.memory.state = State::Cleaning;
+                out.push(Action::Memory(false));
+            }
+        }
+    }
+
+    /// An epoch begins.
+    pub(super) fn enter_memory(&mut self) {
+        self.memory.wanting = SlotSet::EMPTY;
+        let leads = self.leader() == Some(self.local);
+        // What is under way to the superblocks goes on.
+        if self.memory.state != State::Cleaning || !leads {
+            self.memory.state = State::Off;
+        }
+    }
+
+    /// Another node leads, or cannot, and this one has heard of it: whatever the superblocks say is that one's business. Before that it may be gone, and nobody there to see to it but this node.
+    pub(super) fn memory_of_another(&mut self, out: &mut Vec<Action>) {
+        let now = self.now.as_ref();
+        if now.is_none_or(|now| now.era.leader != self.local && now.is_led) {
+            self.memory_is_over(out);
+        }
+    }
+
+    /// The epoch serves.
+    pub(super) fn serve_memory(&mut self, out: &mut Vec<Action>) {
+        self.ask_for_memory(out);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick_memory(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        let numbers = self.homes.context().next;
+        if std::mem::replace(&mut self.memory.numbers, numbers) != numbers {
+            self.memory.since_ns = now_ns;
+        }
+        let is_quiet = now_ns.saturating_sub(self.memory.since_ns) > QUIET_NS;
+        // With nobody to keep copies writes wait for the drives.
+        let is_of_use = !is_quiet && self.partners() != SlotSet::EMPTY;
+        if !is_of_use && self.memory.state == State::On && self.serves() {
+            self.close_memory(out);
+        }
+    }
+}
