@@ -156,6 +156,7 @@ fn group() -> GroupStatus {
         background: BackgroundStatus::default(),
         durability: Durability::Journal,
         dirty_ram: false,
+        copies: None,
         lost_blocks: Vec::new(),
         journal_bytes: 32 << 20,
         members: Vec::new(),

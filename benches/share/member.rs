@@ -197,6 +197,7 @@ impl Member {
             | Action::Void { .. }
             | Action::Forget { .. }
             | Action::Hurry { .. }
+            | Action::Memory(_)
             | Action::StepDown
             | Action::EndEntries { .. }
             | Action::Refused(_)

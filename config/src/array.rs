@@ -27,26 +27,7 @@ pub(crate) fn resolve(
             let what = "[[peer]] is another node of an array, and there is no [array]";
             problems.push(&peer.at, what, "write an [array] section, or remove this one");
         }
-        for (group, nodes_at) in groups
-            .iter()
-            .filter_map(|group| Some((group, &group.value.nodes.as_ref()?.1)))
-        {
-            let what = format!(
-                "[[group]] {:?} names nodes, and there is no [array]",
-                group.value.name
-            );
-            problems.push(nodes_at, what, "leave nodes out: the group is this node's alone");
-        }
-        for (group, (_, at)) in groups
-            .iter()
-            .filter_map(|group| Some((group, group.value.copies.as_ref()?)))
-        {
-            let what = format!(
-                "[[group]] {:?} has copies, and there is no [array]",
-                group.value.name
-            );
-            problems.push(at, what, "leave copies out: no other node is there to keep any");
-        }
+        check_alone(groups, problems);
         return (None, drives, shelves);
     };
     let mut slots = BTreeSet::from([draft.slot]);
@@ -140,6 +121,20 @@ pub(crate) fn check_ports(
                     "name each once",
                 );
             }
+        }
+    }
+}
+
+/// What groups of a node without an array cannot have.
+fn check_alone(groups: &[Placed<GroupDraft<'_>>], problems: &mut Problems<'_>) {
+    for Placed { value: group, .. } in groups {
+        if let Some((_, at)) = &group.nodes {
+            let what = format!("[[group]] {:?} names nodes, and there is no [array]", group.name);
+            problems.push(at, what, "leave nodes out: the group is this node's alone");
+        }
+        if let Some((_, at)) = &group.copies {
+            let what = format!("[[group]] {:?} has copies, and there is no [array]", group.name);
+            problems.push(at, what, "leave copies out: no other node is there to keep any");
         }
     }
 }

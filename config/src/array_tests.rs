@@ -151,27 +151,6 @@ fn what_is_wrong_is_told_with_its_remedy() {
         (
             KEYS.to_owned(),
             format!(
-                "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ndurability=\"ram\"\n"
-            ),
-            "and one serves it",
-        ),
-        (
-            KEYS.to_owned(),
-            format!(
-                "{SHELF}{SECOND}[[peer]]\nslot=1\naddresses=[\"192.0.2.2:7471\"]\n[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ndurability=\"ram\"\ncopies=3\n"
-            ),
-            "3 copies of each write, and 2 nodes serve it",
-        ),
-        (
-            KEYS.to_owned(),
-            format!(
-                "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\ncopies=2\n"
-            ),
-            "acknowledges nothing from memory",
-        ),
-        (
-            KEYS.to_owned(),
-            format!(
                 "{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\nspares=[\"d\"]\n"
             ),
             "a shared group takes none yet",
@@ -220,4 +199,32 @@ fn ports_are_at_nodes_that_there_are() {
     let alone = "[[drive]]\nname=\"a\"\nmemory_mib=16\n[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"a\"]\n\
                  [[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=1\nports=[0]\n";
     refuses(&format!("{LEAST}{alone}"), 14, &["there is no [array]"]);
+}
+
+/// What is acknowledged from memory is in the memory of at least two nodes, and of no more than there are.
+#[test]
+fn copies_need_nodes() {
+    let group = |more: &str| {
+        format!("{SHELF}{SECOND}[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\n{more}")
+    };
+    let peer = "[[peer]]\nslot=5\naddresses=[\"10.0.0.5:4430\"]\n";
+    let ram = "durability=\"ram\"\n";
+    assert_eq!(good(&array(KEYS, &(group(ram) + peer))).groups[0].copies, 2);
+    for (rest, what) in [
+        (group(ram), "and one serves it"),
+        (
+            group("durability=\"ram\"\ncopies=3\n") + peer,
+            "3 copies of each write, and 2 nodes serve it",
+        ),
+        (group("copies=2\n") + peer, "acknowledges nothing from memory"),
+        (group("durability=\"ram\"\ncopies=1\n") + peer, "copies"),
+    ] {
+        let all = bad(&array(KEYS, &rest));
+        assert!(
+            all.iter().any(|problem| problem.to_string().contains(what)),
+            "{what}: {all:?}"
+        );
+    }
+    let alone = "[[drive]]\nname=\"a\"\nmemory_mib=16\n[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"a\"]\ncopies=2\n";
+    refuses(&format!("{LEAST}{alone}"), 10, &["there is no [array]"]);
 }

@@ -323,6 +323,7 @@ fn resolve_groups(
             accept_dirty_degraded: draft.accept_dirty_degraded,
             background: draft.background,
             accept_lost_writes: draft.accept_lost_writes,
+            accepts_loss_once: false,
             nodes: nodes_of(draft.nodes.map(|(nodes, _)| nodes)),
         });
     }
@@ -423,6 +424,7 @@ fn shelf_groups(shelf: &Shelf, drives: &[Placed<Drive>], problems: &mut Problems
         spares: Vec::new(),
         accept_dirty_degraded: false,
         accept_lost_writes: false,
+        accepts_loss_once: false,
         background: Background::default(),
         nodes: None,
     };

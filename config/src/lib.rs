@@ -471,6 +471,8 @@ pub struct Group {
     pub accept_dirty_degraded: bool,
     /// Whether to serve the group after writes were lost that had been acknowledged from memory. Default: false.
     pub accept_lost_writes: bool,
+    /// The same for one opening of the group: no key of the file, but what an operator says at a start.
+    pub accepts_loss_once: bool,
     /// `[group.background]`, or its defaults.
     pub background: Background,
     /// Slots of the nodes that serve a group of an array's drives; all of them if `None`. Default: all.

@@ -39,6 +39,7 @@ use crate::amf::arbiter::Misbehaviour;
 use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
+pub use memory::MemoryAction;
 use note::{FlushName, Led, Note, NoteError, ROWS_MAX};
 
 /// How often each node says what it knows, if it has nothing else to say.
@@ -170,32 +171,8 @@ pub enum Action {
         /// What.
         note: Note,
     },
-    /// Other nodes are there to keep what this node's cores write, or not any more: [`super::engine::Engine::keep`] on all cores.
-    KeepCopies(bool),
-    /// All partners keep a batch: [`super::engine::Engine::kept`].
-    Kept {
-        /// Which core's.
-        core: u16,
-        /// Which batch.
-        batch: u64,
-    },
-    /// A core of another node has a flush under way: [`super::engine::Engine::commit`] on all cores, and [`Peering::committed`] for each that has done it.
-    Commit(FlushName),
-    /// So many lanes of other nodes have done that for a core of this one: as often, [`super::engine::Engine::committed_elsewhere`].
-    Committed {
-        /// Which core.
-        core: u16,
-        /// Which flush of it.
-        flush: u32,
-        /// So many.
-        lanes: u16,
-    },
-    /// Have it made durable that what is acknowledged from memory may be lost, or that nothing can be; [`Peering::memory_is`] says that it is.
-    Memory(bool),
-    /// [`super::engine::Engine::allow_ram`] on all cores; where that takes the permission back, [`Peering::memory_committed`] for each that has done it.
-    AllowMemory(bool),
-    /// What [`Peering::end_memory`] asked for.
-    MemoryOver,
+    /// About acknowledging from memory.
+    Memory(MemoryAction),
     /// The journal may forget more: [`super::engine::Engine::tail_moved`] on all cores.
     TailMoved,
     /// Another node's lane waits: [`super::engine::Engine::hurry`] on all cores.
@@ -923,7 +900,7 @@ impl Peering {
                 }
             }
             Note::Beat => {}
-            Note::Commit(name) => out.push(Action::Commit(name)),
+            Note::Commit(name) => self.asked_to_commit(name, out),
             Note::Committed(name) => self.flush_answered(from, name, out),
             Note::Memory => self.memory_wanted(from, out),
             Note::MemoryIs(is) => {

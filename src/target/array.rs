@@ -362,6 +362,12 @@ impl Core {
         counts.fold(HandOverCounts::default(), HandOverCounts::plus)
     }
 
+    /// Groups in which this core has acknowledged writes that fewer nodes have in memory than are to, and the drives not yet.
+    pub(super) fn groups_reduced(&self) -> u64 {
+        let reduced = self.groups.iter().filter(|group| !group.engine.is_restored());
+        reduced.count() as u64
+    }
+
     /// What the engines of this core have done from memory.
     pub(super) fn read_cache_counts(&self) -> ReadCacheCounts {
         let counts = self.groups.iter().map(|group| group.engine.read_cache_counts());

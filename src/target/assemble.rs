@@ -145,7 +145,8 @@ fn plan_missing(
 /// What the configuration lets a start take for granted.
 pub(super) fn options_of(config: &Config) -> Result<AssembleOptions, NodeError> {
     let accepted = config.groups.iter().filter(|group| group.accept_dirty_degraded);
-    let lost_writes = config.groups.iter().filter(|group| group.accept_lost_writes);
+    let accepts = |group: &&config::Group| group.accept_lost_writes || group.accepts_loss_once;
+    let lost_writes = config.groups.iter().filter(accepts);
     Ok(AssembleOptions {
         accept_dirty_degraded: accepted
             .map(|group| name(&group.name))

@@ -441,7 +441,11 @@ impl Core {
                 self.tell_control(io, ControlMessage::NamespacesKnown { group });
             }
             Message::Observe(call) => {
-                let counts = (self.read_cache_counts(), self.hand_over_counts());
+                let counts = (
+                    self.read_cache_counts(),
+                    self.hand_over_counts(),
+                    self.groups_reduced(),
+                );
                 call.answer(self.index, &self.latencies, counts, io);
             }
             Message::ToControl(message) => {

@@ -560,6 +560,9 @@ pub struct GroupStatus {
     /// Writes may have been acknowledged that are in memory alone.
     #[serde(default)]
     pub dirty_ram: bool,
+    /// Of how many nodes' memory a write is to be in before it is acknowledged from there, where nodes share the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<CopiesStatus>,
     /// Blocks that no drive gives back.
     #[serde(default)]
     pub lost_blocks: Vec<LostBlocks>,
@@ -839,6 +842,15 @@ pub struct StageLatency {
     pub p999_ns: u64,
     /// Largest value in nanoseconds.
     pub max_ns: u64,
+}
+
+/// Copies of what a node of an array writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiesStatus {
+    /// So many nodes are to have it in memory, this one counted.
+    pub wanted: u8,
+    /// So many have it, as long as this node and its partners live; 1 if writes wait for the drives.
+    pub now: u8,
 }
 
 /// Counters of one core.

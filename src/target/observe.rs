@@ -112,7 +112,7 @@ impl ObserveCall {
         self,
         core: CoreIndex,
         latencies: &Latencies,
-        (read_cache, hand_overs): (ReadCacheCounts, HandOverCounts),
+        (read_cache, hand_overs, reduced): (ReadCacheCounts, HandOverCounts, u64),
         io: &mut Io<Message>,
     ) {
         let counters: BTreeMap<String, u64> = io
@@ -120,6 +120,7 @@ impl ObserveCall {
             .named()
             .chain(read_cache_named(read_cache))
             .chain(hand_overs_named(hand_overs))
+            .chain([("groups_with_reduced_copies", reduced)])
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let observation = Observation {

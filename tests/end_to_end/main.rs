@@ -37,6 +37,7 @@ mod scene;
 mod shared_drives;
 mod sharing;
 mod sharing_by_some;
+mod sharing_memory;
 mod sharing_reservations;
 mod sharing_under_blows;
 mod shelf;

@@ -85,7 +85,7 @@ impl Running {
     }
 }
 
-fn run(what: &str, config: &Path, folder: &Path) -> Running {
+fn run(what: &str, config: &Path, folder: &Path, more: &[&str]) -> Running {
     let log = File::options()
         .create(true)
         .append(true)
@@ -94,6 +94,7 @@ fn run(what: &str, config: &Path, folder: &Path) -> Running {
     let child = Command::new(env!("CARGO_BIN_EXE_braid"))
         .args([what, "--config"])
         .arg(config)
+        .args(more)
         .env("BRAID_LOG", "info")
         .stdout(Stdio::from(log.try_clone().unwrap()))
         .stderr(Stdio::from(log))
@@ -227,7 +228,7 @@ impl Scene {
             .unwrap();
         }
         self.shelves += 1;
-        self.shelf = Some(run("shelf", &self.path("shelf.toml"), self.folder.path()));
+        self.shelf = Some(run("shelf", &self.path("shelf.toml"), self.folder.path(), &[]));
     }
 
     /// A drive of the shelf answers with errors from now on.
@@ -261,7 +262,13 @@ impl Scene {
 
     /// Starts a node.
     pub fn start_node(&mut self, slot: u8) {
-        let running = run("node", &self.path(&format!("n{slot}.toml")), self.folder.path());
+        self.start_node_with(slot, &[]);
+    }
+
+    /// The same, with more on its command line.
+    pub fn start_node_with(&mut self, slot: u8, more: &[&str]) {
+        let config = self.path(&format!("n{slot}.toml"));
+        let running = run("node", &config, self.folder.path(), more);
         self.nodes[usize::from(slot)] = Some(running);
     }
 

@@ -20,6 +20,7 @@ use nvme::status::Status;
 use super::queue::{Host, Instance, Manner, command, read, write};
 use super::scene::{Random, Scene};
 use super::sharing::GROUP;
+use super::sharing_memory::{group, until_restored};
 use super::stage::WAIT;
 
 const BLOCK: u32 = 4096;
@@ -349,32 +350,23 @@ fn print_gaps(gaps: BTreeMap<Blow, Vec<Duration>>) {
     }
 }
 
-/// CHECKLIST A4, B1, B9, C2, E2, PROTOCOL I8, I9, H19 to H21, H37, H38.
-#[test]
-fn whatever_happens_to_nodes_every_answer_is_explained() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-    };
-    let schedules = number("BRAID_SHARING_SCHEDULES", 8);
+/// A number from the environment.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Hosts use a group of so many nodes while these blows fall on them in turn; `in_peace` waits for what has to be there before each.
+fn suffer(nodes: u8, group: &str, (blows, schedules): (&[Blow], u64), in_peace: impl Fn(&Scene)) {
     // Two thirds with all drives.
     let breaks_at = schedules * 2 / 3;
-    let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
     let hosts = u8::try_from(number("BRAID_SHARING_HOSTS", 6)).unwrap();
     let mut random = Random(number("BRAID_SHARING_SEED", 1));
-    let mut scene = Scene::set(nodes, GROUP);
+    let mut scene = Scene::set(nodes, group);
     scene.create(0);
     let all: Vec<u8> = (0..nodes).collect();
     scene.until_open("formed", &all);
     let pause = Duration::from_millis(number("BRAID_SHARING_PAUSE_MS", 2));
     let load = Load::new(pause, 1 + schedules / SCHEDULES_A_WINDOW);
-    let blows = [
-        Blow::Kill,
-        Blow::Stop,
-        Blow::Cut,
-        Blow::Restart,
-        Blow::KillAll,
-        Blow::None,
-    ];
     let mut gaps: BTreeMap<Blow, Vec<Duration>> = BTreeMap::new();
     let addresses = scene.hosts.clone();
     thread::scope(|scope| {
@@ -396,6 +388,7 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
                     blows[usize::try_from(schedule).unwrap() % blows.len()]
                 };
                 let victim = u8::try_from(random.below(u64::from(nodes))).unwrap();
+                in_peace(&scene);
                 println!("schedule {schedule}: {blow:?} of {victim}");
                 strike(&mut scene, &load, blow, victim, &mut random);
                 gaps.entry(blow).or_default().push(load.take_longest());
@@ -417,4 +410,29 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
         panic!("{contradiction}");
     }
     print_gaps(gaps);
+}
+
+/// CHECKLIST A4, B1, B9, C2, E2, PROTOCOL I8, I9, H19 to H21, H37, H38.
+#[test]
+fn whatever_happens_to_nodes_every_answer_is_explained() {
+    let blows = [
+        Blow::Kill,
+        Blow::Stop,
+        Blow::Cut,
+        Blow::Restart,
+        Blow::KillAll,
+        Blow::None,
+    ];
+    let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
+    let schedules = number("BRAID_SHARING_SCHEDULES", 8);
+    suffer(nodes, GROUP, (&blows, schedules), |_| ());
+}
+
+/// CHECKLIST A4, C3, C6, PROTOCOL H17 to H19: the same where writes are acknowledged once two nodes have them in memory; one node is struck at a time, when there are copies of everything again.
+#[test]
+fn whatever_happens_to_nodes_others_have_what_they_had_in_memory() {
+    let blows = [Blow::Kill, Blow::Stop, Blow::Restart, Blow::Cut];
+    let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
+    let schedules = number("BRAID_SHARING_MEMORY_SCHEDULES", 4);
+    suffer(nodes, &group(2), (&blows, schedules), until_restored);
 }

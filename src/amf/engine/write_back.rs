@@ -501,7 +501,8 @@ impl Engine {
             let batch = self.pieces[index as usize].batch;
             let write_back = self.write_back.as_mut().expect("there is a lane");
             let lane = &write_back.lane;
-            if !lane.is_committed(batch) && !(lane.is_safe(batch) && write_back.ram.is_allowed()) {
+            let is_done = lane.is_committed(batch) || lane.is_safe(batch) && write_back.ram.is_allowed();
+            if !is_done {
                 return;
             }
             self.piece_links.remove(&mut write_back.safe_waiters, index);

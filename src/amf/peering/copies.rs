@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::note::Note;
-use super::{Action, Copy, Peering, Slot, SlotSet, lanes_of};
+use super::{Action, Copy, MemoryAction, Peering, Slot, SlotSet, lanes_of};
 use crate::amf::replica;
 
 impl Peering {
@@ -21,6 +21,11 @@ impl Peering {
     /// What this node keeps for others.
     pub const fn kept(&self) -> &replica::Copies {
         &self.kept
+    }
+
+    /// Of how many nodes' memory a batch is to be in.
+    pub const fn copies(&self) -> u8 {
+        self.copies
     }
 
     /// Who keeps what this node writes; nobody if writes wait for the drives.
@@ -62,7 +67,7 @@ impl Peering {
         if is_own && self.asked.answered(name, from, keeps) {
             let core = name.lane % self.lanes_each;
             let batch = name.batch;
-            out.push(Action::Kept { core, batch });
+            out.push(MemoryAction::Kept { core, batch }.into());
         }
     }
 
@@ -71,7 +76,7 @@ impl Peering {
         let now = self.now.as_ref().expect("an epoch was entered");
         let (leader, epoch) = (now.era.leader, now.era.epoch);
         if self.asked.partners() != SlotSet::EMPTY {
-            out.push(Action::KeepCopies(false));
+            out.push(MemoryAction::KeepCopies(false).into());
         }
         self.asked.enter(SlotSet::EMPTY);
         for slot in gone.iter() {
@@ -109,7 +114,7 @@ impl Peering {
         let partners = replica::partners(self.local, members, self.copies);
         self.asked.enter(partners);
         if partners != SlotSet::EMPTY {
-            out.push(Action::KeepCopies(true));
+            out.push(MemoryAction::KeepCopies(true).into());
         }
     }
 }

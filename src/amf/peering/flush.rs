@@ -4,7 +4,7 @@
 //! nothing: what was in them was brought in its place before the epoch served.
 
 use super::note::{FlushName, Note};
-use super::{Action, Peering, Slot};
+use super::{Action, MemoryAction, Peering, Slot};
 
 impl Peering {
     /// A core has a flush under way, and awaits an answer for each lane of the other ones of so many slots, whether or not anybody lives there.
@@ -38,11 +38,12 @@ impl Peering {
     /// Slots have no more to commit.
     fn answer_flush(&mut self, name: FlushName, slots: usize, out: &mut Vec<Action>) {
         if slots > 0 {
-            out.push(Action::Committed {
+            let committed = MemoryAction::Committed {
                 core: name.lane % self.lanes_each,
                 flush: name.flush,
                 lanes: self.lanes_each * u16::try_from(slots).expect("an array has few slots"),
-            });
+            };
+            out.push(committed.into());
         }
         if self.flushes.get(&name).is_some_and(|awaited| awaited.is_empty()) {
             self.flushes.remove(&name);
@@ -64,7 +65,17 @@ impl Peering {
         }
     }
 
-    /// A core has done what [`Action::Commit`] asked for.
+    /// A core of another node has a flush under way.
+    pub(super) fn asked_to_commit(&self, name: FlushName, out: &mut Vec<Action>) {
+        if self.is_open {
+            return out.push(MemoryAction::Commit(name).into());
+        }
+        for _ in 0..self.lanes_each {
+            self.committed(name, out);
+        }
+    }
+
+    /// A core has done what [`MemoryAction::Commit`] asked for.
     pub fn committed(&self, name: FlushName, out: &mut Vec<Action>) {
         let to = self.slot_of_lane(name.lane);
         // Who is gone waits for nothing.

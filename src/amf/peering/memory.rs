@@ -6,11 +6,48 @@
 //!
 //! The permission outlives epochs, and so does what the superblocks say; a leader that goes on or takes over finds there whether some may have it.
 
-use super::note::Note;
+use super::note::{FlushName, Note};
 use super::{Action, Peering, Slot, SlotSet};
 
 /// How long nothing was written before the permission is taken back.
 const QUIET_NS: u64 = 3_000_000_000;
+
+/// What the binding does about acknowledging from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryAction {
+    /// Other nodes are there to keep what this node's cores write, or not any more: [`crate::amf::engine::Engine::keep`] on all cores.
+    KeepCopies(bool),
+    /// All partners keep a batch: [`crate::amf::engine::Engine::kept`].
+    Kept {
+        /// Which core's.
+        core: u16,
+        /// Which batch.
+        batch: u64,
+    },
+    /// A core of another node has a flush under way: [`crate::amf::engine::Engine::commit`] on all cores, and [`Peering::committed`] for each that has done it.
+    Commit(FlushName),
+    /// So many lanes of other nodes have done that for a core of this one: as often, [`crate::amf::engine::Engine::committed_elsewhere`].
+    Committed {
+        /// Which core.
+        core: u16,
+        /// Which flush of it.
+        flush: u32,
+        /// So many.
+        lanes: u16,
+    },
+    /// Have it made durable that what is acknowledged from memory may be lost, or that nothing can be; [`Peering::memory_is`] says that it is.
+    Record(bool),
+    /// [`crate::amf::engine::Engine::allow_ram`] on all cores; where that takes the permission back, [`Peering::memory_committed`] for each that has done it.
+    Allow(bool),
+    /// What [`Peering::end_memory`] asked for.
+    Over,
+}
+
+impl From<MemoryAction> for Action {
+    fn from(action: MemoryAction) -> Self {
+        Self::Memory(action)
+    }
+}
 
 /// How far the leader is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +114,7 @@ impl Peering {
             State::Off => {
                 self.memory.wanting = self.memory.wanting.with(by);
                 self.memory.state = State::Asked;
-                out.push(Action::Memory(true));
+                out.push(MemoryAction::Record(true).into());
             }
             State::Asked | State::Closing(_) | State::Cleaning => {
                 self.memory.wanting = self.memory.wanting.with(by);
@@ -121,11 +158,11 @@ impl Peering {
 
     pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.memory.ends) {
-            out.push(Action::MemoryOver);
+            out.push(MemoryAction::Over.into());
         }
     }
 
-    /// This node is about to leave, and nothing of it is dirty: [`Action::MemoryOver`] follows as soon as the superblocks say that nothing can be lost, or another node writes them.
+    /// This node is about to leave, and nothing of it is dirty: [`MemoryAction::Over`] follows as soon as the superblocks say that nothing can be lost, or another node writes them.
     pub fn end_memory(&mut self, may_be_lost: bool, out: &mut Vec<Action>) {
         self.memory.ends = true;
         if self.leader() != Some(self.local) {
@@ -166,7 +203,7 @@ impl Peering {
         if !is_given {
             self.memory.revoking = (1 << self.lanes_each) - 1;
         }
-        out.push(Action::AllowMemory(is_given));
+        out.push(MemoryAction::Allow(is_given).into());
     }
 
     /// A core has committed what it had acknowledged from memory, and acknowledges nothing so any more.
@@ -198,7 +235,7 @@ impl Peering {
             self.memory.state = State::Closing(awaited);
             if awaited == SlotSet::EMPTY {
                 self.memory.state = State::Cleaning;
-                out.push(Action::Memory(false));
+                out.push(MemoryAction::Record(false).into());
             }
         }
     }

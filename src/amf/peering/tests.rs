@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::note::{Led, Note, NoteError};
+use super::note::{FlushName, Led, Note, NoteError};
 use super::*;
 use crate::amf::arbiter::{Arbitration, Config, QueueOrder, Token};
 use crate::amf::hand_over::{Content, Extent};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{Held, LockTable};
+use crate::amf::replica::{Copy, Name};
 use crate::amf::reserving::Version;
 use crate::amf::superblock::{RECORD_BYTES, Uuid};
 use crate::drive::block::BlockSize;
+
+mod memory;
+
+/// What a node keeps for others in these tests, in bytes.
+const KEPT_MAX: usize = 6000;
 
 fn slot(number: u8) -> Slot {
     Slot::new(number).unwrap()
@@ -50,6 +56,11 @@ struct Array {
 
 impl Array {
     fn add(&mut self, number: u8) {
+        self.add_as(number, 1);
+    }
+
+    /// One that has each write in the memory of so many.
+    fn add_as(&mut self, number: u8, copies: u8) {
         let table = LockTable::shared(64);
         let journal = Arc::new(JournalShared::joining(4, 1));
         let arbitration = Arbitration::new(Config {
@@ -67,7 +78,7 @@ impl Array {
             arbitration,
         );
         let node = Node {
-            peering: Peering::new(slot(number), 1, homes),
+            peering: Peering::new(slot(number), 1, homes).copying(copies, KEPT_MAX),
             table,
             journal,
             epoch: Epoch(0),
@@ -530,6 +541,69 @@ fn a_beat_goes_to_all_others_and_nothing_else_is_due_before() {
     assert!(Held::Nothing < Held::Read);
 }
 
+fn context_of_one() -> Context {
+    let mut array = Array::default();
+    array.add(0);
+    array.nodes[&0].peering.context()
+}
+
+fn is_read_as_written(context: Context, note: &Note) {
+    let mut bytes = context.encode().to_vec();
+    note.encode(&mut bytes);
+    assert_eq!(Note::parse(note.kind(), &bytes), Ok((context, note.clone())));
+    // Nothing that is cut short or of another kind is taken for anything but an error or another sound note.
+    for length in 0..bytes.len().min(80) {
+        let _ = Note::parse(note.kind(), &bytes[..length]);
+    }
+    assert!(Note::parse(99, &bytes).is_err());
+}
+
+/// The same of what is said about copies and memory.
+#[test]
+fn notes_about_memory_are_read_as_they_were_written() {
+    let context = context_of_one();
+    let notes = [
+        Note::Copy(Copy {
+            name: Name {
+                lane: 9,
+                batch: 1 << 33,
+            },
+            committed: 7,
+            seq_max: 1 << 50,
+            bytes: vec![3; 1024].into(),
+        }),
+        Note::Kept {
+            name: Name { lane: 2, batch: 8 },
+            keeps: true,
+        },
+        Note::Commit(FlushName { lane: 3, flush: 99 }),
+        Note::Committed(FlushName { lane: 3, flush: 99 }),
+        Note::Memory,
+        Note::MemoryIs(true),
+        Note::MemoryEnded,
+    ];
+    notes.iter().for_each(|note| is_read_as_written(context, note));
+    let field = |kind, body: &[u8]| {
+        let mut bytes = context.encode().to_vec();
+        bytes.extend(body);
+        Note::parse(kind, &bytes).unwrap_err()
+    };
+    let mut copy = [0; 32];
+    copy[0] = 200;
+    assert_eq!(
+        field(12, &copy),
+        NoteError::Field("batch"),
+        "no journal has the lane"
+    );
+    assert_eq!(field(12, &copy[..31]), NoteError::Short);
+    copy[..3].copy_from_slice(&[0, 0, 1]);
+    assert_eq!(field(12, &copy), NoteError::Field("copy"));
+    copy[2] = 2;
+    assert_eq!(field(13, &copy[..16]), NoteError::Field("kept"));
+    assert_eq!(field(14, &[0, 9, 0, 0, 1, 0, 0, 0]), NoteError::Field("flush"));
+    assert_eq!(field(17, &[2]), NoteError::Field("memory"));
+}
+
 #[test]
 fn notes_are_read_as_they_were_written() {
     let extent = |start_blocks, content| Extent {
@@ -572,19 +646,8 @@ fn notes_are_read_as_they_were_written() {
             },
         }),
     ];
-    let mut array = Array::default();
-    array.add(0);
-    let context = array.nodes[&0].peering.context();
-    for note in notes {
-        let mut bytes = context.encode().to_vec();
-        note.encode(&mut bytes);
-        assert_eq!(Note::parse(note.kind(), &bytes), Ok((context, note.clone())));
-        // Nothing that is cut short or of another kind is taken for anything but an error or another sound note.
-        for length in 0..bytes.len().min(80) {
-            let _ = Note::parse(note.kind(), &bytes[..length]);
-        }
-        assert!(Note::parse(99, &bytes).is_err());
-    }
+    let context = context_of_one();
+    notes.iter().for_each(|note| is_read_as_written(context, note));
     assert_eq!(Note::parse(8, &[]), Err(NoteError::Short));
     let mut far = context.encode().to_vec();
     far.extend(u64::MAX.to_le_bytes());

@@ -52,9 +52,10 @@ pub fn try_setting(setting: &Setting) -> Result<Counters, Violation> {
 /// How many of these seeds it takes until a mutant is caught.
 pub fn seeds_to_catch(mutant: Mutant, seeds: Range<u64>) -> Option<u64> {
     let is_caught = |seed: &u64| {
-        let setting = match mutant {
-            Mutant::NoCopies => Setting::in_memory(*seed, None),
-            _ => Setting::random(*seed, None),
+        let setting = if mutant == Mutant::NoCopies {
+            Setting::in_memory(*seed, None)
+        } else {
+            Setting::random(*seed, None)
         };
         let setting = Setting { mutant, ..setting };
         try_setting(&setting).is_err()

@@ -206,13 +206,31 @@ impl Core {
         self.engine.settle_given(row, &mut self.actions);
     }
 
-    /// What the engine gives of a row.
-    fn laid_out(&self, row: RowIndex) -> Ask {
-        let data = self.engine.lay_out(row, |offset_bytes, bytes, out| {
-            out.extend(self.load(Place::Ring { offset_bytes }, bytes as usize));
-        });
-        let data = Arc::new(data);
-        Ask::Give { row, data }
+    /// What goes to other nodes: dirty data of a row, or a batch that they are to keep.
+    fn laid_out(&self, action: &Action) -> Ask {
+        if let Action::Give { row } = *action {
+            let data = self.engine.lay_out(row, |offset_bytes, bytes, out| {
+                out.extend(self.load(Place::Ring { offset_bytes }, bytes as usize));
+            });
+            let data = Arc::new(data);
+            return Ask::Give { row, data };
+        }
+        let Action::Keep {
+            name,
+            committed,
+            seq_max,
+            offset_bytes,
+            bytes,
+        } = *action
+        else {
+            unreachable!("nobody else has {action:?}")
+        };
+        Ask::Keep(Copy {
+            name,
+            committed,
+            seq_max,
+            bytes: self.load(Place::Ring { offset_bytes }, bytes as usize).into(),
+        })
     }
 
     pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {
@@ -427,22 +445,7 @@ impl Core {
                 payload_bytes,
             } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
-            Action::Give { row } => asked.push(self.laid_out(row)),
-            Action::Keep {
-                name,
-                committed,
-                seq_max,
-                offset_bytes,
-                bytes,
-            } => {
-                let bytes = self.load(Place::Ring { offset_bytes }, bytes as usize).into();
-                asked.push(Ask::Keep(Copy {
-                    name,
-                    committed,
-                    seq_max,
-                    bytes,
-                }));
-            }
+            gift @ (Action::Give { .. } | Action::Keep { .. }) => asked.push(self.laid_out(&gift)),
             Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
             message @ (Action::RecallCore { .. }
             | Action::HurryCores { .. }

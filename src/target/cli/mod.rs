@@ -264,7 +264,7 @@ fn accept_losses(mut config: config::Config, names: &[String]) -> Result<config:
             let what = format!("the configuration has no group \"{name}\"");
             return Err(Failure::new(what, "name one of its groups; nothing was started"));
         };
-        group.accept_lost_writes = true;
+        group.accepts_loss_once = true;
     }
     Ok(config)
 }

@@ -314,11 +314,22 @@ fn durability_text(group: &GroupStatus) -> String {
     match group.durability {
         Durability::None => "none: a write is durable after a Flush".to_owned(),
         Durability::Journal => format!("journal, {}", journal_text(group)),
-        Durability::Ram if group.dirty_ram => format!(
-            "ram, {}; writes that were not flushed would be lost with the power",
-            journal_text(group)
-        ),
-        Durability::Ram => format!("ram, {}; all is on the drives", journal_text(group)),
+        Durability::Ram => {
+            let copies = match group.copies {
+                Some(copies) if copies.now < copies.wanted => format!(
+                    "; writes wait for the drives, because fewer than {} nodes are there to have them in memory",
+                    copies.wanted
+                ),
+                Some(copies) => format!("; writes are in the memory of {} nodes", copies.wanted),
+                None => String::new(),
+            };
+            let power = if group.dirty_ram {
+                "writes that were not flushed would be lost with the power"
+            } else {
+                "all is on the drives"
+            };
+            format!("ram, {}{copies}; {power}", journal_text(group))
+        }
     }
 }
 
@@ -636,6 +647,7 @@ mod tests {
             background: crate::target::manage::BackgroundStatus::default(),
             durability: Durability::Journal,
             dirty_ram: false,
+            copies: None,
             lost_blocks: Vec::new(),
             journal_bytes: 32 << 20,
             spares: Vec::new(),

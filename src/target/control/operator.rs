@@ -705,6 +705,7 @@ impl Control {
                 Durability::Ram => manage::Durability::Ram,
             },
             dirty_ram: snapshot.dirty_ram,
+            copies: self.copies_of(group.shared.index),
             lost_blocks: lost_blocks(&group.machine, &snapshot),
             journal_bytes: snapshot.journal.map_or(0, |journal| journal.blocks * block),
             spares: spares.collect(),

@@ -6,6 +6,7 @@
 mod disks;
 mod errands;
 mod groups;
+mod memory;
 mod ports;
 mod reserving;
 mod resets;
@@ -25,11 +26,10 @@ use super::{Control, VdiskPlan};
 use crate::amf::RowIndex;
 use crate::amf::arbiter::{Arbitration, Config as LockConfig, HOLD_NS_MIN, QueueOrder};
 use crate::amf::background::Limits;
-use crate::amf::group::Event as GroupEvent;
 use crate::amf::homes::Homes;
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{HOME, LockTable};
-use crate::amf::peering::note::{FlushName, Note, NoteError};
+use crate::amf::peering::note::{Note, NoteError};
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
 use crate::amf::reserving::Reserving;
@@ -668,53 +668,7 @@ impl Control {
             }
             Action::Void { .. } => {} // Its entries stay until it is forgotten.
             Action::Send { to, note } => self.send_note(io, to, at, note),
-            Action::Commit(name) => {
-                let Some(group) = index else { return };
-                let FlushName { lane, flush } = name;
-                for to in 0..self.cores {
-                    core.tell(io, CoreIndex(to), Message::Commit { group, lane, flush });
-                }
-            }
-            Action::Committed {
-                core: to,
-                flush,
-                lanes,
-            } => {
-                let group = index.expect("who flushes serves the group");
-                for _ in 0..lanes {
-                    core.tell(io, CoreIndex(to), Message::Committed { group, flush });
-                }
-            }
-            Action::Memory(may_be_lost) => {
-                let Some(group) = index else { return };
-                let event = if may_be_lost {
-                    GroupEvent::RamDirty
-                } else {
-                    GroupEvent::RamClean
-                };
-                self.group_event(core, io, group, event);
-            }
-            Action::AllowMemory(allowed) => {
-                let Some(group) = index else { return };
-                for to in 0..self.cores {
-                    core.tell(io, CoreIndex(to), Message::AllowRam { group, allowed });
-                }
-            }
-            Action::MemoryOver => {
-                if let Some(group) = index {
-                    self.leave_shared(io, group);
-                }
-            }
-            Action::KeepCopies(keeps) => {
-                let Some(group) = index else { return };
-                for to in 0..self.cores {
-                    core.tell(io, CoreIndex(to), Message::KeepCopies { group, keeps });
-                }
-            }
-            Action::Kept { core: to, batch } => {
-                let group = index.expect("who has written serves the group");
-                core.tell(io, CoreIndex(to), Message::Kept { group, batch });
-            }
+            Action::Memory(action) => self.memory_action(core, io, at, action),
             Action::TailMoved => self.tell_lanes_moved(core, io, at, u32::MAX),
             Action::LanesMoved { lanes } => {
                 let first = u32::from(self.share().local.number()) * u32::from(self.cores);

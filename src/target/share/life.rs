@@ -1,5 +1,6 @@
 //! One life of a node that shares its groups: its cores, from its first epoch to its end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -38,6 +39,8 @@ pub struct Lives {
     plant: Plant,
     setup: Setup,
     present: Present,
+    /// A life of this process has.
+    has_begun: AtomicBool,
 }
 
 /// A life whose thread runs.
@@ -59,6 +62,7 @@ impl Lives {
             plant,
             setup,
             present,
+            has_begun: AtomicBool::new(false),
         }
     }
 
@@ -76,6 +80,7 @@ impl Lives {
             usable: Vec::new(),
             body: None,
             is_drained: false,
+            is_first: !self.has_begun.swap(true, Ordering::Relaxed),
         };
         let end = Instant::now() + DRIVES_WAIT;
         while life.body.is_none() && Instant::now() < end {
@@ -118,6 +123,8 @@ struct Life {
     usable: Vec<bool>,
     body: Option<Body>,
     is_drained: bool,
+    /// Of this process.
+    is_first: bool,
 }
 
 impl Life {
@@ -174,7 +181,13 @@ impl Life {
             hostnqn: setup.host_nqn(setup.slot),
             hostid: setup.host_id(setup.slot, self.incarnation),
         });
-        Stock::open(&plant.config, tenure, plant.cores)
+        let mut config = plant.config.clone();
+        if !self.is_first {
+            // What is lost after that nobody has spoken of.
+            let groups = config.groups.iter_mut();
+            groups.for_each(|group| group.accepts_loss_once = false);
+        }
+        Stock::open(&config, tenure, plant.cores)
     }
 
     /// Starts the cores if they do not run, with the drives that are there.

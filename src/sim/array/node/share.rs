@@ -11,7 +11,7 @@ use crate::amf::group::{
 };
 use crate::amf::lock::HOME;
 use crate::amf::peering::note::{Led, Note};
-use crate::amf::peering::{Action, Era, Peering};
+use crate::amf::peering::{Action, Era, MemoryAction, Peering};
 use crate::amf::superblock::{self, GroupRecord, JournalRecord, Name, PORTS_ALL, Uuid};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
@@ -177,21 +177,32 @@ impl Node {
             }
             Action::Fault(member, error) => self.count_fault(member, error, out),
             Action::Reserve { .. } => unreachable!("hosts reserve nothing here"),
-            Action::KeepCopies(keeps) => {
-                let all = (0..self.setting.cores).map(|core| tell(core, Mail::KeepCopies(keeps)));
-                out.extend(all);
-            }
-            Action::Commit(name) => {
+            Action::Memory(action) => self.memory_action(action, out),
+            Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
+        }
+    }
+
+    fn memory_action(&mut self, action: MemoryAction, out: &mut Vec<Effect>) {
+        let tell = |to, mail| Effect::Mail {
+            from: CONTROL,
+            to,
+            mail,
+        };
+        let cores = self.setting.cores;
+        let to_all = |mail: Mail| (0..cores).map(move |core| tell(core, mail.clone()));
+        match action {
+            MemoryAction::KeepCopies(keeps) => out.extend(to_all(Mail::KeepCopies(keeps))),
+            MemoryAction::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
+            MemoryAction::Commit(name) => {
                 let (lane, flush) = (name.lane, name.flush);
                 let call = LaneCall::Commit { flush };
-                let all = (0..self.setting.cores).map(|core| tell(core, Mail::Lane { lane, call }));
-                out.extend(all);
+                out.extend(to_all(Mail::Lane { lane, call }));
             }
-            Action::Committed { core, flush, lanes } => {
+            MemoryAction::Committed { core, flush, lanes } => {
                 let (lane, call) = (self.first_lane() + core, LaneCall::Committed { flush });
                 out.extend((0..lanes).map(|_| tell(core, Mail::Lane { lane, call })));
             }
-            Action::Memory(may_be_lost) => {
+            MemoryAction::Record(may_be_lost) => {
                 if self.bound.is_some() {
                     let event = if may_be_lost {
                         Event::RamDirty
@@ -201,13 +212,8 @@ impl Node {
                     self.group_event(event, out);
                 }
             }
-            Action::AllowMemory(allowed) => {
-                let all = (0..self.setting.cores).map(|core| tell(core, Mail::AllowMemory(allowed)));
-                out.extend(all);
-            }
-            Action::MemoryOver => self.leave(out),
-            Action::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
-            Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
+            MemoryAction::Allow(allowed) => out.extend(to_all(Mail::AllowMemory(allowed))),
+            MemoryAction::Over => self.leave(out),
         }
     }
 

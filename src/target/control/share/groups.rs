@@ -11,9 +11,7 @@ use crate::amf::engine::{Durability, WriteBackConfig};
 use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::hand_over::HandedOver;
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
-use crate::amf::peering::note::{FlushName, Led};
-use crate::amf::ram::Event as RamEvent;
-use crate::amf::replica::Copy;
+use crate::amf::peering::note::Led;
 use crate::amf::reserving::Reserving;
 use crate::amf::superblock::{self, GroupRecord, JournalRecord};
 use crate::amf::{MEMBERS_MAX, MemberIndex, MemberSet};
@@ -581,92 +579,6 @@ impl Control {
             .at(group)
             .expect("only rows of shared groups are given");
         self.peer(core, io, at, |peering, _, _| peering.given(row, from.0, data));
-    }
-
-    /// A core could acknowledge from memory, if it were durable that what is acknowledged may be lost. Where nodes share the group, whoever leads it sees to that.
-    pub(in super::super) fn want_memory(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
-        match self.share.as_ref().and_then(|share| share.at(group)) {
-            Some(at) => self.peer(core, io, at, |peering, _, out| peering.want_memory(out)),
-            None => self.ram_event(core, io, group, RamEvent::Wanted),
-        }
-    }
-
-    /// What a core has acknowledged from memory is committed.
-    pub(in super::super) fn memory_committed(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        (group, from): (u16, CoreIndex),
-    ) {
-        match self.share.as_ref().and_then(|share| share.at(group)) {
-            Some(at) => self.peer(core, io, at, |peering, _, out| {
-                peering.memory_committed(from.0, out)
-            }),
-            None => self.ram_event(core, io, group, RamEvent::Committed),
-        }
-    }
-
-    /// Whether the superblocks of a group say durably that what was acknowledged may be lost.
-    fn may_be_lost(&self, group: u16) -> Option<bool> {
-        let record = self.groups[usize::from(group)].machine.durable_record();
-        record.map(|record| record.dirty_ram)
-    }
-
-    fn look_at_memory(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize, group: u16) {
-        let may_be_lost = self.may_be_lost(group);
-        let leads = self.share().groups[at].peering.leads();
-        if let Some(may_be_lost) = may_be_lost.filter(|_| leads) {
-            self.peer(core, io, at, |peering, _, out| {
-                peering.memory_is(may_be_lost, out)
-            });
-        }
-    }
-
-    /// Nothing of this node is dirty in a group, and it is about to leave: not before the superblocks say that nothing can be lost, if this node writes them.
-    pub(in super::super) fn leave_in_order(&mut self, core: &mut Core, io: &mut Io<Message>, group: u16) {
-        let at = self.share().at(group).expect("other nodes share the group");
-        let may_be_lost = self.may_be_lost(group) == Some(true);
-        self.peer(core, io, at, |peering, _, out| {
-            peering.end_memory(may_be_lost, out)
-        });
-    }
-
-    /// A core has a flush under way that other nodes have a part in.
-    pub(in super::super) fn commit_nodes(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        group: u16,
-        name: FlushName,
-    ) {
-        let at = self.share().at(group).expect("other nodes share the group");
-        let slots = u8::try_from(self.share().slots).expect("an array has few slots");
-        self.peer(core, io, at, |peering, _, out| peering.commit(name, slots, out));
-    }
-
-    /// A core has done what a flush of another node asks for.
-    pub(in super::super) fn committed_for(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        group: u16,
-        name: FlushName,
-    ) {
-        let at = self.share().at(group).expect("other nodes share the group");
-        self.peer(core, io, at, |peering, _, out| peering.committed(name, out));
-    }
-
-    /// Other nodes are to keep a batch of one of this node's lanes.
-    pub(in super::super) fn keep_copy(
-        &mut self,
-        core: &mut Core,
-        io: &mut Io<Message>,
-        group: u16,
-        copy: &Copy,
-    ) {
-        let at = self.share().at(group);
-        let at = at.expect("only what is written to shared groups is kept by others");
-        self.peer(core, io, at, |peering, _, out| peering.keep(copy, out));
     }
 
     /// A core has in its journal what came with a row.

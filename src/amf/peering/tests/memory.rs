@@ -1,0 +1,210 @@
+//! Nodes that acknowledge from memory: who keeps what, who may, and what a flush through one of them covers.
+
+use super::*;
+use crate::amf::peering::note::FlushName;
+use crate::amf::replica::{Copy, Name};
+
+/// Three nodes in an open epoch, which have each write in the memory of two of them.
+fn three_in_memory() -> Array {
+    let mut array = Array::default();
+    (0..3).for_each(|number| array.add_as(number, 2));
+    array.enter(1, &[0, 1, 2], &[]);
+    array.open(1, &[0, 1, 2], 0);
+    (0..3).for_each(|number| drop(array.wanted(number)));
+    array
+}
+
+fn copy(lane: u16, batch: u64) -> Copy {
+    Copy {
+        name: Name { lane, batch },
+        committed: 0,
+        seq_max: 1 << 40,
+        bytes: vec![9; 600].into(),
+    }
+}
+
+/// Membership opens an epoch that its leader has recovered, with nothing of others to retire.
+fn open(array: &mut Array, epoch: u32, members: &[u8], leader: u8) -> Recovery {
+    array.open(epoch, members, leader)
+}
+
+/// CHECKLIST C4, C6, PROTOCOL H17, H19: partners keep a batch until it is on the drives; of a node that is gone it goes to the leader before that one recovers, and is forgotten when that is
+/// over.
+#[test]
+fn what_a_node_has_others_keep_comes_to_its_recovery() {
+    let mut array = three_in_memory();
+    assert_eq!(array.nodes[&1].peering.partners(), slots(&[2]));
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.settle();
+    assert_eq!(array.wanted(1), [MemoryAction::Kept { core: 0, batch: 5 }.into()]);
+    assert_eq!(array.nodes[&2].peering.kept().bytes(), 600);
+    assert_eq!(array.nodes[&0].peering.kept().bytes(), 0);
+    array.nodes.remove(&1);
+    array.enter(2, &[0, 2], &[0, 2]);
+    assert!(array.wanted(2).contains(&MemoryAction::KeepCopies(false).into()));
+    assert_eq!(
+        array.nodes[&0].peering.kept().bytes(),
+        600,
+        "the leader has it now"
+    );
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    let wanted = array.wanted(0);
+    let is_so = |action: &Action| matches!(action, Action::Recover(recovery) if recovery.copies == [copy(1, 5).bytes]);
+    assert!(wanted.iter().any(is_so), "{wanted:?}");
+    // The leader is gone before it has recovered: it comes to the next one.
+    array.nodes.remove(&0);
+    array.enter(3, &[2], &[2]);
+    let recovery = open(&mut array, 3, &[2], 2);
+    assert_eq!(recovery.copies, [copy(1, 5).bytes]);
+    assert_eq!(array.nodes[&2].peering.kept().bytes(), 0, "it is in its place");
+    assert_eq!(
+        array.nodes[&2].peering.partners(),
+        SlotSet::EMPTY,
+        "it is alone: writes wait for the drives"
+    );
+    array.act(2, |peering, _, out| peering.keep(&copy(2, 9), out));
+    assert_eq!(array.wanted(2), []);
+}
+
+/// PROTOCOL H22: a partner without room says so, and the writer waits for the drives.
+#[test]
+fn a_partner_without_room_says_so() {
+    let mut array = three_in_memory();
+    for batch in 0..40 {
+        array.act(1, |peering, _, out| peering.keep(&copy(1, batch), out));
+    }
+    array.settle();
+    assert_eq!(array.wanted(1).len(), KEPT_MAX / 600);
+    // What is on the drives makes room.
+    let committed = Copy {
+        committed: 30,
+        ..copy(1, 40)
+    };
+    array.act(1, |peering, _, out| peering.keep(&committed, out));
+    array.settle();
+    assert_eq!(
+        array.wanted(1),
+        [MemoryAction::Kept { core: 0, batch: 40 }.into()]
+    );
+}
+
+/// PROTOCOL H38: a flush is over when all nodes have committed what they had; one that is gone has nothing to commit once it is recovered, and what was asked in an epoch that is over is asked again,
+/// and counts once.
+#[test]
+fn a_flush_covers_all_nodes() {
+    let mut array = three_in_memory();
+    let name = FlushName { lane: 1, flush: 7 };
+    let committed = |lanes| {
+        let (core, flush) = (0, 7);
+        Action::from(MemoryAction::Committed { core, flush, lanes })
+    };
+    array.act(1, |peering, _, out| peering.commit(name, 4, out));
+    assert_eq!(array.wanted(1), [committed(1)], "nobody lives in slot 3");
+    array.settle();
+    for number in [0, 2] {
+        assert_eq!(array.wanted(number), [MemoryAction::Commit(name).into()]);
+    }
+    array.act(0, |peering, _, out| peering.committed(name, out));
+    array.settle();
+    assert_eq!(array.wanted(1), [committed(1)]);
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1], &[0, 1]);
+    open(&mut array, 2, &[0, 1], 0);
+    // The one that has answered is not asked again, and the one that is gone is answered for.
+    assert!(!array.wanted(0).contains(&MemoryAction::Commit(name).into()));
+    array.act(1, |peering, _, out| peering.commit(name, 2, out));
+    array.settle();
+    assert!(
+        array.wanted(0).contains(&MemoryAction::Commit(name).into()),
+        "it was over"
+    );
+    // The answer is lost with its epoch.
+    array.act(0, |peering, _, out| peering.committed(name, out));
+    array.enter(3, &[0, 1], &[0, 1]);
+    open(&mut array, 3, &[0, 1], 0);
+    assert!(
+        array.wanted(0).contains(&MemoryAction::Commit(name).into()),
+        "asked again"
+    );
+    array.wanted(1);
+    for _ in 0..2 {
+        array.act(0, |peering, _, out| peering.committed(name, out));
+    }
+    array.settle();
+    assert_eq!(array.wanted(1), [committed(1)], "once");
+}
+
+/// PROTOCOL H45: nobody acknowledges from memory before it is durable that it may be lost; and it is not written that nothing can be lost before all have committed what they had.
+#[test]
+fn memory_is_given_and_taken_back() {
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    assert_eq!(array.wanted(0), [MemoryAction::Record(true).into()]);
+    array.act(2, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    assert_eq!(array.wanted(0), [], "it is at it");
+    array.act(0, |peering, _, out| peering.memory_is(true, out));
+    array.settle();
+    for number in [1, 2] {
+        assert_eq!(array.wanted(number), [MemoryAction::Allow(true).into()]);
+    }
+    // Nobody writes for a while.
+    for _ in 0..40 {
+        array.now_ns += BEAT_NS;
+        array.act(0, |peering, now, out| peering.tick(now, out));
+    }
+    array.settle();
+    for number in 0..3 {
+        assert_eq!(array.wanted(number), [MemoryAction::Allow(false).into()]);
+    }
+    array.act(2, |peering, _, out| peering.memory_committed(0, out));
+    array.act(0, |peering, _, out| peering.memory_committed(0, out));
+    array.act(2, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    assert_eq!(array.wanted(0), [], "one has yet to commit");
+    array.act(1, |peering, _, out| peering.memory_committed(0, out));
+    array.settle();
+    assert_eq!(array.wanted(0), [MemoryAction::Record(false).into()]);
+    // Somebody wants it again meanwhile.
+    array.act(0, |peering, _, out| peering.memory_is(true, out));
+    assert_eq!(array.wanted(0), [], "that is not new");
+    array.act(0, |peering, _, out| peering.memory_is(false, out));
+    assert_eq!(array.wanted(0), [MemoryAction::Record(true).into()]);
+}
+
+/// The same when a leader leaves in good order, and when an epoch begins in the midst of it: whoever has the permission then keeps it, and is asked anew.
+#[test]
+fn a_leader_that_leaves_has_all_committed_first() {
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    array.act(0, |peering, _, out| peering.memory_is(true, out));
+    array.settle();
+    (0..3).for_each(|number| drop(array.wanted(number)));
+    // Who does not lead leaves at once.
+    array.act(2, |peering, _, out| peering.end_memory(true, out));
+    assert_eq!(array.wanted(2), [MemoryAction::Over.into()]);
+    array.act(0, |peering, _, out| peering.end_memory(true, out));
+    array.settle();
+    assert_eq!(array.wanted(0), [MemoryAction::Allow(false).into()]);
+    array.nodes.remove(&2);
+    array.act(0, |peering, _, out| peering.memory_committed(0, out));
+    array.act(1, |peering, _, out| peering.memory_committed(0, out));
+    array.enter(2, &[0, 1], &[0, 1]);
+    open(&mut array, 2, &[0, 1], 0);
+    (0..2).for_each(|number| drop(array.wanted(number)));
+    array.act(0, |peering, _, out| peering.memory_is(true, out));
+    array.settle();
+    assert_eq!(
+        array.wanted(0),
+        [MemoryAction::Allow(false).into()],
+        "it still leaves"
+    );
+    array.act(0, |peering, _, out| peering.memory_committed(0, out));
+    array.act(1, |peering, _, out| peering.memory_committed(0, out));
+    array.settle();
+    assert_eq!(array.wanted(0), [MemoryAction::Record(false).into()]);
+    array.act(0, |peering, _, out| peering.memory_is(false, out));
+    assert_eq!(array.wanted(0), [MemoryAction::Over.into()]);
+}
