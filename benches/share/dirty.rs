@@ -35,6 +35,7 @@ pub fn run(effort: Effort) {
         disks: 1,
         disk_mib: 64,
         read_cache_mib: 32,
+        copies: 1,
         counts_instructions: false,
     });
     let (mut first, mut second) = (stage.connect(0, 1), stage.connect(1, 2));

@@ -1,6 +1,6 @@
 //! What does it cost that several nodes serve a group together, and what does it bring? Each question beside a baseline of the same run.
 //!
-//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `reads` or `scaling`. Each of them takes less
+//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `reads` or `scaling`. Each of them takes less
 //! than two minutes. Where real nodes are named they are processes over a shelf of memory drives, on this machine.
 #![expect(
     clippy::disallowed_types,
@@ -12,6 +12,7 @@
 mod dirty;
 mod load;
 mod member;
+mod memory;
 mod messages;
 #[path = "../../tests/end_to_end/queue.rs"]
 #[expect(
@@ -45,10 +46,11 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let questions: [Question; 5] = [
+    let questions: [Question; 6] = [
         ("messages", messages::run),
         ("remote", remote::run),
         ("dirty", dirty::run),
+        ("memory", memory::run),
         ("reads", reads::run),
         ("scaling", scaling::run),
     ];

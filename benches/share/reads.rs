@@ -83,6 +83,7 @@ fn stage(is_shared: bool) -> Stage {
         disks: 1,
         disk_mib: 64,
         read_cache_mib: 32,
+        copies: 1,
         counts_instructions: true,
     });
     load::fill(&mut stage.connect(0, 1), 1, BLOCKS);

@@ -54,6 +54,7 @@ pub fn run(effort: Effort) {
         disks: NODES,
         disk_mib: DISK_MIB,
         read_cache_mib: 0,
+        copies: 1,
         counts_instructions: false,
     });
     let mut hosts: Vec<Host> = (1..=NODES)

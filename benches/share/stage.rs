@@ -38,6 +38,8 @@ pub struct Shape {
     pub disk_mib: u32,
     /// What each core of a node remembers of reads.
     pub read_cache_mib: u32,
+    /// Nodes that have a write in memory when it is done; 1 if it is in the journal then.
+    pub copies: u8,
     /// Runs node 0 in callgrind, which counts nothing until it is told to.
     pub counts_instructions: bool,
 }
@@ -120,6 +122,9 @@ fn node_text(shape: &Shape, slot: u8, shelf: SocketAddr, links: &[SocketAddr], h
     }
     text += "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [\"d0\", \"d1\", \"d2\", \"d3\"]\n\
              strip_kib = 16\njournal_mib = 32\ncreate = true\n";
+    if shape.copies > 1 {
+        text += &format!("durability = \"ram\"\ncopies = {}\n", shape.copies);
+    }
     for disk in 1..=shape.disks {
         text += &format!(
             "[[vdisk]]\nname = \"v{disk}\"\ngroup = \"g\"\nsize_mib = {}\nnsid = {disk}\n",
