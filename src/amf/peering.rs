@@ -761,7 +761,7 @@ impl Peering {
         }
         self.beat_at_ns = now_ns + BEAT_NS;
         self.tick_memory(now_ns, out);
-        self.kept.forget_retired(self.homes.retired());
+        self.forget_retired();
         for to in self.others().iter() {
             let note = Note::Beat;
             out.push(Action::Send { to, note });

@@ -82,9 +82,10 @@ impl Copies {
         }
     }
 
-    /// All nodes have retired entries below a number.
-    pub fn forget_retired(&mut self, below: u64) {
-        self.kept.retain(|_, copy| copy.seq_max >= below);
+    /// All nodes, those with these lanes among them, have retired entries below a number: batches of theirs that have no others go.
+    pub fn forget_retired(&mut self, lanes: u32, below: u64) {
+        self.kept
+            .retain(|name, copy| copy.seq_max >= below || lanes >> name.lane & 1 == 0);
         self.bytes = self.kept.values().map(|copy| copy.bytes.len()).sum();
     }
 
@@ -218,7 +219,7 @@ mod tests {
         );
         let names = |copies: &Copies, lanes| copies.of(lanes).map(|copy| copy.name).collect::<Vec<_>>();
         assert_eq!(names(&copies, 0b010), [name(1, 6)]);
-        copies.forget_retired(51);
+        copies.forget_retired(0b100, 51);
         assert_eq!((names(&copies, 0b110), copies.bytes()), (vec![name(1, 6)], 90));
         copies.forget_below(1, 7);
         assert_eq!(copies.bytes(), 0);

@@ -16,8 +16,11 @@ use crate::amf::MemberIndex;
 use crate::amf::geometry::Geometry;
 use crate::drive::block::MemberLba;
 
-/// Batches whose writes are under way at a time. More gather while these are written: group commit without delay.
-pub const IN_FLIGHT_MAX: u8 = 4;
+/// Most batches whose writes are under way at a time.
+pub const IN_FLIGHT_MAX: u8 = 16;
+
+/// As long as hosts wait for the drives. More gather while these are written: group commit without delay.
+const IN_FLIGHT_ALONE: usize = 4;
 
 /// Blocks that are kept back for batches without entries, which only carry a newer tail: the last one stays until the
 /// next is committed.
@@ -507,7 +510,14 @@ impl Lane {
     pub fn poll(&mut self, away: Away, starved: bool, out: &mut Vec<LaneAction>) {
         self.rewrite(away, out);
         loop {
-            let Some(slot) = self.slots.iter().position(Option::is_none) else {
+            let most = if self.keeps {
+                usize::from(IN_FLIGHT_MAX)
+            } else {
+                IN_FLIGHT_ALONE
+            };
+            let under_way = self.slots.iter().flatten().count();
+            let free = self.slots.iter().position(Option::is_none);
+            let Some(slot) = free.filter(|_| under_way < most) else {
                 return;
             };
             let index = usize::try_from(self.next_issue - self.first).expect("as many as are in memory");

@@ -102,6 +102,14 @@ impl Peering {
         gone.map(|copy| Arc::clone(&copy.bytes)).collect()
     }
 
+    /// Forgets what members have retired of their own. Of those that are gone nothing is retired before the epoch serves, whatever the living say of theirs.
+    pub(super) fn forget_retired(&mut self) {
+        let members = self.now.as_ref().map_or(SlotSet::EMPTY, |now| now.era.members);
+        let is_there = |slot: &Slot| !self.orphans.contains_key(slot);
+        let lanes = lanes_of(members.iter().filter(is_there).collect(), self.lanes_each);
+        self.kept.forget_retired(lanes, self.homes.retired());
+    }
+
     /// The epoch serves: what was left is in its place, and partners are asked from now on.
     pub(super) fn serve_with_copies(&mut self, out: &mut Vec<Action>) {
         for (slot, below) in std::mem::take(&mut self.orphans) {

@@ -89,6 +89,15 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
     assert!(copies_kept > 10 * SEEDS && copies_read > SEEDS / 10, "{sum}");
 }
 
+/// I5, found by this seed: what a node had kept for one that was gone was forgotten before it was recovered, because all that lived had retired entries with such numbers of their own.
+#[test]
+fn i5_copies_for_a_node_that_is_gone_are_kept_until_it_is_recovered() {
+    let setting = Setting::in_memory(5190, None);
+    if let Err(violation) = try_setting(&setting) {
+        panic!("{setting}: {violation}");
+    }
+}
+
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
 #[test]
 fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {

@@ -41,6 +41,16 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
     assert_eq!(array.nodes[&0].peering.kept().bytes(), 0);
     array.nodes.remove(&1);
     array.enter(2, &[0, 2], &[0, 2]);
+    // However long that takes, and whatever the living have retired of their own.
+    for journal in array.nodes.values().map(|node| &node.journal) {
+        journal.raise(1 << 41);
+    }
+    array.now_ns += BEAT_NS;
+    for number in [0, 2, 0, 2] {
+        array.now_ns += BEAT_NS;
+        array.act(number, |peering, now, out| peering.tick(now, out));
+        array.settle();
+    }
     assert!(array.wanted(2).contains(&MemoryAction::KeepCopies(false).into()));
     assert_eq!(
         array.nodes[&0].peering.kept().bytes(),
