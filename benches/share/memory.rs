@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use braid::target::manage::{GroupStatus, Reply, Request};
+
 use crate::queue::Host;
-use crate::stage::{BLOCK, ROW_BLOCKS, Shape, Stage};
+use crate::stage::{BLOCK, ROW_BLOCKS, Shape, Stage, WAIT};
 use crate::{Effort, median, raw};
 
 const ROWS: u64 = 64;
@@ -29,6 +31,15 @@ fn reads(host: &mut Host) -> f64 {
         begin.elapsed().as_secs_f64() * 1e6
     };
     median((0..ROWS).map(one).collect())
+}
+
+/// Whether node 0 acknowledges as it is to.
+fn acknowledges(stage: &Stage, copies: u8) -> bool {
+    let Some(Reply::Groups(groups)) = stage.call("n0.sock", &Request::GroupList) else {
+        return false;
+    };
+    let is_so = |group: &GroupStatus| group.dirty_ram && group.copies.is_some_and(|it| it.now == copies);
+    copies == 1 || groups.iter().all(is_so)
 }
 
 /// Prints medians, and what they are of the round trip.
@@ -59,8 +70,12 @@ pub fn run(effort: Effort) {
                 counts_instructions: false,
             });
             let mut host = stage.connect(0, 1);
-            // The rows are held, and the permission is there.
-            writes(&mut host, 4);
+            // The rows are held, all nodes are there, and the permission is, too.
+            let begin = Instant::now();
+            while !acknowledges(&stage, copies) {
+                writes(&mut host, 1);
+                assert!(begin.elapsed() < WAIT, "writes are acknowledged from memory");
+            }
             stage.slow_down(slow_us);
             writes(&mut host, 1);
             let write = writes(&mut host, rounds);

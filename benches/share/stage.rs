@@ -178,7 +178,8 @@ impl Stage {
         stage
     }
 
-    fn call(&self, socket: &str, request: &Request) -> Option<Reply> {
+    /// Asks an operator's socket.
+    pub fn call(&self, socket: &str, request: &Request) -> Option<Reply> {
         let mut client = Client::connect(&self.folder.join(socket), ANSWER).ok()?;
         client.call(request).ok()
     }

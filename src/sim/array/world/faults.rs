@@ -77,7 +77,8 @@ impl World {
     fn may_lose(&self) -> bool {
         let epoch = self.oracle.epoch();
         let is_sound = |it: &Life| {
-            let node = it.node.as_ref().filter(|_| !it.is_leaving);
+            let is_told_to_leave = it.orders.iter().any(|order| matches!(order, Order::Drain));
+            let node = it.node.as_ref().filter(|_| !it.is_leaving && !is_told_to_leave);
             node.is_some_and(|node| node.serves() && node.epoch() == epoch && node.is_restored())
         };
         let is_member = |life: &u64| self.is_member(*life, epoch);
