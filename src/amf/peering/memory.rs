@@ -75,6 +75,8 @@ pub(super) struct Memory {
     wants: bool,
     /// This node is to leave, and leaves nothing behind that may be lost.
     ends: bool,
+    /// It may leave: nobody is let acknowledge from memory by it any more.
+    is_over: bool,
     /// Cores of this node that have yet to commit what they have acknowledged, as a mask.
     revoking: u16,
     /// The permission came again meanwhile.
@@ -106,7 +108,7 @@ impl Peering {
 
     /// A member asks, and this node leads.
     pub(super) fn memory_wanted(&mut self, by: Slot, out: &mut Vec<Action>) {
-        if !self.leads || self.leader() != Some(self.local) {
+        if !self.leads || self.leader() != Some(self.local) || self.memory.is_over {
             return;
         }
         match self.memory.state {
@@ -146,9 +148,9 @@ impl Peering {
             State::Cleaning if !may_be_lost => {
                 self.memory.state = State::Off;
                 self.memory_is_over(out);
-                let mut wanting = std::mem::take(&mut self.memory.wanting).iter();
-                if !self.memory.ends {
-                    wanting.by_ref().for_each(|slot| self.memory_wanted(slot, out));
+                let wanting = std::mem::take(&mut self.memory.wanting);
+                for slot in wanting.iter() {
+                    self.memory_wanted(slot, out);
                 }
             }
             State::Off if self.memory.ends => self.memory_is_over(out),
@@ -158,6 +160,7 @@ impl Peering {
 
     pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.memory.ends) {
+            self.memory.is_over = true;
             out.push(MemoryAction::Over.into());
         }
     }

@@ -98,6 +98,15 @@ fn i5_copies_for_a_node_that_is_gone_are_kept_until_it_is_recovered() {
     }
 }
 
+/// H45, found by this seed: a leader that was about to leave had it written once more that writes may be lost, because another node asked; all left, and nobody was there to take that back.
+#[test]
+fn h45_whoever_leaves_lets_nobody_acknowledge_from_memory() {
+    let setting = Setting::in_memory(17_550, None);
+    if let Err(violation) = try_setting(&setting) {
+        panic!("{setting}: {violation}");
+    }
+}
+
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
 #[test]
 fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {

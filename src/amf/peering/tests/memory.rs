@@ -215,6 +215,12 @@ fn a_leader_that_leaves_has_all_committed_first() {
     array.act(1, |peering, _, out| peering.memory_committed(0, out));
     array.settle();
     assert_eq!(array.wanted(0), [MemoryAction::Record(false).into()]);
+    // Somebody asks again, and has to wait for the next leader.
+    array.act(1, |peering, _, out| peering.want_memory(out));
+    array.settle();
     array.act(0, |peering, _, out| peering.memory_is(false, out));
     assert_eq!(array.wanted(0), [MemoryAction::Over.into()]);
+    array.act(1, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    assert_eq!(array.wanted(0), []);
 }
