@@ -40,7 +40,7 @@ use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
 pub use memory::MemoryAction;
-use note::{FlushName, Led, Note, NoteError, ROWS_MAX};
+use note::{Led, Note, NoteError, ROWS_MAX};
 
 /// How often each node says what it knows, if it has nothing else to say.
 pub const BEAT_NS: u64 = 100_000_000;
@@ -302,8 +302,7 @@ pub struct Peering {
     asked: Asked,
     /// Slots of which a life is gone whose journal is not in its place yet, and below which number batches are that life's.
     orphans: BTreeMap<Slot, u64>,
-    /// Flushes of this node's cores, and how many lanes of other slots have yet to answer.
-    flushes: BTreeMap<FlushName, BTreeMap<Slot, u16>>,
+    flushes: flush::Flushes,
     memory: memory::Memory,
     /// The newest record that this node leads by, for members that have to be told.
     told: Option<Led>,
@@ -330,7 +329,7 @@ impl Peering {
             kept: Copies::new(0),
             asked: Asked::default(),
             orphans: BTreeMap::new(),
-            flushes: BTreeMap::new(),
+            flushes: flush::Flushes::default(),
             memory: memory::Memory::default(),
             told: None,
             beat_at_ns: 0,

@@ -3,8 +3,33 @@
 //! A host may have written through one node and flush through another: what any node has acknowledged from memory is committed first. Lanes of slots without a living node need
 //! nothing: what was in them was brought in its place before the epoch served.
 
+use std::collections::BTreeMap;
+
 use super::note::{FlushName, Note};
 use super::{Action, MemoryAction, Peering, Slot};
+
+/// Flushes of this node's cores that await other nodes, by the numbers under which these were asked: each request has one of its own, because what was asked in an epoch that is
+/// over is answered all the same, and cores use the names of their flushes again.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    last: u32,
+    asked: BTreeMap<u32, Flush>,
+}
+
+#[derive(Debug)]
+struct Flush {
+    /// As its core calls it.
+    name: FlushName,
+    /// How many lanes of other slots have yet to answer.
+    awaited: BTreeMap<Slot, u16>,
+}
+
+impl Flushes {
+    fn number(&mut self) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+}
 
 impl Peering {
     /// A core has a flush under way, and awaits an answer for each lane of the other ones of so many slots, whether or not anybody lives there.
@@ -12,31 +37,33 @@ impl Peering {
         let slots = (0..slots).filter_map(Slot::new);
         let others = slots.filter(|slot| *slot != self.local);
         let awaited = others.map(|slot| (slot, self.lanes_each)).collect();
-        let earlier = self.flushes.insert(name, awaited);
-        assert!(earlier.is_none(), "a core names its flushes apart");
+        self.ask_to_commit(Flush { name, awaited }, out);
+    }
+
+    /// Asks nodes that live, if locks are granted, and else as soon as they are; slots without any have nothing to commit.
+    fn ask_to_commit(&mut self, mut flush: Flush, out: &mut Vec<Action>) {
+        let number = self.flushes.number();
         if self.serves() {
-            self.ask_to_commit(name, out);
+            let members = self.others();
+            let before = flush.awaited.len();
+            flush.awaited.retain(|slot, _| members.contains(*slot));
+            self.answer_flush(flush.name, before - flush.awaited.len(), out);
+            let lane = flush.name.lane;
+            for (to, left) in &mut flush.awaited {
+                *left = self.lanes_each;
+                let name = FlushName { lane, flush: number };
+                let note = Note::Commit(name);
+                out.push(Action::Send { to: *to, note });
+            }
+            if flush.awaited.is_empty() {
+                return;
+            }
         }
+        self.flushes.asked.insert(number, flush);
     }
 
-    /// Asks nodes that live; slots without any have nothing to commit.
-    fn ask_to_commit(&mut self, name: FlushName, out: &mut Vec<Action>) {
-        let members = self.others();
-        let awaited = self.flushes.get_mut(&name).expect("it is under way");
-        let before = awaited.len();
-        awaited.retain(|slot, _| members.contains(*slot));
-        let empty = before - awaited.len();
-        for (to, left) in awaited {
-            // What was answered in an epoch that is over is answered again.
-            *left = self.lanes_each;
-            let note = Note::Commit(name);
-            out.push(Action::Send { to: *to, note });
-        }
-        self.answer_flush(name, empty, out);
-    }
-
-    /// Slots have no more to commit.
-    fn answer_flush(&mut self, name: FlushName, slots: usize, out: &mut Vec<Action>) {
+    /// So many slots have no more to commit.
+    fn answer_flush(&self, name: FlushName, slots: usize, out: &mut Vec<Action>) {
         if slots > 0 {
             let committed = MemoryAction::Committed {
                 core: name.lane % self.lanes_each,
@@ -45,24 +72,26 @@ impl Peering {
             };
             out.push(committed.into());
         }
-        if self.flushes.get(&name).is_some_and(|awaited| awaited.is_empty()) {
-            self.flushes.remove(&name);
-        }
     }
 
-    /// A lane of another node has committed what it had when a flush of this node began.
-    pub(super) fn flush_answered(&mut self, from: Slot, name: FlushName, out: &mut Vec<Action>) {
-        let Some(awaited) = self.flushes.get_mut(&name) else {
-            return;
+    /// A lane of another node has committed what it had when it was asked.
+    pub(super) fn flush_answered(&mut self, from: Slot, asked: FlushName, out: &mut Vec<Action>) {
+        let Some(flush) = self.flushes.asked.get_mut(&asked.flush) else {
+            return; // In an epoch that is over.
         };
-        let Some(left) = awaited.get_mut(&from) else {
+        let name = flush.name;
+        let Some(left) = flush.awaited.get_mut(&from) else {
             return;
         };
         *left -= 1;
-        if *left == 0 {
-            awaited.remove(&from);
-            self.answer_flush(name, 1, out);
+        if *left > 0 {
+            return;
         }
+        flush.awaited.remove(&from);
+        if flush.awaited.is_empty() {
+            self.flushes.asked.remove(&asked.flush);
+        }
+        self.answer_flush(name, 1, out);
     }
 
     /// A core of another node has a flush under way.
@@ -85,11 +114,10 @@ impl Peering {
         }
     }
 
-    /// The epoch serves: what was asked in the last one may be lost.
+    /// The epoch serves: what was asked before counts no more.
     pub(super) fn commit_again(&mut self, out: &mut Vec<Action>) {
-        let names: Vec<FlushName> = self.flushes.keys().copied().collect();
-        for name in names {
-            self.ask_to_commit(name, out);
+        for flush in std::mem::take(&mut self.flushes.asked).into_values() {
+            self.ask_to_commit(flush, out);
         }
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct Memory {
     is_over: bool,
     /// Cores of this node that have yet to commit what they have acknowledged, as a mask.
     revoking: u16,
+    /// The leader of this epoch is to hear when they have.
+    is_awaited: bool,
     /// The permission came again meanwhile.
     again: bool,
     /// Numbers of entries at that time, and when they last changed.
@@ -194,6 +196,7 @@ impl Peering {
 
     /// The leader gives the permission, or takes it back.
     pub(super) fn memory_given(&mut self, is_given: bool, out: &mut Vec<Action>) {
+        self.memory.is_awaited = !is_given;
         // What a core answers is to be about the last that it was told.
         if self.memory.revoking != 0 {
             self.memory.again = is_given;
@@ -221,6 +224,10 @@ impl Peering {
     }
 
     fn memory_revoked(&mut self, out: &mut Vec<Action>) {
+        // Whoever was to hear in an epoch that is over hears nothing: the one that leads now may have given the permission again, and would take this for an answer to what it says next.
+        if !std::mem::take(&mut self.memory.is_awaited) {
+            return;
+        }
         match self.leader() {
             Some(leader) if leader == self.local => self.memory_ended(leader, out),
             Some(to) => {
@@ -245,7 +252,7 @@ impl Peering {
 
     /// An epoch begins.
     pub(super) fn enter_memory(&mut self) {
-        self.memory.wanting = SlotSet::EMPTY;
+        (self.memory.wanting, self.memory.is_awaited) = (SlotSet::EMPTY, false);
         let leads = self.leader() == Some(self.local);
         // What is under way to the superblocks goes on.
         if self.memory.state != State::Cleaning || !leads {

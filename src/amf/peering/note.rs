@@ -129,12 +129,12 @@ pub enum Note {
     MemoryEnded,
 }
 
-/// Names a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Names a flush, within a node or between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlushName {
     /// The lane of its core.
     pub lane: u16,
-    /// As the core calls it.
+    /// As the core calls it, or the node that asks others.
     pub flush: u32,
 }
 
