@@ -11,9 +11,6 @@ use std::sync::Arc;
 
 use crate::icl::{Slot, SlotSet};
 
-/// Most nodes that have the same data in memory, the one that writes it counted.
-pub const COPIES_MAX: u8 = 8;
-
 /// Names a batch of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {

@@ -3,7 +3,6 @@
 //! The socket server, the command line and the node share these types. Numbers carry their unit in the field's name.
 //! Knows neither JSON-RPC framing nor how the node answers: the node implements [`Manage`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 mod array;
@@ -11,6 +10,7 @@ mod background;
 mod fault;
 mod growth;
 mod lost;
+mod observed;
 mod ports;
 mod shelf;
 
@@ -25,6 +25,7 @@ pub use background::{
 pub use fault::{DriveInject, FaultKind};
 pub use growth::{GroupExpand, VdiskResize};
 pub use lost::LostBlocks;
+pub use observed::{CoreCounters, StageLatency};
 pub use ports::{PortAdd, PortDelete, PortList, PortRequest, PortState, PortStatus};
 pub use shelf::{ClaimStatus, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
 
@@ -825,25 +826,6 @@ pub struct HostStatus {
     pub connected_ms: u64,
 }
 
-/// Latency of one stage on one core, from an HDR histogram.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageLatency {
-    /// Core index.
-    pub core: u16,
-    /// Stage of a command, such as `read` or `drive-write`.
-    pub stage: String,
-    /// Values recorded.
-    pub count: u64,
-    /// Median in nanoseconds.
-    pub p50_ns: u64,
-    /// 99th percentile in nanoseconds.
-    pub p99_ns: u64,
-    /// 99.9th percentile in nanoseconds.
-    pub p999_ns: u64,
-    /// Largest value in nanoseconds.
-    pub max_ns: u64,
-}
-
 /// Copies of what a node of an array writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopiesStatus {
@@ -851,15 +833,6 @@ pub struct CopiesStatus {
     pub wanted: u8,
     /// So many have it, as long as this node and its partners live; 1 if writes wait for the drives.
     pub now: u8,
-}
-
-/// Counters of one core.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CoreCounters {
-    /// Core index.
-    pub core: u16,
-    /// Value of each counter since the start; a name that ends in `_bytes` or `_ns` counts that.
-    pub counters: BTreeMap<String, u64>,
 }
 
 /// Answer to `node.shutdown`.

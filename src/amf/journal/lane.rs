@@ -515,9 +515,7 @@ impl Lane {
             } else {
                 IN_FLIGHT_ALONE
             };
-            let under_way = self.slots.iter().flatten().count();
-            let free = self.slots.iter().position(Option::is_none);
-            let Some(slot) = free.filter(|_| under_way < most) else {
+            let Some(slot) = self.slots[..most].iter().position(Option::is_none) else {
                 return;
             };
             let index = usize::try_from(self.next_issue - self.first).expect("as many as are in memory");
