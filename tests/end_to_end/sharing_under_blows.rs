@@ -428,7 +428,8 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
     suffer(nodes, GROUP, (&blows, schedules), |_| ());
 }
 
-/// CHECKLIST A4, C3, C6, PROTOCOL H17 to H19: the same where writes are acknowledged once two nodes have them in memory; one node is struck at a time, when there are copies of everything again.
+/// CHECKLIST A4, PROTOCOL H17 to H19, H37, H38: the same where writes are acknowledged once two nodes have them in memory; one node is struck at a time, when there are copies of everything again. Drives are so
+/// fast here that nearly all is in journals, too: that copies are needed, and there, `sharing_memory` shows, where they are slow.
 #[test]
 fn whatever_happens_to_nodes_others_have_what_they_had_in_memory() {
     let blows = [Blow::Kill, Blow::Stop, Blow::Restart, Blow::Cut];

@@ -5,6 +5,14 @@ use super::{Counters, Mutant, Setting, Summary, run, seeds_to_catch, try_setting
 /// Seeds of each of the two tests that share them, so that the harness runs them side by side.
 const SEEDS: u64 = 1000;
 
+/// One run of a setting.
+fn keeps_promises(setting: &Setting) -> Counters {
+    match try_setting(setting) {
+        Ok(counters) => counters,
+        Err(violation) => panic!("seed {}: {setting}: {violation}", setting.shape.seed),
+    }
+}
+
 /// CHECKLIST B, C, PROTOCOL 4.3: I1, I5 to I9, I10, I15, I19; hazards H05, H10 to H13, H19, H26, H29, H38.
 ///
 /// Goal: whatever happens to nodes, links, drives and membership, hosts that use the same blocks through all nodes get what one node alone would give them.
@@ -12,11 +20,7 @@ const SEEDS: u64 = 1000;
 fn part(number: u64) {
     let mut sum = Summary::default();
     for seed in number * SEEDS..(number + 1) * SEEDS {
-        let setting = Setting::random(seed, None);
-        match try_setting(&setting) {
-            Ok(counters) => sum += counters,
-            Err(violation) => panic!("seed {seed}: {setting}: {violation}"),
-        }
+        sum += keeps_promises(&Setting::random(seed, None));
     }
     println!("{sum}");
     // What is there to go wrong has to have been reached.
@@ -67,11 +71,7 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
     const SEEDS: u64 = 500;
     let mut sum = Summary::default();
     for seed in 0..SEEDS {
-        let setting = Setting::in_memory(seed, None);
-        match try_setting(&setting) {
-            Ok(counters) => sum += counters,
-            Err(violation) => panic!("seed {seed}: {setting}: {violation}"),
-        }
+        sum += keeps_promises(&Setting::in_memory(seed, None));
     }
     println!("{sum}");
     let Counters {
@@ -92,38 +92,26 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
 /// I5, found by this seed: what a node had kept for one that was gone was forgotten before it was recovered, because all that lived had retired entries with such numbers of their own.
 #[test]
 fn i5_copies_for_a_node_that_is_gone_are_kept_until_it_is_recovered() {
-    let setting = Setting::in_memory(5190, None);
-    if let Err(violation) = try_setting(&setting) {
-        panic!("{setting}: {violation}");
-    }
+    keeps_promises(&Setting::in_memory(5190, None));
 }
 
 /// H45, found by this seed: a leader that was about to leave had it written once more that writes may be lost, because another node asked; all left, and nobody was there to take that back.
 #[test]
 fn h45_whoever_leaves_lets_nobody_acknowledge_from_memory() {
-    let setting = Setting::in_memory(17_550, None);
-    if let Err(violation) = try_setting(&setting) {
-        panic!("{setting}: {violation}");
-    }
+    keeps_promises(&Setting::in_memory(17_550, None));
 }
 
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
 #[test]
 fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {
-    let setting = Setting::random(17_358, None);
-    if let Err(violation) = try_setting(&setting) {
-        panic!("{setting}: {violation}");
-    }
+    keeps_promises(&Setting::random(17_358, None));
 }
 
 /// I5, found by this seed: a node that was opening the group for an epoch that was over already said that it did not have it open, and then had. The next leader opened it
 /// once more, with a journal of its own, and what the first one acknowledged was in one that nobody reads.
 #[test]
 fn i5_a_group_that_is_being_opened_is_not_opened_once_more() {
-    let setting = Setting::random(25_098, None);
-    if let Err(violation) = try_setting(&setting) {
-        panic!("{setting}: {violation}");
-    }
+    keeps_promises(&Setting::random(25_098, None));
 }
 
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
