@@ -35,7 +35,7 @@ use thiserror::Error;
 
 use super::expansion::Layout;
 use super::lock::{LockTable, Mode};
-use super::replica::Name;
+use super::replica::Offer;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -325,11 +325,7 @@ pub enum Action {
     /// them do. Only after [`Engine::keep`].
     Keep {
         /// Which batch.
-        name: Name,
-        /// All of its lane before this one are committed.
-        committed: u64,
-        /// Highest number of an entry in it.
-        seq_max: u64,
+        offer: Offer,
         /// Where it is in the ring.
         offset_bytes: u32,
         /// Its length.

@@ -33,6 +33,34 @@ pub struct Copy {
     pub bytes: Arc<[u8]>,
 }
 
+/// What is said of a batch that others are to keep, as in [`Copy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Which.
+    pub name: Name,
+    /// Those of its lane below this one are on the drives.
+    pub committed: u64,
+    /// The highest number of an entry in it.
+    pub seq_max: u64,
+}
+
+impl Offer {
+    /// With the batch itself.
+    pub fn with(self, bytes: Arc<[u8]>) -> Copy {
+        let Self {
+            name,
+            committed,
+            seq_max,
+        } = self;
+        Copy {
+            name,
+            committed,
+            seq_max,
+            bytes,
+        }
+    }
+}
+
 /// What one node keeps for others.
 #[derive(Debug)]
 pub struct Copies {

@@ -22,7 +22,6 @@ use crate::amf::geometry::Geometry;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::FlushName;
-use crate::amf::replica::Copy;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -464,21 +463,14 @@ impl Core {
                 payload_bytes,
             } => self.seal_batch(io, g, slot, offset_bytes, payload_bytes),
             Action::Keep {
-                name,
-                committed,
-                seq_max,
+                offer,
                 offset_bytes,
                 bytes,
             } => {
                 let from = self.locate(g, Place::Ring { offset_bytes }, bytes);
                 let mut batch = vec![0; bytes as usize];
                 io.arena().copy_out(from, 0, &mut batch);
-                let copy = Box::new(Copy {
-                    name,
-                    committed,
-                    seq_max,
-                    bytes: batch.into(),
-                });
+                let copy = Box::new(offer.with(batch.into()));
                 self.tell_control(io, ControlMessage::Keep { group, copy });
             }
             Action::RecallCore { core, row } => {

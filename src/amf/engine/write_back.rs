@@ -31,7 +31,7 @@ use crate::amf::journal::lane::{Away, BatchNumber, Lane, LaneAction, LaneConfig}
 use crate::amf::journal::{Entry, JournalLayout, JournalShared, WRITE_BYTES_MAX, entries_max};
 use crate::amf::list::{Links, List};
 use crate::amf::lost::LostMap;
-use crate::amf::replica::Name;
+use crate::amf::replica::{Name, Offer};
 use crate::amf::row::{Area, Source, Target};
 use crate::drive::DriveError;
 pub use hand_over::HandOverCounts;
@@ -741,9 +741,11 @@ impl Engine {
                     ring_block,
                     blocks,
                 } => Action::Keep {
-                    name: Name { lane, batch: batch.0 },
-                    committed: committed.0,
-                    seq_max,
+                    offer: Offer {
+                        name: Name { lane, batch: batch.0 },
+                        committed: committed.0,
+                        seq_max,
+                    },
                     offset_bytes: ring_block << shift,
                     bytes: blocks << shift,
                 },

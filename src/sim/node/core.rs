@@ -216,21 +216,14 @@ impl Core {
             return Ask::Give { row, data };
         }
         let Action::Keep {
-            name,
-            committed,
-            seq_max,
+            offer,
             offset_bytes,
             bytes,
         } = *action
         else {
             unreachable!("nobody else has {action:?}")
         };
-        Ask::Keep(Copy {
-            name,
-            committed,
-            seq_max,
-            bytes: self.load(Place::Ring { offset_bytes }, bytes as usize).into(),
-        })
+        Ask::Keep(offer.with(self.load(Place::Ring { offset_bytes }, bytes as usize).into()))
     }
 
     pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {

@@ -40,9 +40,7 @@ impl World {
     /// An engine wants others to keep a batch.
     pub fn keep_copies(&mut self, core: usize, action: &Action) {
         let Action::Keep {
-            name,
-            committed,
-            seq_max,
+            offer,
             offset_bytes,
             bytes,
         } = *action
@@ -50,12 +48,7 @@ impl World {
             unreachable!("it was matched")
         };
         let node = core / self.cores_each;
-        let copy = Copy {
-            name,
-            committed,
-            seq_max,
-            bytes: self.batch_bytes(core, offset_bytes, bytes),
-        };
+        let copy = offer.with(self.batch_bytes(core, offset_bytes, bytes));
         let several = self.several();
         let keeper = &mut several.keepers[node];
         if keeper.asked.partners() == SlotSet::EMPTY {
