@@ -156,6 +156,13 @@ fn the_death_of_all_is_confessed() {
 fn a_flush_through_one_node_covers_all() {
     let mut scene = scene(2, 2);
     let mut hosts = [1, 2].map(|host| connect(scene.hosts[usize::from(host) - 1], host));
+    for host in &mut hosts {
+        assert_eq!(
+            host.identify(1, 0)[525] & 1,
+            1,
+            "VWC: hosts have to flush, at each node"
+        );
+    }
     until_in_memory(&scene, &mut hosts[0], 0);
     scene.slow_drives_down(300_000);
     for block in 0..3 {
