@@ -899,7 +899,7 @@ impl Peering {
                 }
             }
             Note::Beat => {}
-            Note::Commit(name) => self.asked_to_commit(name, out),
+            Note::Commit(name) => self.asked_to_commit(from, name, out),
             Note::Committed(name) => self.flush_answered(from, name, out),
             Note::Memory => self.memory_wanted(from, out),
             Note::MemoryIs(is) => {

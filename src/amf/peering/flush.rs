@@ -94,8 +94,11 @@ impl Peering {
         self.answer_flush(name, 1, out);
     }
 
-    /// A core of another node has a flush under way.
-    pub(super) fn asked_to_commit(&self, name: FlushName, out: &mut Vec<Action>) {
+    /// A core of another node has a flush under way. Without effect if the node speaks for another one, whose core would not know of it.
+    pub(super) fn asked_to_commit(&self, from: Slot, name: FlushName, out: &mut Vec<Action>) {
+        if self.slot_of_lane(name.lane) != Some(from) {
+            return;
+        }
         if self.is_open {
             return out.push(MemoryAction::Commit(name).into());
         }

@@ -154,6 +154,23 @@ fn a_flush_covers_all_nodes() {
     assert_eq!(array.wanted(1), [committed(1)], "once");
 }
 
+/// Bad input: a node asks for a flush in the name of a core of the one that it asks.
+#[test]
+fn nobody_flushes_in_the_name_of_another_node() {
+    let mut array = three_in_memory();
+    for lane in 0..3 {
+        let note = Note::Commit(FlushName { lane, flush: 1 });
+        let mut bytes = array.nodes[&1].peering.context().encode().to_vec();
+        note.encode(&mut bytes);
+        array.act(0, |peering, now, out| {
+            let said = (note.kind(), &bytes[..]);
+            peering.receive(now, (slot(1), Epoch(1)), said, out).unwrap();
+        });
+        let names = asked(&mut array, 0);
+        assert_eq!(names.len(), usize::from(lane == 1), "lane {lane}");
+    }
+}
+
 /// PROTOCOL H45: nobody acknowledges from memory before it is durable that it may be lost; and it is not written that nothing can be lost before all have committed what they had.
 #[test]
 fn memory_is_given_and_taken_back() {
