@@ -69,11 +69,10 @@ impl Control {
     /// Nothing of this node is left in its lanes. The group stays open for others; whoever is the last leaves a journal that names nothing.
     pub(super) fn leave_shared(&mut self, io: &Io<Message>, group: u16) {
         let state = &mut self.groups[usize::from(group)];
-        if state.phase != Phase::Open {
-            return;
+        if state.phase == Phase::Open {
+            tracing::info!(group = %state.shared.name, "shared group is left");
+            state.phase = Phase::Stopped;
         }
-        tracing::info!(group = %state.shared.name, "shared group is left");
-        state.phase = Phase::Stopped;
         self.try_finish(io);
     }
 
