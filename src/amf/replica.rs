@@ -33,7 +33,7 @@ pub struct Copy {
     pub bytes: Arc<[u8]>,
 }
 
-/// What is said of a batch that others are to keep, as in [`Copy`].
+/// What is said of a batch that others are to keep, as in [`struct@Copy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Which.
