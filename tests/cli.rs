@@ -120,6 +120,7 @@ impl Manage for FakeNode {
             | Request::VdiskShow(_)
             | Request::VdiskDelete(_)
             | Request::VdiskResize(_)
+            | Request::VdiskReplicate(_)
             | Request::Port(_)
             | Request::GroupExpand(_)
             | Request::DriveList

@@ -64,6 +64,7 @@ impl Manage for FakeNode {
             | Request::VdiskShow(_)
             | Request::VdiskCreate(_)
             | Request::VdiskResize(_)
+            | Request::VdiskReplicate(_)
             | Request::GroupExpand(_)
             | Request::DriveList
             | Request::DriveShow(_)
@@ -208,6 +209,7 @@ fn calls_reach_the_node_and_results_come_back() {
         group: "g0".into(),
         size: Size::All,
         nsid: None,
+        replication: None,
     });
     let ClientError::Refused(error) = client.call(&create).unwrap_err() else {
         panic!("not refused")

@@ -8,7 +8,7 @@ use crate::problem::Problems;
 use crate::read::{ArrayDraft, GroupDraft, Placed, VdiskDraft};
 use crate::{
     ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, COPIES, Drive, Durability, Group, Peer, RemoteShelf,
-    Subsystem, default_serial,
+    Replication, Subsystem, default_serial,
 };
 
 type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
@@ -76,8 +76,47 @@ pub(crate) fn resolve(
     (Some(array), kept, kept_shelves)
 }
 
+/// What virtual disks of an array may be.
+pub(crate) fn check_vdisks(
+    groups: &[Group],
+    vdisks: &[Placed<VdiskDraft<'_>>],
+    array: Option<&Array>,
+    problems: &mut Problems<'_>,
+) {
+    check_ports(groups, vdisks, array, problems);
+    check_replication(groups, vdisks, array.is_some(), problems);
+}
+
+/// Only what is acknowledged from the memory of several nodes has a choice when that is.
+fn check_replication(
+    groups: &[Group],
+    vdisks: &[Placed<VdiskDraft<'_>>],
+    has_array: bool,
+    problems: &mut Problems<'_>,
+) {
+    for Placed { value: vdisk, .. } in vdisks {
+        let asked = vdisk.replication.as_ref();
+        let Some((_, at)) = asked.filter(|(replication, _)| *replication != Replication::Sync) else {
+            continue;
+        };
+        let group = vdisk.group.as_ref().map(|(name, _)| *name);
+        let group = groups.iter().find(|known| Some(known.name.as_str()) == group);
+        if group.is_some_and(|group| !has_array || group.durability != Some(Durability::Ram)) {
+            let what = format!(
+                "[[vdisk]] {:?}: its group acknowledges nothing from the memory of several nodes",
+                vdisk.name
+            );
+            problems.push(
+                at,
+                what,
+                "leave replication out, or take a group of an [array] with durability = \"ram\"",
+            );
+        }
+    }
+}
+
 /// Ports of virtual disks are at nodes that there are, and that serve the group.
-pub(crate) fn check_ports(
+fn check_ports(
     groups: &[Group],
     vdisks: &[Placed<VdiskDraft<'_>>],
     array: Option<&Array>,

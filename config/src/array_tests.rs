@@ -1,7 +1,7 @@
 //! Tests of `[array]` and `[[peer]]`.
 
 use crate::testing::{LEAST, bad, good, refuses};
-use crate::{ArrayText, Encryption, NamespaceName};
+use crate::{ArrayText, Encryption, NamespaceName, Replication};
 
 const SECOND: &str = "[[drive]]\nname=\"e\"\nshelf=\"s\"\nnsid=3\n";
 const SHELF: &str = "[[shelf]]\nname=\"s\"\nnqn=\"nqn.2026-01.io.braid:s\"\naddresses=[\"10.0.0.9:4420\"]\n\
@@ -202,6 +202,52 @@ fn ports_are_at_nodes_that_there_are() {
 }
 
 /// What is acknowledged from memory is in the memory of at least two nodes, and of no more than there are.
+/// CHECKLIST C7, C8: only what other nodes keep in memory may be done before they have it.
+#[test]
+fn replication_needs_copies() {
+    let group = "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\n";
+    let vdisk = |when: &str| format!("[[vdisk]]\nname=\"v\"\ngroup=\"g\"\nsize_mib=1\nreplication={when}\n");
+    let peer = "[[peer]]\nslot=5\naddresses=[\"10.0.0.5:4430\"]\n";
+    let file = |durability: &str, when: &str| {
+        array(
+            KEYS,
+            &format!("{SHELF}{SECOND}{group}{durability}{}{peer}", vdisk(when)),
+        )
+    };
+    let ram = "durability=\"ram\"\n";
+    for (when, replication) in [
+        ("\"sync\"", Replication::Sync),
+        ("\"pseudo-sync\"", Replication::PseudoSync),
+        ("\"async\"", Replication::Async),
+    ] {
+        assert_eq!(good(&file(ram, when)).vdisks[0].replication, replication);
+    }
+    good(&file("", "\"sync\""));
+    for (durability, when, what) in [
+        (
+            "",
+            "\"async\"",
+            "acknowledges nothing from the memory of several nodes",
+        ),
+        (ram, "\"later\"", "replication"),
+        (ram, "7", "replication"),
+    ] {
+        let all = bad(&file(durability, when));
+        assert!(
+            all.iter().any(|problem| problem.to_string().contains(what)),
+            "{what}: {all:?}"
+        );
+    }
+    let alone =
+        "[[drive]]\nname=\"a\"\nmemory_mib=16\n[[group]]\nname=\"g\"\nlevel=\"raid0\"\ndrives=[\"a\"]\n";
+    let alone = format!("{LEAST}{alone}{}", vdisk("\"async\""));
+    refuses(
+        &alone,
+        14,
+        &["acknowledges nothing from the memory of several nodes"],
+    );
+}
+
 #[test]
 fn copies_need_nodes() {
     let group = |more: &str| {

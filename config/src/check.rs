@@ -10,8 +10,8 @@ use crate::problem::{Problems, nearest, quoted};
 use crate::read::{Draft, GroupDraft, Placed, VdiskDraft};
 use crate::{
     Background, Backing, COPIES, Config, Drive, Durability, GROUP_VDISKS_MAX, GROUPS_MAX, Group, Health,
-    Level, Listen, NamespaceName, Node, Reactor, RemoteShelf, SHELF_DRIVE_NAME_BYTES_MAX, Shelf, ShelfDrive,
-    Subsystem, Vdisk, VdiskSize,
+    Level, Listen, NamespaceName, Node, Reactor, RemoteShelf, Replication, SHELF_DRIVE_NAME_BYTES_MAX, Shelf,
+    ShelfDrive, Subsystem, Vdisk, VdiskSize,
 };
 
 /// Metadata at both ends of a member in MiB.
@@ -61,7 +61,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         }
     };
     check_vdisks(&vdisks, &group_names, problems);
-    array::check_ports(&groups, &vdisks, array.as_ref(), problems);
+    array::check_vdisks(&groups, &vdisks, array.as_ref(), problems);
     check_numbers(&groups, &vdisks, problems);
     check_capacity(&drives, &groups, &vdisks, &group_names, problems);
     let vdisks = match &shelf {
@@ -440,6 +440,7 @@ fn shelf_vdisks(shelf: &Shelf, groups: &[Group]) -> Vec<Vdisk> {
             size,
             nsid: None,
             ports: None,
+            replication: Replication::Sync,
         };
         [
             vdisk(
@@ -582,6 +583,7 @@ fn resolve_vdisk(draft: VdiskDraft<'_>, group_names: &BTreeMap<String, usize>) -
         size: draft.size,
         nsid,
         ports,
+        replication: draft.replication.map_or(Replication::Sync, |it| it.0),
     })
 }
 

@@ -527,6 +527,20 @@ pub struct Vdisk {
     pub nsid: Option<u32>,
     /// Slots of the nodes that serve it when it is made, each once, in order. Default: all nodes.
     pub ports: Option<Vec<u8>>,
+    /// When a host's write is done, where that is acknowledged from the memory of several nodes, when it is made. Default: synchronous.
+    pub replication: Replication,
+}
+
+/// How far other nodes' copies are when a host hears that its write is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replication {
+    /// All partners keep it.
+    #[default]
+    Sync,
+    /// It was sent to all partners.
+    PseudoSync,
+    /// It is sent next.
+    Async,
 }
 
 /// How large a virtual disk is made.
@@ -737,6 +751,7 @@ mod tests {
                 size: VdiskSize::Mib(128),
                 nsid: Some(1),
                 ports: None,
+                replication: Replication::Sync,
             }]
         );
         assert_eq!(config.notes, [], "an example gives no reason to wonder");

@@ -18,8 +18,8 @@ use crate::problem::{Problem, Problems};
 use crate::section::{Section, type_name};
 use crate::{
     ARRAY_SLOTS, Background, Config, DRIVES_MAX, Drive, Durability, GROUPS_MAX, Health, LISTENERS_MAX, Level,
-    Listen, Node, Peer, Reactor, RemoteShelf, SHELVES_MAX, Shelf, Subsystem, TEXT_BYTES_MAX, VDISKS_MAX,
-    VdiskSize,
+    Listen, Node, Peer, Reactor, RemoteShelf, Replication, SHELVES_MAX, Shelf, Subsystem, TEXT_BYTES_MAX,
+    VDISKS_MAX, VdiskSize,
 };
 
 pub(crate) use array::ArrayDraft;
@@ -59,6 +59,7 @@ pub(crate) struct VdiskDraft<'a> {
     pub(crate) size_at: Range<usize>,
     pub(crate) nsid: Option<(u32, Range<usize>)>,
     pub(crate) ports: Option<(Vec<u8>, Range<usize>)>,
+    pub(crate) replication: Option<(Replication, Range<usize>)>,
 }
 
 /// Everything that the file says, each section on its own found good or given its default.

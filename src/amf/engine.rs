@@ -36,6 +36,7 @@ use thiserror::Error;
 use super::expansion::Layout;
 use super::lock::{LockTable, Mode};
 use super::replica::Offer;
+use super::replication::Replication;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -76,6 +77,8 @@ pub enum Request {
         blocks: u32,
         /// Force unit access: on stable media before completion.
         fua: bool,
+        /// When it is done, where that is acknowledged from memory.
+        replication: Replication,
     },
     /// Make the blocks read as zeroes.
     Zero {
@@ -87,6 +90,8 @@ pub enum Request {
         deallocate: bool,
         /// Force unit access.
         fua: bool,
+        /// When it is done, where that is acknowledged from memory.
+        replication: Replication,
     },
     /// Compare the command's buffer with the blocks.
     Compare {
@@ -326,6 +331,8 @@ pub enum Action {
     Keep {
         /// Which batch.
         offer: Offer,
+        /// Answer with [`Engine::sent`], too, when it was sent to all of them.
+        reports: bool,
         /// Where it is in the ring.
         offset_bytes: u32,
         /// Its length.

@@ -22,6 +22,7 @@ pub mod peering;
 pub mod ram;
 pub mod relayout;
 pub mod replica;
+pub mod replication;
 pub mod reserving;
 pub mod row;
 pub mod superblock;

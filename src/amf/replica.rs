@@ -146,6 +146,8 @@ pub fn partners(local: Slot, members: SlotSet, copies: u8) -> SlotSet {
 pub struct Asked {
     partners: SlotSet,
     awaited: BTreeMap<Name, SlotSet>,
+    /// To whom batches are yet to be sent of which somebody wants to hear that.
+    unsent: BTreeMap<Name, SlotSet>,
 }
 
 impl Asked {
@@ -153,6 +155,7 @@ impl Asked {
     pub fn enter(&mut self, partners: SlotSet) {
         self.partners = partners;
         self.awaited.clear();
+        self.unsent.clear();
     }
 
     /// Who is asked.
@@ -163,6 +166,24 @@ impl Asked {
     /// All partners are asked to keep a batch.
     pub fn ask(&mut self, name: Name) {
         self.awaited.insert(name, self.partners);
+    }
+
+    /// It is to be said when a batch that they are asked to keep was sent to all of them.
+    pub fn watch(&mut self, name: Name) {
+        self.unsent.insert(name, self.partners);
+    }
+
+    /// A batch was sent to a partner. True if it was to all now.
+    pub fn sent(&mut self, name: Name, to: Slot) -> bool {
+        let Some(unsent) = self.unsent.get_mut(&name) else {
+            return false;
+        };
+        *unsent = unsent.without(to);
+        let is_over = *unsent == SlotSet::EMPTY;
+        if is_over {
+            self.unsent.remove(&name);
+        }
+        is_over
     }
 
     /// A partner keeps it, or has no room: then nobody waits for it any more. True if all keep it now.

@@ -4,6 +4,7 @@ use super::history::{History, Wish};
 use super::random::Random;
 use super::stamp::{Content, fill};
 use crate::amf::engine::{CommandId, Request};
+use crate::amf::replication::Replication;
 use crate::drive::block::GroupLba;
 
 /// Writes under way that one block may have: each doubles what the judgement has to look at.
@@ -74,7 +75,7 @@ impl Order {
     }
 
     /// What an engine is asked; `write` has what a Compare and Write writes. Every other read may be answered from memory.
-    pub const fn request(&self, write: CommandId) -> Request {
+    pub const fn request(&self, write: CommandId, replication: Replication) -> Request {
         let (at, disk_end) = self.place;
         let Question { wish, blocks, .. } = self.question;
         let is_even = self.command.is_multiple_of(2);
@@ -85,12 +86,18 @@ impl Order {
                 blocks,
                 disk_end,
             },
-            Wish::Write { forced: fua } => Request::Write { lba: at, blocks, fua },
+            Wish::Write { forced: fua } => Request::Write {
+                lba: at,
+                blocks,
+                fua,
+                replication,
+            },
             Wish::Zero { forced: fua } => Request::Zero {
                 lba: at,
                 blocks: blocks as u64,
                 deallocate: is_even,
                 fua,
+                replication,
             },
             Wish::Compare { .. } => Request::Compare { lba: at, blocks },
             Wish::Swap { forced: fua, .. } => Request::CompareWrite {

@@ -522,7 +522,7 @@ impl Node {
             core::Ask::PersistLost => out.push(tell(0, Mail::PersistLost { from: core })),
             core::Ask::Want { .. }
             | core::Ask::Give { .. }
-            | core::Ask::Keep(_)
+            | core::Ask::Keep(..)
             | core::Ask::Taken { .. } => {
                 unreachable!("a group of one node has all of its rows")
             }

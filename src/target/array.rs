@@ -464,6 +464,7 @@ impl Core {
             } => self.seal_batch(io, g, slot, offset_bytes, payload_bytes),
             Action::Keep {
                 offer,
+                reports,
                 offset_bytes,
                 bytes,
             } => {
@@ -471,7 +472,7 @@ impl Core {
                 let mut batch = vec![0; bytes as usize];
                 io.arena().copy_out(from, 0, &mut batch);
                 let copy = Box::new(offer.with(batch.into()));
-                self.tell_control(io, ControlMessage::Keep { group, copy });
+                self.tell_control(io, ControlMessage::Keep { group, copy, reports });
             }
             Action::RecallCore { core, row } => {
                 self.tell(io, reactor::CoreIndex(core), Message::Recall { group, row });
@@ -603,6 +604,14 @@ impl Core {
     pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeps: bool) {
         if let Some(binding) = self.groups.get_mut(usize::from(group)) {
             binding.engine.keep(keeps, &mut binding.actions);
+            self.pump(io, group);
+        }
+    }
+
+    /// This batch was sent to all nodes that are to keep it.
+    pub(super) fn copy_sent(&mut self, io: &mut Io<Message>, group: u16, batch: u64) {
+        if let Some(binding) = self.groups.get_mut(usize::from(group)) {
+            binding.engine.sent(BatchNumber(batch), &mut binding.actions);
             self.pump(io, group);
         }
     }

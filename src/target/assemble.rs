@@ -24,6 +24,7 @@ use crate::amf::group::{
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
 use crate::amf::lost::LostList;
+use crate::amf::replication::Replication;
 use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, PORTS_ALL, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 use crate::icl::Slot;
@@ -443,6 +444,11 @@ pub fn vdisk_plans(config: &Config) -> Result<Vec<VdiskPlan>, NodeError> {
             ports: vdisk.ports.as_ref().map_or(PORTS_ALL, |slots| {
                 slots.iter().filter_map(|slot| Slot::new(*slot)).collect()
             }),
+            replication: match vdisk.replication {
+                config::Replication::Sync => Replication::Sync,
+                config::Replication::PseudoSync => Replication::PseudoSync,
+                config::Replication::Async => Replication::Async,
+            },
             entropy: random()?,
         });
     }

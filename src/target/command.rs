@@ -12,6 +12,7 @@ use super::array::status_of;
 use super::connection::{Command, CommandState, Life, Next, Role};
 use super::core::{Core, queue_index};
 use super::message::{ControlMessage, Message};
+use super::namespaces::Namespace;
 use crate::amf::background::Process;
 use crate::amf::engine::{CommandId, GroupError, Request};
 use crate::drive::block::{GroupLba, NamespaceLba};
@@ -123,15 +124,77 @@ const fn is_for_control(opcode: u8) -> bool {
     opcode == nvme::command::io_opcode::FABRICS || is_reservation(opcode)
 }
 
+/// What a command of a host asks of an engine, beside what stands in it.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// The host was told that what is written is durable when it is done.
+    durable: bool,
+    /// The write of a fused pair, and whether it forces unit access.
+    write: Option<(CommandId, bool)>,
+    /// What other commands wrote may still be volatile in the drives: a read that forces unit access makes it durable first.
+    flushes_first: bool,
+}
+
+impl Asked {
+    fn of(self, namespace: &Namespace, request: IoRequest) -> Result<Request, Status> {
+        let Namespace {
+            disk, replication, ..
+        } = *namespace;
+        let base = |slba: u64, blocks: u64| {
+            disk.group_range(NamespaceLba(slba), blocks)
+                .map_err(|_| Status::LBA_OUT_OF_RANGE.do_not_retry())
+        };
+        Ok(match request {
+            IoRequest::Read { .. } if self.flushes_first => Request::Flush,
+            IoRequest::Read { slba, blocks, fua } => {
+                read_request(base(slba, u64::from(blocks))?, blocks, fua, disk)
+            }
+            IoRequest::Write { slba, blocks, fua } => Request::Write {
+                lba: base(slba, u64::from(blocks))?,
+                blocks,
+                fua: fua || self.durable,
+                replication,
+            },
+            IoRequest::Compare { slba, blocks } => {
+                let lba = base(slba, u64::from(blocks))?;
+                match self.write {
+                    Some((write, fua)) => Request::CompareWrite {
+                        lba,
+                        blocks,
+                        write,
+                        fua,
+                    },
+                    None => Request::Compare { lba, blocks },
+                }
+            }
+            IoRequest::WriteZeroes {
+                slba,
+                blocks,
+                deallocate,
+                fua,
+            } => Request::Zero {
+                lba: base(slba, u64::from(blocks))?,
+                blocks: u64::from(blocks),
+                deallocate,
+                fua: fua || self.durable,
+                replication,
+            },
+            IoRequest::Flush | IoRequest::DatasetManagement { .. } => {
+                unreachable!("they are of no one range")
+            }
+        })
+    }
+}
+
 /// A host's read. Forced unit access is to see what the medium has.
-fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk: Option<VirtualDisk>) -> Request {
-    match disk {
-        Some(disk) if !fua => Request::CachedRead {
-            lba,
-            blocks,
-            disk_end: disk.group_end(),
-        },
-        Some(_) | None => Request::Read { lba, blocks },
+fn read_request(lba: GroupLba, blocks: u32, fua: bool, disk: VirtualDisk) -> Request {
+    if fua {
+        return Request::Read { lba, blocks };
+    }
+    Request::CachedRead {
+        lba,
+        blocks,
+        disk_end: disk.group_end(),
     }
 }
 
@@ -454,53 +517,22 @@ impl Core {
         command.submitted = io.now();
         let group = command.group;
         let id = command.id.expect("given with its buffer");
-        let base = |slba: u64, blocks: u64| {
-            namespace
-                .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())?
-                .disk
-                .group_range(NamespaceLba(slba), blocks)
-                .map_err(|_| Status::LBA_OUT_OF_RANGE.do_not_retry())
+        if let IoRequest::DatasetManagement { ranges, deallocate } = request {
+            return self.next_range(io, queue, slot, ranges, deallocate);
+        }
+        let flushes_first = command.next == Next::Read;
+        let asked = Asked {
+            durable,
+            write,
+            flushes_first,
         };
-        let next = command.next;
-        let request = match request {
-            // What other commands wrote may still be volatile in the drives: a read that forces unit access makes it
-            // durable first.
-            IoRequest::Read { .. } if next == Next::Read => Ok(Request::Flush),
-            IoRequest::Read { slba, blocks, fua } => {
-                let disk = self.namespaces.find(nsid).map(|namespace| namespace.disk);
-                base(slba, u64::from(blocks)).map(|lba| read_request(lba, blocks, fua, disk))
-            }
-            IoRequest::Write { slba, blocks, fua } => {
-                base(slba, u64::from(blocks)).map(|lba| Request::Write {
-                    lba,
-                    blocks,
-                    fua: fua || durable,
-                })
-            }
-            IoRequest::Compare { slba, blocks } => base(slba, u64::from(blocks)).map(|lba| match write {
-                Some((write, fua)) => Request::CompareWrite {
-                    lba,
-                    blocks,
-                    write,
-                    fua,
-                },
-                None => Request::Compare { lba, blocks },
-            }),
-            IoRequest::WriteZeroes {
-                slba,
-                blocks,
-                deallocate,
-                fua,
-            } => base(slba, u64::from(blocks)).map(|lba| Request::Zero {
-                lba,
-                blocks: u64::from(blocks),
-                deallocate,
-                fua: fua || durable,
-            }),
-            IoRequest::Flush => Ok(Request::Flush),
-            IoRequest::DatasetManagement { ranges, deallocate } => {
-                return self.next_range(io, queue, slot, ranges, deallocate);
-            }
+        // A flush may be of all namespaces.
+        let request = if request == IoRequest::Flush {
+            Ok(Request::Flush)
+        } else {
+            namespace
+                .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())
+                .and_then(|namespace| asked.of(namespace, request))
         };
         match request {
             Ok(request) => {
@@ -570,6 +602,7 @@ impl Core {
                 blocks: u64::from(parsed.blocks),
                 deallocate: true,
                 fua: connection.write_through && namespace.volatile,
+                replication: namespace.replication,
             };
             return self.submit_group(io, group, id, request);
         }

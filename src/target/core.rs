@@ -426,6 +426,7 @@ impl Core {
             Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Hand { group, row, hand } => self.hand(io, group, row, &hand),
             Message::KeepCopies { group, keeps } => self.keep_copies(io, group, keeps),
+            Message::Sent { group, batch } => self.copy_sent(io, group, batch),
             Message::Kept { group, batch } => self.copy_kept(io, group, batch),
             Message::Hurry { group, lane, below } => self.hurry_lane(io, group, lane, below),
             Message::TailMoved { group } => self.tail_moved(io, group),

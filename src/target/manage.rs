@@ -13,6 +13,7 @@ mod lost;
 mod observed;
 mod ports;
 mod shelf;
+mod vdisk;
 
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,11 +24,14 @@ pub use background::{
     ScrubStatus,
 };
 pub use fault::{DriveInject, FaultKind};
-pub use growth::{GroupExpand, VdiskResize};
+pub use growth::GroupExpand;
 pub use lost::LostBlocks;
 pub use observed::{CoreCounters, StageLatency};
 pub use ports::{PortAdd, PortDelete, PortList, PortRequest, PortState, PortStatus};
 pub use shelf::{ClaimStatus, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
+pub use vdisk::{
+    Deleted, ReplicationMode, VdiskCreate, VdiskDelete, VdiskReplicate, VdiskResize, VdiskStatus,
+};
 
 /// A node as its management plane sees it.
 ///
@@ -61,6 +65,8 @@ pub enum Request {
     VdiskCreate(VdiskCreate),
     /// `vdisk.resize`: makes a virtual disk larger where it is, and tells the hosts.
     VdiskResize(VdiskResize),
+    /// `vdisk.replicate`: has writes to a virtual disk done at another time.
+    VdiskReplicate(VdiskReplicate),
     /// `vdisk.delete`: removes a virtual disk and gives its blocks back.
     VdiskDelete(VdiskDelete),
     /// One of the calls for the ports of virtual disks.
@@ -107,6 +113,7 @@ impl Request {
             Self::VdiskShow(_) => "vdisk.show",
             Self::VdiskCreate(_) => "vdisk.create",
             Self::VdiskResize(_) => "vdisk.resize",
+            Self::VdiskReplicate(_) => "vdisk.replicate",
             Self::VdiskDelete(_) => "vdisk.delete",
             Self::Port(request) => request.method(),
             Self::DriveList => "drive.list",
@@ -134,6 +141,7 @@ impl Request {
             | Self::Background(_)
             | Self::VdiskCreate(_)
             | Self::VdiskResize(_)
+            | Self::VdiskReplicate(_)
             | Self::VdiskDelete(_)
             | Self::DriveFail(_)
             | Self::DriveReplace(_)
@@ -255,33 +263,6 @@ const fn default_strip_kib() -> u32 {
 
 const fn default_block_bytes() -> u32 {
     BLOCK_BYTES_DEFAULT
-}
-
-/// Parameters of `vdisk.create`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VdiskCreate {
-    /// Name of the new virtual disk.
-    pub name: String,
-    /// Name of the group that holds it.
-    pub group: String,
-    /// Its size, rounded up by the group to whole rows.
-    #[serde(rename = "size_bytes")]
-    pub size: Size,
-    /// Namespace identifier that hosts see; the lowest free one if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nsid: Option<u32>,
-}
-
-/// Parameters of `vdisk.delete`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VdiskDelete {
-    /// Name of the virtual disk.
-    pub vdisk: String,
-    /// Whether to delete it although hosts are connected to the node.
-    #[serde(default)]
-    pub force: bool,
 }
 
 /// Parameters of `drive.fail`.
@@ -442,9 +423,10 @@ impl Reply {
             | Request::DriveAddSpare(_)
             | Request::DriveRemoveSpare(_) => Self::Group(read(result)?),
             Request::VdiskList => Self::Vdisks(read(result)?),
-            Request::VdiskShow(_) | Request::VdiskCreate(_) | Request::VdiskResize(_) => {
-                Self::Vdisk(read(result)?)
-            }
+            Request::VdiskShow(_)
+            | Request::VdiskCreate(_)
+            | Request::VdiskResize(_)
+            | Request::VdiskReplicate(_) => Self::Vdisk(read(result)?),
             Request::VdiskDelete(_) => Self::Deleted(read(result)?),
             Request::Port(_) => Self::Ports(read(result)?),
             Request::DriveList => Self::Drives(read(result)?),
@@ -623,36 +605,6 @@ pub struct MemberStatus {
     pub state: MemberState,
     /// Why it is not active, as a sentence.
     pub reason: Option<String>,
-}
-
-/// A virtual disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VdiskStatus {
-    /// Its name.
-    pub name: String,
-    /// Name of its group.
-    pub group: String,
-    /// Namespace identifier that hosts see.
-    pub nsid: u32,
-    /// Its size in bytes.
-    pub capacity_bytes: u64,
-    /// Logical block size in bytes.
-    pub block_bytes: u32,
-    /// UUID that hosts see.
-    pub uuid: String,
-    /// Namespace Globally Unique Identifier that hosts see, in hexadecimal.
-    pub nguid: String,
-    /// Health of its group: what hosts can expect of it.
-    pub state: GroupState,
-}
-
-/// What became of a deleted virtual disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deleted {
-    /// Its name.
-    pub vdisk: String,
-    /// Bytes that its group has back.
-    pub freed_bytes: u64,
 }
 
 /// What stores a drive's data.

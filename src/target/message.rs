@@ -120,6 +120,13 @@ pub enum Message {
         /// They are.
         keeps: bool,
     },
+    /// This batch was sent to all of them.
+    Sent {
+        /// Which group.
+        group: u16,
+        /// Its number.
+        batch: u64,
+    },
     /// They keep this batch.
     Kept {
         /// Which group.
@@ -430,6 +437,8 @@ pub enum ControlMessage {
         group: u16,
         /// The batch.
         copy: Box<Copy>,
+        /// The core wants to hear when it was sent to them.
+        reports: bool,
     },
     /// A core has the dirty data in its journal that came with a row.
     RowSecured {

@@ -95,7 +95,7 @@ fn make_durable(candidate: &Candidate, event: GroupEvent, drives: &[&DriveSpec])
                 | GroupAction::Started
                 | GroupAction::VdiskAdded(_)
                 | GroupAction::VdiskResized(_)
-                | GroupAction::VdiskPorts(_)
+                | GroupAction::VdiskChanged(_)
                 | GroupAction::VdiskRemoved { .. }
                 | GroupAction::Reply { .. }
                 | GroupAction::Stopped { .. }

@@ -29,6 +29,7 @@ mod ram;
 mod raw;
 mod read_cache;
 mod relay;
+mod replication;
 mod reservations;
 mod resets;
 mod rolling;

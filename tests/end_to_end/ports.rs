@@ -46,7 +46,8 @@ fn call(scene: &Scene, slot: u8, request: &Request) -> Result<Reply, ClientError
 }
 
 /// The same, of a node that is there: its refusal is one.
-fn ask(scene: &Scene, slot: u8, request: &Request) -> Result<Reply, RpcError> {
+/// Asks a node something as an operator does.
+pub fn ask(scene: &Scene, slot: u8, request: &Request) -> Result<Reply, RpcError> {
     match call(scene, slot, request) {
         Ok(reply) => Ok(reply),
         Err(ClientError::Refused(error)) => Err(error),
@@ -76,6 +77,7 @@ fn create(scene: &Scene, slot: u8, name: &str, size: Size) -> Result<VdiskStatus
         group: "g".to_owned(),
         size,
         nsid: None,
+        replication: None,
     };
     ask(scene, slot, &Request::VdiskCreate(create)).map(|reply| {
         let Reply::Vdisk(vdisk) = reply else {
@@ -609,6 +611,7 @@ fn what_other_nodes_serve_may_be_asked_of_any_node() {
             group: group.to_owned(),
             size: Size::Bytes(MIB),
             nsid: Some(nsid),
+            replication: None,
         };
         ask(&scene, slot, &Request::VdiskCreate(create))
     };

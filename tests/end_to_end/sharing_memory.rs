@@ -31,7 +31,7 @@ fn scene(nodes: u8, copies: u8) -> Scene {
 }
 
 /// What a node says of its group's copies, and whether acknowledged writes might be lost.
-fn copies(scene: &Scene, slot: u8) -> (CopiesStatus, bool) {
+pub fn copies(scene: &Scene, slot: u8) -> (CopiesStatus, bool) {
     let mut client = Client::connect(&scene.path(&format!("n{slot}.sock")), WAIT).unwrap();
     let Ok(Reply::Groups(groups)) = client.call(&Request::GroupList) else {
         panic!("a node lists its groups");

@@ -13,7 +13,7 @@ use crate::problem::Problems;
 use crate::section::{Found, Section};
 use crate::{
     ARRAY_SLOTS, Background, Backing, Drive, Durability, GROUP_DRIVES_MAX, GROUP_SPARES_MAX,
-    LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX, VdiskSize,
+    LATENCY_TARGET_US_MAX, Level, MemoryDrive, RATE_MIB_S_MAX, Replication, VdiskSize,
 };
 
 /// Smallest drive in MiB: 1 MiB of metadata at each end, the rest for rows of the largest strip.
@@ -215,6 +215,15 @@ pub(crate) fn vdisk<'a>(
         }
         Found::Absent | Found::Wrong => None,
     };
+    let choices = [
+        ("sync", Replication::Sync),
+        ("pseudo-sync", Replication::PseudoSync),
+        ("async", Replication::Async),
+    ];
+    let replication = match section.choice("replication", &choices, problems) {
+        Found::Value(replication, at) => Some((replication, at)),
+        Found::Absent | Found::Wrong => None,
+    };
     section.finish(problems);
     // A size that is wrong was reported; 1 MiB stands for it.
     let size = size.or(VdiskSize::Mib(1));
@@ -226,6 +235,7 @@ pub(crate) fn vdisk<'a>(
             size_at,
             nsid,
             ports,
+            replication,
         },
         at,
     })

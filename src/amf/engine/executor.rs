@@ -374,6 +374,7 @@ impl World {
                 lba: GroupLba(lba),
                 blocks,
                 fua: false,
+                replication: Replication::Sync,
             },
         );
     }

@@ -29,6 +29,7 @@ fn zero(lba: u64, blocks: u64) -> Request {
         blocks,
         deallocate: true,
         fua: false,
+        replication: Replication::Sync,
     }
 }
 
@@ -509,7 +510,12 @@ impl Run {
             2..5 => {
                 buffers[command as usize].clone_from(&new);
                 running.after = Some(new);
-                Request::Write { lba, blocks, fua }
+                Request::Write {
+                    lba,
+                    blocks,
+                    fua,
+                    replication: Replication::Sync,
+                }
             }
             5 => {
                 buffers[command as usize] = guess;

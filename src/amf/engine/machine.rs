@@ -89,7 +89,7 @@ pub struct Engine {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Command {
     state: CommandState,
-    request: Request,
+    pub(super) request: Request,
     /// Blocks that pieces have been made for.
     started_blocks: u64,
     total_blocks: u64,

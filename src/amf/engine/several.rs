@@ -1,6 +1,7 @@
 //! Engines of several nodes over the same drives, with the real lock protocol between them.
 
 mod copies;
+mod modes;
 mod survivors;
 mod sweep;
 
@@ -39,6 +40,8 @@ enum Mail {
     Copy(Copy),
     /// It is kept, or there is no room.
     Kept(Name, bool),
+    /// A batch of this node's was sent to another one.
+    Sent(Name, Slot),
     /// Nothing but what every message says.
     Beat,
 }
@@ -326,9 +329,10 @@ impl World {
                 }
             }
             Mail::TailMoved { core } => self.cores[core].owed.push(Owed::TailMoved),
-            Mail::Copy(_) | Mail::Kept(..) if epoch != self.several().epochs[to] => {}
+            Mail::Copy(_) | Mail::Kept(..) | Mail::Sent(..) if epoch != self.several().epochs[to] => {}
             Mail::Copy(copy) => self.copy_came(from, to, copy),
             Mail::Kept(name, keeps) => self.copy_kept(from, to, name, keeps),
+            Mail::Sent(name, at) => self.copy_sent(to, name, at),
             Mail::Beat => {}
         }
     }

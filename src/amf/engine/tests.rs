@@ -59,6 +59,8 @@ pub(super) struct Run {
     pub commands: u32,
     /// Where a sequential stream goes on, if there is to be one.
     pub stream: Option<usize>,
+    /// When writes are done.
+    pub replication: Replication,
     completed: u64,
     aborted: u64,
     /// Commands of the group's own that completed.
@@ -75,6 +77,7 @@ impl Run {
             running: Vec::new(),
             commands: shape.commands,
             stream: None,
+            replication: Replication::Sync,
             completed: 0,
             aborted: 0,
             background: Vec::new(),
@@ -161,13 +164,8 @@ impl Run {
             after: now.clone(),
             ..Running::CHANGE
         };
-        let fua = self.random().chance(30);
-        let mut expected = now;
-        let wrong = self.random().chance(30);
-        if wrong {
-            let at = self.random().index(expected.len());
-            expected[at] ^= 0x41;
-        }
+        let (fua, replication) = (self.random().chance(30), self.replication);
+        let (expected, wrong) = self.expected(now);
         let buffers = &mut self.world.cores[core].buffers;
         let request = match kind {
             0..4 => {
@@ -178,7 +176,12 @@ impl Run {
             4..8 => {
                 buffers[command as usize].clone_from(&new);
                 running.after = new;
-                Request::Write { lba, blocks, fua }
+                Request::Write {
+                    lba,
+                    blocks,
+                    fua,
+                    replication,
+                }
             }
             8 => {
                 buffers[command as usize] = expected;
@@ -214,11 +217,22 @@ impl Run {
                     blocks: u64::from(blocks),
                     deallocate: true,
                     fua,
+                    replication,
                 }
             }
         };
         self.running.push(running);
         self.world.submit(core, command, request);
+    }
+
+    /// What a host expects where something else may be, and whether it is wrong.
+    fn expected(&mut self, mut now: Vec<u8>) -> (Vec<u8>, bool) {
+        let wrong = self.random().chance(30);
+        if wrong {
+            let at = self.random().index(now.len());
+            now[at] ^= 0x41;
+        }
+        (now, wrong)
     }
 
     pub fn abort(&mut self) {
@@ -830,6 +844,7 @@ fn every_command_after_a_loss(shape: &Shape, failed: u32) {
                     blocks,
                     deallocate,
                     fua,
+                    replication: Replication::Sync,
                 },
             );
             assert_eq!(world.result(0, 0), lost);

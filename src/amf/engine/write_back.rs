@@ -126,6 +126,7 @@ pub(super) struct WriteBack {
     commit_waiters: List,
     /// Likewise, where it is enough that other nodes keep it.
     safe_waiters: List,
+    sent_waiters: List,
     /// Flushes that wait for this lane, in order of batches: up to which batch, and the core that has the flush and its name there.
     commits: VecDeque<(BatchNumber, u16, u32)>,
     lanes: u16,
@@ -201,6 +202,7 @@ impl WriteBack {
             promised: 0,
             commit_waiters: List::EMPTY,
             safe_waiters: List::EMPTY,
+            sent_waiters: List::EMPTY,
             commits: VecDeque::new(),
             lanes: layout.lanes,
             own_lane: first_lane + core,
@@ -419,10 +421,19 @@ impl Engine {
         hold.appended(piece.room.destage, appended, &mut write_back.lane);
         self.pieces[index as usize].room = Room::NONE;
         self.look_at_row(entry);
-        match self.done_when(fua, out) {
-            Done::Now => self.finish(index, Ok(()), out),
-            Done::Safe => self.await_copies(index, appended.batch),
-            Done::Committed => self.await_commit(index, appended.batch),
+        self.finish_in_time(index, fua, appended.batch, out);
+    }
+
+    /// Ends a write that was appended as soon as its host may hear that it is done.
+    fn finish_in_time(&mut self, index: u32, fua: bool, batch: BatchNumber, out: &mut Vec<Action>) {
+        match self.done_when(index, fua, out) {
+            Done::Now => {
+                self.told_early(batch);
+                self.finish(index, Ok(()), out);
+            }
+            Done::Sent => self.await_sending(index, batch),
+            Done::Safe => self.await_copies(index, batch),
+            Done::Committed => self.await_commit(index, batch),
         }
     }
 
@@ -495,8 +506,33 @@ impl Engine {
         self.piece_links.push_back(&mut write_back.safe_waiters, index);
     }
 
+    /// The same, or until they were sent to other nodes.
+    fn await_sending(&mut self, index: u32, batch: BatchNumber) {
+        self.await_batch(index, batch);
+        let write_back = self.write_back.as_mut().expect("there is a lane");
+        write_back.lane.report(batch);
+        self.piece_links.push_back(&mut write_back.sent_waiters, index);
+    }
+
+    /// Lets those go on whose batches were sent.
+    pub(super) fn sendings_done(&mut self, out: &mut Vec<Action>) {
+        while let Some(index) = self.write_back().sent_waiters.first() {
+            let batch = self.pieces[index as usize].batch;
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            let lane = &mut write_back.lane;
+            let is_done = lane.is_committed(batch) || lane.is_sent(batch) && write_back.ram.is_allowed();
+            if !is_done {
+                return;
+            }
+            lane.tell(batch);
+            self.piece_links.remove(&mut write_back.sent_waiters, index);
+            self.finish(index, Ok(()), out);
+        }
+    }
+
     /// Lets those go on that are safe.
     pub(super) fn copies_done(&mut self, out: &mut Vec<Action>) {
+        self.sendings_done(out);
         while let Some(index) = self.write_back().safe_waiters.first() {
             let batch = self.pieces[index as usize].batch;
             let write_back = self.write_back.as_mut().expect("there is a lane");
@@ -738,6 +774,7 @@ impl Engine {
                     batch,
                     committed,
                     seq_max,
+                    reports,
                     ring_block,
                     blocks,
                 } => Action::Keep {
@@ -746,6 +783,7 @@ impl Engine {
                         committed: committed.0,
                         seq_max,
                     },
+                    reports,
                     offset_bytes: ring_block << shift,
                     bytes: blocks << shift,
                 },
@@ -804,6 +842,11 @@ impl Engine {
         while let Some(index) = self.write_back().safe_waiters.first() {
             let write_back = self.write_back.as_mut().expect("there is a lane");
             self.piece_links.remove(&mut write_back.safe_waiters, index);
+            self.finish(index, lost, out);
+        }
+        while let Some(index) = self.write_back().sent_waiters.first() {
+            let write_back = self.write_back.as_mut().expect("there is a lane");
+            self.piece_links.remove(&mut write_back.sent_waiters, index);
             self.finish(index, lost, out);
         }
         self.fail_mends(out);

@@ -24,6 +24,7 @@ mod vdisks;
 use thiserror::Error;
 
 use super::expansion::{ExpansionRecord, Layout, ScratchState};
+use super::replication::Replication;
 use super::superblock::{Found, GroupRecord, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
@@ -150,6 +151,17 @@ pub struct VdiskSpec {
     pub nguid: [u8; 16],
     /// The nodes that serve it.
     pub ports: SlotSet,
+    /// When a host's write is done, where that is acknowledged from memory.
+    pub replication: Replication,
+}
+
+/// What may change of a virtual disk beside its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VdiskChange {
+    /// One more node serves it, or one less.
+    Port(Slot, PortChange),
+    /// When a host's write is done.
+    Replication(Replication),
 }
 
 /// What becomes of a virtual disk's port at one node.
@@ -252,16 +264,14 @@ pub enum Event {
         /// Which one.
         nsid: u32,
     },
-    /// An operator wants a virtual disk served by one more node, or by one less.
-    ChangePort {
+    /// An operator wants a virtual disk served by other nodes, or its writes done at another time.
+    ChangeVdisk {
         /// Names the request.
         request: RequestId,
-        /// Which virtual disk.
+        /// Which one.
         nsid: u32,
-        /// Which node.
-        slot: Slot,
-        /// What becomes of its port there.
-        change: PortChange,
+        /// What changes.
+        change: VdiskChange,
     },
     /// No command of a removed virtual disk is in flight any more; answers [`Action::VdiskRemoved`]. Ignored for one that is not about to go.
     VdiskDrained {
@@ -426,8 +436,8 @@ pub enum Action {
     VdiskAdded(VdiskRecord),
     /// A virtual disk has got larger.
     VdiskResized(VdiskRecord),
-    /// Other nodes serve a virtual disk than before.
-    VdiskPorts(VdiskRecord),
+    /// Other nodes serve a virtual disk than before, or its writes are done at another time.
+    VdiskChanged(VdiskRecord),
     /// A virtual disk goes: take the namespace away, drain its commands, then send [`Event::VdiskDrained`].
     VdiskRemoved {
         /// Which one.
@@ -484,7 +494,7 @@ pub enum Answer {
     /// The virtual disk as it is by now.
     VdiskResized(VdiskRecord),
     /// The virtual disk as it is by now.
-    PortChanged(VdiskRecord),
+    VdiskChanged(VdiskRecord),
     /// The group has its new members, and its rows are being laid out anew.
     Expanding,
     /// The virtual disk is gone and its extent free.

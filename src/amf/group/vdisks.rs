@@ -1,6 +1,6 @@
 //! The table of virtual disks: who gets which extent.
 
-use super::{PortChange, RequestError, VdiskSize, VdiskSpec};
+use super::{PortChange, RequestError, VdiskChange, VdiskSize, VdiskSpec};
 use crate::amf::superblock::{GroupRecord, Uuid, VDISKS_MAX, VdiskRecord};
 use crate::drive::block::GroupLba;
 use crate::icl::Slot;
@@ -62,6 +62,7 @@ pub(super) fn create(record: &mut GroupRecord, spec: &VdiskSpec) -> Result<Vdisk
         blocks,
         ports: spec.ports,
         leaving: false,
+        replication: spec.replication,
     };
     let at = record.vdisks.partition_point(|other| other.start < start);
     record.vdisks.insert(at, vdisk.clone());
@@ -124,14 +125,21 @@ fn staying(record: &mut GroupRecord, nsid: u32) -> Result<&mut VdiskRecord, Requ
     }
 }
 
-/// Gives a virtual disk a port, or takes one away. Says why not if it cannot be, and nothing changes then.
-pub(super) fn change_port(
+/// Changes what a virtual disk is beside its place. Says why not if it cannot be, and nothing changes then.
+pub(super) fn change(
     record: &mut GroupRecord,
     nsid: u32,
-    slot: Slot,
-    change: PortChange,
+    change: VdiskChange,
 ) -> Result<VdiskRecord, RequestError> {
     let vdisk = staying(record, nsid)?;
+    match change {
+        VdiskChange::Port(slot, change) => change_port(vdisk, slot, change)?,
+        VdiskChange::Replication(replication) => vdisk.replication = replication,
+    }
+    Ok(vdisk.clone())
+}
+
+fn change_port(vdisk: &mut VdiskRecord, slot: Slot, change: PortChange) -> Result<(), RequestError> {
     let has = vdisk.ports.contains(slot);
     match change {
         PortChange::Add if has => Err(RequestError::PortExists(slot)),
@@ -141,11 +149,11 @@ pub(super) fn change_port(
         }
         PortChange::Add => {
             vdisk.ports = vdisk.ports.with(slot);
-            Ok(vdisk.clone())
+            Ok(())
         }
         PortChange::Delete { .. } => {
             vdisk.ports = vdisk.ports.without(slot);
-            Ok(vdisk.clone())
+            Ok(())
         }
     }
 }

@@ -71,6 +71,8 @@ pub enum LaneAction {
         committed: BatchNumber,
         /// Highest number of an entry in it.
         seq_max: u64,
+        /// Answer [`Lane::sent`], too, when it was sent to all of them.
+        reports: bool,
         /// First block in the ring.
         ring_block: u32,
         /// Length.
@@ -120,6 +122,10 @@ struct Batch {
     is_shown: bool,
     /// They do.
     is_kept: bool,
+    /// It was sent to all of them.
+    is_sent: bool,
+    /// Somebody wants to hear that.
+    reports: bool,
     /// Writes to be answered.
     pending: u8,
     /// Members that have it.
@@ -180,10 +186,14 @@ pub struct Lane {
     committed: u64,
     /// All batches below are committed or kept by other nodes.
     safe: u64,
-    /// The most that this was.
+    /// All batches below are safe, or were sent to all who are to keep them.
+    sent: u64,
+    /// Hosts may have been told of what is below.
     told: u64,
     /// Other nodes are to keep batches until they are committed.
     keeps: bool,
+    /// Those of them that do were asked for this batch and later ones.
+    asked_from: u64,
     /// Batches below are to be written, though there is room in them.
     wanted: u64,
     slots: [Option<u64>; IN_FLIGHT_MAX as usize],
@@ -215,8 +225,10 @@ impl Lane {
             next_issue: config.first_batch,
             committed: config.first_batch,
             safe: config.first_batch,
+            sent: config.first_batch,
             told: config.first_batch,
             keeps: false,
+            asked_from: config.first_batch,
             wanted: 0,
             slots: [None; IN_FLIGHT_MAX as usize],
             tail: (0, config.first_batch),
@@ -331,6 +343,8 @@ impl Lane {
             entries,
             is_shown: false,
             is_kept: false,
+            is_sent: false,
+            reports: false,
             pending: 0,
             done: 0,
             errors: 0,
@@ -462,19 +476,21 @@ impl Lane {
     /// From now on batches go to other nodes, too, or not any more. Either way what others keep or are asked to keep now counts no more: there may be others.
     pub fn keep(&mut self, keeps: bool) {
         self.keeps = keeps;
-        self.safe = self.committed;
+        (self.safe, self.sent) = (self.committed, self.committed);
+        self.asked_from = self.next_issue;
         for batch in &mut self.batches {
-            batch.is_kept = false;
+            (batch.is_kept, batch.is_sent) = (false, false);
         }
+    }
+
+    /// Whether batches go to other nodes.
+    pub const fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// All other nodes that were asked keep this batch. True if something is safe by that. To be told of those only that were asked for since [`Self::keep`].
     pub fn kept(&mut self, batch: BatchNumber) -> bool {
-        let index = batch
-            .0
-            .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok());
-        let Some(batch) = index.and_then(|index| self.batches.get_mut(index)) else {
+        let Some(batch) = self.batch_mut(batch) else {
             return false; // It is over.
         };
         assert!(batch.is_shown, "who was not asked does not answer");
@@ -482,7 +498,42 @@ impl Lane {
         self.advance_safe()
     }
 
-    /// Whether all that was safe at some time is so now.
+    fn batch_mut(&mut self, batch: BatchNumber) -> Option<&mut Batch> {
+        let index = batch.0.checked_sub(self.first)?;
+        self.batches.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// A host is to be told of what was just appended as soon as its batch was sent.
+    pub fn report(&mut self, batch: BatchNumber) {
+        if let Some(batch) = self.batch_mut(batch) {
+            batch.reports = true;
+        }
+    }
+
+    /// This batch was sent to all other nodes that are to keep it. True if something more is sent by that. To be told of those only that were asked for since [`Self::keep`].
+    pub fn sent(&mut self, batch: BatchNumber) -> bool {
+        let (first, asked_from) = (self.first, self.asked_from);
+        let Some(last) = batch.0.checked_sub(first) else {
+            return false; // It is over.
+        };
+        // Those before it were sent before it.
+        for (number, batch) in (first..=first + last).zip(&mut self.batches) {
+            batch.is_sent |= batch.is_shown && number >= asked_from;
+        }
+        self.advance_sent()
+    }
+
+    /// Whether this batch and all before it were sent to all who are to keep them, or are safe.
+    pub fn is_sent(&self, batch: BatchNumber) -> bool {
+        batch.0 < self.sent
+    }
+
+    /// A host is told of something in this batch, whether or not it is safe.
+    pub fn tell(&mut self, batch: BatchNumber) {
+        self.told = self.told.max(batch.0 + 1);
+    }
+
+    /// Whether all that hosts may have been told of is safe now.
     pub const fn is_restored(&self) -> bool {
         self.told <= self.safe
     }
@@ -498,7 +549,21 @@ impl Lane {
             self.safe += 1;
         }
         self.told = self.told.max(self.safe);
+        self.advance_sent();
         self.safe > before
+    }
+
+    fn advance_sent(&mut self) -> bool {
+        let before = self.sent;
+        self.sent = self.sent.max(self.safe);
+        while let Some(batch) = usize::try_from(self.sent - self.first)
+            .ok()
+            .and_then(|index| self.batches.get(index))
+            && (batch.is_sent || batch.is_kept || batch.state == State::Committed)
+        {
+            self.sent += 1;
+        }
+        self.sent > before
     }
 
     /// Whether a batch is being gathered, written or decided about.
@@ -566,6 +631,7 @@ impl Lane {
                 batch: BatchNumber(number),
                 committed: BatchNumber(self.committed),
                 seq_max: batch.seq_max,
+                reports: batch.reports,
                 ring_block,
                 blocks,
             });

@@ -38,15 +38,32 @@ impl Peering {
     }
 
     /// A core has a batch that others are to keep; see [`crate::amf::engine::Action::Keep`]. Nobody is asked if there is nobody to ask: it is committed soon.
-    pub fn keep(&mut self, copy: &Copy, out: &mut Vec<Action>) {
+    ///
+    /// Where the core is to hear when it was sent, [`Peering::copy_sent`] has to be told.
+    pub fn keep(&mut self, copy: &Copy, reports: bool, out: &mut Vec<Action>) {
         let partners = self.asked.partners();
         if partners == SlotSet::EMPTY {
             return;
         }
-        self.asked.ask(copy.name);
+        let name = copy.name;
+        self.asked.ask(name);
+        if reports {
+            self.asked.watch(name);
+        }
         for to in partners.iter() {
             let note = Note::Copy(copy.clone());
             out.push(Action::Send { to, note });
+            if reports {
+                out.push(MemoryAction::Watch { to, name }.into());
+            }
+        }
+    }
+
+    /// All that was said to a partner before [`MemoryAction::Watch`] was sent, in this epoch.
+    pub fn copy_sent(&mut self, name: replica::Name, to: Slot, out: &mut Vec<Action>) {
+        if self.asked.sent(name, to) {
+            let (core, batch) = (name.lane % self.lanes_each, name.batch);
+            out.push(MemoryAction::Sent { core, batch }.into());
         }
     }
 

@@ -8,6 +8,7 @@
 
 use super::note::{FlushName, Note};
 use super::{Action, Peering, Slot, SlotSet};
+use crate::amf::replica::Name;
 
 /// How long nothing was written before the permission is taken back.
 const QUIET_NS: u64 = 3_000_000_000;
@@ -19,6 +20,20 @@ pub enum MemoryAction {
     KeepCopies(bool),
     /// All partners keep a batch: [`crate::amf::engine::Engine::kept`].
     Kept {
+        /// Which core's.
+        core: u16,
+        /// Which batch.
+        batch: u64,
+    },
+    /// Say [`Peering::copy_sent`] when all that was said to this node before was sent to it, unless another epoch begins.
+    Watch {
+        /// Which node.
+        to: Slot,
+        /// What the last of it is.
+        name: Name,
+    },
+    /// A batch was sent to all partners: [`crate::amf::engine::Engine::sent`].
+    Sent {
         /// Which core's.
         core: u16,
         /// Which batch.

@@ -23,12 +23,13 @@
 //! | 368..504 | 17 floors of lanes, 8 bytes each |
 //! | 508..512 | CRC-32C |
 //! | 512..1536 | 32 members of 32 bytes: drive UUID, generation it last took part in, state |
-//! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length, nodes that do not serve it (bit `i`: slot `i`), whether it is leaving |
+//! | 1536..4000 | 28 virtual disks of 88 bytes: UUID, NGUID, name, start, blocks, NSID, name length, nodes that do not serve it (bit `i`: slot `i`), whether it is leaving, replication |
 //!
 //! Version 3 is for groups that are being expanded, or in which an expansion has left virtual disks that share a row; programs that
 //! know version 2 alone must not touch those. Version 4 is for groups whose journal has lanes that are over: whoever does not know that
 //! would replay what others have overtaken. Version 5 is for groups with a virtual disk that some node does not serve, or that is leaving: whoever does not know
-//! that would serve it. All other records are of version 2.
+//! that would serve it. Version 6 is for groups with a virtual disk whose replication is not synchronous: whoever does not know that would promise more than others keep, or less.
+//! All other records are of version 2.
 
 use nvme::crc32c;
 use thiserror::Error;
@@ -41,6 +42,7 @@ use super::{
 use crate::amf::MemberIndex;
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Level;
+use crate::amf::replication::Replication;
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 use crate::icl::SlotSet;
 
@@ -49,6 +51,7 @@ const VERSION: u16 = 2;
 const VERSION_EXPANDED: u16 = 3;
 const VERSION_FLOORS: u16 = 4;
 const VERSION_PORTS: u16 = 5;
+const VERSION_REPLICATION: u16 = 6;
 
 const LEVEL_AT: usize = 10;
 const BLOCK_SHIFT_AT: usize = 11;
@@ -108,7 +111,7 @@ pub enum ParseError {
     Checksum,
     /// Written by another version of Braid.
     #[error(
-        "format version {0}, this program knows {VERSION} to {VERSION_PORTS}: use the program that created the group"
+        "format version {0}, this program knows {VERSION} to {VERSION_REPLICATION}: use the program that created the group"
     )]
     Version(u16),
     /// A field has a value that this version does not know.
@@ -203,7 +206,7 @@ pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         return Err(ParseError::Checksum);
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if !(VERSION..=VERSION_PORTS).contains(&version) {
+    if !(VERSION..=VERSION_REPLICATION).contains(&version) {
         return Err(ParseError::Version(version));
     }
     let flags = bytes[FLAGS_AT];
@@ -289,7 +292,10 @@ pub fn parse_shared(bytes: &[u8]) -> Result<GroupRecord, ParseError> {
 /// The oldest version whose readers understand the record.
 fn version_of(record: &GroupRecord) -> u16 {
     let is_plain = |vdisk: &VdiskRecord| vdisk.ports == PORTS_ALL && !vdisk.leaving;
-    if !record.vdisks.iter().all(is_plain) {
+    let is_sync = |vdisk: &VdiskRecord| vdisk.replication == Replication::Sync;
+    if !record.vdisks.iter().all(is_sync) {
+        VERSION_REPLICATION
+    } else if !record.vdisks.iter().all(is_plain) {
         VERSION_PORTS
     } else if record
         .journal
@@ -549,6 +555,7 @@ fn parse_vdisks(bytes: &[u8]) -> Result<Vec<VdiskRecord>, ParseError> {
             blocks: u64_at(entry, 72),
             ports: PORTS_ALL.minus(SlotSet(entry[85])),
             leaving: parse_leaving(entry[86])?,
+            replication: parse_replication(entry[87])?,
         })
     };
     bytes[VDISK_TABLE_AT..VDISK_TABLE_END]
@@ -567,6 +574,14 @@ fn put_vdisk(entry: &mut [u8], vdisk: &VdiskRecord) {
     put_u32(&mut entry[80..], vdisk.nsid);
     entry[85] = PORTS_ALL.minus(vdisk.ports).0;
     entry[86] = u8::from(vdisk.leaving);
+    entry[87] = vdisk.replication.code();
+}
+
+fn parse_replication(value: u8) -> Result<Replication, ParseError> {
+    Replication::parse(value).ok_or(ParseError::Unknown {
+        field: "replication of a virtual disk",
+        value,
+    })
 }
 
 const fn parse_leaving(value: u8) -> Result<bool, ParseError> {
@@ -781,7 +796,8 @@ mod tests {
         assert_eq!(refused(&small(), 3), Err(ParseError::Reserved));
         assert_eq!(refused(&small(), 4), Err(ParseError::Reserved));
         assert_eq!(refused(&small(), 5), Err(ParseError::Reserved));
-        assert_eq!(refused(&small(), 6), Err(ParseError::Version(6)));
+        assert_eq!(refused(&small(), 6), Err(ParseError::Reserved));
+        assert_eq!(refused(&small(), 7), Err(ParseError::Version(7)));
         assert_eq!(version(&with_floors()), 4);
         for older in [2, 3] {
             assert_eq!(refused(&with_floors(), older), Err(ParseError::Reserved));
@@ -830,6 +846,30 @@ mod tests {
             value: 2,
         });
         assert_eq!(tampered(VDISK_TABLE_AT + 86, &[2]), unknown);
+    }
+
+    /// CHECKLIST C7, C8: when writes are done is kept with the array, and whoever knows nothing of that serves none of it.
+    #[test]
+    fn replication_of_virtual_disks_is_kept() {
+        for (replication, version) in [
+            (Replication::Sync, 2),
+            (Replication::PseudoSync, 6),
+            (Replication::Async, 6),
+        ] {
+            let mut superblock = small();
+            superblock.record.vdisks[1].replication = replication;
+            let mut bytes = encode(&superblock);
+            assert_eq!(bytes[8], version);
+            assert_eq!(parse(&bytes[..]).as_ref(), Ok(&superblock));
+            bytes[8] = 8 - version;
+            sign(&mut bytes[..]);
+            assert_eq!(parse(&bytes[..]), Err(ParseError::Reserved));
+        }
+        let unknown = Err(ParseError::Unknown {
+            field: "replication of a virtual disk",
+            value: 3,
+        });
+        assert_eq!(tampered(VDISK_TABLE_AT + 87, &[3]), unknown);
     }
 
     /// The first of three lanes is over, and so is the one for recovery.

@@ -13,6 +13,7 @@
 
 mod config;
 mod counters;
+mod departures;
 mod event;
 mod gather;
 pub mod hello;
@@ -31,6 +32,7 @@ use thiserror::Error;
 
 pub use self::config::{INITIAL_CREDIT, LinkConfig, Medium, Timers};
 pub use self::counters::{Counters, DropReason};
+pub use self::departures::{Departing, Departures};
 pub use self::event::{Action, CloseReason, Event, Misbehaviour, Outbox};
 pub use self::gather::Gathering;
 pub use self::name::{Address, Lane, PATHS_MAX, PathId};
@@ -241,6 +243,11 @@ impl Links {
     /// Smoothed time from a ping to its answer on a path; `None` if it is not up or none was answered.
     pub fn round_trip_ns(&self, peer: Slot, path: PathId) -> Option<u64> {
         self.session(peer)?.path(path)?.round_trip_ns
+    }
+
+    /// How far the messages of this epoch to a peer are; nothing of one that is no member.
+    pub fn departures(&self, peer: Slot) -> Departures {
+        self.session(peer).map(Session::departures).unwrap_or_default()
     }
 
     /// Frames and bytes that are queued for a peer, sent and not acknowledged ones included.

@@ -57,13 +57,15 @@ pub struct Counters {
     pub restored: u64,
     /// Batches that all partners had in memory.
     pub copies_kept: u64,
+    /// Batches of which a writer heard that they were sent.
+    pub sent: u64,
     /// Copies of batches that recoveries were given.
     pub copies_read: u64,
 }
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 27] {
+    pub const fn figures(&self) -> [(&'static str, u64); 28] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -91,6 +93,7 @@ impl Counters {
             ("dirty rows handed over", self.adopted),
             ("dirty rows given back", self.restored),
             ("batches kept by others", self.copies_kept),
+            ("batches reported as sent", self.sent),
             ("copies read", self.copies_read),
         ]
     }

@@ -31,6 +31,7 @@ use super::random::Random;
 use super::scenario::Scenario;
 use crate::amf::geometry::Level;
 use crate::amf::group::drives_min;
+use crate::amf::replication::Replication;
 
 pub use check::{Summary, seeds_to_catch, try_setting};
 pub use counters::Counters;
@@ -55,6 +56,8 @@ pub struct Setting {
     pub mutant: Mutant,
     /// Writes are acknowledged when so many nodes have them in memory; 1 if they are when they are in the journal.
     pub copies: u8,
+    /// When a write of a host is done, where there are copies.
+    pub replication: Replication,
 }
 
 impl Setting {
@@ -65,6 +68,9 @@ impl Setting {
         let most = u32::from(setting.nodes).min(4);
         setting.copies = u8::try_from(random.between(2, most)).expect("few nodes");
         setting.shape.ram = true;
+        if random.chance(30) {
+            setting.replication = Replication::ALL[1 + random.index(2)];
+        }
         (setting.may_fail, setting.ends_dark) = (false, false);
         setting
     }
@@ -107,6 +113,7 @@ impl Setting {
             ends_dark: random.chance(60),
             mutant: Mutant::None,
             copies: 1,
+            replication: Replication::Sync,
         }
     }
 
@@ -127,9 +134,14 @@ impl fmt::Display for Setting {
             cores,
             shape,
             copies,
+            replication,
             ..
         } = self;
-        write!(f, "{nodes} nodes with {cores} cores, {copies} copies; {shape}")
+        write!(
+            f,
+            "{nodes} nodes with {cores} cores, {copies} copies, {}; {shape}",
+            replication.name()
+        )
     }
 }
 

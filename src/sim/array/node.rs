@@ -21,11 +21,11 @@ use crate::amf::lock::{HOME, LockTable, Mode};
 use crate::amf::lost::LostList;
 use crate::amf::peering::note::FlushName;
 use crate::amf::peering::{Peering, Recovery};
-use crate::amf::replica::Copy;
+use crate::amf::replica::{Copy, Name};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
-use crate::icl::link::Links;
+use crate::icl::link::{Departing, Links};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot};
 use crate::sim::drive::Command;
@@ -132,11 +132,13 @@ pub(super) enum Mail {
     /// To the control core: what these lanes wait for is retired here.
     LanesMoved(u32),
     /// To the control core: other nodes are to keep a batch.
-    Keep(Copy),
+    Keep(Copy, bool),
     /// Other nodes are there to do that, or not.
     KeepCopies(bool),
     /// They keep this batch.
     Kept(u64),
+    /// It was sent to all partners.
+    Sent(u64),
     /// To the control core: a core has a flush under way.
     CommitNodes(FlushName),
     /// To the control core: a lane has done what another node's flush asks for.
@@ -231,6 +233,8 @@ pub(super) struct Node {
     journal: Arc<JournalShared>,
     peering: Peering,
     links: Links,
+    /// Batches of which a core wants to hear that they were sent.
+    departing: Departing<Name>,
     record: Option<EpochRecord>,
     bound: Option<Bound>,
     recovers: Option<(Epoch, Recovering)>,
@@ -273,6 +277,7 @@ impl Node {
             journal,
             peering: Peering::new(place.slot, setting.cores, homes).copying(setting.copies, KEPT_BYTES_MAX),
             links: link::links_of(place),
+            departing: Departing::default(),
             record: None,
             bound: None,
             recovers: None,
@@ -386,7 +391,9 @@ impl Node {
         } else {
             id
         };
-        at.submit(id, order.request(partner));
+        let replication = bound.machine.vdisks().first().map(|disk| disk.replication);
+        let replication = replication.expect("hosts come to a disk");
+        at.submit(id, order.request(partner, replication));
         self.answer_too_early(order, out);
         self.pump(core, out);
     }
@@ -467,7 +474,13 @@ impl Node {
                 self.core(to).restore(row);
             }
             Mail::Settle(row) => self.core(to).settle_given(row),
-            Mail::Keep(copy) => self.peer(out, |peering, _, out| peering.keep(&copy, out)),
+            Mail::Keep(copy, reports) => {
+                self.peer(out, |peering, _, out| peering.keep(&copy, reports, out));
+            }
+            Mail::Sent(batch) => {
+                self.counters.sent += 1;
+                self.core(to).sent(batch);
+            }
             Mail::CommitNodes(name) => {
                 let slots = u8::try_from(self.setting.nodes).expect("few nodes");
                 self.peer(out, |peering, _, out| peering.commit(name, slots, out));
@@ -545,7 +558,7 @@ impl Node {
             ),
             Ask::Give { row, data } => tell(CONTROL, Mail::Given { core, row, data }),
             Ask::Taken { row } => tell(CONTROL, Mail::Secured(row)),
-            Ask::Keep(copy) => tell(CONTROL, Mail::Keep(copy)),
+            Ask::Keep(copy, reports) => tell(CONTROL, Mail::Keep(copy, reports)),
             Ask::Recall { core: to, row } => tell(to, Mail::Recall(row)),
             Ask::Lane { cores: mask, call } => match call {
                 LaneCall::Hurry { below } => {

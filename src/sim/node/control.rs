@@ -7,6 +7,7 @@ use crate::amf::group::{
 };
 use crate::amf::ram::{Action as RamAction, Event as RamEvent};
 use crate::amf::relayout::Event as RelayoutEvent;
+use crate::amf::replication::Replication;
 use crate::amf::superblock::{Name, PORTS_ALL, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::DriveError;
@@ -169,7 +170,7 @@ impl Node {
                 out.push(Effect::Stopped { clean });
             }
             Action::VdiskResized(record) => self.disk_resized(&record, out),
-            Action::VdiskPorts(_) => unreachable!("simulated nodes share no group"),
+            Action::VdiskChanged(_) => unreachable!("simulated nodes share no group"),
             Action::VdiskRemoved { .. } => unreachable!("no operator of a simulation deletes a disk"),
             Action::Layout { layout, expansion } => {
                 self.relayout_event(RelayoutEvent::Durable { layout, expansion }, out);
@@ -224,6 +225,7 @@ impl Node {
             uuid: Uuid([7 + there; 16]),
             nguid: [70 + there; 16],
             ports: PORTS_ALL,
+            replication: Replication::Sync,
         };
         let request = self.request();
         self.group_event(Event::CreateVdisk { request, spec }, out);

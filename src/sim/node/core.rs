@@ -48,7 +48,7 @@ pub(in crate::sim) enum Ask {
     /// Get a row from other nodes.
     Want { row: RowIndex, mode: Mode, takes: bool },
     /// Other nodes are to keep a batch.
-    Keep(Copy),
+    Keep(Copy, bool),
     /// A row goes to another node with this dirty data.
     Give { row: RowIndex, data: Arc<HandedOver> },
     /// Dirty data that came with a row is committed.
@@ -217,13 +217,15 @@ impl Core {
         }
         let Action::Keep {
             offer,
+            reports,
             offset_bytes,
             bytes,
         } = *action
         else {
             unreachable!("nobody else has {action:?}")
         };
-        Ask::Keep(offer.with(self.load(Place::Ring { offset_bytes }, bytes as usize).into()))
+        let copy = offer.with(self.load(Place::Ring { offset_bytes }, bytes as usize).into());
+        Ask::Keep(copy, reports)
     }
 
     pub(in crate::sim) fn lane(&mut self, from: u16, call: LaneCall) {
@@ -254,6 +256,11 @@ impl Core {
     /// Other nodes keep this batch.
     pub(in crate::sim) fn kept(&mut self, batch: u64) {
         self.engine.kept(BatchNumber(batch), &mut self.actions);
+    }
+
+    /// This batch was sent to all nodes that are to keep it.
+    pub(in crate::sim) fn sent(&mut self, batch: u64) {
+        self.engine.sent(BatchNumber(batch), &mut self.actions);
     }
 
     /// What this core had marked is durable.
@@ -335,7 +342,7 @@ impl Core {
                     | Ask::Wake { .. }
                     | Ask::Want { .. }
                     | Ask::Give { .. }
-                    | Ask::Keep(_)
+                    | Ask::Keep(..)
                     | Ask::Taken { .. }
                     | Ask::Recall { .. }
                     | Ask::Lane { .. }

@@ -69,7 +69,7 @@ impl World {
                 | Action::Started
                 | Action::VdiskAdded(_)
                 | Action::VdiskResized(_)
-                | Action::VdiskPorts(_)
+                | Action::VdiskChanged(_)
                 | Action::VdiskRemoved { .. }
                 | Action::Reply { .. }
                 | Action::Stopped { .. }

@@ -11,7 +11,7 @@ use super::{Failure, print, print_json};
 use crate::target::manage::{
     DriveAddSpare, DriveFail, DriveInject, DriveName, DriveRemoveSpare, DriveReplace, GroupCreate,
     GroupExpand, GroupName, PortAdd, PortDelete, PortList, PortRequest, Reply, Request, VdiskCreate,
-    VdiskDelete, VdiskName, VdiskResize,
+    VdiskDelete, VdiskName, VdiskReplicate, VdiskResize,
 };
 use crate::target::rpc::{Client, ClientError, Runtime, node_sockets};
 
@@ -98,6 +98,7 @@ pub(super) fn vdisk(command: VdiskCommand) -> Result<(), Failure> {
             group,
             size,
             nsid,
+            replication,
             client,
         } => ask(
             &client,
@@ -106,8 +107,17 @@ pub(super) fn vdisk(command: VdiskCommand) -> Result<(), Failure> {
                 group,
                 size,
                 nsid,
+                replication,
             }),
         ),
+        VdiskCommand::Replicate {
+            vdisk,
+            replication,
+            client,
+        } => {
+            let replicate = VdiskReplicate { vdisk, replication };
+            ask(&client, &Request::VdiskReplicate(replicate))
+        }
         VdiskCommand::Resize { vdisk, size, client } => {
             ask(&client, &Request::VdiskResize(VdiskResize { vdisk, size }))
         }

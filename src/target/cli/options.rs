@@ -19,7 +19,7 @@ use crate::amf::geometry::Level;
 #[cfg(feature = "sim")]
 use crate::sim::Scenario;
 use crate::target::manage::{
-    BLOCK_BYTES_DEFAULT, Durability, FaultKind, LEVEL_DEFAULT, STRIP_KIB_DEFAULT, Size,
+    BLOCK_BYTES_DEFAULT, Durability, FaultKind, LEVEL_DEFAULT, ReplicationMode, STRIP_KIB_DEFAULT, Size,
 };
 
 /// Port of NVMe over TCP when an address names none.
@@ -451,6 +451,23 @@ pub enum VdiskCommand {
         /// Namespace identifier that hosts see [default: the lowest free one]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
         nsid: Option<u32>,
+        /// When its writes are done, in a group that acknowledges from the memory of several nodes [default: sync]
+        #[arg(long, value_name = "WHEN")]
+        replication: Option<ReplicationMode>,
+        #[command(flatten)]
+        #[expect(
+            missing_docs,
+            reason = "a doc comment here would become the command's help text"
+        )]
+        client: Client,
+    },
+    /// Have writes to a virtual disk done at another time, in a group that acknowledges from the memory of several nodes
+    #[command(after_help = help::VDISK_REPLICATE)]
+    Replicate {
+        /// Name of the virtual disk, or its namespace number
+        vdisk: String,
+        /// When its writes are done from now on
+        replication: ReplicationMode,
         #[command(flatten)]
         #[expect(
             missing_docs,

@@ -8,8 +8,8 @@ use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
     CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
-    MemberState, NodeStatus, PortStatus, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus, StageLatency,
-    VdiskStatus,
+    MemberState, NodeStatus, PortStatus, ReplicationMode, Reply, ShelfDriveStatus, ShelfNamespace,
+    ShelfStatus, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -395,7 +395,10 @@ fn ports_text(ports: &[PortStatus]) -> String {
 }
 
 fn vdisk_text(vdisk: &VdiskStatus) -> String {
-    facts([
+    let replication = vdisk
+        .replication
+        .map(|mode| ("writes are done", done_when(mode).to_owned()));
+    let known = [
         ("virtual disk", vdisk.name.clone()),
         ("namespace", vdisk.nsid.to_string()),
         ("group", vdisk.group.clone()),
@@ -411,7 +414,21 @@ fn vdisk_text(vdisk: &VdiskStatus) -> String {
         ("block", format!("{} bytes", vdisk.block_bytes)),
         ("uuid", vdisk.uuid.clone()),
         ("nguid", vdisk.nguid.clone()),
-    ])
+    ];
+    facts(known.into_iter().chain(replication))
+}
+
+/// When writes are done, and what that may cost.
+const fn done_when(mode: ReplicationMode) -> &'static str {
+    match mode {
+        ReplicationMode::Sync => "when several nodes have them in memory (sync)",
+        ReplicationMode::PseudoSync => {
+            "when they were sent to other nodes (pseudo-sync): what was on the way when a node died may be lost"
+        }
+        ReplicationMode::Async => {
+            "before they are sent to other nodes (async): the last of them are lost when a node dies"
+        }
+    }
 }
 
 fn drives_text(drives: &[DriveStatus]) -> String {

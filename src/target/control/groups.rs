@@ -23,6 +23,7 @@ use crate::amf::lock::LockTable;
 use crate::amf::lost::LostList;
 use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
+use crate::amf::replication::Replication;
 use crate::amf::reserving::Table;
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
@@ -101,6 +102,8 @@ pub struct VdiskPlan {
     pub nsid: Option<u32>,
     /// The nodes that serve it.
     pub ports: SlotSet,
+    /// When its writes are done.
+    pub replication: Replication,
     /// Random bytes for its identity.
     pub entropy: [u8; 32],
 }
@@ -492,7 +495,7 @@ impl Control {
             }
             Action::VdiskRemoved { nsid } => self.remove_namespace(core, io, group, nsid),
             Action::VdiskResized(record) => self.resize_namespace(core, io, group, &record),
-            Action::VdiskPorts(record) => self.change_access(core, io, group, &record),
+            Action::VdiskChanged(record) => self.change_namespace(core, io, group, &record),
             Action::Layout { layout, expansion } => {
                 self.relayout_event(core, io, group, RelayoutEvent::Durable { layout, expansion });
             }
@@ -772,6 +775,7 @@ impl Control {
             uuid: Uuid(random_uuid(&plan.entropy[..16])),
             nguid: self.make_nguid(&plan.entropy[16..]),
             ports: plan.ports,
+            replication: plan.replication,
         };
         let request = self.next_request();
         self.planned_pending = Some(request);

@@ -453,7 +453,7 @@ impl Control {
             } => self.row_given(core, io, (group, from), row, *data),
             ControlMessage::CommitNodes { group, name } => self.commit_nodes(core, io, group, name),
             ControlMessage::CommittedFor { group, name } => self.committed_for(core, io, group, name),
-            ControlMessage::Keep { group, copy } => self.keep_copy(core, io, group, &copy),
+            ControlMessage::Keep { group, copy, reports } => self.keep_copy(core, io, group, &copy, reports),
             ControlMessage::RowSecured { group, row } => self.row_secured(core, io, group, row),
             ControlMessage::HomeTurn { group, row } => self.home_turn(core, io, group, row),
             ControlMessage::HurryNodes { group, lane, below } => {

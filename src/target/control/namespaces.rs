@@ -11,6 +11,7 @@ use reactor::{CoreIndex, Io};
 use super::Control;
 use super::groups::{COMPARE_WRITE_BLOCKS, GroupControl, Phase};
 use crate::amf::group::{Action, Event};
+use crate::amf::replication::Replication;
 use crate::amf::superblock::{Uuid, VdiskRecord};
 use crate::target::core::Core;
 use crate::target::message::Message;
@@ -24,6 +25,7 @@ pub(super) struct Shown {
     pub(super) uuid: Uuid,
     blocks: u64,
     access: Access,
+    replication: Replication,
 }
 
 /// What hosts are told once every core knows.
@@ -33,6 +35,8 @@ pub(super) enum News {
     Resized(u32, u64),
     /// A namespace has a port here from now on.
     Opened(u32),
+    /// Nothing that concerns them: writes of a namespace are done at another time.
+    Replicates,
 }
 
 /// Commands of a namespace that begin no more are awaited on all cores.
@@ -61,21 +65,23 @@ impl Control {
                 let (namespace, facts) =
                     namespace_of(group, record, self.access_of(group.shared.index, record));
                 if table.insert(record.nsid, namespace) && shown.is_none() {
-                    added.push((facts, record.uuid, group.shared.index));
+                    added.push((facts, record.clone(), group.shared.index));
                 }
             }
         }
-        for (facts, uuid, group) in &added {
-            self.guard_namespace(core, io, *group, (facts.nsid, *uuid));
+        for (facts, record, group) in &added {
+            self.guard_namespace(core, io, *group, (facts.nsid, record.uuid));
         }
         let table = Arc::new(table);
         for to in 0..self.cores {
             core.tell(io, CoreIndex(to), Message::Namespaces(Arc::clone(&table)));
         }
-        for (facts, uuid, group) in added {
+        for (facts, record, group) in added {
+            let uuid = record.uuid;
             let shown = Shown {
                 group,
                 uuid,
+                replication: record.replication,
                 blocks: facts.format.blocks,
                 access: facts.access,
             };
@@ -107,8 +113,8 @@ impl Control {
             if record.blocks != shown.blocks {
                 news.push(Action::VdiskResized(record.clone()));
             }
-            if self.access_of(group, record) != shown.access {
-                news.push(Action::VdiskPorts(record.clone()));
+            if (self.access_of(group, record), record.replication) != (shown.access, shown.replication) {
+                news.push(Action::VdiskChanged(record.clone()));
             }
         }
         self.groups[usize::from(group)].hold(news);
@@ -179,7 +185,36 @@ impl Control {
         self.tend_disks(core, io, group);
     }
 
-    /// Other nodes serve a virtual disk than before, durably. Where this node begins to, every core knows before hosts do; where it ends, hosts know first, so that whoever is refused
+    /// Other nodes serve a virtual disk than before, durably, or its writes are done at another time.
+    pub(super) fn change_namespace(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        record: &VdiskRecord,
+    ) {
+        let access = self.access_of(group, record);
+        let Some(shown) = self.announced.get_mut(&record.nsid) else {
+            return;
+        };
+        let (nsid, replication) = (record.nsid, record.replication);
+        let is_other_access = shown.access != access;
+        let is_other_time = std::mem::replace(&mut shown.replication, replication) != replication;
+        if is_other_time {
+            tracing::info!(
+                nsid,
+                replication = replication.name(),
+                "writes are done at another time"
+            );
+        }
+        if is_other_access {
+            self.change_access(core, io, group, record); // Cores hear of both.
+        } else if is_other_time {
+            self.tell_when_known(core, io, group, News::Replicates);
+        }
+    }
+
+    /// Where this node begins to serve it, every core knows before hosts do; where it ends, hosts know first, so that whoever is refused
     /// finds out why.
     pub(super) fn change_access(
         &mut self,
@@ -255,7 +290,7 @@ impl Control {
                 nsid,
                 access: Access::Here,
             }),
-            None => None,
+            Some(News::Replicates) | None => None,
         };
         if let Some(event) = event {
             self.subsystem_event(core, io, event);
@@ -316,6 +351,7 @@ fn namespace_of(
         access,
         compare_write_blocks_max: COMPARE_WRITE_BLOCKS,
         volatile: shared.volatile,
+        replication: record.replication,
         disk,
     };
     (namespace, facts)

@@ -16,6 +16,7 @@ use crate::amf::group::{
     RequestError, RequestId, VdiskSize, VdiskSpec, plan_create,
 };
 use crate::amf::lost::LostList;
+use crate::amf::replication::Replication;
 use crate::amf::superblock::{Durability, Found, Name, PORTS_ALL, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
 use crate::icl::{Epoch, Slot, SlotSet};
@@ -154,6 +155,12 @@ impl Control {
                 }
                 Err(error) => Err(error),
             },
+            Request::VdiskReplicate(replicate) => match self.vdisk_to_replicate(&replicate) {
+                Ok((group, event)) => {
+                    return self.ask_group(core, io, group, asker, WaitingFor::VdiskShown, event);
+                }
+                Err(error) => Err(error),
+            },
             Request::VdiskDelete(delete) => match self.vdisk_to_delete(&delete) {
                 Ok((group, record)) => {
                     let block = u64::from(self.groups[group].shared.geometry.block().bytes());
@@ -263,6 +270,7 @@ impl Control {
             | Request::VdiskShow(_)
             | Request::VdiskCreate(_)
             | Request::VdiskResize(_)
+            | Request::VdiskReplicate(_)
             | Request::VdiskDelete(_)
             | Request::Port(_)
             | Request::DriveList
@@ -335,7 +343,7 @@ impl Control {
         {
             (self.drive_uses[drive].existing, self.drive_uses[drive].finding) = (Found::Blank, None);
         }
-        if let (Ok(Answer::PortChanged(record)), WaitingFor::PortChanged { closes }) =
+        if let (Ok(Answer::VdiskChanged(record)), WaitingFor::PortChanged { closes }) =
             (&result, &waiting.what)
         {
             let answer = self.port_list(Some(record.name.as_str()));
@@ -346,9 +354,14 @@ impl Control {
         }
         let state = &self.groups[usize::from(group)];
         let answer = match (result, waiting.what) {
-            (Ok(Answer::VdiskCreated(record) | Answer::VdiskResized(record)), _) => {
-                Ok(Reply::Vdisk(self.vdisk_status(state, &record)))
-            }
+            (
+                Ok(
+                    Answer::VdiskCreated(record)
+                    | Answer::VdiskResized(record)
+                    | Answer::VdiskChanged(record),
+                ),
+                _,
+            ) => Ok(Reply::Vdisk(self.vdisk_status(state, &record))),
             (Ok(_), WaitingFor::VdiskDeleted { name, bytes, .. }) => Ok(Reply::Deleted(manage::Deleted {
                 vdisk: name,
                 freed_bytes: bytes,
@@ -566,6 +579,8 @@ impl Control {
             manage::Size::Bytes(bytes) => VdiskSize::Blocks(bytes.div_ceil(block)),
         };
         let nsid = create.nsid.or_else(|| self.free_nsid());
+        let replication = create.replication.map_or(Replication::Sync, Into::into);
+        self.check_replication(group, replication)?;
         let uuid = Uuid(random_uuid(&entropy[..ID_BYTES]));
         let nguid = self.make_nguid(&entropy[ID_BYTES..]);
         Ok((
@@ -577,6 +592,7 @@ impl Control {
                 uuid,
                 nguid,
                 ports: PORTS_ALL,
+                replication,
             },
         ))
     }
@@ -729,6 +745,9 @@ impl Control {
             uuid: record.uuid.to_string(),
             nguid: record.nguid.iter().map(|byte| format!("{byte:02x}")).collect(),
             state: state_of(group),
+            replication: self
+                .copies_of(group.shared.index)
+                .map(|_| record.replication.into()),
         }
     }
 

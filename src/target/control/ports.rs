@@ -2,7 +2,7 @@
 
 use super::Control;
 use super::operator::WaitingFor;
-use crate::amf::group::{Event, PortChange, RequestId};
+use crate::amf::group::{Event, PortChange, RequestId, VdiskChange};
 use crate::icl::Slot;
 use crate::target::manage::{ManageError, PortRequest, PortState, PortStatus, Reply};
 
@@ -73,10 +73,10 @@ impl Control {
         })?;
         let change = force.map_or(PortChange::Add, |force| PortChange::Delete { nodes, force });
         let closes = force.map(|_| slot);
-        let event = move |request| Event::ChangePort {
+        let change = VdiskChange::Port(slot, change);
+        let event = move |request| Event::ChangeVdisk {
             request,
             nsid,
-            slot,
             change,
         };
         Ok((group, WaitingFor::PortChanged { closes }, event))

@@ -32,9 +32,10 @@ use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::{Note, NoteError};
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
+use crate::amf::replica::Name as CopyName;
 use crate::amf::reserving::Reserving;
 use crate::amf::superblock::Name;
-use crate::icl::link::{Address, SubmitError};
+use crate::icl::link::{Address, Departing, SubmitError};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Node, Slot, SlotSet};
 use crate::target::core::{Core, TokenKind, token};
@@ -130,6 +131,13 @@ enum Recovering {
 /// What a node keeps in memory of a group for the others: more than what all their cores have under way at the drives.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
+/// What is said to a node as soon as there is room.
+enum HeldBack {
+    Note(Note),
+    /// Nothing: it is to be heard that what comes before it was sent.
+    Watch(CopyName),
+}
+
 /// A message of another node that was not looked at yet: from whom, for whom, its kind, its bytes.
 type Mail = (Slot, Address, u16, Range<usize>);
 
@@ -147,8 +155,10 @@ pub(super) struct ShareControl {
     gathering: Gathering,
     inbox: Vec<Mail>,
     inbox_bytes: Vec<u8>,
-    /// What found the queue to a node full: group and note.
-    outbox: BTreeMap<Slot, VecDeque<(u16, Note)>>,
+    /// What found the queue to a node full, by group.
+    outbox: BTreeMap<Slot, VecDeque<(u16, HeldBack)>>,
+    /// Batches of groups of which a core wants to hear that they were sent.
+    departing: Departing<(usize, CopyName)>,
     errands: Errands,
     body: Vec<u8>,
     timer: Option<(Nanos, TimerId)>,
@@ -206,6 +216,7 @@ impl ShareControl {
             inbox: Vec::new(),
             inbox_bytes: Vec::new(),
             outbox: BTreeMap::new(),
+            departing: Departing::default(),
             errands: Errands::default(),
             body: Vec::new(),
             timer: None,
@@ -397,6 +408,7 @@ impl Control {
         self.send_held_back(io);
         self.run_errands(io);
         self.with_port(|port, mut news| port.end_turn(io, &mut news));
+        self.tell_departures(core, io);
         self.wake_for_locks(io);
     }
 
@@ -507,7 +519,34 @@ impl Control {
             return;
         }
         let held_back = share.outbox.entry(to).or_default();
-        held_back.push_back((group, note));
+        held_back.push_back((group, HeldBack::Note(note)));
+    }
+
+    /// The peering is to hear when all has left that was said to a node by now.
+    fn watch_note(&mut self, to: Slot, at: usize, name: CopyName) {
+        let share = self.share();
+        match share
+            .outbox
+            .get_mut(&to)
+            .filter(|held_back| !held_back.is_empty())
+        {
+            Some(held_back) => {
+                let group = u16::try_from(at).expect("a node has at most 128 groups");
+                held_back.push_back((group, HeldBack::Watch(name)));
+            }
+            None => share.departing.watch(to, share.port.departures(to), (at, name)),
+        }
+    }
+
+    /// Says what has left, of those things that somebody wants to hear that of.
+    fn tell_departures(&mut self, core: &mut Core, io: &mut Io<Message>) {
+        loop {
+            let share = self.share();
+            let Some((to, (at, name))) = share.departing.next(|to| share.port.departures(to)) else {
+                return;
+            };
+            self.peer(core, io, at, |peering, _, out| peering.copy_sent(name, to, out));
+        }
     }
 
     fn send_held_back(&mut self, io: &mut Io<Message>) {
@@ -517,10 +556,18 @@ impl Control {
             return; // As in most turns.
         }
         for to in share.outbox.keys().copied().collect::<Vec<Slot>>() {
-            while let Some((group, note)) = share.outbox.get_mut(&to).and_then(VecDeque::pop_front) {
-                if !share.submit(io, to, group, &note) {
-                    share.outbox.entry(to).or_default().push_front((group, note));
-                    break;
+            while let Some((group, held_back)) = share.outbox.get_mut(&to).and_then(VecDeque::pop_front) {
+                match held_back {
+                    HeldBack::Note(note) if share.submit(io, to, group, &note) => {}
+                    HeldBack::Note(note) => {
+                        let held_back = (group, HeldBack::Note(note));
+                        share.outbox.entry(to).or_default().push_front(held_back);
+                        break;
+                    }
+                    HeldBack::Watch(name) => {
+                        let what = (usize::from(group), name);
+                        share.departing.watch(to, share.port.departures(to), what);
+                    }
                 }
             }
         }
@@ -587,6 +634,7 @@ impl Control {
         let (epoch, members) = (record.epoch, record.slots());
         let share = self.share();
         share.outbox.clear();
+        share.departing.clear();
         // What came in the last epoch is worth nothing in this one.
         share.inbox.clear();
         share.inbox_bytes.clear();

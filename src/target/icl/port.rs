@@ -10,8 +10,8 @@ use super::wire::{Dialled, Life, Wire};
 use super::{ANNOUNCEMENTS, News, Peer, PortSetup, TOKEN_BITS, address_of_lane, hmac_sha256};
 use crate::icl::link::hello::{Greeted, Handshake, HelloConfig, HelloError, NONCE_BYTES};
 use crate::icl::link::{
-    Action, Address, Counters, Event, Gathering, Lane, Links, Outbox, PATHS_MAX, PastLives, PathId, Stream,
-    SubmitError,
+    Action, Address, Counters, Departures, Event, Gathering, Lane, Links, Outbox, PATHS_MAX, PastLives,
+    PathId, Stream, SubmitError,
 };
 use crate::icl::membership::message::MESSAGE_BYTES;
 use crate::icl::{Epoch, Node, Slot, SlotSet};
@@ -250,6 +250,11 @@ impl Port {
         let set = |set: SlotSet, on| if on { set.with(peer) } else { set.without(peer) };
         self.muted = set(self.muted, muted);
         self.deafened = set(self.deafened, deafened);
+    }
+
+    /// How far messages to a peer are; see [`Links::departures`].
+    pub fn departures(&self, peer: Slot) -> Departures {
+        self.links.departures(peer)
     }
 
     /// What was counted of the link to a peer; `None` if it was never a member.

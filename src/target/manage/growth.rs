@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Size;
-
 /// Parameters of `group.expand`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,15 +13,4 @@ pub struct GroupExpand {
     /// Whether to take them whatever is on them.
     #[serde(default)]
     pub force: bool,
-}
-
-/// Parameters of `vdisk.resize`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VdiskResize {
-    /// Name of the virtual disk, or its namespace number.
-    pub vdisk: String,
-    /// Its size from now on, at least what it is; `all` takes what is free behind it.
-    #[serde(rename = "size_bytes")]
-    pub size: Size,
 }

@@ -4,7 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::target::manage::{ArrayRequest, BackgroundRequest, Durability, FaultKind, PortRequest, Request};
+use crate::amf::replication::Replication;
+use crate::target::manage::{
+    ArrayRequest, BackgroundRequest, Durability, FaultKind, PortRequest, ReplicationMode, Request,
+};
 
 /// One method of the interface.
 pub(super) struct Method {
@@ -41,6 +44,8 @@ enum Kind {
     Fault,
     /// When a write counts as done.
     Durability,
+    /// When it does where several nodes have it in memory.
+    Replication,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Parameter {
@@ -201,8 +206,17 @@ const METHODS: &[Method] = &[
             required("group", Kind::Name),
             required("size_bytes", Kind::Size),
             optional("nsid", Kind::Whole(1, 0xffff_fffe)),
+            optional("replication", Kind::Replication),
         ],
         build: |params| serde_json::from_value(params).map(Request::VdiskCreate),
+    },
+    Method {
+        name: "vdisk.replicate",
+        parameters: &[
+            required("vdisk", Kind::Name),
+            required("replication", Kind::Replication),
+        ],
+        build: |params| serde_json::from_value(params).map(Request::VdiskReplicate),
     },
     Method {
         name: "vdisk.resize",
@@ -333,6 +347,7 @@ pub fn params(request: &Request) -> Option<Value> {
         Request::VdiskShow(params) => value(params),
         Request::VdiskCreate(params) => value(params),
         Request::VdiskResize(params) => value(params),
+        Request::VdiskReplicate(params) => value(params),
         Request::VdiskDelete(params) => value(params),
         Request::Port(PortRequest::List(params)) => value(params),
         Request::Port(PortRequest::Add(params)) => value(params),
@@ -463,6 +478,7 @@ impl Kind {
             Self::Durability => value
                 .as_str()
                 .is_some_and(|name| Durability::CHOICES.iter().any(|choice| choice.name() == name)),
+            Self::Replication => serde_json::from_value::<ReplicationMode>(value.clone()).is_ok(),
             Self::Fault => value
                 .as_str()
                 .is_some_and(|name| FaultKind::ALL.iter().any(|fault| fault.name() == name)),
@@ -481,6 +497,7 @@ impl Kind {
             Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
             Self::Durability => format!("one of {}", Durability::CHOICES.map(Durability::name).join(", ")),
+            Self::Replication => format!("one of {}", Replication::ALL.map(Replication::name).join(", ")),
             Self::Fault => format!("one of {}", FaultKind::ALL.map(FaultKind::name).join(", ")),
         }
     }
@@ -495,6 +512,7 @@ impl Kind {
             Self::Size => json!("all"),
             Self::Flag => json!(true),
             Self::Durability => json!(Durability::Ram.name()),
+            Self::Replication => json!(Replication::Async.name()),
             Self::Fault => json!(FaultKind::Hang.name()),
         }
     }
@@ -594,12 +612,14 @@ mod tests {
                 group: name(),
                 size: Size::Bytes(7),
                 nsid: Some(3),
+                replication: Some(ReplicationMode::PseudoSync),
             }),
             Request::VdiskCreate(VdiskCreate {
                 name: name(),
                 group: name(),
                 size: Size::All,
                 nsid: None,
+                replication: None,
             }),
             Request::GroupExpand(GroupExpand {
                 group: "g0".into(),
@@ -613,6 +633,10 @@ mod tests {
             Request::VdiskResize(VdiskResize {
                 vdisk: "7".into(),
                 size: Size::All,
+            }),
+            Request::VdiskReplicate(VdiskReplicate {
+                vdisk: name(),
+                replication: ReplicationMode::Async,
             }),
             Request::Port(PortRequest::List(PortList { vdisk: None })),
             Request::Port(PortRequest::List(PortList { vdisk: Some(name()) })),

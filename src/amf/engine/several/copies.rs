@@ -9,7 +9,8 @@ use super::survivors::{Array, shape_of};
 use super::{Mail, slot};
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::replica::{Asked, Copies, Copy, Name, partners};
-use crate::icl::SlotSet;
+use crate::amf::replication::Replication;
+use crate::icl::{Slot, SlotSet};
 
 /// What a node keeps for others, and has asked others to keep.
 pub(super) struct Keeper {
@@ -32,6 +33,8 @@ pub(super) struct Counts {
     asked: u64,
     kept: u64,
     refused: u64,
+    /// Batches of which their writer heard that they were sent.
+    sent: u64,
     /// Copies that a replay was given.
     read: u64,
 }
@@ -41,6 +44,7 @@ impl World {
     pub fn keep_copies(&mut self, core: usize, action: &Action) {
         let Action::Keep {
             offer,
+            reports,
             offset_bytes,
             bytes,
         } = *action
@@ -56,8 +60,14 @@ impl World {
         }
         keeper.asked.ask(copy.name);
         several.counts.asked += 1;
+        if reports {
+            keeper.asked.watch(copy.name);
+        }
         for to in several.keepers[node].asked.partners().iter() {
             several.send(node, usize::from(to.number()), Mail::Copy(copy.clone()));
+            if reports {
+                several.send(node, node, Mail::Sent(copy.name, to));
+            }
         }
     }
 
@@ -75,6 +85,16 @@ impl World {
         if several.keepers[at].asked.answered(name, slot(by), keeps) {
             let (core, mut out) = (usize::from(name.lane), Vec::new());
             self.cores[core].engine.kept(BatchNumber(name.batch), &mut out);
+            self.act(core, out);
+        }
+    }
+
+    pub(super) fn copy_sent(&mut self, at: usize, name: Name, to: Slot) {
+        let several = self.several();
+        if several.keepers[at].asked.sent(name, to) {
+            let (core, mut out) = (usize::from(name.lane), Vec::new());
+            several.counts.sent += 1;
+            self.cores[core].engine.sent(BatchNumber(name.batch), &mut out);
             self.act(core, out);
         }
     }
@@ -130,6 +150,8 @@ fn live(seed: u64) -> Array {
     let nodes = u8::try_from(shape.nodes).expect("few nodes");
     let copies = 2 + u8::try_from(array.run.random().below(u64::from(nodes) - 1)).expect("few nodes");
     array.run.world.several().copies = copies;
+    let mode = array.run.random().index(Replication::ALL.len());
+    array.run.replication = Replication::ALL[mode];
     array.run.world.allow_ram();
     array.serve_all();
     let members = array.run.world.drives.len();
@@ -160,8 +182,8 @@ fn live(seed: u64) -> Array {
     array
 }
 
-/// CHECKLIST C3, C6, PROTOCOL H17, H18, H19, H22: nodes acknowledge what others keep in memory, and die, as many at a moment as there are copies but one: what hosts were told is there,
-/// also where it was in no journal on the drives.
+/// CHECKLIST C3, C6, C7, C8, PROTOCOL H17, H18, H19, H21, H22: nodes acknowledge what others keep in memory, or are about to, and die, as many at a moment as there are copies but one, when all is
+/// kept: what hosts were told is there, also where it was in no journal on the drives.
 #[test]
 fn what_others_keep_in_memory_outlives_nodes() {
     let mut sum = Counts::default();
@@ -177,9 +199,16 @@ fn what_others_keep_in_memory_outlives_nodes() {
         sum.kept += counts.kept;
         sum.refused += counts.refused;
         sum.read += counts.read;
+        sum.sent += counts.sent;
     }
     println!("{seeds} seeds: {replays} replays, {sum:?}");
-    let often = [sum.asked / 10, sum.kept / 10, 10 * sum.refused, sum.read];
+    let often = [
+        sum.asked / 10,
+        sum.kept / 10,
+        10 * sum.refused,
+        sum.read,
+        sum.sent,
+    ];
     assert!(
         replays > 300 && often.iter().all(|count| *count > seeds / 4),
         "{replays} {sum:?}"

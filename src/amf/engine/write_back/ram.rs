@@ -7,16 +7,19 @@
 //! Where several nodes share the group, a write is not done before other nodes keep its batch in their memory, too ([`crate::amf::replica`]), or it is committed, whatever comes first (PROTOCOL H17, H18). All batches are
 //! written to the drives at once, and Flush and Force Unit Access wait for these.
 
-use super::super::Action;
 use super::super::machine::Engine;
+use super::super::{Action, Request};
 use super::Durability;
 use crate::amf::journal::lane::BatchNumber;
+use crate::amf::replication::Replication;
 
 /// When a write is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     /// It is in memory.
     Now,
+    /// It was sent to other nodes.
+    Sent,
     /// Other nodes have it in memory.
     Safe,
     /// It is on the drives.
@@ -52,7 +55,8 @@ impl Ram {
 
 impl Engine {
     /// When a write that was just appended is done. Asks for the permission to acknowledge from memory if that alone is missing.
-    pub(super) fn done_when(&mut self, fua: bool, out: &mut Vec<Action>) -> Done {
+    pub(super) fn done_when(&mut self, index: u32, fua: bool, out: &mut Vec<Action>) -> Done {
+        let replication = self.replication_of(index);
         let write_back = self.write_back();
         if write_back.durability == Durability::Journal || fua {
             return Done::Committed;
@@ -61,10 +65,43 @@ impl Engine {
         if !ram.allowed && !std::mem::replace(&mut ram.asked, true) {
             out.push(Action::RamWanted);
         }
-        match (ram.allowed, ram.keeps_copies) {
-            (_, true) => Done::Safe,
-            (true, false) => Done::Now,
-            (false, false) => Done::Committed,
+        match (ram.allowed, ram.keeps_copies, replication) {
+            // With nobody to send it to it waits for the drives.
+            (true, true, Replication::Async) if write_back.lane.keeps() => Done::Now,
+            (_, true, Replication::Sync | Replication::Async) => Done::Safe,
+            (_, true, Replication::PseudoSync) => Done::Sent,
+            (true, false, _) => Done::Now,
+            (false, false, _) => Done::Committed,
+        }
+    }
+
+    /// A host is told of a write before anybody else has it: where others are to have it, it is on its way at once.
+    pub(super) fn told_early(&mut self, batch: BatchNumber) {
+        let write_back = self.write_back();
+        if write_back.ram.keeps_copies {
+            write_back.lane.tell(batch);
+            write_back.lane.want(batch);
+        }
+    }
+
+    /// When a host's write is done. What depends on what was there before is a lock of some host: others rely on it at once.
+    fn replication_of(&self, index: u32) -> Replication {
+        let command = self.pieces[index as usize].command;
+        match self.commands[command as usize].request {
+            Request::Write { replication, .. } | Request::Zero { replication, .. } => replication,
+            Request::Read { .. }
+            | Request::CachedRead { .. }
+            | Request::Compare { .. }
+            | Request::CompareWrite { .. }
+            | Request::Flush
+            | Request::FlushDrives
+            | Request::Drain
+            | Request::Retire
+            | Request::Resync { .. }
+            | Request::Rebuild { .. }
+            | Request::Scrub { .. }
+            | Request::Move { .. }
+            | Request::Repair { .. } => Replication::Sync,
         }
     }
 
@@ -88,6 +125,16 @@ impl Engine {
     pub fn kept(&mut self, batch: BatchNumber, out: &mut Vec<Action>) {
         if self.write_back().lane.kept(batch) {
             self.copies_done(out);
+            self.settle(out);
+        }
+    }
+
+    /// This batch was sent to all other nodes that were asked to keep it.
+    ///
+    /// Panics if none was.
+    pub fn sent(&mut self, batch: BatchNumber, out: &mut Vec<Action>) {
+        if self.write_back().lane.sent(batch) {
+            self.sendings_done(out);
             self.settle(out);
         }
     }

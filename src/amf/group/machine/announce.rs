@@ -35,9 +35,9 @@ impl Group {
                 out.push(Action::VdiskResized(vdisk.clone()));
                 (request, Answer::VdiskResized(vdisk))
             }
-            Effect::PortChanged(request, vdisk) => {
-                out.push(Action::VdiskPorts(vdisk.clone()));
-                (request, Answer::PortChanged(vdisk))
+            Effect::VdiskChanged(request, vdisk) => {
+                out.push(Action::VdiskChanged(vdisk.clone()));
+                (request, Answer::VdiskChanged(vdisk))
             }
             Effect::VdiskLeaves(request, nsid) => {
                 self.vdisk_leaves(request, nsid, out);
@@ -187,7 +187,7 @@ impl Group {
                 Change::CreateVdisk(request, _)
                 | Change::ResizeVdisk(request, ..)
                 | Change::LeaveVdisk(request, _)
-                | Change::Port(request, ..)
+                | Change::Vdisk(request, ..)
                 | Change::Expand(request, _)
                 | Change::FailMember(request, _)
                 | Change::AddSpare(request, ..)

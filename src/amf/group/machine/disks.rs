@@ -1,9 +1,8 @@
-//! Virtual disks that get larger, get other ports, or go.
+//! Virtual disks that get larger, change otherwise, or go.
 
 use super::{Change, Group, Phase, refuse};
-use crate::amf::group::{Action, PortChange, RequestError, RequestId, VdiskSize};
+use crate::amf::group::{Action, RequestError, RequestId, VdiskChange, VdiskSize};
 use crate::amf::superblock::VdiskRecord;
-use crate::icl::Slot;
 
 /// A virtual disk on its way out.
 #[derive(Clone, Copy, Debug)]
@@ -58,15 +57,15 @@ impl Group {
         }
     }
 
-    pub(super) fn change_port(
+    pub(super) fn change_vdisk(
         &mut self,
         request: RequestId,
-        (nsid, slot): (u32, Slot),
-        change: PortChange,
+        nsid: u32,
+        change: VdiskChange,
         out: &mut Vec<Action>,
     ) {
         match self.admit() {
-            Ok(()) => self.changes.push_back(Change::Port(request, nsid, slot, change)),
+            Ok(()) => self.changes.push_back(Change::Vdisk(request, nsid, change)),
             Err(error) => refuse(request, error, out),
         }
     }

@@ -49,7 +49,7 @@ impl Group {
             | Event::ResizeVdisk { request, .. }
             | Event::DeleteVdisk { request, .. }
             | Event::LeaveVdisk { request, .. }
-            | Event::ChangePort { request, .. }
+            | Event::ChangeVdisk { request, .. }
             | Event::ReplaceMember { request, .. }
             | Event::AddSpare { request, .. }
             | Event::RemoveSpare { request, .. }
@@ -166,7 +166,7 @@ fn seat_of(line: &MemberRecord, drive: Option<SeatDrive>) -> Seat {
     }
 }
 
-/// Says which virtual disks have come, grown, got other ports and gone. One that has the number of another that is gone comes after that has gone.
+/// Says which virtual disks have come, grown, changed and gone. One that has the number of another that is gone comes after that has gone.
 fn announce_vdisks(before: &[VdiskRecord], after: &[VdiskRecord], out: &mut Vec<Action>) {
     let stays = |vdisk: &&VdiskRecord| !vdisk.leaving;
     for gone in before.iter().filter(stays) {
@@ -182,8 +182,8 @@ fn announce_vdisks(before: &[VdiskRecord], after: &[VdiskRecord], out: &mut Vec<
         if other.blocks != vdisk.blocks {
             out.push(Action::VdiskResized(vdisk.clone()));
         }
-        if other.ports != vdisk.ports {
-            out.push(Action::VdiskPorts(vdisk.clone()));
+        if (other.ports, other.replication) != (vdisk.ports, vdisk.replication) {
+            out.push(Action::VdiskChanged(vdisk.clone()));
         }
     }
 }

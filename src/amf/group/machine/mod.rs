@@ -25,7 +25,7 @@ use super::assemble::{Candidate, MemberFinding, MemberRole, SpareFinding};
 use super::create::{Creation, CreationMember};
 use super::status::LossReason;
 use super::{
-    Action, Event, FailReason, LanesOver, Opening, PortChange, Replay, Report, RequestError, RequestId,
+    Action, Event, FailReason, LanesOver, Opening, Replay, Report, RequestError, RequestId, VdiskChange,
     VdiskSize, VdiskSpec, vdisks,
 };
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
@@ -39,7 +39,6 @@ use crate::amf::superblock::{
 };
 use crate::amf::{MemberIndex, MemberSet};
 use crate::drive::DriveError;
-use crate::icl::Slot;
 use disks::Leaving;
 use expansion::Joining;
 use intent::IntentKeeper;
@@ -86,7 +85,7 @@ enum Change {
     ResizeVdisk(RequestId, u32, VdiskSize),
     LeaveVdisk(RequestId, u32),
     RemoveVdisk(Option<RequestId>, u32),
-    Port(RequestId, u32, Slot, PortChange),
+    Vdisk(RequestId, u32, VdiskChange),
     FailMember(RequestId, MemberIndex),
     AddSpare(RequestId, Uuid, SeatDrive, bool),
     RemoveSpare(RequestId, Uuid),
@@ -109,7 +108,7 @@ enum Change {
 enum Effect {
     VdiskCreated(RequestId, VdiskRecord),
     VdiskResized(RequestId, VdiskRecord),
-    PortChanged(RequestId, VdiskRecord),
+    VdiskChanged(RequestId, VdiskRecord),
     VdiskLeaves(RequestId, u32),
     VdiskRemoved(Option<RequestId>, u32),
     MemberFailed(RequestId, MemberIndex),
@@ -129,7 +128,7 @@ impl Effect {
         match self {
             Self::VdiskCreated(request, _)
             | Self::VdiskResized(request, _)
-            | Self::PortChanged(request, _)
+            | Self::VdiskChanged(request, _)
             | Self::VdiskLeaves(request, _)
             | Self::MemberFailed(request, _)
             | Self::MemberReplaced(request, ..)
@@ -409,12 +408,11 @@ impl Group {
             Event::ResizeVdisk { request, nsid, size } => self.resize_vdisk(request, nsid, size, out),
             Event::DeleteVdisk { request, nsid } => self.delete_vdisk(request, nsid, out),
             Event::LeaveVdisk { request, nsid } => self.leave_vdisk(request, nsid, out),
-            Event::ChangePort {
+            Event::ChangeVdisk {
                 request,
                 nsid,
-                slot,
                 change,
-            } => self.change_port(request, (nsid, slot), change, out),
+            } => self.change_vdisk(request, nsid, change, out),
             Event::VdiskDrained { nsid } => self.vdisk_drained(nsid),
             Event::ResyncProgress { next_row } => self.resync_progress(next_row),
             Event::ResyncDone => {
@@ -885,12 +883,10 @@ impl Group {
                 Ok(vdisk) => self.effects.push(Effect::VdiskResized(request, vdisk)),
                 Err(error) => refuse(request, error, out),
             },
-            Change::Port(request, nsid, slot, change) => {
-                match vdisks::change_port(next, nsid, slot, change) {
-                    Ok(vdisk) => self.effects.push(Effect::PortChanged(request, vdisk)),
-                    Err(error) => refuse(request, error, out),
-                }
-            }
+            Change::Vdisk(request, nsid, change) => match vdisks::change(next, nsid, change) {
+                Ok(vdisk) => self.effects.push(Effect::VdiskChanged(request, vdisk)),
+                Err(error) => refuse(request, error, out),
+            },
             Change::LeaveVdisk(request, nsid) => match vdisks::leave(next, nsid) {
                 Ok(()) => self.effects.push(Effect::VdiskLeaves(request, nsid)),
                 Err(error) => refuse(request, error, out),

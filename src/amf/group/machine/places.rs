@@ -165,7 +165,7 @@ impl Group {
             | Change::ResizeVdisk(..)
             | Change::LeaveVdisk(..)
             | Change::RemoveVdisk(..)
-            | Change::Port(..)
+            | Change::Vdisk(..)
             | Change::FailMember(..)
             | Change::RemoveSpare(..)
             | Change::ExpansionScratch(_)

@@ -316,11 +316,10 @@ fn requests_to_a_follower_are_for_its_leader() {
         },
         Event::DeleteVdisk { request, nsid: 1 },
         Event::LeaveVdisk { request, nsid: 1 },
-        Event::ChangePort {
+        Event::ChangeVdisk {
             request,
             nsid: 1,
-            slot: Slot::new(1).unwrap(),
-            change: PortChange::Add,
+            change: VdiskChange::Port(Slot::new(1).unwrap(), PortChange::Add),
         },
         Event::FailMember {
             request,

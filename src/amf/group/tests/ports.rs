@@ -11,11 +11,10 @@ fn slot(number: u8) -> Slot {
 }
 
 fn change(nsid: u32, number: u8, change: PortChange) -> Event {
-    Event::ChangePort {
+    Event::ChangeVdisk {
         request: REQUEST,
         nsid,
-        slot: slot(number),
-        change,
+        change: VdiskChange::Port(slot(number), change),
     }
 }
 
@@ -59,7 +58,7 @@ fn about_disks(actions: Vec<Action>) -> Vec<Action> {
             action,
             Action::VdiskAdded(_)
                 | Action::VdiskResized(_)
-                | Action::VdiskPorts(_)
+                | Action::VdiskChanged(_)
                 | Action::VdiskRemoved { .. }
         )
     };
@@ -82,7 +81,7 @@ fn ports_come_and_go_once_and_the_last_one_by_force() {
         Err(RequestError::NoSuchVdisk(9))
     );
     let without = |ports: SlotSet| {
-        Ok(Answer::PortChanged(VdiskRecord {
+        Ok(Answer::VdiskChanged(VdiskRecord {
             ports,
             ..made.clone()
         }))
@@ -116,7 +115,7 @@ fn followers_hear_of_ports() {
     let mut group = follower(&leader);
     run(&mut leader, &mut disks, change(1, 1, delete(false)));
     let news = about_disks(run(&mut group, &mut [], told(&leader)));
-    assert_eq!(news, [Action::VdiskPorts(leader.vdisks()[0].clone())]);
+    assert_eq!(news, [Action::VdiskChanged(leader.vdisks()[0].clone())]);
     run(&mut leader, &mut disks, change(1, 1, PortChange::Add));
     let size = VdiskSize::Blocks(7);
     let resize = Event::ResizeVdisk {
@@ -127,7 +126,10 @@ fn followers_hear_of_ports() {
     run(&mut leader, &mut disks, resize);
     let now = leader.vdisks()[0].clone();
     let news = about_disks(run(&mut group, &mut [], told(&leader)));
-    assert_eq!(news, [Action::VdiskResized(now.clone()), Action::VdiskPorts(now)]);
+    assert_eq!(
+        news,
+        [Action::VdiskResized(now.clone()), Action::VdiskChanged(now)]
+    );
 }
 
 /// CHECKLIST A9: a virtual disk that other nodes serve is on its way out durably before any of them hears of it, and its blocks are free when all have drained.

@@ -397,7 +397,7 @@ impl World {
                 Action::VdiskAdded(_)
                 | Action::VdiskRemoved { .. }
                 | Action::VdiskResized(_)
-                | Action::VdiskPorts(_)
+                | Action::VdiskChanged(_)
                 | Action::Layout { .. }
                 | Action::Restored
                 | Action::MemberDrive { .. }
@@ -500,7 +500,7 @@ impl World {
                 Answer::MemberFailed { .. }
                 | Answer::MemberReplaced { .. }
                 | Answer::VdiskResized(_)
-                | Answer::PortChanged(_)
+                | Answer::VdiskChanged(_)
                 | Answer::Expanding
                 | Answer::SpareAdded { .. }
                 | Answer::SpareRemoved { .. },

@@ -161,7 +161,7 @@ fn faults_during_an_update_are_merged_into_the_next() {
                 other @ (Action::Started
                 | Action::VdiskRemoved { .. }
                 | Action::VdiskResized(_)
-                | Action::VdiskPorts(_)
+                | Action::VdiskChanged(_)
                 | Action::Layout { .. }
                 | Action::Restored
                 | Action::GroupFailed { .. }

@@ -34,7 +34,7 @@ fn open(array: &mut Array, epoch: u32, members: &[u8], leader: u8) -> Recovery {
 fn what_a_node_has_others_keep_comes_to_its_recovery() {
     let mut array = three_in_memory();
     assert_eq!(array.nodes[&1].peering.partners(), slots(&[2]));
-    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), false, out));
     array.settle();
     assert_eq!(array.wanted(1), [MemoryAction::Kept { core: 0, batch: 5 }.into()]);
     assert_eq!(array.nodes[&2].peering.kept().bytes(), 600);
@@ -72,7 +72,7 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
         SlotSet::EMPTY,
         "it is alone: writes wait for the drives"
     );
-    array.act(2, |peering, _, out| peering.keep(&copy(2, 9), out));
+    array.act(2, |peering, _, out| peering.keep(&copy(2, 9), false, out));
     assert_eq!(array.wanted(2), []);
 }
 
@@ -81,7 +81,7 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
 fn a_partner_without_room_says_so() {
     let mut array = three_in_memory();
     for batch in 0..40 {
-        array.act(1, |peering, _, out| peering.keep(&copy(1, batch), out));
+        array.act(1, |peering, _, out| peering.keep(&copy(1, batch), false, out));
     }
     array.settle();
     assert_eq!(array.wanted(1).len(), KEPT_MAX / 600);
@@ -90,7 +90,7 @@ fn a_partner_without_room_says_so() {
         committed: 30,
         ..copy(1, 40)
     };
-    array.act(1, |peering, _, out| peering.keep(&committed, out));
+    array.act(1, |peering, _, out| peering.keep(&committed, false, out));
     array.settle();
     assert_eq!(
         array.wanted(1),

@@ -13,6 +13,7 @@ mod send;
 
 use super::config::{INITIAL_CREDIT, LinkConfig};
 use super::counters::Counters;
+use super::departures::Departures;
 use super::event::{Action, CloseReason, Outbox};
 use super::name::{Address, PATHS_MAX, PathId};
 use super::packet::{Credit, Envelope, FRAME_HEADER_BYTES};
@@ -174,6 +175,14 @@ impl Session {
         Credit {
             frames: self.queue.frames() as u64,
             bytes: self.queue.bytes() as u64,
+        }
+    }
+
+    /// How many messages were queued in this epoch, and how many of them have left at least once.
+    pub fn departures(&self) -> Departures {
+        Departures {
+            queued: self.outgoing.acked + self.queue.frames() as u64,
+            left: self.outgoing.sent_max,
         }
     }
 

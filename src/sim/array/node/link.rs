@@ -46,6 +46,7 @@ impl Node {
             epoch: record.epoch,
             members: &members,
         };
+        self.departing.clear();
         self.link(event, out);
     }
 
@@ -119,6 +120,9 @@ impl Node {
             self.link(Event::Tick, out);
         }
         self.link(Event::EndOfTurn, out);
+        while let Some((to, name)) = self.departing.next(|to| self.links.departures(to)) {
+            self.peer(out, |peering, _, out| peering.copy_sent(name, to, out));
+        }
     }
 
     fn link(&mut self, event: Event<'_>, out: &mut Vec<Effect>) {

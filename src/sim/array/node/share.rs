@@ -193,6 +193,10 @@ impl Node {
         match action {
             MemoryAction::KeepCopies(keeps) => out.extend(to_all(Mail::KeepCopies(keeps))),
             MemoryAction::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
+            MemoryAction::Watch { to, name } => {
+                self.departing.watch(to, self.links.departures(to), name);
+            }
+            MemoryAction::Sent { core, batch } => out.push(tell(core, Mail::Sent(batch))),
             MemoryAction::Commit(name) => {
                 let (lane, flush) = (name.lane, name.flush);
                 let call = LaneCall::Commit { flush };
@@ -621,7 +625,7 @@ impl Node {
             | GroupAction::PageDurable { .. }
             | GroupAction::VdiskRemoved { .. }
             | GroupAction::VdiskResized(_)
-            | GroupAction::VdiskPorts(_)
+            | GroupAction::VdiskChanged(_)
             | GroupAction::Restored
             | GroupAction::RebuildNeeded(_)
             | GroupAction::RebuildOver { .. } => unreachable!("nobody wants that here: {action:?}"),
@@ -652,6 +656,7 @@ impl Node {
             uuid: Uuid([7; 16]),
             nguid: [70; 16],
             ports: PORTS_ALL,
+            replication: self.setting.replication,
         };
         let request = RequestId(self.requests);
         self.group_event(Event::CreateVdisk { request, spec }, out);

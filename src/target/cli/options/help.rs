@@ -119,7 +119,15 @@ Examples:
 pub const VDISK_CREATE: &str = "\
 Examples:
   braid vdisk create v1 --group g0 --size 1GiB
-  braid vdisk create v2 --group g0 --size all --nsid 7";
+  braid vdisk create v2 --group g0 --size all --nsid 7
+  braid vdisk create scratch --group g0 --size 1GiB --replication async";
+pub const VDISK_REPLICATE: &str = "\
+Only what hosts have written and not flushed depends on it; Flush and Force Unit Access wait for the drives as ever. Commands that
+come after the answer do as it says; another node that serves the virtual disk hears of it a moment later.
+
+Examples:
+  braid vdisk replicate v1 async
+  braid vdisk replicate 7 sync";
 pub const VDISK_RESIZE: &str = "\
 It only grows, and only into what is free behind it. Connected hosts see the new size without connecting again.
 

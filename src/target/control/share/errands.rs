@@ -116,6 +116,7 @@ fn subject_of(request: &Request) -> Option<Subject<'_>> {
     let vdisk = match request {
         Request::VdiskCreate(create) => return Some(Subject::Group(&create.group)),
         Request::VdiskResize(resize) => &resize.vdisk,
+        Request::VdiskReplicate(replicate) => &replicate.vdisk,
         Request::VdiskDelete(delete) => &delete.vdisk,
         Request::Port(PortRequest::Add(add)) => &add.vdisk,
         Request::Port(PortRequest::Delete(delete)) => &delete.vdisk,

@@ -33,6 +33,10 @@ impl Control {
             MemoryAction::Kept { core: to, batch } => {
                 core.tell(io, CoreIndex(to), Message::Kept { group, batch });
             }
+            MemoryAction::Watch { to, name } => self.watch_note(to, at, name),
+            MemoryAction::Sent { core: to, batch } => {
+                core.tell(io, CoreIndex(to), Message::Sent { group, batch });
+            }
             MemoryAction::Commit(FlushName { lane, flush }) => {
                 tell_all(&|| Message::Commit { group, lane, flush });
             }
@@ -149,9 +153,10 @@ impl Control {
         io: &mut Io<Message>,
         group: u16,
         copy: &Copy,
+        reports: bool,
     ) {
         let at = self.share().at(group);
         let at = at.expect("only what is written to shared groups is kept by others");
-        self.peer(core, io, at, |peering, _, out| peering.keep(copy, out));
+        self.peer(core, io, at, |peering, _, out| peering.keep(copy, reports, out));
     }
 }
