@@ -342,7 +342,7 @@ fn superblocks() {
 fn good_superblock() -> Vec<u8> {
     use braid::amf::MemberIndex;
     use braid::amf::geometry::Level;
-    use braid::amf::replication::Replication;
+    use braid::amf::replication::ReplicationMode;
     use braid::amf::superblock::*;
     use braid::drive::block::{BlockSize, GroupLba, MemberLba};
 
@@ -398,7 +398,7 @@ fn good_superblock() -> Vec<u8> {
             blocks: 320,
             ports: PORTS_ALL,
             leaving: false,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         }],
     };
     let superblock = Superblock {

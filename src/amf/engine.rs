@@ -36,7 +36,7 @@ use thiserror::Error;
 use super::expansion::Layout;
 use super::lock::{LockTable, Mode};
 use super::replica::Offer;
-use super::replication::Replication;
+use super::replication::ReplicationMode;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
@@ -78,7 +78,7 @@ pub enum Request {
         /// Force unit access: on stable media before completion.
         fua: bool,
         /// When it is done, where that is acknowledged from memory.
-        replication: Replication,
+        replication: ReplicationMode,
     },
     /// Make the blocks read as zeroes.
     Zero {
@@ -91,7 +91,7 @@ pub enum Request {
         /// Force unit access.
         fua: bool,
         /// When it is done, where that is acknowledged from memory.
-        replication: Replication,
+        replication: ReplicationMode,
     },
     /// Compare the command's buffer with the blocks.
     Compare {

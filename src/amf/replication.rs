@@ -5,7 +5,7 @@
 
 /// How far copies are when a host hears that its write is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Replication {
+pub enum ReplicationMode {
     /// All partners keep it: it outlives as many nodes as there are copies but one.
     #[default]
     Sync,
@@ -15,7 +15,7 @@ pub enum Replication {
     Async,
 }
 
-impl Replication {
+impl ReplicationMode {
     /// All of them, in the order of falling promise.
     pub const ALL: [Self; 3] = [Self::Sync, Self::PseudoSync, Self::Async];
 

@@ -4,7 +4,7 @@ use super::history::{History, Wish};
 use super::random::Random;
 use super::stamp::{Content, fill};
 use crate::amf::engine::{CommandId, Request};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::drive::block::GroupLba;
 
 /// Writes under way that one block may have: each doubles what the judgement has to look at.
@@ -75,7 +75,7 @@ impl Order {
     }
 
     /// What an engine is asked; `write` has what a Compare and Write writes. Every other read may be answered from memory.
-    pub const fn request(&self, write: CommandId, replication: Replication) -> Request {
+    pub const fn request(&self, write: CommandId, replication: ReplicationMode) -> Request {
         let (at, disk_end) = self.place;
         let Question { wish, blocks, .. } = self.question;
         let is_even = self.command.is_multiple_of(2);

@@ -26,7 +26,7 @@ use super::stamp::{BLOCK_BYTES, Content, recognise};
 use super::trace::{Trace, digest_of};
 use crate::amf::engine::GroupError;
 use crate::amf::group::Group;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::drive::block::NamespaceLba;
 use crate::vdisk::VirtualDisk;
 
@@ -677,7 +677,7 @@ impl World {
             place: (at, disk.group_end()),
         };
         let buffers = order.buffers(self.scenario.block as usize);
-        let request = |write| order.request(write, Replication::Sync);
+        let request = |write| order.request(write, ReplicationMode::Sync);
         self.with_node(|node, out| node.submit(core, command, request, buffers, out));
     }
 

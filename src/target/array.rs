@@ -206,6 +206,34 @@ impl Core {
         self.pump(io, group);
     }
 
+    /// The same for a write of which the first blocks are there.
+    pub(super) fn submit_part_to_group(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        command: CommandId,
+        (request, arrived_blocks): (Request, u32),
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding
+            .engine
+            .submit_part(command, request, arrived_blocks, &mut binding.actions);
+        self.pump(io, group);
+    }
+
+    /// More of a write's data is there.
+    pub(super) fn arrived_for_group(
+        &mut self,
+        io: &mut Io<Message>,
+        group: u16,
+        command: CommandId,
+        blocks: u32,
+    ) {
+        let binding = &mut self.groups[usize::from(group)];
+        binding.engine.arrived(command, blocks, &mut binding.actions);
+        self.pump(io, group);
+    }
+
     /// Gives an engine a request of the control core's; [`Self::run_queued`] carries out what it asks for, once the
     /// control machines can hear of it.
     pub(super) fn queue_group(&mut self, group: u16, command: CommandId, request: Request) {

@@ -24,7 +24,7 @@ use crate::amf::group::{
 use crate::amf::journal::lane_blocks_min;
 use crate::amf::journal::replay::{ReplayError, Report as ReplayReport};
 use crate::amf::lost::LostList;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::superblock::{self, Durability, HEAD_READ_BYTES, Name, PORTS_ALL, TAIL_READ_BYTES, Uuid};
 use crate::drive::block::BlockSize;
 use crate::icl::Slot;
@@ -445,9 +445,9 @@ pub fn vdisk_plans(config: &Config) -> Result<Vec<VdiskPlan>, NodeError> {
                 slots.iter().filter_map(|slot| Slot::new(*slot)).collect()
             }),
             replication: match vdisk.replication {
-                config::Replication::Sync => Replication::Sync,
-                config::Replication::PseudoSync => Replication::PseudoSync,
-                config::Replication::Async => Replication::Async,
+                config::Replication::Sync => ReplicationMode::Sync,
+                config::Replication::PseudoSync => ReplicationMode::PseudoSync,
+                config::Replication::Async => ReplicationMode::Async,
             },
             entropy: random()?,
         });

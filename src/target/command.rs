@@ -221,11 +221,14 @@ impl Core {
                     offset_bytes,
                     bytes,
                 }) => {
-                    let span = connection
-                        .command(slot)
-                        .span
-                        .expect("data flows only to an admitted command");
+                    let command = connection.command(slot);
+                    let span = command.span.expect("data flows only to an admitted command");
                     io.arena_mut().copy_in(span, offset_bytes, bytes);
+                    if command.comes_in_parts() {
+                        self.outbox = outbox;
+                        self.part_arrived(io, queue, slot);
+                        outbox = std::mem::take(&mut self.outbox);
+                    }
                 }
                 Some(Event::Command {
                     slot,
@@ -244,7 +247,7 @@ impl Core {
                 }
                 Some(Event::DataCorrupt { slot }) => {
                     self.outbox = outbox;
-                    self.end_pair(io, queue, slot, Status::TRANSIENT_TRANSPORT_ERROR);
+                    self.data_corrupt(io, queue, slot);
                     outbox = std::mem::take(&mut self.outbox);
                 }
                 Some(Event::Close { reason }) => {
@@ -448,10 +451,63 @@ impl Core {
             .connections
             .find(queue)
             .expect("the caller holds this connection");
-        if let Some(status) = connection.command(slot).end_with {
+        let command = connection.command(slot);
+        if let Some(status) = command.end_with {
             return self.end_pair(io, queue, slot, status);
         }
+        if command.state == CommandState::Running {
+            return self.more_arrived(io, queue, slot);
+        }
         self.run_command(io, queue, slot);
+    }
+
+    /// Some of the data of a long write is here: what is right of it goes on its way while the rest comes (patent application, Figure 12).
+    fn part_arrived(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let sound_bytes = connection.machine.sound_bytes(slot);
+        let command = connection.command(slot);
+        let is_part = (1..command.transfer_bytes).contains(&sound_bytes) && command.end_with.is_none();
+        match command.state {
+            CommandState::AwaitingData if is_part => self.run_command(io, queue, slot),
+            CommandState::Running if is_part => self.more_arrived(io, queue, slot),
+            CommandState::Free
+            | CommandState::AwaitingBuffer
+            | CommandState::AwaitingData
+            | CommandState::AwaitingPartner
+            | CommandState::Running
+            | CommandState::AtControl => {}
+        }
+    }
+
+    /// More of the data of a write is here that an engine has begun.
+    fn more_arrived(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let sound_bytes = connection.machine.sound_bytes(slot);
+        let command = connection.command(slot);
+        let (group, id) = (command.group, command.id.expect("an engine has it"));
+        let blocks = command.blocks_in(sound_bytes);
+        self.arrived_for_group(io, group, id, blocks);
+    }
+
+    /// A digest of a command's data was wrong. What had come before it may be written already, and the host hears that its command has failed.
+    fn data_corrupt(&mut self, io: &mut Io<Message>, queue: QueueId, slot: Slot) {
+        let connection = self
+            .connections
+            .find(queue)
+            .expect("the caller holds this connection");
+        let command = connection.command(slot);
+        if command.state != CommandState::Running {
+            return self.end_pair(io, queue, slot, Status::TRANSIENT_TRANSPORT_ERROR);
+        }
+        command.end_with = Some(Status::TRANSIENT_TRANSPORT_ERROR);
+        let (group, id) = (command.group, command.id.expect("an engine has it"));
+        self.give_up_in_group(io, group, id);
     }
 
     /// The command has all that it needs: hands it to the control core or to its group's engine.
@@ -534,10 +590,18 @@ impl Core {
                 .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.do_not_retry())
                 .and_then(|namespace| asked.of(namespace, request))
         };
+        let sound_bytes = connection.machine.sound_bytes(slot);
+        let command = connection.command(slot);
+        let is_part = command.comes_in_parts() && sound_bytes < command.transfer_bytes;
+        let arrived_blocks = command.blocks_in(sound_bytes);
         match request {
             Ok(request) => {
                 connection.running += if write.is_some() { 2 } else { 1 };
-                self.submit_group(io, group, id, request);
+                if is_part {
+                    self.submit_part_to_group(io, group, id, (request, arrived_blocks));
+                } else {
+                    self.submit_group(io, group, id, request);
+                }
             }
             Err(status) => self.fail_submit(io, queue, slot, status),
         }
@@ -654,6 +718,9 @@ impl Core {
             Ok(()) => Status::SUCCESS,
             Err(error) => status_of(error, &request),
         };
+        if command.comes_in_parts() {
+            status = command.end_with.unwrap_or(status);
+        }
         if let Next::FlushGroup(flushed) = next {
             // Every group is flushed, also after one of them could not be; the first error counts.
             status = command.end_with.unwrap_or(status);
@@ -664,6 +731,12 @@ impl Core {
                 connection.running += 1;
                 return self.submit_group(io, group, id, Request::Flush);
             }
+        }
+        if !draining && !connection.machine.can_complete(slot) {
+            // It has failed while its host still sends it.
+            let command = connection.command(slot);
+            (command.state, command.end_with) = (CommandState::AwaitingData, Some(status));
+            return;
         }
         self.finish_one(io, queue, slot, status);
         self.continue_close(io, queue);

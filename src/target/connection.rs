@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use nvme::command::SubmissionEntry;
-use nvme::io::IoRequest;
+use nvme::io::{FuseKind, IoRequest, fuse_kind};
 use nvme::reservation::{HostId, HostName, Life as HostLife};
 use nvme::status::Status;
 use nvme::subsystem::QueueId;
@@ -67,6 +67,9 @@ pub enum Next {
     Read,
 }
 
+/// A write of so many bytes begins when its first part is there: shorter ones would gain nothing.
+const PART_BYTES_MIN: u32 = 128 << 10;
+
 /// One command slot.
 #[derive(Clone, Copy, Debug)]
 pub struct Command {
@@ -115,6 +118,28 @@ impl Command {
             started: 0,
             submitted: 0,
             logged: 0,
+        }
+    }
+
+    /// Whether it begins while its data is still coming: a write that is long enough to gain by that, and stands for itself.
+    pub fn comes_in_parts(&self) -> bool {
+        self.transfer_bytes >= PART_BYTES_MIN
+            && matches!(self.request, Some(IoRequest::Write { .. }))
+            && fuse_kind(&self.entry) == FuseKind::None
+    }
+
+    /// Whole blocks among so many bytes of its data; 0 unless it writes.
+    pub fn blocks_in(&self, bytes: u32) -> u32 {
+        match self.request {
+            Some(IoRequest::Write { blocks, .. }) => bytes / (self.transfer_bytes / blocks.max(1)).max(1),
+            Some(
+                IoRequest::Flush
+                | IoRequest::Read { .. }
+                | IoRequest::Compare { .. }
+                | IoRequest::WriteZeroes { .. }
+                | IoRequest::DatasetManagement { .. },
+            )
+            | None => 0,
         }
     }
 }

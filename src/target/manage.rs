@@ -29,9 +29,7 @@ pub use lost::LostBlocks;
 pub use observed::{CoreCounters, StageLatency};
 pub use ports::{PortAdd, PortDelete, PortList, PortRequest, PortState, PortStatus};
 pub use shelf::{ClaimStatus, RegistrantStatus, ShelfDriveStatus, ShelfNamespace, ShelfStatus};
-pub use vdisk::{
-    Deleted, ReplicationMode, VdiskCreate, VdiskDelete, VdiskReplicate, VdiskResize, VdiskStatus,
-};
+pub use vdisk::{Deleted, Replication, VdiskCreate, VdiskDelete, VdiskReplicate, VdiskResize, VdiskStatus};
 
 /// A node as its management plane sees it.
 ///

@@ -3,7 +3,7 @@
 use nvme::access::Access;
 use nvme::io::NamespaceFormat;
 
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::vdisk::VirtualDisk;
 
 /// Highest namespace identifier that a node serves; the table is an array indexed by it (a few KiB).
@@ -23,7 +23,7 @@ pub struct Namespace {
     /// Whether writes may complete before they are on stable media, for hosts that were told so.
     pub volatile: bool,
     /// When writes are done, where that is acknowledged from memory.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
     /// Translation to the group's blocks.
     pub disk: VirtualDisk,
 }

@@ -67,7 +67,7 @@ impl VirtualDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amf::replication::Replication;
+    use crate::amf::replication::ReplicationMode;
     use crate::amf::superblock::{Name, PORTS_ALL, Uuid};
 
     fn disk() -> VirtualDisk {
@@ -80,7 +80,7 @@ mod tests {
             blocks: 100,
             ports: PORTS_ALL,
             leaving: false,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         })
     }
 

@@ -22,6 +22,7 @@ mod lost;
 mod membership;
 mod multipath;
 mod partitions;
+mod parts;
 mod ports;
 mod programs;
 mod queue;

@@ -40,9 +40,10 @@ impl Pdu {
     }
 }
 
-/// A connection without digests, byte by byte.
+/// A connection, byte by byte. Without digests, but for those of data where a test wants them.
 pub struct Raw {
     stream: TcpStream,
+    has_data_digests: bool,
 }
 
 impl Raw {
@@ -51,19 +52,38 @@ impl Raw {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
-        Self { stream }
+        Self {
+            stream,
+            has_data_digests: false,
+        }
     }
 
     /// Connects and exchanges ICReq and ICResp.
     pub fn open(address: SocketAddr) -> Self {
+        Self::open_as(address, false)
+    }
+
+    fn open_as(address: SocketAddr, has_data_digests: bool) -> Self {
         let mut raw = Self::silent(address);
-        raw.send(&ic_req());
+        let mut request = ic_req();
+        request[11] |= u8::from(has_data_digests) << 1;
+        raw.send(&request);
         assert_eq!(raw.receive().unwrap().kind, 0x01);
+        raw.has_data_digests = has_data_digests;
         raw
     }
 
     /// An association: its admin queue and one I/O queue, both enabled.
     pub fn connect(address: SocketAddr, host: u8) -> (Self, Self) {
+        Self::connect_as(address, host, false)
+    }
+
+    /// The same with digests of data; see [`with_digest`].
+    pub fn connect_with_data_digests(address: SocketAddr, host: u8) -> (Self, Self) {
+        Self::connect_as(address, host, true)
+    }
+
+    fn connect_as(address: SocketAddr, host: u8, has_data_digests: bool) -> (Self, Self) {
         let mut data = ConnectData {
             hostid: [host; 16],
             cntlid: CNTLID_DYNAMIC,
@@ -80,11 +100,11 @@ impl Raw {
             }
             .encode(1)
         };
-        let mut admin = Self::open(address);
+        let mut admin = Self::open_as(address, has_data_digests);
         let completion = admin.run_with(connect(0), &data.encode());
         data.cntlid = u16::try_from(completion.result & 0xffff).unwrap();
         admin.run(PropertyAccess::set(2, property::CC, Configuration::START.0));
-        let mut io = Self::open(address);
+        let mut io = Self::open_as(address, has_data_digests);
         assert!(io.run_with(connect(1), &data.encode()).status.is_success());
         (admin, io)
     }
@@ -101,7 +121,12 @@ impl Raw {
 
     /// Sends a capsule as it is, with data behind it.
     pub fn send_capsule(&mut self, entry: &SubmissionEntry, data: &[u8]) {
-        self.send(&capsule(entry, data));
+        let capsule = capsule(entry, data);
+        if self.has_data_digests && !data.is_empty() {
+            self.send(&with_digest(capsule, 72, true));
+        } else {
+            self.send(&capsule);
+        }
     }
 
     /// Sends a command without data and waits for its completion.
@@ -170,6 +195,16 @@ pub fn capsule(entry: &SubmissionEntry, data: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(entry.encode());
     bytes.extend_from_slice(data);
     bytes
+}
+
+/// A PDU with the digest of its data, or with a wrong one.
+pub fn with_digest(mut pdu: Vec<u8>, header_bytes: usize, is_right: bool) -> Vec<u8> {
+    pdu[1] |= 2;
+    let digest = nvme::crc32c::portable(0, &pdu[header_bytes..]) ^ u32::from(!is_right);
+    pdu.extend(digest.to_le_bytes());
+    let length = u32::try_from(pdu.len()).unwrap();
+    pdu[4..8].copy_from_slice(&length.to_le_bytes());
+    pdu
 }
 
 /// H2CData as it stands on the wire; `last` sets LAST_PDU.

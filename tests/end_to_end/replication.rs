@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use braid::target::manage::{ReplicationMode, Reply, Request, VdiskName, VdiskReplicate};
+use braid::target::manage::{Replication, Reply, Request, VdiskName, VdiskReplicate};
 use braid::target::rpc::RpcError;
 
 use super::ports::ask;
@@ -15,7 +15,7 @@ use super::stage::WAIT;
 const BLOCK: u32 = 4096;
 
 /// What a node says of when writes to a virtual disk are done.
-fn mode(scene: &Scene, slot: u8, vdisk: &str) -> Option<ReplicationMode> {
+fn mode(scene: &Scene, slot: u8, vdisk: &str) -> Option<Replication> {
     let vdisk = vdisk.to_owned();
     match ask(scene, slot, &Request::VdiskShow(VdiskName { vdisk })) {
         Ok(Reply::Vdisk(vdisk)) => vdisk.replication,
@@ -23,7 +23,7 @@ fn mode(scene: &Scene, slot: u8, vdisk: &str) -> Option<ReplicationMode> {
     }
 }
 
-fn replicate(scene: &Scene, slot: u8, vdisk: &str, replication: ReplicationMode) -> Result<Reply, RpcError> {
+fn replicate(scene: &Scene, slot: u8, vdisk: &str, replication: Replication) -> Result<Reply, RpcError> {
     let vdisk = vdisk.to_owned();
     ask(
         scene,
@@ -76,11 +76,7 @@ fn in_which_order(scene: &Scene, host: &mut Host, number: u64) -> Vec<u32> {
 #[test]
 fn writes_are_done_when_their_virtual_disk_says() {
     let mut scene = scene();
-    let modes = [
-        ReplicationMode::Sync,
-        ReplicationMode::PseudoSync,
-        ReplicationMode::Async,
-    ];
+    let modes = [Replication::Sync, Replication::PseudoSync, Replication::Async];
     for slot in [0, 1] {
         until(
             "it knows the virtual disks",
@@ -108,12 +104,12 @@ fn writes_are_done_when_their_virtual_disk_says() {
     scene.slow_drives_down(0);
     scene.until_open("the partner goes on", &[0, 1]);
     // Whoever is asked.
-    replicate(&scene, 1, "v", ReplicationMode::Async).unwrap();
-    replicate(&scene, 0, "3", ReplicationMode::Sync).unwrap();
+    replicate(&scene, 1, "v", Replication::Async).unwrap();
+    replicate(&scene, 0, "3", Replication::Sync).unwrap();
     for slot in [0, 1] {
         until("both nodes know", || {
-            mode(&scene, slot, "v") == Some(ReplicationMode::Async)
-                && mode(&scene, slot, "a") == Some(ReplicationMode::Sync)
+            mode(&scene, slot, "v") == Some(Replication::Async)
+                && mode(&scene, slot, "a") == Some(Replication::Sync)
         });
     }
     warm(&scene, &mut host);
@@ -126,7 +122,7 @@ fn writes_are_done_when_their_virtual_disk_says() {
     scene.start_shelf();
     (0..2).for_each(|slot| scene.start_node_with(slot, &["--accept-loss", "g"]));
     scene.until_open("all are back", &[0, 1]);
-    assert_eq!(mode(&scene, 1, "v"), Some(ReplicationMode::Async));
+    assert_eq!(mode(&scene, 1, "v"), Some(Replication::Async));
 }
 
 /// CHECKLIST C7: where nothing is acknowledged from the memory of several nodes there is nothing to choose, and whoever tries hears why.
@@ -141,7 +137,7 @@ fn what_is_on_the_drives_first_has_no_mode() {
         || matches!(ask(&scene, 0, &Request::VdiskList), Ok(Reply::Vdisks(vdisks)) if vdisks.len() == 1),
     );
     assert_eq!(mode(&scene, 0, "v"), None);
-    let error = replicate(&scene, 0, "v", ReplicationMode::Async).unwrap_err();
+    let error = replicate(&scene, 0, "v", Replication::Async).unwrap_err();
     assert!(
         format!("{error:?}").contains("from the memory of several nodes"),
         "{error:?}"

@@ -31,6 +31,8 @@ pub(super) struct Command {
     pub transfer_bytes: u32,
     /// Bytes of the host's data that came in so far; offsets never go backwards.
     pub received_bytes: u32,
+    /// Those of them that are known to be right, from the first on.
+    pub sound_bytes: u32,
     /// Whether a data digest was wrong.
     pub corrupt: bool,
 }
@@ -40,6 +42,7 @@ const FREE: Command = Command {
     cid: 0,
     transfer_bytes: 0,
     received_bytes: 0,
+    sound_bytes: 0,
     corrupt: false,
 };
 
@@ -100,6 +103,7 @@ impl Slots {
             cid,
             transfer_bytes,
             received_bytes: 0,
+            sound_bytes: 0,
             corrupt: false,
         };
         self.enter(slot);

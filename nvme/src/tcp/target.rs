@@ -276,6 +276,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of a command's data, from the first on, that have come out and are right: with data digests those of PDUs that have ended.
+    pub fn sound_bytes(&self, slot: Slot) -> u32 {
+        self.slots.command(slot).sound_bytes
+    }
+
     /// Whether the command may be completed now: not while the host owes data that an R2T asked for.
     pub fn can_complete(&self, slot: Slot) -> bool {
         match self.slots.command(slot).state {
@@ -528,6 +533,9 @@ impl Connection {
         let offset_bytes = command.received_bytes;
         let length = u32::try_from(bytes.len()).expect("a PDU is shorter than 4 GiB");
         command.received_bytes += length;
+        if !self.framer.digests().data {
+            command.sound_bytes = command.received_bytes;
+        }
         assert!(
             command.received_bytes <= command.transfer_bytes,
             "the header was checked"
@@ -547,6 +555,9 @@ impl Connection {
             .expect("bodies without a receiver are skipped");
         let command = self.slots.command_mut(slot);
         command.corrupt |= !intact;
+        if !command.corrupt {
+            command.sound_bytes = command.received_bytes;
+        }
         if let State::R2tData { end_bytes } = command.state
             && command.received_bytes < end_bytes
         {

@@ -1,5 +1,6 @@
 //! Runs engines against drives in memory, one byte for each block, with answers in any order.
 
+mod arriving;
 mod medium;
 mod node;
 
@@ -86,6 +87,8 @@ pub enum Owed {
     /// What was marked when it was asked for.
     IntentDurable,
     LostDurable,
+    /// More of a write's data.
+    Data(CommandId),
 }
 
 pub struct Core {
@@ -95,6 +98,8 @@ pub struct Core {
     ring: Vec<u8>,
     /// Headers of the batches in it, where the group is shared.
     headers: BTreeMap<usize, Vec<u8>>,
+    /// What hosts are still sending, by command.
+    arriving: BTreeMap<CommandId, arriving::Data>,
     clean: Vec<u8>,
     pub owed: Vec<Owed>,
 }
@@ -374,7 +379,7 @@ impl World {
                 lba: GroupLba(lba),
                 blocks,
                 fua: false,
-                replication: Replication::Sync,
+                replication: ReplicationMode::Sync,
             },
         );
     }
@@ -464,6 +469,7 @@ impl World {
             | Owed::Committed { .. }
             | Owed::IntentDurable
             | Owed::LostDurable
+            | Owed::Data(..)
             | Owed::Members(_) => Ok(()),
         };
         self.answer(core, owed, result);
@@ -517,6 +523,7 @@ impl World {
                 engine.intent_durable(&mut out);
             }
             Owed::LostDurable => engine.lost_durable(&mut out),
+            Owed::Data(command) => return self.more_comes(core, command),
             Owed::Home(_) => unreachable!("it went its own way"),
         }
         self.act(core, out);
@@ -617,6 +624,7 @@ impl World {
             | Owed::Committed { .. }
             | Owed::IntentDurable
             | Owed::LostDurable
+            | Owed::Data(_)
             | Owed::Members(_) => None,
         };
         self.cores[core].owed.iter().filter_map(drive).collect()
@@ -761,11 +769,14 @@ impl World {
                     }
                     self.faults.push((member, error));
                 }
-                Action::Complete { command, result } => self.done.push(Done {
-                    core,
-                    command,
-                    result,
-                }),
+                Action::Complete { command, result } => {
+                    self.nothing_comes(core, command);
+                    self.done.push(Done {
+                        core,
+                        command,
+                        result,
+                    });
+                }
             }
         }
     }

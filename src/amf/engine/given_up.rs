@@ -29,7 +29,7 @@ fn zero(lba: u64, blocks: u64) -> Request {
         blocks,
         deallocate: true,
         fua: false,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     }
 }
 
@@ -514,7 +514,7 @@ impl Run {
                     lba,
                     blocks,
                     fua,
-                    replication: Replication::Sync,
+                    replication: ReplicationMode::Sync,
                 }
             }
             5 => {

@@ -518,6 +518,7 @@ fn rows_count_as_rebuilt_in_order() {
         | Owed::Committed { .. }
         | Owed::IntentDurable
         | Owed::LostDurable
+        | Owed::Data(_)
         | Owed::Members(_) => false,
     };
     while let Some(index) = world.cores[0].owed.iter().position(|owed| of_row(owed, true)) {
@@ -696,7 +697,8 @@ fn a_rebuild_that_begins_anew_forgets_rows_under_way() {
             | Owed::Commit { .. }
             | Owed::Committed { .. }
             | Owed::IntentDurable
-            | Owed::LostDurable => None,
+            | Owed::LostDurable
+            | Owed::Data(_) => None,
         });
         let lowest = generations.min().expect("both are owed");
         let index = world.find(

@@ -93,6 +93,8 @@ pub(super) struct Command {
     /// Blocks that pieces have been made for.
     started_blocks: u64,
     total_blocks: u64,
+    /// Blocks of the command's buffer that hold what the host sent, from the first on.
+    arrived_blocks: u64,
     pieces: u32,
     /// A drive has been asked for something.
     pub(super) issued: bool,
@@ -123,6 +125,7 @@ impl Command {
         request: Request::Flush,
         started_blocks: 0,
         total_blocks: 0,
+        arrived_blocks: u64::MAX,
         pieces: 0,
         issued: false,
         compared: false,
@@ -219,6 +222,37 @@ impl Engine {
     /// Panics if the id is not below `commands_max` or still in use.
     #[inline]
     pub fn submit(&mut self, command: CommandId, request: Request, out: &mut Vec<Action>) {
+        self.take(command, request, u64::MAX, out);
+    }
+
+    /// Takes a write of which the first blocks are in its buffer, and the others are on their way: [`Engine::arrived`] says how far they are. Each part begins when all of it is there, and holds
+    /// nothing before (patent application, Figure 12).
+    pub fn submit_part(
+        &mut self,
+        command: CommandId,
+        request: Request,
+        arrived_blocks: u32,
+        out: &mut Vec<Action>,
+    ) {
+        assert!(matches!(request, Request::Write { .. }), "only writes bring data");
+        self.take(command, request, u64::from(arrived_blocks), out);
+    }
+
+    /// More of a write's data has come: so many blocks are there by now.
+    ///
+    /// Panics if the command is over.
+    pub fn arrived(&mut self, command: CommandId, blocks: u32, out: &mut Vec<Action>) {
+        let slot = &mut self.commands[command.0 as usize];
+        assert!(
+            slot.state == CommandState::Active && slot.arrived_blocks <= u64::from(blocks),
+            "data comes in order for a command that awaits it"
+        );
+        slot.arrived_blocks = u64::from(blocks);
+        self.line_up(command.0);
+        self.settle(out);
+    }
+
+    fn take(&mut self, command: CommandId, request: Request, arrived_blocks: u64, out: &mut Vec<Action>) {
         let slot = &mut self.commands[command.0 as usize];
         assert!(
             slot.state == CommandState::Free,
@@ -227,6 +261,7 @@ impl Engine {
         *slot = Command {
             state: CommandState::Active,
             request,
+            arrived_blocks,
             ..Command::FREE
         };
         self.in_flight += 1;
@@ -254,7 +289,7 @@ impl Engine {
         if self.read_cache.is_some() {
             self.commands[command.0 as usize].reading = self.observe_read(&request);
         }
-        if self.starved.is_empty() && !self.free_pieces.is_empty() {
+        if self.starved.is_empty() && !self.free_pieces.is_empty() && self.may_start(command.0) {
             self.start_piece(command.0, out);
         }
         self.line_up(command.0);
@@ -500,11 +535,23 @@ impl Engine {
         }
     }
 
+    /// Whether a command has a piece left of which all data is there.
+    fn may_start(&self, command: u32) -> bool {
+        let slot = &self.commands[command as usize];
+        let all_is_there = slot.arrived_blocks >= slot.total_blocks;
+        slot.wants_more() && (all_is_there || self.next_has_arrived(slot))
+    }
+
+    fn next_has_arrived(&self, slot: &Command) -> bool {
+        let (_, row) = next_piece(&self.layout, slot, self.write_blocks_max());
+        slot.started_blocks + u64::from(row.blocks) <= slot.arrived_blocks
+    }
+
     /// Lets a command wait for its turn to start another piece, if it has any left and may.
     pub(super) fn line_up(&mut self, command: u32) {
         let slot = &self.commands[command as usize];
         let open = slot.state == CommandState::Active && slot.pieces < PIECES_PER_COMMAND_MAX;
-        if open && slot.wants_more() && !self.command_links.is_listed(command) {
+        if open && self.may_start(command) && !self.command_links.is_listed(command) {
             self.command_links.push_back(&mut self.starved, command);
         }
     }

@@ -47,7 +47,7 @@ fn zero(lba: u64, blocks: u64) -> Request {
         blocks,
         deallocate: true,
         fua: true,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     }
 }
 
@@ -172,7 +172,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 lba: GroupLba(2),
                 blocks: 20,
                 fua,
-                replication: Replication::Sync,
+                replication: ReplicationMode::Sync,
             },
         );
         pay_reads(&mut world);
@@ -752,7 +752,7 @@ fn commands_outside_of_the_group_or_too_long_are_refused() {
                 lba: GroupLba(end - 1),
                 blocks: 2,
                 fua: false,
-                replication: Replication::Sync,
+                replication: ReplicationMode::Sync,
             },
             GroupError::OutOfRange,
         ),

@@ -2,6 +2,7 @@
 
 mod copies;
 mod modes;
+mod pipelined;
 mod survivors;
 mod sweep;
 

@@ -152,7 +152,7 @@ fn one_member_is_a_plain_drive() {
             blocks: 4,
             deallocate: true,
             fua: false,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         },
     );
     assert!(matches!(world.asked(0)[..], [Action::DriveZero { .. }]));

@@ -60,7 +60,7 @@ pub(super) struct Run {
     /// Where a sequential stream goes on, if there is to be one.
     pub stream: Option<usize>,
     /// When writes are done.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
     completed: u64,
     aborted: u64,
     /// Commands of the group's own that completed.
@@ -77,7 +77,7 @@ impl Run {
             running: Vec::new(),
             commands: shape.commands,
             stream: None,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
             completed: 0,
             aborted: 0,
             background: Vec::new(),
@@ -221,8 +221,19 @@ impl Run {
                 }
             }
         };
+        self.begin(running, request, blocks);
+    }
+
+    fn begin(&mut self, running: Running, request: Request, blocks: u32) {
+        let Running { core, command, .. } = running;
         self.running.push(running);
-        self.world.submit(core, command, request);
+        let comes_in_parts = matches!(request, Request::Write { .. }) && self.random().chance(30);
+        if comes_in_parts {
+            let there = self.random().index(blocks as usize);
+            self.world.submit_part(core, command, request, there);
+        } else {
+            self.world.submit(core, command, request);
+        }
     }
 
     /// What a host expects where something else may be, and whether it is wrong.
@@ -844,7 +855,7 @@ fn every_command_after_a_loss(shape: &Shape, failed: u32) {
                     blocks,
                     deallocate,
                     fua,
-                    replication: Replication::Sync,
+                    replication: ReplicationMode::Sync,
                 },
             );
             assert_eq!(world.result(0, 0), lost);

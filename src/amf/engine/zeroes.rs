@@ -36,7 +36,7 @@ fn zero(lba: u64, blocks: u64) -> Request {
         blocks,
         deallocate: true,
         fua: false,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     }
 }
 

@@ -24,7 +24,7 @@ mod vdisks;
 use thiserror::Error;
 
 use super::expansion::{ExpansionRecord, Layout, ScratchState};
-use super::replication::Replication;
+use super::replication::ReplicationMode;
 use super::superblock::{Found, GroupRecord, Name, RECORD_BYTES, SPARES_MAX, Uuid, VDISKS_MAX, VdiskRecord};
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::DriveError;
@@ -152,7 +152,7 @@ pub struct VdiskSpec {
     /// The nodes that serve it.
     pub ports: SlotSet,
     /// When a host's write is done, where that is acknowledged from memory.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
 }
 
 /// What may change of a virtual disk beside its place.
@@ -161,7 +161,7 @@ pub enum VdiskChange {
     /// One more node serves it, or one less.
     Port(Slot, PortChange),
     /// When a host's write is done.
-    Replication(Replication),
+    Replication(ReplicationMode),
 }
 
 /// What becomes of a virtual disk's port at one node.

@@ -168,7 +168,7 @@ fn vdisk(number: u8, size: VdiskSize) -> VdiskSpec {
         uuid: uuid(number),
         nguid: [number; 16],
         ports: crate::amf::superblock::PORTS_ALL,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     }
 }
 

@@ -30,7 +30,7 @@ const TAIL_BLOCKS: u64 = 2;
 const BATCH_BYTES_SOFT: u32 = 256 << 10;
 
 /// Longest batch that other nodes are asked to keep, with its header: one message of the link has it. Longer ones are committed.
-pub const KEPT_BYTES_MAX: u32 = 96 << 10;
+pub const KEPT_BYTES_MAX: u32 = (128 << 10) + 4096;
 
 /// The number of a batch; what was appended is committed when all batches up to its own are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -312,7 +312,12 @@ impl Lane {
         let lane_blocks = u64::from(self.config.layout.lane_blocks);
         if let Some(batch) = self.batches.back_mut().filter(|batch| batch.state == State::Open) {
             let end = batch.position % lane_blocks + 1 + u64::from(batch.payload_blocks + payload_blocks);
-            let soft = BATCH_BYTES_SOFT >> self.config.layout.block.shift();
+            let shift = self.config.layout.block.shift();
+            // What nobody else keeps waits for the drives.
+            let soft = match self.keeps {
+                true => (KEPT_BYTES_MAX >> shift) - 1,
+                false => BATCH_BYTES_SOFT >> shift,
+            };
             let fits = batch.entries.len() + entries <= self.entries_max
                 && end <= lane_blocks
                 && (batch.payload_blocks == 0 || batch.payload_blocks + payload_blocks <= soft);

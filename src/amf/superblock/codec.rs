@@ -42,7 +42,7 @@ use super::{
 use crate::amf::MemberIndex;
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
 use crate::amf::geometry::Level;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 use crate::icl::SlotSet;
 
@@ -292,7 +292,7 @@ pub fn parse_shared(bytes: &[u8]) -> Result<GroupRecord, ParseError> {
 /// The oldest version whose readers understand the record.
 fn version_of(record: &GroupRecord) -> u16 {
     let is_plain = |vdisk: &VdiskRecord| vdisk.ports == PORTS_ALL && !vdisk.leaving;
-    let is_sync = |vdisk: &VdiskRecord| vdisk.replication == Replication::Sync;
+    let is_sync = |vdisk: &VdiskRecord| vdisk.replication == ReplicationMode::Sync;
     if !record.vdisks.iter().all(is_sync) {
         VERSION_REPLICATION
     } else if !record.vdisks.iter().all(is_plain) {
@@ -577,8 +577,8 @@ fn put_vdisk(entry: &mut [u8], vdisk: &VdiskRecord) {
     entry[87] = vdisk.replication.code();
 }
 
-fn parse_replication(value: u8) -> Result<Replication, ParseError> {
-    Replication::parse(value).ok_or(ParseError::Unknown {
+fn parse_replication(value: u8) -> Result<ReplicationMode, ParseError> {
+    ReplicationMode::parse(value).ok_or(ParseError::Unknown {
         field: "replication of a virtual disk",
         value,
     })
@@ -852,9 +852,9 @@ mod tests {
     #[test]
     fn replication_of_virtual_disks_is_kept() {
         for (replication, version) in [
-            (Replication::Sync, 2),
-            (Replication::PseudoSync, 6),
-            (Replication::Async, 6),
+            (ReplicationMode::Sync, 2),
+            (ReplicationMode::PseudoSync, 6),
+            (ReplicationMode::Async, 6),
         ] {
             let mut superblock = small();
             superblock.record.vdisks[1].replication = replication;

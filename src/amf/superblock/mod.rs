@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use super::expansion::ExpansionRecord;
 use super::geometry::{Geometry, Level, ROWS_MAX};
-use super::replication::Replication;
+use super::replication::ReplicationMode;
 use super::{MEMBERS_MAX, MemberIndex, MemberSet};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 use crate::icl::SlotSet;
@@ -213,7 +213,7 @@ pub struct VdiskRecord {
     /// It is on its way out: no node begins to serve it any more.
     pub leaving: bool,
     /// When a host's write is done, where that is acknowledged from memory.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
 }
 
 /// Ports of a virtual disk that every node serves, also one that comes later.

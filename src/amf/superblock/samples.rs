@@ -5,7 +5,7 @@ use super::{
     PORTS_ALL, ParityState, SPARES_MAX, Superblock, Uuid, VDISKS_MAX, VdiskRecord,
 };
 use crate::amf::expansion::{ExpansionRecord, ScratchState};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::{MEMBERS_MAX, MemberIndex};
 use crate::drive::block::{BlockSize, GroupLba, MemberLba};
 
@@ -25,7 +25,7 @@ pub(super) fn small() -> Superblock {
         blocks,
         ports: PORTS_ALL,
         leaving: false,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     };
     let record = GroupRecord {
         array: Uuid([0xa1; 16]),
@@ -164,7 +164,7 @@ pub(super) fn full() -> Superblock {
             blocks: 16 * row_blocks,
             ports: PORTS_ALL,
             leaving: false,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         })
         .collect();
     superblock

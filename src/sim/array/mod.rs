@@ -31,7 +31,7 @@ use super::random::Random;
 use super::scenario::Scenario;
 use crate::amf::geometry::Level;
 use crate::amf::group::drives_min;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 
 pub use check::{Summary, seeds_to_catch, try_setting};
 pub use counters::Counters;
@@ -57,7 +57,7 @@ pub struct Setting {
     /// Writes are acknowledged when so many nodes have them in memory; 1 if they are when they are in the journal.
     pub copies: u8,
     /// When a write of a host is done, where there are copies.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
 }
 
 impl Setting {
@@ -69,7 +69,7 @@ impl Setting {
         setting.copies = u8::try_from(random.between(2, most)).expect("few nodes");
         setting.shape.ram = true;
         if random.chance(30) {
-            setting.replication = Replication::ALL[1 + random.index(2)];
+            setting.replication = ReplicationMode::ALL[1 + random.index(2)];
         }
         (setting.may_fail, setting.ends_dark) = (false, false);
         setting
@@ -113,7 +113,7 @@ impl Setting {
             ends_dark: random.chance(60),
             mutant: Mutant::None,
             copies: 1,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::amf::group::{
 };
 use crate::amf::ram::{Action as RamAction, Event as RamEvent};
 use crate::amf::relayout::Event as RelayoutEvent;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::superblock::{Name, PORTS_ALL, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust, RowIndex};
 use crate::drive::DriveError;
@@ -225,7 +225,7 @@ impl Node {
             uuid: Uuid([7 + there; 16]),
             nguid: [70 + there; 16],
             ports: PORTS_ALL,
-            replication: Replication::Sync,
+            replication: ReplicationMode::Sync,
         };
         let request = self.request();
         self.group_event(Event::CreateVdisk { request, spec }, out);

@@ -19,7 +19,7 @@ use crate::amf::geometry::Level;
 #[cfg(feature = "sim")]
 use crate::sim::Scenario;
 use crate::target::manage::{
-    BLOCK_BYTES_DEFAULT, Durability, FaultKind, LEVEL_DEFAULT, ReplicationMode, STRIP_KIB_DEFAULT, Size,
+    BLOCK_BYTES_DEFAULT, Durability, FaultKind, LEVEL_DEFAULT, Replication, STRIP_KIB_DEFAULT, Size,
 };
 
 /// Port of NVMe over TCP when an address names none.
@@ -453,7 +453,7 @@ pub enum VdiskCommand {
         nsid: Option<u32>,
         /// When its writes are done, in a group that acknowledges from the memory of several nodes [default: sync]
         #[arg(long, value_name = "WHEN")]
-        replication: Option<ReplicationMode>,
+        replication: Option<Replication>,
         #[command(flatten)]
         #[expect(
             missing_docs,
@@ -467,7 +467,7 @@ pub enum VdiskCommand {
         /// Name of the virtual disk, or its namespace number
         vdisk: String,
         /// When its writes are done from now on
-        replication: ReplicationMode,
+        replication: Replication,
         #[command(flatten)]
         #[expect(
             missing_docs,

@@ -8,8 +8,8 @@ use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
     CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
-    MemberState, NodeStatus, PortStatus, ReplicationMode, Reply, ShelfDriveStatus, ShelfNamespace,
-    ShelfStatus, StageLatency, VdiskStatus,
+    MemberState, NodeStatus, PortStatus, Replication, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus,
+    StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -419,13 +419,13 @@ fn vdisk_text(vdisk: &VdiskStatus) -> String {
 }
 
 /// When writes are done, and what that may cost.
-const fn done_when(mode: ReplicationMode) -> &'static str {
+const fn done_when(mode: Replication) -> &'static str {
     match mode {
-        ReplicationMode::Sync => "when several nodes have them in memory (sync)",
-        ReplicationMode::PseudoSync => {
+        Replication::Sync => "when several nodes have them in memory (sync)",
+        Replication::PseudoSync => {
             "when they were sent to other nodes (pseudo-sync): what was on the way when a node died may be lost"
         }
-        ReplicationMode::Async => {
+        Replication::Async => {
             "before they are sent to other nodes (async): the last of them are lost when a node dies"
         }
     }

@@ -23,7 +23,7 @@ use crate::amf::lock::LockTable;
 use crate::amf::lost::LostList;
 use crate::amf::ram::{Event as RamEvent, Ram};
 use crate::amf::relayout::{Event as RelayoutEvent, Relayout};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::reserving::Table;
 use crate::amf::superblock::{self, JournalRecord, Name, RECORD_BYTES, Uuid};
 use crate::amf::{MemberIndex, MemberSet, ParityTrust};
@@ -103,7 +103,7 @@ pub struct VdiskPlan {
     /// The nodes that serve it.
     pub ports: SlotSet,
     /// When its writes are done.
-    pub replication: Replication,
+    pub replication: ReplicationMode,
     /// Random bytes for its identity.
     pub entropy: [u8; 32],
 }

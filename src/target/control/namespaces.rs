@@ -11,7 +11,7 @@ use reactor::{CoreIndex, Io};
 use super::Control;
 use super::groups::{COMPARE_WRITE_BLOCKS, GroupControl, Phase};
 use crate::amf::group::{Action, Event};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::superblock::{Uuid, VdiskRecord};
 use crate::target::core::Core;
 use crate::target::message::Message;
@@ -25,7 +25,7 @@ pub(super) struct Shown {
     pub(super) uuid: Uuid,
     blocks: u64,
     access: Access,
-    replication: Replication,
+    replication: ReplicationMode,
 }
 
 /// What hosts are told once every core knows.

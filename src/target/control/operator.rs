@@ -16,7 +16,7 @@ use crate::amf::group::{
     RequestError, RequestId, VdiskSize, VdiskSpec, plan_create,
 };
 use crate::amf::lost::LostList;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::amf::superblock::{Durability, Found, Name, PORTS_ALL, Uuid, VdiskRecord};
 use crate::drive::block::BlockSize;
 use crate::icl::{Epoch, Slot, SlotSet};
@@ -579,7 +579,7 @@ impl Control {
             manage::Size::Bytes(bytes) => VdiskSize::Blocks(bytes.div_ceil(block)),
         };
         let nsid = create.nsid.or_else(|| self.free_nsid());
-        let replication = create.replication.map_or(Replication::Sync, Into::into);
+        let replication = create.replication.map_or(ReplicationMode::Sync, Into::into);
         self.check_replication(group, replication)?;
         let uuid = Uuid(random_uuid(&entropy[..ID_BYTES]));
         let nguid = self.make_nguid(&entropy[ID_BYTES..]);

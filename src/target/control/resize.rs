@@ -2,7 +2,7 @@
 
 use super::Control;
 use crate::amf::group::{Event, RequestId, VdiskChange, VdiskSize};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::target::manage::{self, ManageError};
 
 impl Control {
@@ -26,7 +26,7 @@ impl Control {
         replicate: &manage::VdiskReplicate,
     ) -> Result<(usize, impl FnOnce(RequestId) -> Event + use<>), ManageError> {
         let (group, nsid) = self.vdisk_by_name_or_number(&replicate.vdisk)?;
-        let replication = Replication::from(replicate.replication);
+        let replication = ReplicationMode::from(replicate.replication);
         self.check_replication(group, replication)?;
         let change = VdiskChange::Replication(replication);
         Ok((group, move |request| Event::ChangeVdisk {
@@ -40,10 +40,10 @@ impl Control {
     pub(super) fn check_replication(
         &self,
         group: usize,
-        replication: Replication,
+        replication: ReplicationMode,
     ) -> Result<(), ManageError> {
         let index = u16::try_from(group).expect("a node has at most 128 groups");
-        if replication == Replication::Sync || self.copies_of(index).is_some() {
+        if replication == ReplicationMode::Sync || self.copies_of(index).is_some() {
             return Ok(());
         }
         Err(ManageError::new(

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{GroupState, Size};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 
 /// Parameters of `vdisk.create`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub struct VdiskCreate {
     pub nsid: Option<u32>,
     /// When its writes are done, where that is acknowledged from the memory of several nodes; `sync` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replication: Option<ReplicationMode>,
+    pub replication: Option<Replication>,
 }
 
 /// Parameters of `vdisk.resize`.
@@ -43,7 +43,7 @@ pub struct VdiskReplicate {
     /// Name of the virtual disk, or its namespace number.
     pub vdisk: String,
     /// When its writes are done from now on.
-    pub replication: ReplicationMode,
+    pub replication: Replication,
 }
 
 /// Parameters of `vdisk.delete`.
@@ -78,7 +78,7 @@ pub struct VdiskStatus {
     pub state: GroupState,
     /// When its writes are done, where that is acknowledged from the memory of several nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replication: Option<ReplicationMode>,
+    pub replication: Option<Replication>,
 }
 
 /// What became of a deleted virtual disk.
@@ -93,7 +93,7 @@ pub struct Deleted {
 /// When a host's write is done, in groups that acknowledge from the memory of several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum ReplicationMode {
+pub enum Replication {
     /// All partners have it: no node's death loses it
     Sync,
     /// It was sent to all partners: a node that dies with its network loses what was on the way
@@ -102,22 +102,22 @@ pub enum ReplicationMode {
     Async,
 }
 
-impl From<Replication> for ReplicationMode {
-    fn from(replication: Replication) -> Self {
+impl From<ReplicationMode> for Replication {
+    fn from(replication: ReplicationMode) -> Self {
         match replication {
-            Replication::Sync => Self::Sync,
-            Replication::PseudoSync => Self::PseudoSync,
-            Replication::Async => Self::Async,
+            ReplicationMode::Sync => Self::Sync,
+            ReplicationMode::PseudoSync => Self::PseudoSync,
+            ReplicationMode::Async => Self::Async,
         }
     }
 }
 
-impl From<ReplicationMode> for Replication {
-    fn from(mode: ReplicationMode) -> Self {
+impl From<Replication> for ReplicationMode {
+    fn from(mode: Replication) -> Self {
         match mode {
-            ReplicationMode::Sync => Self::Sync,
-            ReplicationMode::PseudoSync => Self::PseudoSync,
-            ReplicationMode::Async => Self::Async,
+            Replication::Sync => Self::Sync,
+            Replication::PseudoSync => Self::PseudoSync,
+            Replication::Async => Self::Async,
         }
     }
 }

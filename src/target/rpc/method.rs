@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::message::RpcError;
 use crate::amf::geometry::Level;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::target::manage::{
-    ArrayRequest, BackgroundRequest, Durability, FaultKind, PortRequest, ReplicationMode, Request,
+    ArrayRequest, BackgroundRequest, Durability, FaultKind, PortRequest, Replication, Request,
 };
 
 /// One method of the interface.
@@ -478,7 +478,7 @@ impl Kind {
             Self::Durability => value
                 .as_str()
                 .is_some_and(|name| Durability::CHOICES.iter().any(|choice| choice.name() == name)),
-            Self::Replication => serde_json::from_value::<ReplicationMode>(value.clone()).is_ok(),
+            Self::Replication => serde_json::from_value::<Replication>(value.clone()).is_ok(),
             Self::Fault => value
                 .as_str()
                 .is_some_and(|name| FaultKind::ALL.iter().any(|fault| fault.name() == name)),
@@ -497,7 +497,10 @@ impl Kind {
             Self::Size => "a number of bytes above 0, or \"all\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
             Self::Durability => format!("one of {}", Durability::CHOICES.map(Durability::name).join(", ")),
-            Self::Replication => format!("one of {}", Replication::ALL.map(Replication::name).join(", ")),
+            Self::Replication => format!(
+                "one of {}",
+                ReplicationMode::ALL.map(ReplicationMode::name).join(", ")
+            ),
             Self::Fault => format!("one of {}", FaultKind::ALL.map(FaultKind::name).join(", ")),
         }
     }
@@ -512,7 +515,7 @@ impl Kind {
             Self::Size => json!("all"),
             Self::Flag => json!(true),
             Self::Durability => json!(Durability::Ram.name()),
-            Self::Replication => json!(Replication::Async.name()),
+            Self::Replication => json!(ReplicationMode::Async.name()),
             Self::Fault => json!(FaultKind::Hang.name()),
         }
     }
@@ -612,7 +615,7 @@ mod tests {
                 group: name(),
                 size: Size::Bytes(7),
                 nsid: Some(3),
-                replication: Some(ReplicationMode::PseudoSync),
+                replication: Some(Replication::PseudoSync),
             }),
             Request::VdiskCreate(VdiskCreate {
                 name: name(),
@@ -636,7 +639,7 @@ mod tests {
             }),
             Request::VdiskReplicate(VdiskReplicate {
                 vdisk: name(),
-                replication: ReplicationMode::Async,
+                replication: Replication::Async,
             }),
             Request::Port(PortRequest::List(PortList { vdisk: None })),
             Request::Port(PortRequest::List(PortList { vdisk: Some(name()) })),

@@ -77,6 +77,7 @@ impl Founding {
             }),
             ring: vec![JUNK; LANE_BLOCKS as usize],
             headers: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             clean: Vec::new(),
             buffers: vec![Vec::new(); shape.commands as usize],
             scratch: vec![JUNK; (scratch_bytes / BLOCK) as usize],

@@ -9,7 +9,7 @@ use super::survivors::{Array, shape_of};
 use super::{Mail, slot};
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::replica::{Asked, Copies, Copy, Name, partners};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::icl::{Slot, SlotSet};
 
 /// What a node keeps for others, and has asked others to keep.
@@ -19,6 +19,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    /// One with room for whatever it is asked to keep.
+    pub(super) fn roomy() -> Self {
+        Self {
+            kept: Copies::new(usize::MAX),
+            ..Self::new()
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self {
             kept: Copies::new(40 * BLOCK as usize),
@@ -150,8 +158,8 @@ fn live(seed: u64) -> Array {
     let nodes = u8::try_from(shape.nodes).expect("few nodes");
     let copies = 2 + u8::try_from(array.run.random().below(u64::from(nodes) - 1)).expect("few nodes");
     array.run.world.several().copies = copies;
-    let mode = array.run.random().index(Replication::ALL.len());
-    array.run.replication = Replication::ALL[mode];
+    let mode = array.run.random().index(ReplicationMode::ALL.len());
+    array.run.replication = ReplicationMode::ALL[mode];
     array.run.world.allow_ram();
     array.serve_all();
     let members = array.run.world.drives.len();

@@ -1,11 +1,11 @@
 //! When a host hears that its write is done, in each mode of replication, message by message.
 
 use super::super::Durability;
-use super::super::executor::{BLOCK, Shape, World};
+use super::super::executor::{Shape, World};
 use super::super::{Action, CommandId, Request};
 use super::slot;
 use super::survivors::Array;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::drive::block::GroupLba;
 use crate::icl::SlotSet;
 
@@ -22,15 +22,15 @@ fn three() -> World {
     array.run.world.allow_ram();
     array.serve_all();
     let mut world = array.run.world;
-    submit(&mut world, 0, Replication::Sync, false);
+    submit(&mut world, 0, ReplicationMode::Sync, false);
     world.settle();
     assert_eq!(world.result(0, 0), Some(Ok(())));
     world
 }
 
 /// A write of node 0. What its engine wants first, in order.
-fn submit(world: &mut World, command: u32, replication: Replication, fua: bool) -> Vec<Action> {
-    world.cores[0].buffers[command as usize] = vec![0x42; BLOCK as usize];
+fn submit(world: &mut World, command: u32, replication: ReplicationMode, fua: bool) -> Vec<Action> {
+    world.cores[0].buffers[command as usize] = vec![0x42];
     let mut out = Vec::new();
     let request = Request::Write {
         lba: GroupLba(0),
@@ -65,7 +65,7 @@ fn arrive_all(world: &mut World, from: usize, to: usize) {
 #[test]
 fn a_synchronous_write_is_done_when_all_partners_keep_it() {
     let mut world = three();
-    submit(&mut world, 1, Replication::Sync, false);
+    submit(&mut world, 1, ReplicationMode::Sync, false);
     for partner in [1, 2] {
         assert_eq!(world.result(0, 1), None, "{partner} does not keep it yet");
         arrive_all(&mut world, 0, partner);
@@ -79,8 +79,8 @@ fn a_synchronous_write_is_done_when_all_partners_keep_it() {
 #[test]
 fn a_pseudo_synchronous_write_is_done_when_it_was_sent_to_all_partners() {
     let mut world = three();
-    submit(&mut world, 3, Replication::Sync, false);
-    let out = submit(&mut world, 1, Replication::PseudoSync, false);
+    submit(&mut world, 3, ReplicationMode::Sync, false);
+    let out = submit(&mut world, 1, ReplicationMode::PseudoSync, false);
     let keep = position(&out, |action| matches!(action, Action::Keep { .. }));
     assert!(matches!(out[keep], Action::Keep { reports: true, .. }));
     assert_eq!(world.result(0, 1), None, "it was sent to nobody yet");
@@ -91,7 +91,7 @@ fn a_pseudo_synchronous_write_is_done_when_it_was_sent_to_all_partners() {
     assert_eq!(world.result(0, 3), None, "that waits for them");
     assert!(!world.cores[0].engine.is_restored());
     // A synchronous one behind it in the same lane waits for both.
-    submit(&mut world, 2, Replication::Sync, false);
+    submit(&mut world, 2, ReplicationMode::Sync, false);
     for partner in [1, 2] {
         assert_eq!(world.result(0, 2), None);
         arrive_all(&mut world, 0, partner);
@@ -105,7 +105,7 @@ fn a_pseudo_synchronous_write_is_done_when_it_was_sent_to_all_partners() {
 #[test]
 fn an_asynchronous_write_is_done_before_it_is_sent() {
     let mut world = three();
-    let out = submit(&mut world, 1, Replication::Async, false);
+    let out = submit(&mut world, 1, ReplicationMode::Async, false);
     let done = position(&out, |action| matches!(action, Action::Complete { .. }));
     let sent = position(&out, |action| matches!(action, Action::Keep { .. }));
     assert!(done < sent, "{out:?}");
@@ -121,7 +121,7 @@ fn an_asynchronous_write_is_done_before_it_is_sent() {
 /// writes may be lost.
 #[test]
 fn no_mode_promises_less_than_it_says() {
-    for replication in [Replication::PseudoSync, Replication::Async] {
+    for replication in [ReplicationMode::PseudoSync, ReplicationMode::Async] {
         let mut world = three();
         submit(&mut world, 1, replication, true);
         arrive_all(&mut world, 0, 0);

@@ -19,7 +19,7 @@ fn submit(world: &mut World, core: usize, command: u32, fua: bool) {
         lba: GroupLba(u64::from(command) * 100 % 40),
         blocks: 2,
         fua,
-        replication: Replication::Sync,
+        replication: ReplicationMode::Sync,
     };
     world.submit(core, command, request);
 }

@@ -11,7 +11,7 @@ use super::super::machine::Engine;
 use super::super::{Action, Request};
 use super::Durability;
 use crate::amf::journal::lane::BatchNumber;
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 
 /// When a write is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +67,9 @@ impl Engine {
         }
         match (ram.allowed, ram.keeps_copies, replication) {
             // With nobody to send it to it waits for the drives.
-            (true, true, Replication::Async) if write_back.lane.keeps() => Done::Now,
-            (_, true, Replication::Sync | Replication::Async) => Done::Safe,
-            (_, true, Replication::PseudoSync) => Done::Sent,
+            (true, true, ReplicationMode::Async) if write_back.lane.keeps() => Done::Now,
+            (_, true, ReplicationMode::Sync | ReplicationMode::Async) => Done::Safe,
+            (_, true, ReplicationMode::PseudoSync) => Done::Sent,
             (true, false, _) => Done::Now,
             (false, false, _) => Done::Committed,
         }
@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// When a host's write is done. What depends on what was there before is a lock of some host: others rely on it at once.
-    fn replication_of(&self, index: u32) -> Replication {
+    fn replication_of(&self, index: u32) -> ReplicationMode {
         let command = self.pieces[index as usize].command;
         match self.commands[command as usize].request {
             Request::Write { replication, .. } | Request::Zero { replication, .. } => replication,
@@ -101,7 +101,7 @@ impl Engine {
             | Request::Rebuild { .. }
             | Request::Scrub { .. }
             | Request::Move { .. }
-            | Request::Repair { .. } => Replication::Sync,
+            | Request::Repair { .. } => ReplicationMode::Sync,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What goes wrong, and what a run waits for when nothing does any more.
 
 use super::{Event, Life, MS, Order, Stage, World, slot};
-use crate::amf::replication::Replication;
+use crate::amf::replication::ReplicationMode;
 use crate::icl::SlotSet;
 use crate::sim::array::node::Node;
 use crate::sim::drive::Trouble;
@@ -24,7 +24,7 @@ impl World {
         match self.random.below(100) {
             0..44 | 94.. if is_in_memory && !self.may_lose() => {}
             // Who goes without being asked when it has told hosts what nobody else has loses that.
-            70..94 if self.setting.replication != Replication::Sync => {}
+            70..94 if self.setting.replication != ReplicationMode::Sync => {}
             0..25 => self.end_life(life),
             94.. if is_in_memory => self.end_life(life),
             25..37 => {

@@ -10,6 +10,7 @@ use super::Recovering;
 use crate::amf::engine::{Durability, WriteBackConfig};
 use crate::amf::group::{Event, Group, LanesOver, Opening, TakeOver};
 use crate::amf::hand_over::HandedOver;
+use crate::amf::journal::lane::KEPT_BYTES_MAX;
 use crate::amf::journal::{JournalLayout, WRITE_BYTES_MAX};
 use crate::amf::peering::note::Led;
 use crate::amf::reserving::Reserving;
@@ -259,8 +260,7 @@ impl Control {
             },
             keeps_copies: true,
             hands_over: true,
-            write_blocks_max: (WRITE_BYTES_MAX / machine.geometry().block().bytes())
-                .min(machine.geometry().row_blocks()),
+            write_blocks_max: write_blocks_max(&machine),
             intent: None,
             lost: None,
         });
@@ -665,4 +665,15 @@ impl Control {
             .as_deref()
             .is_none_or(|share| share.gathering.is_even())
     }
+}
+
+/// Longest part of a write that is journaled as one: where other nodes keep it, what they take at once.
+fn write_blocks_max(machine: &Group) -> u32 {
+    let geometry = machine.geometry();
+    let block_bytes = geometry.block().bytes();
+    let most = match machine.durability() {
+        superblock::Durability::Ram => KEPT_BYTES_MAX - block_bytes,
+        superblock::Durability::Journal | superblock::Durability::None => WRITE_BYTES_MAX,
+    };
+    (most / block_bytes).min(geometry.row_blocks())
 }
