@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use nvme::nqn::Nqn;
 
 use crate::problem::Problems;
-use crate::read::{ArrayDraft, GroupDraft, Placed, VdiskDraft};
+use crate::read::{ArrayDraft, GroupDraft, Placed, RuleDraft, VdiskDraft};
 use crate::{
     ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, COPIES, Drive, Durability, Group, Peer, RemoteShelf,
-    Replication, Subsystem, default_serial,
+    Replication, Subsystem, default_serial, replication,
 };
 
 type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
@@ -17,26 +17,19 @@ type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
 pub(crate) fn resolve(
     draft: Option<Placed<ArrayDraft>>,
     peers: Vec<Placed<Peer>>,
+    rules: Vec<Placed<RuleDraft<'_>>>,
     drives: Vec<Placed<Drive>>,
     shelves: Vec<Placed<RemoteShelf>>,
     groups: &[Placed<GroupDraft<'_>>],
     problems: &mut Problems<'_>,
 ) -> Resolved {
-    let Some(Placed { value: draft, at }) = draft else {
-        if let Some(peer) = peers.first() {
-            let what = "[[peer]] is another node of an array, and there is no [array]";
-            problems.push(&peer.at, what, "write an [array] section, or remove this one");
-        }
-        check_alone(groups, problems);
+    let Some(draft) = draft else {
+        check_alone(&peers, &rules, groups, problems);
         return (None, drives, shelves);
     };
-    let mut slots = BTreeSet::from([draft.slot]);
-    for peer in &peers {
-        if !slots.insert(peer.value.slot) {
-            let what = format!("[[peer]]: slot {} is taken by another node", peer.value.slot);
-            problems.push(&peer.at, what, "give each node of the array a slot of its own");
-        }
-    }
+    let slots = slots_of(draft.value.slot, &peers, problems);
+    let rules = replication::rules(&draft, &peers, rules, problems);
+    let Placed { value: draft, at } = draft;
     let (shared, own): (Vec<_>, Vec<_>) = drives
         .into_iter()
         .partition(|drive| matches!(drive.value.backing, Backing::Shelf(_)));
@@ -50,6 +43,8 @@ pub(crate) fn resolve(
     check_shared_groups(groups, &own, problems);
     check_nodes(groups, &slots, problems);
     check_copies(groups, &slots, problems);
+    replication::check_copies_min(groups, problems);
+    let are_rules_sound = rules.is_some();
     let (kept, kept_shelves) = (shared.clone(), shelves.clone());
     let drives = shared.into_iter().filter_map(|drive| {
         let Backing::Shelf(place) = drive.value.backing else {
@@ -70,9 +65,14 @@ pub(crate) fn resolve(
         failures: draft.failures,
         encryption: draft.encryption,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
+        replication_group: draft.replication_group,
+        replication_rules: rules.unwrap_or_default(),
         drives: drives.collect(),
         shelves: shelves.into_iter().map(|shelf| shelf.value).collect(),
     };
+    if are_rules_sound {
+        replication::check_keepers(groups, &array, problems);
+    }
     (Some(array), kept, kept_shelves)
 }
 
@@ -113,6 +113,18 @@ fn check_replication(
             );
         }
     }
+}
+
+/// The slots of the array's nodes.
+fn slots_of(own: u8, peers: &[Placed<Peer>], problems: &mut Problems<'_>) -> BTreeSet<u8> {
+    let mut slots = BTreeSet::from([own]);
+    for peer in peers {
+        if !slots.insert(peer.value.slot) {
+            let what = format!("[[peer]]: slot {} is taken by another node", peer.value.slot);
+            problems.push(&peer.at, what, "give each node of the array a slot of its own");
+        }
+    }
+    slots
 }
 
 /// Ports of virtual disks are at nodes that there are, and that serve the group.
@@ -164,8 +176,21 @@ fn check_ports(
     }
 }
 
-/// What groups of a node without an array cannot have.
-fn check_alone(groups: &[Placed<GroupDraft<'_>>], problems: &mut Problems<'_>) {
+/// What a node without an array, and groups of it, cannot have.
+fn check_alone(
+    peers: &[Placed<Peer>],
+    rules: &[Placed<RuleDraft<'_>>],
+    groups: &[Placed<GroupDraft<'_>>],
+    problems: &mut Problems<'_>,
+) {
+    if let Some(peer) = peers.first() {
+        let what = "[[peer]] is another node of an array, and there is no [array]";
+        problems.push(&peer.at, what, "write an [array] section, or remove this one");
+    }
+    if let Some(rule) = rules.first() {
+        let what = "[[replication_rule]] is about nodes of an array, and there is no [array]";
+        problems.push(&rule.at, what, "write an [array] section, or remove this one");
+    }
     for Placed { value: group, .. } in groups {
         if let Some((_, at)) = &group.nodes {
             let what = format!("[[group]] {:?} names nodes, and there is no [array]", group.name);
@@ -174,6 +199,17 @@ fn check_alone(groups: &[Placed<GroupDraft<'_>>], problems: &mut Problems<'_>) {
         if let Some((_, at)) = &group.copies {
             let what = format!("[[group]] {:?} has copies, and there is no [array]", group.name);
             problems.push(at, what, "leave copies out: no other node is there to keep any");
+        }
+        if let Some((_, at)) = &group.copies_min {
+            let what = format!(
+                "[[group]] {:?} has min_copies, and there is no [array]",
+                group.name
+            );
+            problems.push(
+                at,
+                what,
+                "leave min_copies out: no other node is there to keep any",
+            );
         }
     }
 }

@@ -83,6 +83,18 @@ const GROUPS: &str = "\
 # All nodes need as many cores as each other (`cores` in [reactor]), at most 16 over all slots.
 ";
 
+const REPLICATION: &str = "\
+# Nodes that may all be gone at once, because they are of one host system, rack or site, are in one replication group, the same for a node in all files:
+# then copies of what a group with durability \"ram\" acknowledges (`copies`, in its section) are kept by nodes of other groups alone, and the whole group
+# may go. Either all nodes are in one, here and in each [[peer]], or none is: then any other node keeps them. Rules say, in the files of all nodes alike,
+# to which groups the nodes of one send their copies; without a rule, to any other.
+# replication_group = \"site-a\"
+#
+# [[replication_rule]]
+# from = \"site-a\"
+# to = [\"site-b\"]
+";
+
 const GROUP: &str = "\
 [[group]]
 name = \"g0\"
@@ -148,7 +160,7 @@ failures = {failures}
 # What protects the connections between nodes, the same in all of them: \"none\" or \"tls\" (TLS 1.3, which takes some time of the cores). Either way
 # both ends prove the key first. Data on their way to shelves and hosts are not encrypted, whatever is said here.
 encryption = \"{encryption}\"
-"
+{REPLICATION}"
         )?;
         if self.peers.is_empty() {
             out.write_str("\n# There are no other nodes. Each one would have a section like this:\n")?;

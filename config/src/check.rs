@@ -30,6 +30,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         listeners_missing,
         array,
         peers,
+        replication_rules: rules,
         shelves,
         shelves_missing,
         drives,
@@ -49,7 +50,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let log = shelf.as_ref().and_then(|shelf| shelf.command_log.as_deref());
     check_paths(&node, log, &drives, problems);
     check_namespaces(&drives, &shelves, shelves_missing, problems);
-    let (array, drives, shelves) = array::resolve(array, peers, drives, shelves, &groups, problems);
+    let (array, drives, shelves) = array::resolve(array, peers, rules, drives, shelves, &groups, problems);
     let subsystem = array::subsystem_of(subsystem, &node.name, array.as_ref());
     let drive_names = by_name(&drives);
     let groups = match &shelf {
@@ -309,6 +310,7 @@ fn resolve_groups(
         let mut take = |listed| take_drives(draft.name, listed, drive_names, &mut owners, problems);
         let members = take(listed);
         let spares = take(draft.spares);
+        let copies = draft.copies.as_ref().map_or(COPIES, |(copies, _)| *copies);
         groups.push(Group {
             name: draft.name.to_owned(),
             level: draft.level,
@@ -317,7 +319,8 @@ fn resolve_groups(
             drives: members,
             create: draft.create,
             durability: Some(durability).filter(|_| draft.level != Level::Raid0),
-            copies: draft.copies.as_ref().map_or(COPIES, |(copies, _)| *copies),
+            copies,
+            copies_min: draft.copies_min.as_ref().map_or(copies, |(least, _)| *least),
             journal_mib: draft.journal_mib,
             spares,
             accept_dirty_degraded: draft.accept_dirty_degraded,
@@ -420,6 +423,7 @@ fn shelf_groups(shelf: &Shelf, drives: &[Placed<Drive>], problems: &mut Problems
         create: shelf.create,
         durability: None,
         copies: COPIES,
+        copies_min: COPIES,
         journal_mib: None,
         spares: Vec::new(),
         accept_dirty_degraded: false,

@@ -19,6 +19,9 @@ mod check;
 mod fabric_tests;
 mod problem;
 mod read;
+mod replication;
+#[cfg(test)]
+mod replication_tests;
 mod section;
 #[cfg(test)]
 mod shelf_tests;
@@ -300,6 +303,10 @@ pub struct Array {
     pub encryption: Encryption,
     /// Each `[[peer]]`, in the file's order; all slots are different, and none is this node's.
     pub peers: Vec<Peer>,
+    /// The replication group of this node. All nodes are in one, or none is. Default: none.
+    pub replication_group: Option<String>,
+    /// Each `[[replication_rule]]`, in the file's order; see [`Array::keepers_of`].
+    pub replication_rules: Vec<ReplicationRule>,
     /// The shelves of the file, which are all the array's.
     pub shelves: Vec<RemoteShelf>,
     /// The file's drives that are namespaces of shelves, in the file's order; at least one.
@@ -336,6 +343,17 @@ pub struct Peer {
     pub slot: u8,
     /// Where it listens, by path: 1 to [`ARRAY_PATHS_MAX`].
     pub addresses: Vec<SocketAddr>,
+    /// Its replication group; see [`Array::replication_group`].
+    pub replication_group: Option<String>,
+}
+
+/// `[[replication_rule]]`: where the nodes of one replication group have copies kept of what they acknowledge from memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationRule {
+    /// Their group.
+    pub from: String,
+    /// Groups of the nodes that may keep them; at least one, all different, and not the same.
+    pub to: Vec<String>,
 }
 
 /// A drive of an array.
@@ -463,6 +481,8 @@ pub struct Group {
     /// Of how many nodes' memory a write is to be in before it counts as done, the one that the host uses counted, where nodes share the group and `durability` is RAM: 2 to 8.
     /// Default: 2.
     pub copies: u8,
+    /// Of how many it has to be while no more are there: 2 to `copies`. Default: `copies`.
+    pub copies_min: u8,
     /// MiB of the journal on each drive; what suits the drives if `None`.
     pub journal_mib: Option<u32>,
     /// Spare drives as indices into [`Config::drives`]; none is in any group.

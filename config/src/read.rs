@@ -22,7 +22,7 @@ use crate::{
     VDISKS_MAX, VdiskSize,
 };
 
-pub(crate) use array::ArrayDraft;
+pub(crate) use array::{ArrayDraft, RuleDraft};
 
 /// A section's value with the places that later checks point at.
 #[derive(Clone)]
@@ -43,6 +43,7 @@ pub(crate) struct GroupDraft<'a> {
     pub(crate) create: bool,
     pub(crate) durability: Option<(Durability, Range<usize>)>,
     pub(crate) copies: Option<(u8, Range<usize>)>,
+    pub(crate) copies_min: Option<(u8, Range<usize>)>,
     pub(crate) journal_mib: Option<u32>,
     pub(crate) spares: Vec<(&'a str, Range<usize>)>,
     pub(crate) accept_dirty_degraded: bool,
@@ -74,6 +75,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) listeners_missing: bool,
     pub(crate) array: Option<Placed<ArrayDraft>>,
     pub(crate) peers: Vec<Placed<Peer>>,
+    pub(crate) replication_rules: Vec<Placed<RuleDraft<'a>>>,
     pub(crate) shelves: Vec<Placed<RemoteShelf>>,
     /// Some `[[shelf]]` section was so wrong that it is not among `shelves`.
     pub(crate) shelves_missing: bool,
@@ -141,8 +143,8 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
     } else {
         (Vec::new(), false)
     };
-    let (array, peers) = if is_shelf {
-        (None, Vec::new())
+    let (array, peers, replication_rules) = if is_shelf {
+        (None, Vec::new(), Vec::new())
     } else {
         array_and_peers(&mut root, problems)
     };
@@ -178,6 +180,7 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         listeners_missing,
         array,
         peers,
+        replication_rules,
         shelves,
         shelves_missing,
         drives,
@@ -201,18 +204,26 @@ fn remote_shelves(
     (shelves, is_missing)
 }
 
-/// What the file says of an array, and of the other nodes of it.
-fn array_and_peers(
-    root: &mut Section<'_, '_>,
-    problems: &mut Problems<'_>,
-) -> (Option<Placed<ArrayDraft>>, Vec<Placed<Peer>>) {
+/// What a file says of an array, of the other nodes of it, and of whose copies go where.
+type ArrayParts<'a> = (
+    Option<Placed<ArrayDraft>>,
+    Vec<Placed<Peer>>,
+    Vec<Placed<RuleDraft<'a>>>,
+);
+
+fn array_and_peers<'a>(root: &mut Section<'a, '_>, problems: &mut Problems<'_>) -> ArrayParts<'a> {
     let at = root.peek("array").map(Spanned::span);
     let array = at.and_then(|at| array::array(one(root, "array", problems), at, problems));
     let sections = many(root, "peer", usize::from(ARRAY_SLOTS), problems);
     let peers = sections
         .into_iter()
-        .filter_map(|section| array::peer(section, problems));
-    (array, peers.collect())
+        .filter_map(|section| array::peer(section, problems))
+        .collect();
+    let sections = many(root, "replication_rule", usize::from(ARRAY_SLOTS), problems);
+    let rules = sections
+        .into_iter()
+        .filter_map(|section| array::rule(section, problems));
+    (array, peers, rules.collect())
 }
 
 /// The section `[key]`, which the file may leave out.

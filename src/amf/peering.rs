@@ -31,7 +31,7 @@ use super::arbiter::Rule;
 use super::hand_over::{Fit, HandedOver};
 use super::homes::{Context, HomeAction, Homes};
 use super::lock::Mode;
-use super::replica::{Asked, Copies, Copy};
+use super::replica::{Asked, Copies, Copy, Replication};
 use super::reserving::Message as Reservation;
 use super::superblock::LANES_MAX;
 use super::{MemberIndex, MemberSet, RowIndex};
@@ -294,8 +294,8 @@ pub struct Peering {
     faults: BTreeMap<MemberIndex, DriveError>,
     /// What others may hand over.
     fit: Option<Fit>,
-    /// Of how many nodes' memory each batch is to be in.
-    copies: u8,
+    /// Of which nodes' memory each batch is to be in.
+    replication: Replication,
     /// What this node keeps for others.
     kept: Copies,
     /// What others were asked to keep.
@@ -325,7 +325,7 @@ impl Peering {
             has_failed: false,
             faults: BTreeMap::new(),
             fit: None,
-            copies: 1,
+            replication: Replication::new(1),
             kept: Copies::new(0),
             asked: Asked::default(),
             orphans: BTreeMap::new(),

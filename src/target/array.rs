@@ -22,6 +22,7 @@ use crate::amf::geometry::Geometry;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::FlushName;
+use crate::amf::replica::Keeping;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
@@ -628,10 +629,10 @@ impl Core {
         self.pump(io, group);
     }
 
-    /// Other nodes are there to keep what this core writes, or not any more.
-    pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeps: bool) {
+    /// Other nodes are there to keep what this core writes, or none are.
+    pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeping: Keeping) {
         if let Some(binding) = self.groups.get_mut(usize::from(group)) {
-            binding.engine.keep(keeps, &mut binding.actions);
+            binding.engine.keep(keeping, &mut binding.actions);
             self.pump(io, group);
         }
     }

@@ -777,12 +777,15 @@ pub struct HostStatus {
 }
 
 /// Copies of what a node of an array writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopiesStatus {
     /// So many nodes are to have it in memory, this one counted.
     pub wanted: u8,
     /// So many have it, as long as this node and its partners live; 1 if writes wait for the drives.
     pub now: u8,
+    /// Slots of its partners.
+    #[serde(default)]
+    pub partners: Vec<u8>,
 }
 
 /// Answer to `node.shutdown`.

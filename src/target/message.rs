@@ -22,7 +22,7 @@ use crate::amf::group::SuperblockIo;
 use crate::amf::hand_over::HandedOver;
 use crate::amf::lock::Mode;
 use crate::amf::peering::note::FlushName;
-use crate::amf::replica::Copy;
+use crate::amf::replica::{Copy, Keeping};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 
@@ -117,8 +117,8 @@ pub enum Message {
     KeepCopies {
         /// Which group.
         group: u16,
-        /// They are.
-        keeps: bool,
+        /// Whether they are.
+        keeping: Keeping,
     },
     /// This batch was sent to all of them.
     Sent {

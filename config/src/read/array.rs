@@ -17,6 +17,13 @@ pub(crate) struct ArrayDraft {
     pub(crate) listen: SocketAddr,
     pub(crate) failures: u8,
     pub(crate) encryption: Encryption,
+    pub(crate) replication_group: Option<String>,
+}
+
+/// `[[replication_rule]]` before it is known which groups there are.
+pub(crate) struct RuleDraft<'a> {
+    pub(crate) from: (&'a str, Range<usize>),
+    pub(crate) to: Vec<(&'a str, Range<usize>)>,
 }
 
 /// `[array]`; `None` if something was wrong, which is reported.
@@ -59,6 +66,7 @@ pub(crate) fn array(
     let encryption = section
         .choice("encryption", &choices, problems)
         .or(Encryption::default());
+    let replication_group = replication_group(&mut section, problems);
     section.finish(problems);
     let value = ArrayDraft {
         name: name?,
@@ -67,6 +75,7 @@ pub(crate) fn array(
         listen: listen?,
         failures,
         encryption,
+        replication_group,
     };
     Some(Placed { value, at })
 }
@@ -97,12 +106,53 @@ pub(crate) fn peer(mut section: Section<'_, '_>, problems: &mut Problems<'_>) ->
         }
         Found::Wrong => None,
     };
+    let replication_group = replication_group(&mut section, problems);
     section.finish(problems);
     let value = Peer {
         slot: slot?,
         addresses: addresses?,
+        replication_group,
     };
     Some(Placed { value, at })
+}
+
+/// `[[replication_rule]]`.
+pub(crate) fn rule<'a>(
+    mut section: Section<'a, '_>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed<RuleDraft<'a>>> {
+    let at = section.at().clone();
+    let from = match section.text("from", problems) {
+        Found::Value(name, at) => Some((name, at)),
+        Found::Absent => {
+            section.missing("from", "from = \"site-a\"", problems);
+            None
+        }
+        Found::Wrong => None,
+    };
+    let to = match section.texts("to", usize::from(ARRAY_SLOTS), problems) {
+        Found::Value(names, at) if names.is_empty() => {
+            let what = format!("{}: to is empty", section.title());
+            problems.push(&at, what, "name replication groups, for example [\"site-b\"]");
+            None
+        }
+        Found::Value(names, _) => Some(names),
+        Found::Absent => {
+            section.missing("to", "to = [\"site-b\"]", problems);
+            None
+        }
+        Found::Wrong => None,
+    };
+    section.finish(problems);
+    let value = RuleDraft { from: from?, to: to? };
+    Some(Placed { value, at })
+}
+
+fn replication_group(section: &mut Section<'_, '_>, problems: &mut Problems<'_>) -> Option<String> {
+    match section.text("replication_group", problems) {
+        Found::Value(name, at) => check_name(name, &at, section.title(), problems).then(|| name.to_owned()),
+        Found::Absent | Found::Wrong => None,
+    }
 }
 
 fn slot(section: &mut Section<'_, '_>, problems: &mut Problems<'_>) -> Option<u8> {

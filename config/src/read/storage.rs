@@ -123,6 +123,10 @@ pub(crate) fn group<'a>(
         Found::Value(copies, at) => u8::try_from(copies).ok().map(|copies| (copies, at)),
         Found::Absent | Found::Wrong => None,
     };
+    let copies_min = match section.number("min_copies", 1..=ARRAY_SLOTS, problems) {
+        Found::Value(least, at) => Some((least, at)),
+        Found::Absent | Found::Wrong => None,
+    };
     let journal_mib = section.number("journal_mib", 1..=65_536, problems).some();
     let spares = section.texts("spares", GROUP_SPARES_MAX, problems);
     let accept_dirty_degraded = section.flag("accept_dirty_degraded", problems).or(false);
@@ -150,6 +154,7 @@ pub(crate) fn group<'a>(
         create,
         durability,
         copies,
+        copies_min,
         journal_mib,
         spares: spares.some().unwrap_or_default(),
         accept_dirty_degraded,

@@ -18,7 +18,7 @@ use crate::amf::hand_over::HandedOver;
 use crate::amf::homes::{Context, HomeAction, Homes};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{LockTable, Mode};
-use crate::amf::replica::{Copy, Name};
+use crate::amf::replica::{Copy, Name, Replication};
 use crate::icl::{Epoch, Slot, SlotSet};
 
 const EPOCH: Epoch = Epoch(1);
@@ -61,8 +61,8 @@ pub struct Several {
     epochs: Vec<Epoch>,
     reported: Vec<Epoch>,
     links: BTreeMap<(usize, usize), Link>,
-    /// Of how many nodes' memory a batch is to be in; 1 where nothing is acknowledged from memory.
-    copies: u8,
+    /// Of which nodes' memory a batch is to be in.
+    replication: Replication,
     keepers: Vec<copies::Keeper>,
     counts: copies::Counts,
     now_ns: u64,
@@ -109,7 +109,7 @@ impl Several {
             epochs: vec![EPOCH; locks.len()],
             reported: vec![Epoch(0); locks.len()],
             links: BTreeMap::new(),
-            copies: 1,
+            replication: Replication::new(1),
             keepers: locks.iter().map(|_| copies::Keeper::new()).collect(),
             counts: copies::Counts::default(),
             now_ns: 0,

@@ -14,6 +14,7 @@ use super::copies_written;
 use super::shared::JournalShared;
 use crate::amf::MemberIndex;
 use crate::amf::geometry::Geometry;
+use crate::amf::replica::Keeping;
 use crate::drive::block::MemberLba;
 
 /// Most batches whose writes are under way at a time.
@@ -191,8 +192,8 @@ pub struct Lane {
     /// Hosts may have been told of what is below.
     told: u64,
     /// Other nodes are to keep batches until they are committed.
-    keeps: bool,
-    /// Those of them that do were asked for this batch and later ones.
+    keeping: Keeping,
+    /// Those who keep batches were asked for this one and later ones.
     asked_from: u64,
     /// Batches below are to be written, though there is room in them.
     wanted: u64,
@@ -227,7 +228,7 @@ impl Lane {
             safe: config.first_batch,
             sent: config.first_batch,
             told: config.first_batch,
-            keeps: false,
+            keeping: Keeping::Nobody,
             asked_from: config.first_batch,
             wanted: 0,
             slots: [None; IN_FLIGHT_MAX as usize],
@@ -310,11 +311,12 @@ impl Lane {
             "what belongs together fits one batch"
         );
         let lane_blocks = u64::from(self.config.layout.lane_blocks);
+        let keeps = self.keeps();
         if let Some(batch) = self.batches.back_mut().filter(|batch| batch.state == State::Open) {
             let end = batch.position % lane_blocks + 1 + u64::from(batch.payload_blocks + payload_blocks);
             let shift = self.config.layout.block.shift();
             // What nobody else keeps waits for the drives.
-            let soft = match self.keeps {
+            let soft = match keeps {
                 true => (KEPT_BYTES_MAX >> shift) - 1,
                 false => BATCH_BYTES_SOFT >> shift,
             };
@@ -479,18 +481,13 @@ impl Lane {
     }
 
     /// From now on batches go to other nodes, too, or not any more. Either way what others keep or are asked to keep now counts no more: there may be others.
-    pub fn keep(&mut self, keeps: bool) {
-        self.keeps = keeps;
+    pub fn keep(&mut self, keeping: Keeping) {
+        self.keeping = keeping;
         (self.safe, self.sent) = (self.committed, self.committed);
         self.asked_from = self.next_issue;
         for batch in &mut self.batches {
             (batch.is_kept, batch.is_sent) = (false, false);
         }
-    }
-
-    /// Whether batches go to other nodes.
-    pub const fn keeps(&self) -> bool {
-        self.keeps
     }
 
     /// All other nodes that were asked keep this batch. True if something is safe by that. To be told of those only that were asked for since [`Self::keep`].
@@ -538,9 +535,27 @@ impl Lane {
         self.told = self.told.max(batch.0 + 1);
     }
 
-    /// Whether all that hosts may have been told of is safe now.
-    pub const fn is_restored(&self) -> bool {
+    /// Whether all that hosts may have been told of is safe now: committed, or kept by those that are asked now.
+    pub const fn is_safe_again(&self) -> bool {
         self.told <= self.safe
+    }
+
+    /// The same, and as many nodes keep it as are wanted.
+    pub const fn is_restored(&self) -> bool {
+        match self.keeping {
+            Keeping::Few => !self.is_ahead(),
+            Keeping::Nobody | Keeping::All => self.is_safe_again(),
+        }
+    }
+
+    /// Whether something was safe at some time that is not committed.
+    pub const fn is_ahead(&self) -> bool {
+        self.told > self.committed
+    }
+
+    /// Whether batches go to other nodes.
+    pub const fn keeps(&self) -> bool {
+        !matches!(self.keeping, Keeping::Nobody)
     }
 
     fn advance_safe(&mut self) -> bool {
@@ -580,7 +595,7 @@ impl Lane {
     pub fn poll(&mut self, away: Away, starved: bool, out: &mut Vec<LaneAction>) {
         self.rewrite(away, out);
         loop {
-            let most = if self.keeps {
+            let most = if self.keeps() {
                 usize::from(IN_FLIGHT_MAX)
             } else {
                 IN_FLIGHT_ALONE
@@ -616,6 +631,7 @@ impl Lane {
     fn issue(&mut self, number: u64, slot: usize, away: Away, out: &mut Vec<LaneAction>) -> bool {
         let config = &self.config;
         let index = usize::try_from(number - self.first).expect("as many as are in memory");
+        let keeps = self.keeps();
         let batch = &mut self.batches[index];
         let slot_number = u8::try_from(slot).expect("a handful of slots");
         let ring_block = u32::try_from(batch.position % u64::from(config.layout.lane_blocks))
@@ -631,7 +647,7 @@ impl Lane {
         });
         let blocks = 1 + batch.payload_blocks;
         let is_small = blocks << config.layout.block.shift() <= KEPT_BYTES_MAX;
-        if self.keeps && is_small && batch.seq_max > 0 && !std::mem::replace(&mut batch.is_shown, true) {
+        if keeps && is_small && batch.seq_max > 0 && !std::mem::replace(&mut batch.is_shown, true) {
             out.push(LaneAction::Keep {
                 batch: BatchNumber(number),
                 committed: BatchNumber(self.committed),

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::note::Note;
 use super::{Action, Copy, MemoryAction, Peering, Slot, SlotSet, lanes_of};
-use crate::amf::replica;
+use crate::amf::replica::{self, Keeping, Replication};
 
 impl Peering {
-    /// Batches are to be in the memory of so many nodes, the writer counted, before anything in them is acknowledged from memory; for others this one keeps up to so many bytes.
+    /// Batches are to be in the memory of these nodes before anything in them is acknowledged from memory; for others this one keeps up to so many bytes.
     #[must_use]
-    pub fn copying(mut self, copies: u8, bytes_max: usize) -> Self {
-        self.copies = copies;
+    pub fn copying(mut self, replication: Replication, bytes_max: usize) -> Self {
+        self.replication = replication;
         self.kept = replica::Copies::new(bytes_max);
         self
     }
@@ -25,7 +25,7 @@ impl Peering {
 
     /// Of how many nodes' memory a batch is to be in.
     pub const fn copies(&self) -> u8 {
-        self.copies
+        self.replication.copies()
     }
 
     /// Who keeps what this node writes; nobody if writes wait for the drives.
@@ -93,7 +93,7 @@ impl Peering {
         let now = self.now.as_ref().expect("an epoch was entered");
         let (leader, epoch) = (now.era.leader, now.era.epoch);
         if self.asked.partners() != SlotSet::EMPTY {
-            out.push(MemoryAction::KeepCopies(false).into());
+            out.push(MemoryAction::KeepCopies(Keeping::Nobody).into());
         }
         self.asked.enter(SlotSet::EMPTY);
         for slot in gone.iter() {
@@ -136,10 +136,11 @@ impl Peering {
             }
         }
         let members = self.now.as_ref().expect("it serves").era.members;
-        let partners = replica::partners(self.local, members, self.copies);
+        let partners = self.replication.partners(self.local, members);
         self.asked.enter(partners);
         if partners != SlotSet::EMPTY {
-            out.push(MemoryAction::KeepCopies(true).into());
+            let keeping = self.replication.keeping(partners);
+            out.push(MemoryAction::KeepCopies(keeping).into());
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::note::{FlushName, Note};
 use super::{Action, Peering, Slot, SlotSet};
-use crate::amf::replica::Name;
+use crate::amf::replica::{Keeping, Name};
 
 /// How long nothing was written before the permission is taken back.
 const QUIET_NS: u64 = 3_000_000_000;
@@ -17,7 +17,7 @@ const QUIET_NS: u64 = 3_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryAction {
     /// Other nodes are there to keep what this node's cores write, or not any more: [`crate::amf::engine::Engine::keep`] on all cores.
-    KeepCopies(bool),
+    KeepCopies(Keeping),
     /// All partners keep a batch: [`crate::amf::engine::Engine::kept`].
     Kept {
         /// Which core's.
@@ -288,6 +288,12 @@ impl Peering {
         self.ask_for_memory(out);
     }
 
+    /// Whether anybody keeps what some member writes.
+    fn has_copies(&self) -> bool {
+        let members = self.now.as_ref().map(|now| now.era.members);
+        members.is_some_and(|members| self.replication.is_of_use(members))
+    }
+
     /// Time has passed.
     pub(super) fn tick_memory(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         let numbers = self.homes.context().next;
@@ -295,8 +301,8 @@ impl Peering {
             self.memory.since_ns = now_ns;
         }
         let is_quiet = now_ns.saturating_sub(self.memory.since_ns) > QUIET_NS;
-        // With nobody to keep copies writes wait for the drives.
-        let is_of_use = !is_quiet && self.partners() != SlotSet::EMPTY;
+        // With nobody to keep copies writes wait for the drives. This node may have no partners where others have.
+        let is_of_use = !is_quiet && self.has_copies();
         if !is_of_use && self.memory.state == State::On && self.serves() {
             self.close_memory(out);
         }

@@ -9,7 +9,7 @@ use crate::amf::arbiter::{Arbitration, Config, QueueOrder, Token};
 use crate::amf::hand_over::{Content, Extent};
 use crate::amf::journal::JournalShared;
 use crate::amf::lock::{Held, LockTable};
-use crate::amf::replica::{Copy, Name};
+use crate::amf::replica::{Copy, Keeping, Name, Replication};
 use crate::amf::reserving::Version;
 use crate::amf::superblock::{RECORD_BYTES, Uuid};
 use crate::drive::block::BlockSize;
@@ -41,6 +41,8 @@ struct Node {
     epoch: Epoch,
     /// What it wanted of its binding, but for what is sent.
     wanted: Vec<Action>,
+    /// What its cores were last told of partners.
+    keeping: Keeping,
 }
 
 /// Its epoch, kind and bytes.
@@ -56,11 +58,11 @@ struct Array {
 
 impl Array {
     fn add(&mut self, number: u8) {
-        self.add_as(number, 1);
+        self.add_as(number, Replication::new(1));
     }
 
-    /// One that has each write in the memory of so many.
-    fn add_as(&mut self, number: u8, copies: u8) {
+    /// One that has each write in the memory of others, too.
+    fn add_as(&mut self, number: u8, replication: Replication) {
         let table = LockTable::shared(64);
         let journal = Arc::new(JournalShared::joining(4, 1));
         let arbitration = Arbitration::new(Config {
@@ -78,11 +80,12 @@ impl Array {
             arbitration,
         );
         let node = Node {
-            peering: Peering::new(slot(number), 1, homes).copying(copies, KEPT_MAX),
+            peering: Peering::new(slot(number), 1, homes).copying(replication, KEPT_MAX),
             table,
             journal,
             epoch: Epoch(0),
             wanted: Vec::new(),
+            keeping: Keeping::Nobody,
         };
         assert!(self.nodes.insert(number, node).is_none());
     }
@@ -92,6 +95,9 @@ impl Array {
         let mut out = Vec::new();
         act(&mut node.peering, self.now_ns, &mut out);
         for action in out {
+            if let Action::Memory(MemoryAction::KeepCopies(keeping)) = action {
+                node.keeping = keeping;
+            }
             let Action::Send { to, note } = action else {
                 node.wanted.push(action);
                 continue;

@@ -52,7 +52,7 @@ pub fn try_setting(setting: &Setting) -> Result<Counters, Violation> {
 /// How many of these seeds it takes until a mutant is caught.
 pub fn seeds_to_catch(mutant: Mutant, seeds: Range<u64>) -> Option<u64> {
     let is_caught = |seed: &u64| {
-        let setting = if mutant == Mutant::NoCopies {
+        let setting = if matches!(mutant, Mutant::NoCopies | Mutant::OwnGroup) {
             Setting::in_memory(*seed, None)
         } else {
             Setting::random(*seed, None)

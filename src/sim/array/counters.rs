@@ -61,11 +61,13 @@ pub struct Counters {
     pub sent: u64,
     /// Copies of batches that recoveries were given.
     pub copies_read: u64,
+    /// Replication groups of which all nodes went at once.
+    pub groups_ended: u64,
 }
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 28] {
+    pub const fn figures(&self) -> [(&'static str, u64); 29] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -95,6 +97,7 @@ impl Counters {
             ("batches kept by others", self.copies_kept),
             ("batches reported as sent", self.sent),
             ("copies read", self.copies_read),
+            ("replication groups gone at once", self.groups_ended),
         ]
     }
 }
@@ -128,5 +131,6 @@ impl AddAssign for Counters {
         self.restored += other.restored;
         self.copies_kept += other.copies_kept;
         self.copies_read += other.copies_read;
+        self.groups_ended += other.groups_ended;
     }
 }

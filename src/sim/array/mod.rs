@@ -31,7 +31,9 @@ use super::random::Random;
 use super::scenario::Scenario;
 use crate::amf::geometry::Level;
 use crate::amf::group::drives_min;
+use crate::amf::replica::Replication;
 use crate::amf::replication::ReplicationMode;
+use crate::icl::{Slot, SlotSet};
 
 pub use check::{Summary, seeds_to_catch, try_setting};
 pub use counters::Counters;
@@ -54,25 +56,71 @@ pub struct Setting {
     pub ends_dark: bool,
     /// What is done wrong on purpose.
     pub mutant: Mutant,
-    /// Writes are acknowledged when so many nodes have them in memory; 1 if they are when they are in the journal.
-    pub copies: u8,
+    /// Which nodes have writes in memory when they are acknowledged; the writer alone if they are when they are in the journal.
+    pub replication: Replication,
+    /// Replication groups: nodes that may all go at once. None if nodes are in none.
+    pub groups: Vec<SlotSet>,
     /// When a write of a host is done, where there are copies.
-    pub replication: ReplicationMode,
+    pub mode: ReplicationMode,
 }
 
 impl Setting {
-    /// The setting of a seed in which nodes acknowledge from memory. Nodes go one at a time, once there are copies of everything again.
+    /// The setting of a seed in which nodes acknowledge from memory. Nodes go one at a time, and where they are in replication groups also a group at a time, once there are copies of everything
+    /// again.
     pub fn in_memory(seed: u64, nodes: Option<u16>) -> Self {
         let mut setting = Self::random(seed, nodes);
         let mut random = Random::new(seed, 12);
         let most = u32::from(setting.nodes).min(4);
-        setting.copies = u8::try_from(random.between(2, most)).expect("few nodes");
+        let copies = u8::try_from(random.between(2, most)).expect("few nodes");
+        setting.replication = Replication::new(copies);
         setting.shape.ram = true;
         if random.chance(30) {
-            setting.replication = ReplicationMode::ALL[1 + random.index(2)];
+            setting.mode = ReplicationMode::ALL[1 + random.index(2)];
         }
         (setting.may_fail, setting.ends_dark) = (false, false);
+        let mut random = Random::new(seed, 13);
+        if setting.nodes > 2 && random.chance(70) {
+            setting.group_nodes(copies, &mut random);
+        }
+        let copies = setting.replication.copies();
+        if random.chance(50) {
+            let least = u8::try_from(random.between(2, u32::from(copies))).expect("few nodes");
+            setting.replication = setting.replication.at_least(least);
+        }
         setting
+    }
+
+    /// Puts nodes in two to four replication groups. Some send their copies to one other group alone. No more copies are wanted than all nodes can keep.
+    fn group_nodes(&mut self, copies: u8, random: &mut Random) {
+        let most = self.nodes.min(4);
+        let count = usize::try_from(random.between(2, u32::from(most))).expect("few groups");
+        let mut groups = vec![SlotSet::EMPTY; count];
+        for number in 0..usize::from(self.nodes) {
+            // None is empty.
+            let group = if number < count {
+                number
+            } else {
+                random.index(count)
+            };
+            let slot = u8::try_from(number).ok().and_then(Slot::new);
+            groups[group] = groups[group].with(slot.expect("few nodes"));
+        }
+        let all = groups.iter().fold(SlotSet::EMPTY, |all, group| all.or(*group));
+        let keepers: Vec<SlotSet> = (0..count)
+            .map(|group| match (group + 1 + random.index(count - 1)) % count {
+                to if random.chance(30) => groups[to],
+                _ => all.minus(groups[group]),
+            })
+            .collect();
+        let fewest = keepers.iter().map(|keepers| keepers.count()).min();
+        let most = u8::try_from(fewest.expect("there are groups")).expect("few nodes") + 1;
+        let mut replication = Replication::new(copies.min(most));
+        for (group, keepers) in groups.iter().zip(keepers) {
+            for slot in group.iter() {
+                replication = replication.kept_by(slot, keepers);
+            }
+        }
+        (self.replication, self.groups) = (replication, groups);
     }
 
     /// The setting of a seed. `nodes`: so many, or any number.
@@ -112,9 +160,15 @@ impl Setting {
             may_fail: random.chance(10),
             ends_dark: random.chance(60),
             mutant: Mutant::None,
-            copies: 1,
-            replication: ReplicationMode::Sync,
+            replication: Replication::new(1),
+            groups: Vec::new(),
+            mode: ReplicationMode::Sync,
         }
+    }
+
+    /// Whether writes are acknowledged from memory.
+    const fn is_in_memory(&self) -> bool {
+        self.replication.copies() > 1
     }
 
     /// Lanes of the journal: one for each core of each node.
@@ -133,15 +187,21 @@ impl fmt::Display for Setting {
             nodes,
             cores,
             shape,
-            copies,
             replication,
+            groups,
+            mode,
             ..
         } = self;
+        let copies = replication.copies();
         write!(
             f,
-            "{nodes} nodes with {cores} cores, {copies} copies, {}; {shape}",
-            replication.name()
-        )
+            "{nodes} nodes with {cores} cores, {copies} copies, {}",
+            mode.name()
+        )?;
+        if !groups.is_empty() {
+            write!(f, ", {} replication groups", groups.len())?;
+        }
+        write!(f, "; {shape}")
     }
 }
 
@@ -168,11 +228,13 @@ pub enum Mutant {
     SameSlot,
     /// The replay is not told what others have kept in memory.
     NoCopies,
+    /// Partners are in the writer's own replication group, too.
+    OwnGroup,
 }
 
 impl Mutant {
     /// Every one but none, and how many seeds may go by until it is caught.
-    pub const ALL: [(Self, u64); 9] = [
+    pub const ALL: [(Self, u64); 10] = [
         (Self::EarlyAcknowledge, 20),
         (Self::EarlyRelease, 20),
         (Self::RememberedRead, 20),
@@ -182,5 +244,6 @@ impl Mutant {
         (Self::PenKept, 1000),
         (Self::SameSlot, 1000),
         (Self::NoCopies, 100),
+        (Self::OwnGroup, 1000),
     ];
 }

@@ -21,13 +21,13 @@ use crate::amf::lock::{HOME, LockTable, Mode};
 use crate::amf::lost::LostList;
 use crate::amf::peering::note::FlushName;
 use crate::amf::peering::{Peering, Recovery};
-use crate::amf::replica::{Copy, Name};
+use crate::amf::replica::{Copy, Keeping, Name};
 use crate::amf::superblock::RECORD_BYTES;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::icl::link::{Departing, Links};
 use crate::icl::membership::record::EpochRecord;
-use crate::icl::{Epoch, Slot};
+use crate::icl::{Epoch, Slot, SlotSet};
 use crate::sim::drive::Command;
 use crate::sim::history::Wish;
 use crate::sim::host::{Order, Question};
@@ -134,7 +134,7 @@ pub(super) enum Mail {
     /// To the control core: other nodes are to keep a batch.
     Keep(Copy, bool),
     /// Other nodes are there to do that, or not.
-    KeepCopies(bool),
+    KeepCopies(Keeping),
     /// They keep this batch.
     Kept(u64),
     /// It was sent to all partners.
@@ -269,13 +269,19 @@ impl Node {
             queue_max: 64,
         });
         let homes = Homes::new(place.slot, Arc::clone(&table), Arc::clone(&journal), arbitration);
+        let mut replication = setting.replication;
+        if setting.mutant == Mutant::OwnGroup {
+            for slot in Slot::all() {
+                replication = replication.kept_by(slot, SlotSet(u8::MAX));
+            }
+        }
         Self {
             place,
             setting: setting.clone(),
             now: 0,
             table,
             journal,
-            peering: Peering::new(place.slot, setting.cores, homes).copying(setting.copies, KEPT_BYTES_MAX),
+            peering: Peering::new(place.slot, setting.cores, homes).copying(replication, KEPT_BYTES_MAX),
             links: link::links_of(place),
             departing: Departing::default(),
             record: None,
@@ -491,7 +497,7 @@ impl Node {
             Mail::MemoryCommitted(core) => {
                 self.peer(out, |peering, _, out| peering.memory_committed(core, out));
             }
-            Mail::KeepCopies(keeps) => self.core(to).keep(keeps),
+            Mail::KeepCopies(keeping) => self.core(to).keep(keeping),
             Mail::Kept(batch) => {
                 self.counters.copies_kept += 1;
                 self.core(to).kept(batch);
@@ -523,9 +529,15 @@ impl Node {
     }
 
     /// Whether all that it has acknowledged is on the drives, or with nodes that keep it now.
-    pub(super) fn is_restored(&self) -> bool {
+    pub(super) fn is_kept(&self) -> bool {
         let mut cores = self.bound.iter().flat_map(|bound| &bound.cores);
-        cores.all(Core::is_restored)
+        cores.all(Core::is_kept)
+    }
+
+    /// Whether something that it may have acknowledged is not on the drives.
+    pub(super) fn is_ahead_of_drives(&self) -> bool {
+        let mut cores = self.bound.iter().flat_map(|bound| &bound.cores);
+        cores.any(Core::is_ahead_of_drives)
     }
 
     const fn first_lane(&self) -> u16 {

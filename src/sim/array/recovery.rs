@@ -125,7 +125,7 @@ impl World {
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
                 self.may_be_newer |= is_so && self.away_could_go_on();
-                if self.may_be_newer && self.setting.copies > 1 {
+                if self.may_be_newer && self.setting.is_in_memory() {
                     // All nodes have to be stopped now, and what they have in memory is lost (H45).
                     self.stage = Stage::Over;
                     return;

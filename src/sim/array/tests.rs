@@ -1,5 +1,7 @@
 //! Seeds and mutants of whole nodes that share a group. More seeds: `braid sim --nodes any`.
 
+use crate::amf::replica::Replication;
+
 use super::{Counters, Mutant, Setting, Summary, run, seeds_to_catch, try_setting};
 
 /// Seeds of each of the two tests that share them, so that the harness runs them side by side.
@@ -64,8 +66,8 @@ fn nodes_that_share_a_group_keep_their_promises_2() {
     part(1);
 }
 
-/// CHECKLIST C3, C6, A12, PROTOCOL H17, H18, H19, H22, H45: the same where writes are acknowledged once several nodes have them in memory. Nodes die and are left out one at a
-/// time, as soon as there are copies of everything again; hosts lose nothing.
+/// CHECKLIST A5, C3, C5, C6, A12, PROTOCOL H17, H18, H19, H22, H45: the same where writes are acknowledged once several nodes have them in memory. Nodes die and are left out one at a
+/// time, or all of a replication group at once, as soon as there are copies of everything again; hosts lose nothing.
 #[test]
 fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
     const SEEDS: u64 = 500;
@@ -80,6 +82,7 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
         rows,
         copies_kept,
         copies_read,
+        groups_ended,
         ..
     } = sum.counters;
     assert!(
@@ -87,18 +90,29 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
         "{sum}"
     );
     assert!(copies_kept > 10 * SEEDS && copies_read > SEEDS / 10, "{sum}");
+    assert!(groups_ended > SEEDS / 50, "{sum}");
+}
+
+/// A seed that was found when nodes were in no replication groups yet, and as many copies wanted as there are to be at least.
+fn without_groups(seed: u64) -> Setting {
+    let setting = Setting::in_memory(seed, None);
+    Setting {
+        replication: Replication::new(setting.replication.copies()),
+        groups: Vec::new(),
+        ..setting
+    }
 }
 
 /// I5, found by this seed: what a node had kept for one that was gone was forgotten before it was recovered, because all that lived had retired entries with such numbers of their own.
 #[test]
 fn i5_copies_for_a_node_that_is_gone_are_kept_until_it_is_recovered() {
-    keeps_promises(&Setting::in_memory(5190, None));
+    keeps_promises(&without_groups(5190));
 }
 
 /// H45, found by this seed: a leader that was about to leave had it written once more that writes may be lost, because another node asked; all left, and nobody was there to take that back.
 #[test]
 fn h45_whoever_leaves_lets_nobody_acknowledge_from_memory() {
-    keeps_promises(&Setting::in_memory(17_550, None));
+    keeps_promises(&without_groups(17_550));
 }
 
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.

@@ -86,6 +86,8 @@ pub(super) enum Event {
     Decide,
     /// Something goes wrong.
     Trouble,
+    /// All nodes of the replication group of a life go at once.
+    EndGroup(u64),
     /// Nothing goes wrong any more.
     Heal,
 }
@@ -107,6 +109,7 @@ impl Event {
             | Self::Start(_)
             | Self::Decide
             | Self::Trouble
+            | Self::EndGroup(_)
             | Self::Heal => None,
         }
     }
@@ -369,6 +372,7 @@ impl World {
             Event::Start(slot) => self.start_life(slot),
             Event::Decide => self.decide(),
             Event::Trouble => self.trouble(),
+            Event::EndGroup(life) => self.end_group_now(life),
             Event::Heal => self.heal(),
         }
         self.look_around();

@@ -19,7 +19,7 @@ use crate::amf::geometry::Geometry;
 use crate::amf::hand_over::HandedOver;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::lock::Mode;
-use crate::amf::replica::Copy;
+use crate::amf::replica::{Copy, Keeping};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
@@ -244,13 +244,18 @@ impl Core {
     }
 
     /// Whether all that it has acknowledged is on the drives, or kept.
-    pub(in crate::sim) fn is_restored(&self) -> bool {
-        self.engine.is_restored()
+    pub(in crate::sim) fn is_kept(&self) -> bool {
+        self.engine.is_kept()
+    }
+
+    /// Whether something that it may have acknowledged is not on the drives.
+    pub(in crate::sim) fn is_ahead_of_drives(&self) -> bool {
+        self.engine.is_ahead_of_drives()
     }
 
     /// Whether other nodes are there to keep what it writes.
-    pub(in crate::sim) fn keep(&mut self, keeps: bool) {
-        self.engine.keep(keeps, &mut self.actions);
+    pub(in crate::sim) fn keep(&mut self, keeping: Keeping) {
+        self.engine.keep(keeping, &mut self.actions);
     }
 
     /// Other nodes keep this batch.

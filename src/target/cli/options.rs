@@ -689,7 +689,7 @@ pub struct SimOptions {
     /// are killed, paused and left out, links lose what they carry, drives fail and epochs begin at any moment
     #[arg(long, value_name = "N", group = "traced", conflicts_with_all = ["levels", "scenario", "sweep", "membership"])]
     pub nodes: Option<NodeCount>,
-    /// With --nodes: writes are acknowledged once several nodes have them in memory; nodes die one at a time, as soon as there are copies of everything again
+    /// With --nodes: writes are acknowledged once several nodes have them in memory; nodes die one at a time, or all of a replication group at once, as soon as there are copies of everything again
     #[arg(long, requires = "nodes")]
     pub in_memory: bool,
     /// With --sweep: only groups of so many drives

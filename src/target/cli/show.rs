@@ -7,9 +7,9 @@ use super::background;
 use super::table::{Align, Table};
 use super::units::{age_text, bytes_text, count_text, duration_text};
 use crate::target::manage::{
-    CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus, LostBlocks,
-    MemberState, NodeStatus, PortStatus, Replication, Reply, ShelfDriveStatus, ShelfNamespace, ShelfStatus,
-    StageLatency, VdiskStatus,
+    CopiesStatus, CoreCounters, DriveStatus, Durability, GroupState, GroupStatus, HealthStatus, HostStatus,
+    LostBlocks, MemberState, NodeStatus, PortStatus, Replication, Reply, ShelfDriveStatus, ShelfNamespace,
+    ShelfStatus, StageLatency, VdiskStatus,
 };
 
 /// The result as a person reads it. Each line has its end.
@@ -315,14 +315,7 @@ fn durability_text(group: &GroupStatus) -> String {
         Durability::None => "none: a write is durable after a Flush".to_owned(),
         Durability::Journal => format!("journal, {}", journal_text(group)),
         Durability::Ram => {
-            let copies = match group.copies {
-                Some(copies) if copies.now < copies.wanted => format!(
-                    "; writes wait for the drives, because fewer than {} nodes are there to have them in memory",
-                    copies.wanted
-                ),
-                Some(copies) => format!("; writes are in the memory of {} nodes", copies.wanted),
-                None => String::new(),
-            };
+            let copies = group.copies.as_ref().map_or(String::new(), copies_text);
             let power = if group.dirty_ram {
                 "writes that were not flushed would be lost with the power"
             } else {
@@ -331,6 +324,28 @@ fn durability_text(group: &GroupStatus) -> String {
             format!("ram, {}{copies}; {power}", journal_text(group))
         }
     }
+}
+
+fn copies_text(copies: &CopiesStatus) -> String {
+    let CopiesStatus {
+        wanted,
+        now,
+        partners,
+    } = copies;
+    if partners.is_empty() {
+        return format!(
+            "; writes wait for the drives, because too few nodes are there to have them in the memory of {wanted}"
+        );
+    }
+    let slots: Vec<String> = partners.iter().map(u8::to_string).collect();
+    let title = if partners.len() == 1 { "slot" } else { "slots" };
+    let fewer = if now < wanted {
+        format!(", and {wanted} are wanted")
+    } else {
+        String::new()
+    };
+    let slots = slots.join(", ");
+    format!("; writes are in the memory of {now} nodes, this one and {title} {slots}{fewer}")
 }
 
 fn journal_text(group: &GroupStatus) -> String {
@@ -707,6 +722,40 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
             ..group()
         };
         assert!(text(&Reply::Group(resyncing)).contains("resyncing 25 %"));
+    }
+
+    /// CHECKLIST A12, PROTOCOL H18: how many nodes have in memory what is acknowledged from there, which, and whether that is fewer than wanted.
+    #[test]
+    fn group_shows_who_has_writes_in_memory() {
+        let shown = |now: u8, partners: &[u8]| {
+            let copies = CopiesStatus {
+                wanted: 3,
+                now,
+                partners: partners.to_vec(),
+            };
+            let durability = Durability::Ram;
+            text(&Reply::Group(GroupStatus {
+                durability,
+                copies: Some(copies),
+                ..group()
+            }))
+        };
+        for (shown, words) in [
+            (
+                shown(3, &[2, 4]),
+                "in the memory of 3 nodes, this one and slots 2, 4;",
+            ),
+            (
+                shown(2, &[2]),
+                "in the memory of 2 nodes, this one and slot 2, and 3 are wanted;",
+            ),
+            (
+                shown(1, &[]),
+                "writes wait for the drives, because too few nodes are there",
+            ),
+        ] {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::amf::lock::{HOME, LockTable};
 use crate::amf::peering::note::{Note, NoteError};
 use crate::amf::peering::roll::Roll;
 use crate::amf::peering::{Action, Peering};
-use crate::amf::replica::Name as CopyName;
+use crate::amf::replica::{Name as CopyName, Replication};
 use crate::amf::reserving::Reserving;
 use crate::amf::superblock::Name;
 use crate::icl::link::{Address, Departing, SubmitError};
@@ -87,8 +87,8 @@ pub struct SharedPlan {
     pub limits: Limits,
     /// Slots of the nodes that serve it, when they are there.
     pub nodes: SlotSet,
-    /// Of how many nodes' memory a write is to be in before it is acknowledged from memory.
-    pub copies: u8,
+    /// Of which nodes' memory a write is to be in before it is acknowledged from memory.
+    pub replication: Replication,
 }
 
 /// A group that other nodes serve too.
@@ -188,7 +188,7 @@ impl ShareControl {
                 name: plan.name,
                 nodes: plan.nodes,
                 limits: plan.limits,
-                peering: Peering::new(setup.slot, cores, homes).copying(plan.copies, KEPT_BYTES_MAX),
+                peering: Peering::new(setup.slot, cores, homes).copying(plan.replication, KEPT_BYTES_MAX),
                 reserving: Reserving::new(setup.slot),
                 table,
                 journal,

@@ -13,6 +13,7 @@ use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, GroupFinding, Re
 use crate::amf::journal::replay::{LivingNodes, Replay, ReplayError, Report};
 use crate::amf::lost::LostList;
 use crate::amf::peering::{Recovery, lanes_of};
+use crate::amf::replica::Replication;
 use crate::amf::superblock::{self, Name, PORTS_ALL};
 use crate::icl::{Slot, SlotSet};
 use crate::target::absent::{self, Present};
@@ -86,7 +87,7 @@ impl Stock {
             name: name.clone(),
             limits: limits_of(&self.config, name.as_str()),
             nodes: nodes_of(&self.config, name.as_str()),
-            copies: copies_of(&self.config, name.as_str()),
+            replication: replication_of(&self.config, name.as_str()),
         };
         self.names.iter().map(plan).collect()
     }
@@ -272,11 +273,18 @@ struct Beside<'a> {
     copies: &'a [Arc<[u8]>],
 }
 
-/// Of how many nodes' memory a write is to be in before it is acknowledged from memory; 1 where the configuration wants none acknowledged so.
-fn copies_of(config: &Config, name: &str) -> u8 {
+/// Of which nodes' memory a write is to be in before it is acknowledged from memory; the writer's alone where the configuration wants none acknowledged so.
+fn replication_of(config: &Config, name: &str) -> Replication {
     let group = config.groups.iter().find(|group| group.name == name);
     let group = group.filter(|group| group.durability == Some(config::Durability::Ram));
-    group.map_or(1, |group| group.copies)
+    let (Some(group), Some(array)) = (group, &config.array) else {
+        return Replication::new(1);
+    };
+    let replication = Replication::new(group.copies).at_least(group.copies_min);
+    Slot::all().fold(replication, |replication, slot| {
+        let keepers = array.keepers_of(slot.number());
+        replication.kept_by(slot, keepers.into_iter().filter_map(Slot::new).collect())
+    })
 }
 
 /// Finds the group, and replays its journal: all of it, or what lanes hold whose nodes do not live.

@@ -8,7 +8,7 @@ use super::super::{Action, Durability};
 use super::survivors::{Array, shape_of};
 use super::{Mail, slot};
 use crate::amf::journal::lane::BatchNumber;
-use crate::amf::replica::{Asked, Copies, Copy, Name, partners};
+use crate::amf::replica::{Asked, Copies, Copy, Keeping, Name, Replication};
 use crate::amf::replication::ReplicationMode;
 use crate::icl::{Slot, SlotSet};
 
@@ -45,6 +45,10 @@ pub(super) struct Counts {
     sent: u64,
     /// Copies that a replay was given.
     read: u64,
+    /// Such that fewer nodes were asked to keep than are wanted.
+    few: u64,
+    /// Replication groups that died at once with more nodes than there are copies but one.
+    groups: u64,
 }
 
 impl World {
@@ -71,6 +75,8 @@ impl World {
         if reports {
             keeper.asked.watch(copy.name);
         }
+        let partners = several.keepers[node].asked.partners();
+        several.counts.few += u64::from(several.replication.keeping(partners) == Keeping::Few);
         for to in several.keepers[node].asked.partners().iter() {
             several.send(node, usize::from(to.number()), Mail::Copy(copy.clone()));
             if reports {
@@ -110,11 +116,12 @@ impl World {
     /// A node asks nobody any more, or partners of its epoch.
     pub(super) fn ask_partners(&mut self, node: usize, members: SlotSet) {
         let several = self.several();
-        let partners = partners(slot(node), members, several.copies);
+        let partners = several.replication.partners(slot(node), members);
+        let keeping = several.replication.keeping(partners);
         several.keepers[node].asked.enter(partners);
         for core in node * self.cores_each..(node + 1) * self.cores_each {
             let mut out = Vec::new();
-            self.cores[core].engine.keep(partners != SlotSet::EMPTY, &mut out);
+            self.cores[core].engine.keep(keeping, &mut out);
             self.act(core, out);
         }
     }
@@ -141,27 +148,96 @@ impl World {
     }
 
     /// Whether all that a node has acknowledged is on the drives, or with nodes that keep it now.
-    fn is_restored(&self, node: usize) -> bool {
+    fn is_kept(&self, node: usize) -> bool {
         let cores = &self.cores[node * self.cores_each..(node + 1) * self.cores_each];
-        cores.iter().all(|core| core.engine.is_restored())
+        cores.iter().all(|core| core.engine.is_kept())
     }
 }
 
-/// One life of an array whose nodes acknowledge from memory: of each batch there are so many copies, and so many nodes but one die at a moment.
-fn live(seed: u64) -> Array {
+/// Who dies at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deaths {
+    /// As many nodes as others keep what they have, or fewer.
+    Any,
+    /// All of a replication group: the nodes below this one, or the others.
+    Group(usize),
+}
+
+/// Nodes of two replication groups, HOST and EXT, which send each other their copies.
+fn host_and_ext(nodes: usize, hosts: usize, copies: u8) -> Replication {
+    let [host, ext] = [0..hosts, hosts..nodes].map(|group| group.map(slot).collect::<SlotSet>());
+    let mut replication = Replication::new(copies);
+    for node in (0..nodes).map(slot) {
+        let keepers = if host.contains(node) { ext } else { host };
+        replication = replication.kept_by(node, keepers);
+    }
+    replication
+}
+
+/// An array whose nodes acknowledge from memory, and who of them dies at a moment.
+fn found(seed: u64, in_groups: bool) -> (Array, Deaths) {
     let shape = shape_of(seed);
     let shape = Shape {
         journal: Some(Durability::Ram),
         ..shape
     };
     let mut array = Array::new(&shape, seed);
-    let nodes = u8::try_from(shape.nodes).expect("few nodes");
-    let copies = 2 + u8::try_from(array.run.random().below(u64::from(nodes) - 1)).expect("few nodes");
-    array.run.world.several().copies = copies;
     let mode = array.run.random().index(ReplicationMode::ALL.len());
     array.run.replication = ReplicationMode::ALL[mode];
+    let nodes = usize::from(shape.nodes);
+    let random = array.run.random();
+    let hosts = 1 + random.index(nodes - 1);
+    let most = if in_groups {
+        hosts.min(nodes - hosts)
+    } else {
+        nodes - 1
+    };
+    let copies = 2 + u8::try_from(random.index(most)).expect("few nodes");
+    let least = 2 + u8::try_from(random.index(usize::from(copies) - 1)).expect("few nodes");
+    let (replication, deaths) = if in_groups {
+        (host_and_ext(nodes, hosts, copies), Deaths::Group(hosts))
+    } else {
+        (Replication::new(copies), Deaths::Any)
+    };
+    array.run.world.several().replication = replication.at_least(least);
     array.run.world.allow_ram();
     array.serve_all();
+    (array, deaths)
+}
+
+/// Nodes that can all be gone at a moment, of those that live, and nothing is lost; at least one, and not all.
+fn victims(array: &mut Array, deaths: Deaths) -> Vec<usize> {
+    let mut living = array.living();
+    match deaths {
+        Deaths::Any => {
+            let several = array.run.world.several();
+            let partners = living.iter().map(|node| several.keepers[*node].asked.partners());
+            // Of whoever has no partners all is on the drives.
+            let kept = partners.map(|partners| partners.count() as usize);
+            let most = kept.filter(|count| *count > 0).min().unwrap_or(usize::MAX);
+            let most = most.min(living.len() - 1);
+            let count = 1 + array.run.random().index(most);
+            while living.len() > count {
+                let at = array.run.random().index(living.len());
+                living.swap_remove(at);
+            }
+            living
+        }
+        Deaths::Group(hosts) => {
+            let (host, ext): (Vec<usize>, Vec<usize>) = living.iter().partition(|node| **node < hosts);
+            match (host.is_empty(), ext.is_empty()) {
+                (false, false) if array.run.random().chance(50) => host,
+                (false, false) => ext,
+                (true, _) | (_, true) => vec![living[0]],
+            }
+        }
+    }
+}
+
+/// One life of an array whose nodes acknowledge from memory: what they have is kept by so many others, and as many nodes die at a moment, or a whole replication group.
+fn live(seed: u64, in_groups: bool) -> Array {
+    let (mut array, deaths) = found(seed, in_groups);
+    let nodes = array.living().len();
     let members = array.run.world.drives.len();
     let loss = array.run.random().below(6000);
     let member = array.run.random().index(members);
@@ -171,17 +247,18 @@ fn live(seed: u64) -> Array {
             array.run.world.fail_members(1 << member);
         }
         let living = array.living();
-        let is_restored = |node: &usize| array.run.world.is_restored(*node);
-        let may_die = !array.is_changing() && living.iter().all(is_restored);
+        let is_kept = |node: &usize| array.run.world.is_kept(*node);
+        let may_die = !array.is_changing() && living.iter().all(is_kept);
         if may_die && living.len() > 1 && array.run.random().below(1000) < 4 {
-            let most = usize::from(copies - 1).min(living.len() - 1);
-            for _ in 0..=array.run.random().index(most) {
-                let living = array.living();
-                let node = living[array.run.random().index(living.len())];
+            let victims = victims(&mut array, deaths);
+            let several = array.run.world.several();
+            several.counts.groups +=
+                u64::from(in_groups && victims.len() > usize::from(several.replication.copies() - 1));
+            for node in victims {
                 array.kill(node);
             }
         } else if !array.is_changing() && array.run.random().below(1000) < 40 {
-            let away = (0..usize::from(shape.nodes)).find(|node| !living.contains(node));
+            let away = (0..nodes).find(|node| !living.contains(node));
             if let Some(node) = away {
                 array.rejoin(node);
             }
@@ -190,16 +267,11 @@ fn live(seed: u64) -> Array {
     array
 }
 
-/// CHECKLIST C3, C6, C7, C8, PROTOCOL H17, H18, H19, H21, H22: nodes acknowledge what others keep in memory, or are about to, and die, as many at a moment as there are copies but one, when all is
-/// kept: what hosts were told is there, also where it was in no journal on the drives.
-#[test]
-fn what_others_keep_in_memory_outlives_nodes() {
-    let mut sum = Counts::default();
-    let mut replays = 0;
-    let more = std::env::var("BRAID_SURVIVOR_SEEDS").ok();
-    let seeds = more.map_or(300, |more| more.parse().expect("a number of seeds"));
+/// Lives of so many seeds; how many replays there were, and what has happened.
+fn lives(seeds: u64, in_groups: bool) -> (u32, Counts) {
+    let (mut sum, mut replays) = (Counts::default(), 0);
     for seed in 0..seeds {
-        let mut array = live(seed);
+        let mut array = live(seed, in_groups);
         array.settle();
         replays += array.replays();
         let counts = array.run.world.several().counts;
@@ -208,15 +280,44 @@ fn what_others_keep_in_memory_outlives_nodes() {
         sum.refused += counts.refused;
         sum.read += counts.read;
         sum.sent += counts.sent;
+        sum.few += counts.few;
+        sum.groups += counts.groups;
     }
     println!("{seeds} seeds: {replays} replays, {sum:?}");
+    (replays, sum)
+}
+
+fn seeds() -> u64 {
+    let more = std::env::var("BRAID_SURVIVOR_SEEDS").ok();
+    more.map_or(300, |more| more.parse().expect("a number of seeds"))
+}
+
+/// CHECKLIST C3, C6, C7, C8, PROTOCOL H17, H18, H19, H21, H22: nodes acknowledge what others keep in memory, or are about to, also fewer others than wanted, and die, as many at a moment as there are
+/// copies but one, when all is kept: what hosts were told is there, also where it was in no journal on the drives.
+#[test]
+fn what_others_keep_in_memory_outlives_nodes() {
+    let seeds = seeds();
+    let (replays, sum) = lives(seeds, false);
     let often = [
         sum.asked / 10,
         sum.kept / 10,
         10 * sum.refused,
         sum.read,
         sum.sent,
+        4 * sum.few,
     ];
+    assert!(
+        replays > 300 && often.iter().all(|count| *count > seeds / 4),
+        "{replays} {sum:?}"
+    );
+}
+
+/// CHECKLIST A5, C5, PROTOCOL H17, H19: given nodes in replication groups HOST and EXT, when all of the one die at once, however many they are, then the other one has every acknowledged write.
+#[test]
+fn what_another_replication_group_keeps_outlives_a_whole_one() {
+    let seeds = seeds();
+    let (replays, sum) = lives(seeds, true);
+    let often = [sum.asked / 10, sum.kept / 10, sum.read, 4 * sum.groups];
     assert!(
         replays > 300 && often.iter().all(|count| *count > seeds / 4),
         "{replays} {sum:?}"

@@ -5,6 +5,7 @@ use super::super::executor::{Shape, World};
 use super::super::{Action, CommandId, Request};
 use super::slot;
 use super::survivors::Array;
+use crate::amf::replica::Replication;
 use crate::amf::replication::ReplicationMode;
 use crate::drive::block::GroupLba;
 use crate::icl::SlotSet;
@@ -18,7 +19,7 @@ fn three() -> World {
         ..Shape::SMALL
     };
     let mut array = Array::new(&shape, 1);
-    array.run.world.several().copies = 3;
+    array.run.world.several().replication = Replication::new(3);
     array.run.world.allow_ram();
     array.serve_all();
     let mut world = array.run.world;

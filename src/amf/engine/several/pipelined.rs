@@ -8,6 +8,7 @@ use super::super::{CommandId, Request};
 use super::copies::Keeper;
 use super::survivors::Array;
 use super::{Link, Mail};
+use crate::amf::replica::Replication;
 use crate::amf::replication::ReplicationMode;
 use crate::drive::block::GroupLba;
 
@@ -48,7 +49,7 @@ impl Rig {
         };
         let mut array = Array::new(&shape, 1);
         let several = array.run.world.several();
-        several.copies = 2;
+        several.replication = Replication::new(2);
         several
             .keepers
             .iter_mut()

@@ -11,6 +11,7 @@ use super::super::machine::Engine;
 use super::super::{Action, Request};
 use super::Durability;
 use crate::amf::journal::lane::BatchNumber;
+use crate::amf::replica::Keeping;
 use crate::amf::replication::ReplicationMode;
 
 /// When a write is done.
@@ -105,18 +106,28 @@ impl Engine {
         }
     }
 
-    /// From now on other nodes are asked to keep what this core writes ([`Action::Keep`]), or not any more. What they were asked before counts only where it is committed: others may be
+    /// From now on other nodes are asked to keep what this core writes ([`Action::Keep`]), or nobody is. What they were asked before counts only where it is committed: others may be
     /// asked from now on.
-    pub fn keep(&mut self, keeps: bool, out: &mut Vec<Action>) {
+    pub fn keep(&mut self, keeping: Keeping, out: &mut Vec<Action>) {
         if let Some(write_back) = &mut self.write_back {
-            write_back.lane.keep(keeps);
+            write_back.lane.keep(keeping);
             self.settle(out);
         }
     }
 
-    /// Whether all that this core has acknowledged is on the drives, or kept by those that are asked now.
+    /// Whether all that this core has acknowledged is on the drives, or kept by as many nodes as are wanted.
     pub fn is_restored(&self) -> bool {
         self.write_back.as_ref().is_none_or(|it| it.lane.is_restored())
+    }
+
+    /// Whether all that this core has acknowledged is on the drives, or kept by those that are asked now, however few.
+    pub fn is_kept(&self) -> bool {
+        self.write_back.as_ref().is_none_or(|it| it.lane.is_safe_again())
+    }
+
+    /// Whether something that this core may have acknowledged is not on the drives.
+    pub fn is_ahead_of_drives(&self) -> bool {
+        self.write_back.as_ref().is_some_and(|it| it.lane.is_ahead())
     }
 
     /// All other nodes that were asked keep this batch.

@@ -2,16 +2,63 @@
 
 use super::*;
 use crate::amf::peering::note::FlushName;
-use crate::amf::replica::{Copy, Name};
+use crate::amf::replica::{Copy, Keeping, Name, Replication};
 
 /// Three nodes in an open epoch, which have each write in the memory of two of them.
 fn three_in_memory() -> Array {
-    let mut array = Array::default();
-    (0..3).for_each(|number| array.add_as(number, 2));
-    array.enter(1, &[0, 1, 2], &[]);
-    array.open(1, &[0, 1, 2], 0);
+    let mut array = three_that(Replication::new(2));
     (0..3).for_each(|number| drop(array.wanted(number)));
     array
+}
+
+fn three_that(replication: Replication) -> Array {
+    let mut array = Array::default();
+    (0..3).for_each(|number| array.add_as(number, replication));
+    array.enter(1, &[0, 1, 2], &[]);
+    array.open(1, &[0, 1, 2], 0);
+    array
+}
+
+/// CHECKLIST A12, PROTOCOL H18: with fewer nodes than copies those that are there keep them, if the operator says that these will do, and it is known that they are few; else writes wait for the drives.
+#[test]
+fn fewer_copies_do_where_the_operator_says_so() {
+    let wanted = Replication::new(3);
+    for (replication, partners, keeping) in [
+        (wanted.at_least(2), slots(&[2]), Keeping::Few),
+        (wanted, SlotSet::EMPTY, Keeping::Nobody),
+    ] {
+        let mut array = three_that(replication);
+        assert_eq!(array.nodes[&0].peering.partners(), slots(&[1, 2]));
+        assert_eq!(array.nodes[&0].keeping, Keeping::All);
+        array.nodes.remove(&1);
+        array.enter(2, &[0, 2], &[0, 2]);
+        array.open(2, &[0, 2], 0);
+        assert_eq!(array.nodes[&0].peering.partners(), partners);
+        assert_eq!(array.nodes[&0].keeping, keeping);
+        drop(array.wanted(0));
+        array.act(0, |peering, _, out| peering.keep(&copy(0, 5), false, out));
+        array.settle();
+        let is_kept = array.wanted(0) == [MemoryAction::Kept { core: 0, batch: 5 }.into()];
+        assert_eq!(is_kept, keeping == Keeping::Few);
+    }
+}
+
+/// CHECKLIST C5, PROTOCOL H45: a leader whose own writes nobody may keep lets those acknowledge from memory that have partners, and goes on letting them.
+#[test]
+fn a_leader_without_partners_lets_others_acknowledge() {
+    let mut array = three_that(Replication::new(2).kept_by(slot(0), SlotSet::EMPTY));
+    assert_eq!(array.nodes[&0].peering.partners(), SlotSet::EMPTY);
+    (0..3).for_each(|number| drop(array.wanted(number)));
+    array.act(1, |peering, _, out| peering.want_memory(out));
+    array.settle();
+    assert_eq!(array.wanted(0), [MemoryAction::Record(true).into()]);
+    array.act(0, |peering, _, out| peering.memory_is(true, out));
+    array.settle();
+    array.now_ns += BEAT_NS;
+    array.act(0, |peering, now, out| peering.tick(now, out));
+    array.settle();
+    assert_eq!(array.wanted(1), [MemoryAction::Allow(true).into()]);
+    assert_eq!(array.wanted(0), []);
 }
 
 fn copy(lane: u16, batch: u64) -> Copy {
@@ -51,7 +98,11 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
         array.act(number, |peering, now, out| peering.tick(now, out));
         array.settle();
     }
-    assert!(array.wanted(2).contains(&MemoryAction::KeepCopies(false).into()));
+    assert!(
+        array
+            .wanted(2)
+            .contains(&MemoryAction::KeepCopies(Keeping::Nobody).into())
+    );
     assert_eq!(
         array.nodes[&0].peering.kept().bytes(),
         600,

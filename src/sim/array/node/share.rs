@@ -191,7 +191,7 @@ impl Node {
         let cores = self.setting.cores;
         let to_all = |mail: Mail| (0..cores).map(move |core| tell(core, mail.clone()));
         match action {
-            MemoryAction::KeepCopies(keeps) => out.extend(to_all(Mail::KeepCopies(keeps))),
+            MemoryAction::KeepCopies(keeping) => out.extend(to_all(Mail::KeepCopies(keeping))),
             MemoryAction::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
             MemoryAction::Watch { to, name } => {
                 self.departing.watch(to, self.links.departures(to), name);
@@ -374,7 +374,7 @@ impl Node {
         let write_back = WriteBackConfig {
             hands_over: true,
             keeps_copies: true,
-            durability: if self.setting.copies > 1 {
+            durability: if self.setting.is_in_memory() {
                 Durability::Ram
             } else {
                 Durability::Journal
@@ -656,7 +656,7 @@ impl Node {
             uuid: Uuid([7; 16]),
             nguid: [70; 16],
             ports: PORTS_ALL,
-            replication: self.setting.replication,
+            replication: self.setting.mode,
         };
         let request = RequestId(self.requests);
         self.group_event(Event::CreateVdisk { request, spec }, out);

@@ -20,13 +20,13 @@ impl World {
         let next = MS + self.random.below(90 * MS);
         self.later(next, Event::Trouble);
         let Some(life) = self.any_life() else { return };
-        let is_in_memory = self.setting.copies > 1;
+        let is_in_memory = self.setting.is_in_memory();
         match self.random.below(100) {
             0..44 | 94.. if is_in_memory && !self.may_lose() => {}
             // Who goes without being asked when it has told hosts what nobody else has loses that.
-            70..94 if self.setting.replication != ReplicationMode::Sync => {}
+            70..94 if self.setting.mode != ReplicationMode::Sync => {}
             0..25 => self.end_life(life),
-            94.. if is_in_memory => self.end_life(life),
+            94.. if is_in_memory => self.end_group(life),
             25..37 => {
                 self.oracle.unwanted.insert(life);
                 self.decide_soon();
@@ -76,13 +76,51 @@ impl World {
         }
     }
 
-    /// Whether a node may go where nodes acknowledge from memory: all are there and have partners again for all that they have acknowledged.
+    /// A host was told something that the drives do not have yet: at times that is the last that it hears of a whole replication group.
+    pub(super) fn end_group_soon(&mut self, life: u64) {
+        if self.stage != Stage::Trouble || self.setting.groups.is_empty() {
+            return;
+        }
+        let node = self.lives.get(&life).and_then(|it| it.node.as_ref());
+        if node.is_some_and(Node::is_ahead_of_drives) && self.random.chance(15) {
+            let delay = self.random.below(1000);
+            self.later(delay, Event::EndGroup(life));
+        }
+    }
+
+    /// The time for that has come.
+    pub(super) fn end_group_now(&mut self, life: u64) {
+        let is_trouble = self.stage == Stage::Trouble && self.lives.contains_key(&life);
+        if is_trouble && self.may_lose() {
+            self.end_group(life);
+        }
+    }
+
+    /// All nodes of a replication group go at once, if they are in any and somebody is left.
+    fn end_group(&mut self, life: u64) {
+        let slot_of = |life: &u64| self.lives[life].slot;
+        let slot = slot_of(&life);
+        let group = self.setting.groups.iter().find(|group| group.contains(slot));
+        let alone = SlotSet::EMPTY.with(slot);
+        let group = *group.unwrap_or(&alone);
+        let (inside, outside): (Vec<u64>, Vec<u64>) =
+            self.lives.keys().partition(|life| group.contains(slot_of(life)));
+        if outside.is_empty() {
+            return self.end_life(life);
+        }
+        self.counters.groups_ended += u64::from(inside.len() > 1);
+        for life in inside {
+            self.end_life(life);
+        }
+    }
+
+    /// Whether a node, or a replication group, may go where nodes acknowledge from memory: all are there and have partners again for all that they have acknowledged.
     fn may_lose(&self) -> bool {
         let epoch = self.oracle.epoch();
         let is_sound = |it: &Life| {
             let is_told_to_leave = it.orders.iter().any(|order| matches!(order, Order::Drain));
             let node = it.node.as_ref().filter(|_| !it.is_leaving && !is_told_to_leave);
-            node.is_some_and(|node| node.serves() && node.epoch() == epoch && node.is_restored())
+            node.is_some_and(|node| node.serves() && node.epoch() == epoch && node.is_kept())
         };
         let is_member = |life: &u64| self.is_member(*life, epoch);
         let members = self.oracle.members(epoch);

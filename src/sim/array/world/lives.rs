@@ -219,6 +219,7 @@ impl World {
                 unreachable!("only hosts are told something")
             };
             self.host_is_told(life, command, result, &data);
+            self.end_group_soon(life);
         } else if let Some(it) = self.lives.get_mut(&life) {
             it.withheld.push(said);
         }

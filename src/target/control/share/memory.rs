@@ -8,6 +8,7 @@ use crate::amf::peering::MemoryAction;
 use crate::amf::peering::note::FlushName;
 use crate::amf::ram::Event as RamEvent;
 use crate::amf::replica::Copy;
+use crate::icl::Slot;
 use crate::target::core::Core;
 use crate::target::manage::CopiesStatus;
 use crate::target::message::Message;
@@ -29,7 +30,7 @@ impl Control {
             (0..cores).for_each(|to| core.tell(io, CoreIndex(to), message()));
         };
         match action {
-            MemoryAction::KeepCopies(keeps) => tell_all(&|| Message::KeepCopies { group, keeps }),
+            MemoryAction::KeepCopies(keeping) => tell_all(&|| Message::KeepCopies { group, keeping }),
             MemoryAction::Kept { core: to, batch } => {
                 core.tell(io, CoreIndex(to), Message::Kept { group, batch });
             }
@@ -90,9 +91,11 @@ impl Control {
         let share = self.share.as_ref()?;
         let peering = &share.groups[share.at(group)?].peering;
         let wanted = peering.copies();
+        let partners = peering.partners();
         (wanted > 1).then(|| CopiesStatus {
             wanted,
-            now: 1 + u8::try_from(peering.partners().count()).expect("few nodes"),
+            now: 1 + u8::try_from(partners.count()).expect("few nodes"),
+            partners: partners.iter().map(Slot::number).collect(),
         })
     }
 
