@@ -166,6 +166,15 @@ impl Scene {
 
     /// The same, with more lines in the `[subsystem]` of each node.
     pub fn set_as(count: u8, subsystem: &str, groups: &str) -> Self {
+        Self::set_within(count, &[], subsystem, groups)
+    }
+
+    /// The same, with each node in a replication group, by slot; in none where none are named.
+    pub fn set_within(count: u8, within: &[&str], subsystem: &str, groups: &str) -> Self {
+        let group_of = |slot: u8| {
+            let name = within.get(usize::from(slot));
+            name.map_or(String::new(), |name| format!("replication_group = \"{name}\"\n"))
+        };
         let folder = Folder::make();
         let ports = addresses(2 * usize::from(count) + 1);
         let (shelf, nodes) = ports.split_first().unwrap();
@@ -186,10 +195,12 @@ impl Scene {
             let mut text = format!(
                 "[node]\nname = \"n{slot}\"\nrpc_socket = \"n{slot}.sock\"\n[health]\nallow_fault_injection = true\n\
                  [reactor]\ncores = 1\npoll = \"interrupt\"\nmemory_mib = 64\n[[listen]]\naddress = \"{host}\"\n[subsystem]\nnqn = \"{NQN}\"\n{subsystem}\
-                 [array]\nname = \"vault\"\nslot = {slot}\nkey_file = \"vault.key\"\nlisten = \"{address}\"\n"
+                 [array]\nname = \"vault\"\nslot = {slot}\nkey_file = \"vault.key\"\nlisten = \"{address}\"\n{}",
+                group_of(slot)
             );
             for (peer, address) in (0..count).zip(nodes).filter(|(peer, _)| *peer != slot) {
-                text += &format!("[[peer]]\nslot = {peer}\naddresses = [\"{address}\"]\n");
+                let group = group_of(peer);
+                text += &format!("[[peer]]\nslot = {peer}\naddresses = [\"{address}\"]\n{group}");
             }
             text += &format!("[[shelf]]\nname = \"s\"\naddresses = [\"{shelf}\"]\nnqn = \"{NQN}\"\n");
             for drive in 0..DRIVES {
@@ -306,6 +317,19 @@ impl Scene {
         assert!(killed.success());
         self.nodes.iter_mut().for_each(|node| *node = None);
         self.shelf = None;
+    }
+
+    /// Kills some of the nodes with one signal, so that none of them sees another one die first.
+    pub fn kill_nodes(&mut self, slots: &[u8]) {
+        let running = slots
+            .iter()
+            .filter_map(|slot| self.nodes[usize::from(*slot)].as_ref());
+        let pids = running.map(|running| running.0.id().to_string());
+        let killed = Command::new("kill").arg("-KILL").args(pids).status().unwrap();
+        assert!(killed.success());
+        for slot in slots {
+            self.nodes[usize::from(*slot)] = None;
+        }
     }
 
     /// Has a node leave the array, and waits until it has begun to.

@@ -23,7 +23,11 @@ pub fn group(copies: u8) -> String {
 }
 
 fn scene(nodes: u8, copies: u8) -> Scene {
-    let mut scene = Scene::set(nodes, &group(copies));
+    opened(Scene::set(nodes, &group(copies)), nodes)
+}
+
+/// The scene, once all of its nodes serve the group.
+fn opened(mut scene: Scene, nodes: u8) -> Scene {
     scene.create(0);
     let all: Vec<u8> = (0..nodes).collect();
     scene.until_open("formed", &all);
@@ -36,7 +40,7 @@ pub fn copies(scene: &Scene, slot: u8) -> (CopiesStatus, bool) {
     let Ok(Reply::Groups(groups)) = client.call(&Request::GroupList) else {
         panic!("a node lists its groups");
     };
-    (groups[0].copies.unwrap(), groups[0].dirty_ram)
+    (groups[0].copies.clone().unwrap(), groups[0].dirty_ram)
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -106,6 +110,110 @@ fn what_was_acknowledged_from_memory_outlives_its_node() {
     }
 }
 
+/// Writes a few blocks from one on, while each command takes the drives far longer than that.
+fn write_ahead_of_drives(host: &mut Host, first: u64, seed: u64, known: &mut [Vec<u8>]) {
+    // As many as are under way to the drives at a time, but one.
+    for block in first..first + 3 {
+        let data = pattern(seed + block, BLOCK as usize);
+        host.io[0].run(write(1, block, 1), &data, 0).ok();
+        known[usize::try_from(block).unwrap()] = data;
+    }
+}
+
+fn reads_all(host: &mut Host, known: &[Vec<u8>], what: &str) {
+    for (at, data) in (0..).zip(known).filter(|(_, data)| !data.is_empty()) {
+        assert!(host.read(1, at, 1, BLOCK) == *data, "{what}, block {at}");
+    }
+}
+
+/// CHECKLIST A5, C5, PROTOCOL H17: given nodes in replication groups HOST and EXT, each of which sends its copies to the other one, by a rule or because there is no other, when all of HOST die at once, right after they have
+/// answered and before a drive has anything of it, then EXT serves every acknowledged write; and the other way round.
+#[test]
+fn another_replication_group_covers_the_loss_of_a_whole_one() {
+    let within = ["HOST", "HOST", "EXT", "EXT"];
+    let rule = "[[replication_rule]]\nfrom = \"HOST\"\nto = [\"EXT\"]\n";
+    let groups = group(2) + rule;
+    let mut scene = opened(Scene::set_within(4, &within, "", &groups), 4);
+    let mut known = vec![Vec::new(); 64];
+    for (round, (gone, left)) in (0_u64..).zip([([0, 1], [2, 3]), ([2, 3], [0, 1])]) {
+        let mut hosts = gone.map(|slot| connect(scene.hosts[usize::from(slot)], slot + 1));
+        for (host, slot) in hosts.iter_mut().zip(gone) {
+            until_in_memory(&scene, host, slot);
+        }
+        known[0] = pattern(1, BLOCK as usize);
+        until_restored(&scene);
+        let mut partners = gone.map(|slot| copies(&scene, slot).0.partners);
+        partners.sort();
+        assert_eq!(
+            partners,
+            left.map(|slot| vec![slot]),
+            "each has one of its own there"
+        );
+        scene.slow_drives_down(400_000);
+        let begin = Instant::now();
+        for (host, first) in hosts.iter_mut().zip([14, 38]) {
+            write_ahead_of_drives(host, first + 4 * round, 1000 * (round + 1), &mut known);
+        }
+        let took = begin.elapsed();
+        scene.kill_nodes(&gone);
+        assert!(
+            took < Duration::from_millis(400),
+            "they are answered before any is on a drive: {took:?}"
+        );
+        scene.slow_drives_down(0);
+        scene.until_open("a replication group is dead", &left);
+        for slot in left {
+            let mut reader = connect(scene.hosts[usize::from(slot)], 9 + slot);
+            reads_all(&mut reader, &known, &format!("round {round}, slot {slot}"));
+        }
+        gone.into_iter().for_each(|slot| scene.start_node(slot));
+        scene.until_open("it is back", &[0, 1, 2, 3]);
+    }
+}
+
+/// CHECKLIST A12, PROTOCOL H18: with fewer nodes than copies, and `min_copies` of them, writes are acknowledged from the memory of those that are there. The status and the counter say that they are fewer; and the death of one
+/// more loses nothing.
+#[test]
+fn fewer_nodes_than_copies_go_on_in_memory() {
+    let groups = group(3).replace("copies = 3\n", "copies = 3\nmin_copies = 2\n");
+    let mut scene = opened(Scene::set(3, &groups), 3);
+    let mut host = connect(scene.hosts[0], 1);
+    until_in_memory(&scene, &mut host, 0);
+    until_restored(&scene);
+    assert_eq!(copies(&scene, 0).0.partners, [1, 2]);
+    scene.nodes[2] = None;
+    scene.until_open("one is dead", &[0, 1]);
+    until_in_memory(&scene, &mut host, 0);
+    let few = CopiesStatus {
+        wanted: 3,
+        now: 2,
+        partners: vec![1],
+    };
+    until("its writes are on the drives, too", || {
+        scene.counter(0, "groups_with_reduced_copies") == 0
+    });
+    assert_eq!(copies(&scene, 0).0, few);
+    scene.slow_drives_down(400_000);
+    let mut known = vec![Vec::new(); 64];
+    let begin = Instant::now();
+    write_ahead_of_drives(&mut host, 14, 1000, &mut known);
+    let took = begin.elapsed();
+    let reduced = scene.counter(0, "groups_with_reduced_copies");
+    scene.kill_nodes(&[0]);
+    assert!(
+        took < Duration::from_millis(400),
+        "they are answered before any is on a drive: {took:?}"
+    );
+    assert_eq!(reduced, 1, "fewer nodes have them than are to");
+    scene.slow_drives_down(0);
+    scene.until_open("one is left", &[1]);
+    reads_all(&mut connect(scene.hosts[1], 2), &known, "from the last node");
+    scene.start_node(0);
+    scene.start_node(2);
+    scene.until_open("all are back", &[0, 1, 2]);
+    until_restored(&scene);
+}
+
 /// CHECKLIST C3, A12, PROTOCOL H18, H45: when all nodes that have copies die, the group says that writes may be lost, and an operator accepts that. Nodes that were left in peace before
 /// have nothing that may be lost; nor has one that is alone, whose writes wait for the drives.
 #[test]
@@ -115,10 +223,14 @@ fn the_death_of_all_is_confessed() {
     until_in_memory(&scene, &mut host, 0);
     scene.nodes[1] = None;
     scene.until_open("one is dead", &[0]);
-    let alone = CopiesStatus { wanted: 2, now: 1 };
+    let alone = CopiesStatus {
+        wanted: 2,
+        now: 1,
+        partners: Vec::new(),
+    };
     until("nothing can be lost", || {
         host.write(1, 0, BLOCK, &pattern(1, BLOCK as usize));
-        copies(&scene, 0) == (alone, false)
+        copies(&scene, 0) == (alone.clone(), false)
     });
     scene.start_node(1);
     scene.until_open("it is back", &[0, 1]);
