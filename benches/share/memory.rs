@@ -38,7 +38,8 @@ fn acknowledges(stage: &Stage, copies: u8) -> bool {
     let Some(Reply::Groups(groups)) = stage.call("n0.sock", &Request::GroupList) else {
         return false;
     };
-    let is_so = |group: &GroupStatus| group.dirty_ram && group.copies.is_some_and(|it| it.now == copies);
+    let is_so =
+        |group: &GroupStatus| group.dirty_ram && group.copies.as_ref().is_some_and(|it| it.now == copies);
     copies == 1 || groups.iter().all(is_so)
 }
 

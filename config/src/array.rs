@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nvme::nqn::Nqn;
 
 use crate::problem::Problems;
-use crate::read::{ArrayDraft, GroupDraft, Placed, RuleDraft, VdiskDraft};
+use crate::read::{ArrayParts, GroupDraft, Placed, RuleDraft, VdiskDraft};
 use crate::{
     ARRAY_DRIVES_MAX, Array, ArrayDrive, Backing, COPIES, Drive, Durability, Group, Peer, RemoteShelf,
     Replication, Subsystem, default_serial, replication,
@@ -15,15 +15,14 @@ type Resolved = (Option<Array>, Vec<Placed<Drive>>, Vec<Placed<RemoteShelf>>);
 
 /// The array, and the drives and shelves of the node: those of the array, if there is one.
 pub(crate) fn resolve(
-    draft: Option<Placed<ArrayDraft>>,
-    peers: Vec<Placed<Peer>>,
-    rules: Vec<Placed<RuleDraft<'_>>>,
+    parts: ArrayParts<'_>,
     drives: Vec<Placed<Drive>>,
     shelves: Vec<Placed<RemoteShelf>>,
     groups: &[Placed<GroupDraft<'_>>],
     problems: &mut Problems<'_>,
 ) -> Resolved {
-    let Some(draft) = draft else {
+    let ArrayParts { array, peers, rules } = parts;
+    let Some(draft) = array else {
         check_alone(&peers, &rules, groups, problems);
         return (None, drives, shelves);
     };

@@ -29,8 +29,6 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
         listeners,
         listeners_missing,
         array,
-        peers,
-        replication_rules: rules,
         shelves,
         shelves_missing,
         drives,
@@ -50,7 +48,7 @@ pub(crate) fn config(draft: Draft<'_>, problems: &mut Problems<'_>) -> Config {
     let log = shelf.as_ref().and_then(|shelf| shelf.command_log.as_deref());
     check_paths(&node, log, &drives, problems);
     check_namespaces(&drives, &shelves, shelves_missing, problems);
-    let (array, drives, shelves) = array::resolve(array, peers, rules, drives, shelves, &groups, problems);
+    let (array, drives, shelves) = array::resolve(array, drives, shelves, &groups, problems);
     let subsystem = array::subsystem_of(subsystem, &node.name, array.as_ref());
     let drive_names = by_name(&drives);
     let groups = match &shelf {

@@ -63,6 +63,14 @@ pub(crate) struct VdiskDraft<'a> {
     pub(crate) replication: Option<(Replication, Range<usize>)>,
 }
 
+/// What the file says of an array, of the other nodes of it, and of whose copies go where.
+#[derive(Default)]
+pub(crate) struct ArrayParts<'a> {
+    pub(crate) array: Option<Placed<ArrayDraft>>,
+    pub(crate) peers: Vec<Placed<Peer>>,
+    pub(crate) rules: Vec<Placed<RuleDraft<'a>>>,
+}
+
 /// Everything that the file says, each section on its own found good or given its default.
 pub(crate) struct Draft<'a> {
     pub(crate) node: Node,
@@ -73,9 +81,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) listeners: Vec<Placed<Listen>>,
     /// Some `[[listen]]` section was so wrong that it is not among `listeners`.
     pub(crate) listeners_missing: bool,
-    pub(crate) array: Option<Placed<ArrayDraft>>,
-    pub(crate) peers: Vec<Placed<Peer>>,
-    pub(crate) replication_rules: Vec<Placed<RuleDraft<'a>>>,
+    pub(crate) array: ArrayParts<'a>,
     pub(crate) shelves: Vec<Placed<RemoteShelf>>,
     /// Some `[[shelf]]` section was so wrong that it is not among `shelves`.
     pub(crate) shelves_missing: bool,
@@ -143,8 +149,8 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
     } else {
         (Vec::new(), false)
     };
-    let (array, peers, replication_rules) = if is_shelf {
-        (None, Vec::new(), Vec::new())
+    let array = if is_shelf {
+        ArrayParts::default()
     } else {
         array_and_peers(&mut root, problems)
     };
@@ -179,8 +185,6 @@ fn draft<'a>(document: &'a DeTable<'_>, problems: &mut Problems<'_>) -> Draft<'a
         listeners,
         listeners_missing,
         array,
-        peers,
-        replication_rules,
         shelves,
         shelves_missing,
         drives,
@@ -204,13 +208,7 @@ fn remote_shelves(
     (shelves, is_missing)
 }
 
-/// What a file says of an array, of the other nodes of it, and of whose copies go where.
-type ArrayParts<'a> = (
-    Option<Placed<ArrayDraft>>,
-    Vec<Placed<Peer>>,
-    Vec<Placed<RuleDraft<'a>>>,
-);
-
+/// What the file says of an array.
 fn array_and_peers<'a>(root: &mut Section<'a, '_>, problems: &mut Problems<'_>) -> ArrayParts<'a> {
     let at = root.peek("array").map(Spanned::span);
     let array = at.and_then(|at| array::array(one(root, "array", problems), at, problems));
@@ -223,7 +221,11 @@ fn array_and_peers<'a>(root: &mut Section<'a, '_>, problems: &mut Problems<'_>) 
     let rules = sections
         .into_iter()
         .filter_map(|section| array::rule(section, problems));
-    (array, peers, rules.collect())
+    ArrayParts {
+        array,
+        peers,
+        rules: rules.collect(),
+    }
 }
 
 /// The section `[key]`, which the file may leave out.

@@ -46,20 +46,17 @@ pub(crate) fn rules(
     rules: Vec<Placed<RuleDraft<'_>>>,
     problems: &mut Problems<'_>,
 ) -> Option<Vec<ReplicationRule>> {
-    let own = (array.value.slot, &array.value.replication_group, &array.at);
-    let of_peer = |peer: &Placed<Peer>| {
-        (
-            peer.value.slot,
-            peer.value.replication_group.clone(),
-            peer.at.clone(),
-        )
-    };
-    let mut nodes = vec![(own.0, own.1.clone(), own.2.clone())];
-    nodes.extend(peers.iter().map(of_peer));
-    let names: BTreeSet<&str> = nodes
-        .iter()
-        .filter_map(|(_, group, _)| group.as_deref())
-        .collect();
+    let mut nodes = vec![(
+        array.value.slot,
+        array.value.replication_group.as_deref(),
+        &array.at,
+    )];
+    nodes.extend(
+        peers
+            .iter()
+            .map(|Placed { value: peer, at }| (peer.slot, peer.replication_group.as_deref(), at)),
+    );
+    let names: BTreeSet<&str> = nodes.iter().filter_map(|(_, group, _)| *group).collect();
     let mut is_sound = true;
     if let Some(example) = names.first() {
         for (slot, _, at) in nodes.iter().filter(|(_, group, _)| group.is_none()) {
@@ -161,7 +158,7 @@ pub(crate) fn check_keepers(groups: &[Placed<GroupDraft<'_>>], array: &Array, pr
             } else {
                 (
                     format!(
-                        "{title}: {copies} copies of each write, and only {count} other nodes that serve it may keep those of replication group {}",
+                        "{title}: {copies} copies of each write, and of the other nodes that serve it only {count} may keep those of replication group {}",
                         quoted(own)
                     ),
                     format!(

@@ -109,6 +109,15 @@ fn rules_that_cannot_be_kept_are_refused() {
             "has no key \"via\"",
             "from, to",
         ),
+    ] {
+        is_refused(&array(GROUPS, &rest), what, remedy);
+    }
+}
+
+/// CHECKLIST C5: each node that serves a group has as many others that may keep its copies as it needs.
+#[test]
+fn rules_that_leave_a_node_without_partners_are_refused() {
+    for (rest, what, remedy) in [
         (
             rule("a", "[\"c\"]") + &ram("nodes=[0, 1, 2]"),
             "no node that serves it may keep copies of replication group \"a\"",
@@ -121,13 +130,23 @@ fn rules_that_cannot_be_kept_are_refused() {
         ),
         (
             rule("a", "[\"c\"]") + &ram("copies=3"),
-            "only 1 other nodes that serve it may keep those of replication group \"a\"",
+            "of the other nodes that serve it only 1 may keep those of replication group \"a\"",
             "copies = 2",
         ),
-        (ram("copies=4"), "only 2 other nodes", "copies = 3"),
+        (ram("copies=4"), "only 2 may keep", "copies = 3"),
     ] {
         is_refused(&array(GROUPS, &rest), what, remedy);
     }
+    // Where nothing is acknowledged from memory nobody keeps anything.
+    good(&array(
+        ["a"; 4],
+        "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\n",
+    ));
+}
+
+/// CHECKLIST C5: all nodes are in replication groups, or none is.
+#[test]
+fn a_node_in_no_replication_group_is_refused_beside_others() {
     is_refused(
         &array(["a", "", "b", "b"], ""),
         "the node in slot 1 has no replication_group",
@@ -149,11 +168,6 @@ fn rules_that_cannot_be_kept_are_refused() {
         3,
         &["there is no [array]"],
     );
-    // Where nothing is acknowledged from memory nobody keeps anything.
-    good(&array(
-        ["a"; 4],
-        "[[group]]\nname=\"g\"\nlevel=\"raid1\"\ndrives=[\"d\", \"e\"]\n",
-    ));
 }
 
 /// PROTOCOL H18: as few copies as the operator says will do, but never one.
