@@ -6,6 +6,7 @@
 //!
 //! Owns the copies and who is asked for some; deliberately knows neither rows nor links. Memory is bounded: what finds no room is not kept, and its writer waits for the drives.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -84,16 +85,20 @@ impl Copies {
         self.forget_below(copy.name.lane, copy.committed);
         let fits = self.bytes + copy.bytes.len() <= self.bytes_max;
         if fits {
-            self.collect(copy);
+            self.bytes += copy.bytes.len();
+            if let Some(known) = self.kept.insert(copy.name, copy) {
+                self.bytes -= known.bytes.len();
+            }
         }
         fits
     }
 
-    /// Keeps a batch whose writer is gone, for whoever recovers it: whether or not there is room.
+    /// Keeps a batch whose writer is gone, for whoever recovers it: whether or not there is room. What came from the writer itself, or came first, stays.
     pub fn collect(&mut self, copy: Copy) {
-        self.bytes += copy.bytes.len();
-        if let Some(known) = self.kept.insert(copy.name, copy) {
-            self.bytes -= known.bytes.len();
+        let bytes = copy.bytes.len();
+        if let Entry::Vacant(place) = self.kept.entry(copy.name) {
+            place.insert(copy);
+            self.bytes += bytes;
         }
     }
 
@@ -537,17 +542,16 @@ mod tests {
         assert!(copies.keep(copy(name(1, 5), 0, 60)) && copies.keep(copy(name(2, 5), 0, 30)));
         assert!(!copies.keep(copy(name(1, 6), 5, 20)), "110 bytes");
         assert!(copies.keep(copy(name(1, 6), 6, 20)), "batch 5 is on the drives");
-        copies.collect(copy(name(1, 6), 6, 90));
-        assert_eq!(
-            copies.bytes(),
-            120,
-            "it is kept once, and what a dead node needs always"
-        );
+        copies.collect(copy(name(1, 6), 6, 50));
+        assert_eq!(copies.bytes(), 50, "it is kept once, as it came first");
+        copies.collect(copy(name(1, 7), 6, 70));
+        assert_eq!(copies.bytes(), 120, "what a dead node needs is kept always");
         let names = |copies: &Copies, lanes| copies.of(lanes).map(|copy| copy.name).collect::<Vec<_>>();
-        assert_eq!(names(&copies, 0b010), [name(1, 6)]);
+        assert_eq!(names(&copies, 0b010), [name(1, 6), name(1, 7)]);
         copies.forget_retired(0b100, 51);
-        assert_eq!((names(&copies, 0b110), copies.bytes()), (vec![name(1, 6)], 90));
-        copies.forget_below(1, 7);
+        assert_eq!(names(&copies, 0b110), [name(1, 6), name(1, 7)]);
+        assert_eq!(copies.bytes(), 90);
+        copies.forget_below(1, 8);
         assert_eq!(copies.bytes(), 0);
     }
 
@@ -560,6 +564,16 @@ mod tests {
         asked.ask(name(0, 2));
         assert!(!asked.answered(name(0, 1), slot(1), true) && asked.answered(name(0, 1), slot(2), true));
         assert!(!asked.answered(name(0, 1), slot(2), true), "once");
+        asked.ask(name(0, 4));
+        assert!(!asked.answered(name(0, 4), slot(1), true));
+        for (name, by, why) in [
+            (name(0, 4), 1, "the same one again"),
+            (name(0, 4), 3, "one that was not asked"),
+            (name(0, 5), 2, "what it was not asked"),
+        ] {
+            assert!(!asked.answered(name, slot(by), true), "{why}");
+        }
+        assert!(asked.answered(name(0, 4), slot(2), true));
         assert!(!asked.answered(name(0, 2), slot(1), false) && !asked.answered(name(0, 2), slot(2), true));
         asked.ask(name(0, 3));
         asked.enter(slots(&[2]));

@@ -67,10 +67,13 @@ impl Peering {
         }
     }
 
-    /// A copy came in: of its writer, or, at the leader of an epoch that is not open yet, of one that is gone.
+    /// A copy came in: of its writer, or, at the leader of an epoch that is not open yet, of one that is gone. Any other is nobody's to give.
     pub(super) fn copy_came(&mut self, from: Slot, copy: Copy, out: &mut Vec<Action>) {
         if self.slot_of_lane(copy.name.lane) != Some(from) {
-            return self.kept.collect(copy);
+            if self.leader() == Some(self.local) && !self.serves() {
+                self.kept.collect(copy);
+            }
+            return;
         }
         let name = copy.name;
         let keeps = self.kept.keep(copy);

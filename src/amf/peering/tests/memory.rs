@@ -127,6 +127,165 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
     assert_eq!(array.wanted(2), []);
 }
 
+/// CHECKLIST C2, C3, PROTOCOL H19: two nodes are gone at once, and a third one in their recovery: whoever leads recovers with what is kept of all of them, whoever has kept it; two that have kept the same bring
+/// it once.
+#[test]
+fn a_recovery_has_the_copies_of_all_that_are_gone() {
+    let mut array = Array::default();
+    (0..5).for_each(|number| array.add_as(number, 3));
+    array.enter(1, &[0, 1, 2, 3, 4], &[]);
+    array.open(1, &[0, 1, 2, 3, 4], 0);
+    (0..5).for_each(|number| drop(array.wanted(number)));
+    for number in 1..4 {
+        array.act(number, |peering, _, out| {
+            peering.keep(&copy(u16::from(number), 5), out);
+        });
+    }
+    array.settle();
+    array.nodes.remove(&1);
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 3, 4], &[0, 3, 4]);
+    let names = |array: &Array| -> Vec<u16> {
+        let kept = array.nodes[&0].peering.kept();
+        kept.of(u32::MAX).map(|copy| copy.name.lane).collect()
+    };
+    assert_eq!(
+        names(&array),
+        [1, 2, 3],
+        "3 has kept the first, 3 and 4 the second"
+    );
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    let of = |wanted: Vec<Action>| -> Vec<usize> {
+        let copies = |action: &Action| {
+            let Action::Recover(recovery) = action else {
+                return None;
+            };
+            Some(recovery.copies.len())
+        };
+        wanted.iter().filter_map(copies).collect()
+    };
+    assert_eq!(of(array.wanted(0)), [2], "3 lives");
+    // It is at it when that one dies, too.
+    array.nodes.remove(&3);
+    array.enter(3, &[0, 4], &[0, 4]);
+    array.act(0, |peering, _, out| {
+        peering.not_led(Epoch(2), "another epoch begins", out);
+    });
+    array.act(0, |peering, _, out| peering.recover(Epoch(3), out));
+    array.settle();
+    assert_eq!(of(array.wanted(0)), [3]);
+}
+
+/// PROTOCOL H19, decision 5: a slot is taken again by another life in the same epoch in which the one before it is gone: what was kept of that one is recovered, and forgotten afterwards; what the new one has
+/// others keep is not.
+#[test]
+fn another_life_of_a_slot_is_not_the_one_that_is_recovered() {
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.settle();
+    array.nodes.remove(&1);
+    array.links.clear();
+    array.add_as(1, 2);
+    array.enter(2, &[0, 1, 2], &[0, 2]);
+    let recovery = open(&mut array, 2, &[0, 1, 2], 0);
+    assert_eq!(recovery.copies, [copy(1, 5).bytes]);
+    let kept = |array: &Array, number| array.nodes[&number].peering.kept().bytes();
+    assert_eq!((kept(&array, 0), kept(&array, 2)), (0, 0));
+    array.act(1, |peering, _, out| peering.keep(&copy(1, (2 << 32) + 1), out));
+    array.settle();
+    assert_eq!(kept(&array, 2), 600);
+    array.enter(3, &[0, 1, 2], &[0, 1, 2]);
+    open(&mut array, 3, &[0, 1, 2], 0);
+    assert_eq!(kept(&array, 2), 600, "nobody is gone");
+}
+
+/// CHECKLIST D3, PROTOCOL I15: when all that was written is in its place, partners keep nothing of it, without anything more being written.
+#[test]
+fn partners_keep_nothing_once_all_is_in_its_place() {
+    let mut array = three_in_memory();
+    for batch in 1..6 {
+        let copy = Copy {
+            seq_max: 10 * batch,
+            ..copy(1, batch)
+        };
+        array.act(1, |peering, _, out| peering.keep(&copy, out));
+    }
+    array.settle();
+    let kept = |array: &Array| array.nodes[&2].peering.kept().bytes();
+    assert_eq!(kept(&array), 5 * 600);
+    let journals: Vec<_> = array
+        .nodes
+        .values()
+        .map(|node| Arc::clone(&node.journal))
+        .collect();
+    assert_eq!(journals[1].enter(1), 1, "it owes the drives something");
+    for journal in &journals {
+        journal.raise(100);
+    }
+    for (lowest, left) in [(Some(1), 5), (Some(25), 3), (None, 0)] {
+        journals[1].set_lowest(1, lowest);
+        for number in 0..3 {
+            array.now_ns += BEAT_NS;
+            array.act(number, |peering, now, out| peering.tick(now, out));
+            array.settle();
+        }
+        assert_eq!(
+            kept(&array),
+            left * 600,
+            "its writer needs {lowest:?} and newer ones"
+        );
+    }
+}
+
+/// Bad input: a node gives away batches of lanes that are not its own while nobody recovers, or to one that does not lead. Nobody keeps them, and they take nobody's place.
+#[test]
+fn nobody_keeps_what_others_say_of_lanes_that_are_not_theirs() {
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.settle();
+    let say = |array: &mut Array, to: u8, epoch, copy: Copy| {
+        let note = Note::Copy(copy);
+        let mut bytes = array.nodes[&0].peering.context().encode().to_vec();
+        note.encode(&mut bytes);
+        array.act(to, |peering, now, out| {
+            let said = (note.kind(), &bytes[..]);
+            peering.receive(now, (slot(0), epoch), said, out).unwrap();
+        });
+    };
+    let false_one = || Copy {
+        bytes: vec![1; 900].into(),
+        ..copy(1, 5)
+    };
+    let kept = |array: &Array, number: u8| -> Vec<(Name, usize)> {
+        let kept = array.nodes[&number].peering.kept().of(u32::MAX);
+        kept.map(|copy| (copy.name, copy.bytes.len())).collect()
+    };
+    let true_one = (Name { lane: 1, batch: 5 }, 600);
+    for lane in [1, 2, 3, super::LANES_MAX - 1] {
+        say(
+            &mut array,
+            2,
+            Epoch(1),
+            Copy {
+                name: Name { lane, batch: 5 },
+                ..false_one()
+            },
+        );
+        assert_eq!(kept(&array, 2), [true_one], "lane {lane}");
+    }
+    // Node 1 is gone, and somebody who knows no better says the same of it to the one that recovers.
+    array.nodes.remove(&1);
+    array.enter(2, &[0, 2], &[2]);
+    say(&mut array, 2, Epoch(2), false_one());
+    assert_eq!(kept(&array, 2), [true_one], "what was kept first stays");
+    // And to one that does not.
+    let mut array = three_in_memory();
+    array.nodes.remove(&1);
+    array.enter(2, &[0, 2], &[0]);
+    say(&mut array, 2, Epoch(2), false_one());
+    assert_eq!(kept(&array, 2), []);
+}
+
 /// PROTOCOL H22: a partner without room says so, and the writer waits for the drives.
 #[test]
 fn a_partner_without_room_says_so() {
