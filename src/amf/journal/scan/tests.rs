@@ -444,3 +444,105 @@ fn only_a_living_journal_of_another_version_is_refused() {
     lane[8..12].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(found(&[(0, 0, &lane)]).batches, []);
 }
+
+/// A batch as another node keeps it for the one that wrote it: header and payload.
+fn copy(header: &BatchHeader, seq: u64, fill: u8) -> Vec<u8> {
+    let mut lane = empty();
+    put(&mut lane, header, seq, fill);
+    let blocks = header.payload_blocks as usize + 1;
+    lane[header.position as usize * BLOCK..][..blocks * BLOCK].to_vec()
+}
+
+/// What is found in a lane, and in what others keep.
+fn with_copies(lane: &[u8], copies: &[&[u8]]) -> Found {
+    let mut scan = scan();
+    scan.lane(MemberIndex(0), 0, lane).expect("sound records");
+    for copy in copies {
+        scan.copy(copy).expect("none of them stops the scan");
+    }
+    scan.finish()
+}
+
+/// CHECKLIST C3, PROTOCOL H19: what drives have and what others have kept in memory is read together: a batch is what it is wherever it is found, however often.
+#[test]
+fn a_batch_that_others_keep_counts_as_one_on_a_drive() {
+    let kept = header(0, 2, 5, 10, 2);
+    let copy = copy(&kept, 20, 0xbb);
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 0, 10, 1), 10, 0xaa);
+    let alone = with_copies(&lane, &[&copy, &copy]);
+    assert_eq!((numbers(&alone), alone.next_seq), (vec![(0, 1), (0, 2)], 21));
+    let FoundBatch { payload, members, .. } = &alone.batches[1];
+    assert_eq!(
+        (&payload[..], *members),
+        (&[0xbb; 2 * BLOCK][..], 0),
+        "no drive has it"
+    );
+    put(&mut lane, &kept, 20, 0xbb);
+    let both = with_copies(&lane, &[&copy]);
+    assert_eq!(
+        (numbers(&both), both.batches[1].members),
+        (vec![(0, 1), (0, 2)], 0b1)
+    );
+    lane[7 * BLOCK] ^= 1;
+    let torn = with_copies(&lane, &[&copy]);
+    assert_eq!((numbers(&torn), torn.torn_batches), (vec![(0, 1), (0, 2)], 0));
+    assert_eq!(torn.batches[1].payload, [0xbb; 2 * BLOCK]);
+}
+
+/// Bad input, PROTOCOL H19: what others keep is damaged, cut off, no batch, or one of another group, opening or place, of a lane that lives or is a replay's, or older than what counts:
+/// it is as if it were not there.
+#[test]
+fn what_others_keep_does_not_count_if_it_is_none_of_ours() {
+    let good = header(0, 2, 5, 10, 2);
+    let batch = copy(&good, 20, 0xbb);
+    let mut lane = empty();
+    put(&mut lane, &header(0, 1, 0, 10, 1), 10, 0xaa);
+    let without = with_copies(&lane, &[]);
+    for at in 0..batch.len() {
+        let mut damaged = batch.clone();
+        damaged[at] ^= 0x10;
+        assert_eq!(with_copies(&lane, &[&damaged]), without, "byte {at}");
+    }
+    for end in 0..batch.len() {
+        assert_eq!(with_copies(&lane, &[&batch[..end]]), without, "{end} bytes");
+    }
+    let long = [&batch[..], &[0; BLOCK]].concat();
+    assert_eq!(with_copies(&lane, &[&long]), without, "a block too many");
+    let (group, incarnation) = (Uuid([2; 16]), 6);
+    for wrong in [
+        BatchHeader { group, ..good },
+        BatchHeader { incarnation, ..good },
+        BatchHeader { lane: 1, ..good },
+        BatchHeader { lane: 31, ..good },
+        BatchHeader { tail: 1, ..good },
+    ] {
+        let seq = if wrong.tail == 1 { 9 } else { 20 };
+        assert_eq!(
+            with_copies(&lane, &[&copy(&wrong, seq, 0xbb)]),
+            without,
+            "{wrong:?}"
+        );
+    }
+    let mut living = scan();
+    living.set_living(0b1);
+    living.copy(&batch).expect("sound");
+    assert_eq!(numbers(&living.finish()), []);
+    let mut floors = LaneFloors::default();
+    floors[0] = 21;
+    let mut over = scan();
+    over.set_floors(floors);
+    over.copy(&batch).expect("sound");
+    assert_eq!(
+        numbers(&over.finish()),
+        [],
+        "another life has left that, and it is in its place"
+    );
+}
+
+/// Bad input: a sound batch of ours that names blocks which the group has not is a bug somewhere, wherever it was kept.
+#[test]
+fn an_impossible_batch_that_others_keep_stops_the_scan() {
+    let error = scan().copy(&copy(&header(0, 1, 0, 10, 9), 10, 0xaa));
+    assert_eq!(error.expect_err("a row has 8 blocks").what, Impossible::Outside);
+}

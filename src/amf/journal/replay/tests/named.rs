@@ -581,6 +581,76 @@ fn h19_a_batch_that_one_member_has_is_spread_first() {
     }
 }
 
+/// CHECKLIST C3, E2, PROTOCOL H19, I7: no drive has what was acknowledged last, and another node has kept it: after the replay it is in its place, as if a drive had had it. What was damaged there is as if nobody
+/// had it, and then what was there before is there.
+///
+/// Catches: what others keep not read, or believed whatever it is.
+#[test]
+fn h19_what_another_node_has_kept_is_replayed() {
+    for (level, members, strip) in SHAPES {
+        let mut world = World::new(level, members, strip, 1);
+        world.write(0, &[(ROW, 0, 2, false)]).expect("the power stays");
+        world.destage(ROW).expect("the power stays");
+        world.flush();
+        let before = world.clone();
+        world.write(1, &[(ROW, 1, 1, false)]).expect("the power stays");
+        let batch = first_batch(&world, 1, 2);
+        let run = |batch: &[u8]| {
+            let mut world = before.clone();
+            let replay = world.replay().with_copies(vec![batch.into()]);
+            world.drives.run(replay).expect("it is replayed");
+            world
+        };
+        let (known, _) = replayed(world.clone(), "with the drives alone");
+        let (old, _) = replayed(before.clone(), "without it");
+        assert!(known.data() != old.data());
+        assert!(run(&batch).data() == known.data(), "{level:?}");
+        for at in [0, BLOCK - 1, BLOCK, 2 * BLOCK - 1] {
+            let mut damaged = batch.clone();
+            damaged[at] ^= 1;
+            assert!(run(&damaged).data() == old.data(), "{level:?}, byte {at}");
+        }
+    }
+}
+
+/// CHECKLIST E4, PROTOCOL H20: another node still keeps a write that is over: a newer one of the same block is in another lane, or in its place with nothing of it left in the journal. It stays.
+///
+/// Catches: what others keep believed to be the newest.
+#[test]
+fn h20_a_newer_write_outlives_what_another_node_has_kept() {
+    for (level, members, strip) in SHAPES {
+        for is_over in [false, true] {
+            let mut world = World::new(level, members, strip, 1);
+            world.write(1, &[(ROW, 0, 2, false)]).expect("the power stays");
+            let batch = first_batch(&world, 1, 3);
+            world.write(0, &[(ROW, 1, 1, false)]).expect("the power stays");
+            if is_over {
+                world.destage(ROW).expect("the power stays");
+                world.flush();
+                world.commit(0, &[], &[]).expect("the power stays");
+            }
+            let holders: Vec<_> = has_header(&world, world.layout.lba(1, 0)).collect();
+            for member in holders {
+                world.drives.overwrite(member, world.layout.lba(1, 0));
+            }
+            let mut other = world.clone();
+            let replay = other.replay().with_copies(vec![batch.into()]);
+            other.drives.run(replay).expect("it is replayed");
+            other.check(&format!("{level:?}, over {is_over}"));
+            let (known, _) = replayed(world, "without it");
+            assert!(other.data() == known.data(), "{level:?}, over {is_over}");
+        }
+    }
+}
+
+/// The first so many blocks of a lane: its first batch.
+fn first_batch(world: &World, lane: u16, blocks: u32) -> Vec<u8> {
+    let mut holders = has_header(world, world.layout.lba(lane, 0));
+    let holder = holders.next().expect("it is committed");
+    let block = |at| world.drives.block(holder, world.layout.lba(lane, at));
+    (0..blocks).flat_map(block).collect()
+}
+
 fn has_header(world: &World, lba: MemberLba) -> impl Iterator<Item = MemberIndex> {
     let parses = move |member: &MemberIndex| codec::parse(&world.drives.block(*member, lba)).is_ok();
     world.live().into_iter().filter(parses)
