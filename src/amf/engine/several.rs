@@ -282,6 +282,7 @@ impl World {
         several.now_ns += later_ns;
         for node in several.living() {
             self.with_homes(node, |homes, now_ns, out| homes.tick(now_ns, out));
+            self.forget_retired(node);
         }
         let several = self.several();
         let links = several.links.iter();

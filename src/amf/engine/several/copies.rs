@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::executor::{BLOCK, Shape, World};
-
+use super::super::executor::{BLOCK, Owed, Shape, World};
 use super::super::{Action, Durability};
 use super::survivors::{Array, shape_of};
 use super::{Mail, slot};
@@ -147,10 +146,56 @@ impl World {
         }
     }
 
+    /// A node forgets what nodes that live have retired of their own: nobody needs it any more.
+    pub(super) fn forget_retired(&mut self, node: usize) {
+        let lanes = self
+            .living_cores()
+            .into_iter()
+            .fold(0, |lanes, lane| lanes | 1 << lane);
+        let several = self.several();
+        let retired = several.homes[node].retired();
+        several.keepers[node].kept.forget_retired(lanes, retired);
+    }
+
     /// Whether all that a node has acknowledged is on the drives, or with nodes that keep it now.
     fn is_kept(&self, node: usize) -> bool {
         let cores = &self.cores[node * self.cores_each..(node + 1) * self.cores_each];
         cores.iter().all(|core| core.engine.is_kept())
+    }
+
+    /// The same, with as many nodes as are wanted.
+    fn is_restored(&self, node: usize) -> bool {
+        let cores = &self.cores[node * self.cores_each..(node + 1) * self.cores_each];
+        cores.iter().all(|core| core.engine.is_restored())
+    }
+}
+
+impl Array {
+    /// From now on batches are acknowledged once so many nodes have them in memory.
+    pub(super) fn acknowledge_from_memory(&mut self, copies: u8) {
+        self.run.world.several().replication = Replication::new(copies);
+        self.run.world.allow_ram();
+        self.serve_all();
+    }
+
+    /// Whether there are as many copies as there are to be of all that was acknowledged and is not on the drives.
+    pub(super) fn is_restored(&mut self) -> bool {
+        let living = self.living();
+        !self.is_changing() && living.into_iter().all(|node| self.run.world.is_kept(node))
+    }
+
+    /// All is in its place, and nodes hear of it: nobody keeps anything for others any more.
+    fn assert_nothing_is_kept(&mut self) {
+        self.run.world.settle();
+        let several = self.run.world.several();
+        for node in several.living() {
+            assert_eq!(several.keepers[node].kept.bytes(), 0, "node {node}");
+        }
+    }
+
+    /// Copies that replays were given.
+    pub(super) fn copies_read(&mut self) -> u64 {
+        self.run.world.several().counts.read
     }
 }
 
@@ -247,8 +292,7 @@ fn live(seed: u64, in_groups: bool) -> Array {
             array.run.world.fail_members(1 << member);
         }
         let living = array.living();
-        let is_kept = |node: &usize| array.run.world.is_kept(*node);
-        let may_die = !array.is_changing() && living.iter().all(is_kept);
+        let may_die = array.is_restored();
         if may_die && living.len() > 1 && array.run.random().below(1000) < 4 {
             let victims = victims(&mut array, deaths);
             let several = array.run.world.several();
@@ -273,6 +317,7 @@ fn lives(seeds: u64, in_groups: bool) -> (u32, Counts) {
     for seed in 0..seeds {
         let mut array = live(seed, in_groups);
         array.settle();
+        array.assert_nothing_is_kept();
         replays += array.replays();
         let counts = array.run.world.several().counts;
         sum.asked += counts.asked;
@@ -322,4 +367,149 @@ fn what_another_replication_group_keeps_outlives_a_whole_one() {
         replays > 300 && often.iter().all(|count| *count > seeds / 4),
         "{replays} {sum:?}"
     );
+}
+
+/// Three nodes; the first one holds the first row and is about to write to it.
+fn three(copies: u8, seed: u64) -> Array {
+    let shape = Shape {
+        cores: 3,
+        nodes: 3,
+        journal: Some(Durability::Ram),
+        ..Shape::SMALL
+    };
+    let mut array = Array::new(&shape, seed);
+    array.acknowledge_from_memory(copies);
+    array.run.submit(0, 0, 1, 4, 0..4);
+    array.run.world.settle();
+    array.run.check_done();
+    array.run.submit(0, 0, 1, 4, 1..3);
+    array
+}
+
+impl Array {
+    /// Everything happens but what drives do, and messages other than these.
+    fn without_drives(&mut self, links: &[(usize, usize)]) {
+        for _ in 0..STEPS_MAX {
+            let mut goes_on = false;
+            for (from, to) in links.iter().copied() {
+                let several = self.run.world.several();
+                let known = several.epochs[to];
+                let link = several.links.get(&(from, to));
+                if link.is_some_and(|link| link.front().is_some_and(|(epoch, ..)| *epoch <= known)) {
+                    self.run.world.arrive(from, to);
+                    goes_on = true;
+                }
+            }
+            for core in self.run.world.living_cores() {
+                let owed = self.run.world.cores[core].owed.iter();
+                if let Some(at) = owed.clone().position(|owed| !matches!(owed, Owed::Drive(_))) {
+                    self.run.world.pay(core, at);
+                    goes_on = true;
+                }
+            }
+            if !goes_on {
+                return self.run.check_done();
+            }
+        }
+        panic!("messages alone never end");
+    }
+
+    /// Whether the host of the first node was told.
+    fn is_told(&self) -> bool {
+        self.run.running.is_empty()
+    }
+
+    /// Whether the first node waits for drives.
+    fn waits_for_drives(&self) -> bool {
+        let owed = self.run.world.cores[0].owed.iter();
+        owed.clone().any(|owed| matches!(owed, Owed::Drive(_)))
+    }
+}
+
+/// More than anything takes here.
+const STEPS_MAX: u32 = 20_000;
+
+/// There and back.
+const WITH_NEXT: [(usize, usize); 2] = [(0, 1), (1, 0)];
+const WITH_LAST: [(usize, usize); 2] = [(0, 2), (2, 0)];
+
+/// Hosts force about a third of these writes to the drives.
+const WRITES: u64 = 20;
+const TOLD: std::ops::RangeInclusive<u32> = 10..=19;
+
+/// CHECKLIST C6, PROTOCOL H17: one of two partners is slow: a host is told when both keep its write, and not before, whatever the drives do; with forced unit access the drives decide.
+#[test]
+fn a_host_is_told_when_the_slowest_partner_keeps_its_write() {
+    let mut told = 0;
+    for seed in 0..WRITES {
+        let mut array = three(3, seed);
+        array.without_drives(&[]);
+        assert!(!array.is_told(), "nobody has it");
+        array.without_drives(&WITH_NEXT);
+        assert!(!array.is_told(), "one of two has it");
+        // It has come there, and the answer is on its way.
+        array.without_drives(&WITH_LAST[..1]);
+        assert!(!array.is_told(), "nobody knows that the other one has it");
+        array.without_drives(&WITH_LAST);
+        assert!(array.waits_for_drives(), "they have yet to do anything");
+        told += u32::from(array.is_told());
+        array.settle();
+    }
+    assert!(TOLD.contains(&told), "{told}");
+}
+
+/// PROTOCOL H22, H17: a partner has no room, or dies before it has what was sent, or all of them do: nothing is acknowledged before the drives have it, and then it is.
+#[test]
+fn what_partners_do_not_keep_waits_for_the_drives() {
+    type Trouble = fn(&mut Array);
+    let troubles: [(u8, Trouble); 4] = [
+        (2, |array| {
+            array.run.world.several().keepers[1].kept = Copies::new(0)
+        }),
+        (3, |array| {
+            array.run.world.several().keepers[2].kept = Copies::new(0)
+        }),
+        (3, |array| array.kill(2)),
+        (3, |array| {
+            array.kill(1);
+            array.kill(2);
+        }),
+    ];
+    for (trouble, (copies, begin)) in troubles.into_iter().enumerate() {
+        for seed in 0..WRITES {
+            let mut array = three(copies, seed);
+            array.without_drives(&[]);
+            begin(&mut array);
+            array.without_drives(&[WITH_NEXT, WITH_LAST].concat());
+            assert!(!array.is_told() && array.waits_for_drives(), "trouble {trouble}");
+            array.settle();
+            assert!(array.is_told());
+        }
+    }
+}
+
+/// CHECKLIST A12, PROTOCOL H18: a partner dies that has kept what the drives have yet to do. There are too few copies until they have done it, whatever becomes of the epoch meanwhile; and then there
+/// are as many again.
+#[test]
+fn too_few_copies_are_confessed_until_there_are_as_many_again() {
+    for seed in 0..WRITES {
+        let mut array = three(2, seed);
+        array.without_drives(&WITH_NEXT);
+        assert!(array.run.world.is_restored(0) && array.waits_for_drives());
+        array.kill(1);
+        for _ in 0..300 {
+            array.change_goes_on();
+            array.without_drives(&WITH_LAST);
+            let has_entered = array.run.world.several().epochs[0] > super::EPOCH;
+            assert_eq!(array.run.world.is_restored(0), !has_entered, "seed {seed}");
+        }
+        assert!(array.run.world.several().epochs[0] > super::EPOCH);
+        let mut steps = 0;
+        while !array.is_restored() {
+            array.recovery_step();
+            steps += 1;
+            assert!(steps < STEPS_MAX, "seed {seed}: there are as many copies again");
+        }
+        array.settle();
+    }
 }

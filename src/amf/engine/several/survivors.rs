@@ -282,7 +282,7 @@ impl Array {
     }
 
     /// Something of a new epoch happens, if there is one.
-    fn change_goes_on(&mut self) {
+    pub(super) fn change_goes_on(&mut self) {
         let Some(mut change) = self.change.take() else {
             return;
         };

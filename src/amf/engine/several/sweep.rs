@@ -21,6 +21,10 @@ enum Beside {
     Drive,
     /// Another node dies so many steps later, while the first one is recovered.
     Node(u32),
+    /// Another node dies when there are as many copies of everything again, so many steps into writes of its own.
+    Restored(u32),
+    /// The same the other way round: in the writer's place it is the one that keeps its copies which dies first.
+    Partner(u32),
 }
 
 /// How a case ends, after its recovery.
@@ -38,6 +42,8 @@ struct Stage {
     level: Level,
     members: u8,
     lost: u8,
+    /// How many nodes have a write in memory when a host is told; 1 if it is in the journal then.
+    copies: u8,
 }
 
 const STAGES: [Stage; 7] = [
@@ -52,7 +58,16 @@ const STAGES: [Stage; 7] = [
 
 impl Stage {
     const fn new(level: Level, members: u8, lost: u8) -> Self {
-        Self { level, members, lost }
+        Self {
+            level,
+            members,
+            lost,
+            copies: 1,
+        }
+    }
+
+    const fn in_memory(self, copies: u8) -> Self {
+        Self { copies, ..self }
     }
 
     /// Whether another drive may fail.
@@ -69,10 +84,17 @@ impl Stage {
             nodes: 3,
             rows: 4,
             commands: 4,
-            journal: Some(Durability::Journal),
+            journal: Some(if self.copies > 1 {
+                Durability::Ram
+            } else {
+                Durability::Journal
+            }),
             ..Shape::SMALL
         };
         let mut array = Array::new(&shape, seed);
+        if self.copies > 1 {
+            array.acknowledge_from_memory(self.copies);
+        }
         for _ in 0..60 {
             array.run.step();
         }
@@ -99,26 +121,36 @@ impl Stage {
         array
     }
 
+    /// One step of the array while nobody is gone. In every other schedule of groups that acknowledge from memory messages are faster than drives.
+    fn step(self, seed: u64, array: &mut Array) -> bool {
+        let are_first = self.copies > 1 && seed % 2 == 1 && array.run.random().chance(60);
+        let goes_on = are_first && array.run.world.nodes_go_on() || array.run.world.pay_any();
+        array.run.check_done();
+        goes_on
+    }
+
     /// Steps until all of it is done.
     fn steps(self, seed: u64) -> u32 {
         let mut array = self.set(seed);
         let mut steps = 0;
         while !array.run.running.is_empty() || array.run.background.is_empty() {
-            assert!(array.run.world.pay_any(), "something is left to do");
-            array.run.check_done();
+            assert!(self.step(seed, &mut array), "something is left to do");
             steps += 1;
         }
         steps
     }
 
-    /// One case: the writer dies after so many steps. How many steps its recovery took, if nothing else happened.
-    fn play(self, seed: u64, after: u32, beside: Beside, end: End) -> u32 {
+    /// One case: the writer dies after so many steps. What became of it, how many steps its recovery took if nothing else happened among that.
+    fn play(self, seed: u64, after: u32, beside: Beside, end: End) -> Played {
         let mut array = self.set(seed);
         for _ in 0..after {
-            array.run.world.pay_any();
-            array.run.check_done();
+            self.step(seed, &mut array);
         }
-        array.kill(WRITER);
+        let (first, second) = match beside {
+            Beside::Partner(_) => (SECOND, WRITER),
+            Beside::Nothing | Beside::Drive | Beside::Node(_) | Beside::Restored(_) => (WRITER, SECOND),
+        };
+        array.kill(first);
         if beside == Beside::Drive {
             let member = u32::from(self.members) - 1;
             array.run.world.fail_members(1 << member);
@@ -126,17 +158,58 @@ impl Stage {
         let mut steps = 0;
         while array.is_changing() {
             if beside == Beside::Node(steps) {
-                array.kill(SECOND);
+                array.kill(second);
             }
             array.recovery_step();
             steps += 1;
+        }
+        if let Beside::Restored(later) | Beside::Partner(later) = beside {
+            self.kill_once_restored(&mut array, second, later);
         }
         match end {
             End::GoOn => array.settle(),
             End::PowerCut => array.lose_power(),
         }
-        steps
+        let copies = array.copies_read();
+        Played { steps, copies }
     }
+
+    /// Waits until there are as many copies of everything again; then the node writes once more, and dies so many steps later.
+    fn kill_once_restored(self, array: &mut Array, node: usize, later: u32) {
+        let mut steps = 0;
+        while !array.run.running.is_empty() || !array.is_restored() {
+            array.recovery_step();
+            steps += 1;
+            assert!(steps < STEPS_MAX, "there are as many copies again");
+        }
+        let row = array.run.world.geometry.row_blocks() as usize;
+        for (command, range) in [(0, 0..2), (1, row + 1..2 * row - 1), (2, 3 * row..4 * row)] {
+            array.run.submit(node, command, 3, 4, range);
+        }
+        for _ in 0..later {
+            array.recovery_step();
+        }
+        array.kill(node);
+    }
+}
+
+/// Longer than a recovery takes until there are as many copies of everything again, by far.
+const STEPS_MAX: u32 = 20_000;
+
+/// What became of a case.
+#[derive(Clone, Copy, Debug)]
+struct Played {
+    /// Of the recovery.
+    steps: u32,
+    /// Copies that replays were given.
+    copies: u64,
+}
+
+/// Schedules that are asked for, or as many as there is time for each time.
+fn schedules() -> (u64, bool) {
+    let more = std::env::var("BRAID_SWEEP_SCHEDULES").ok();
+    let schedules = more.as_ref().map_or(2, |more| more.parse().expect("a number"));
+    (schedules, more.is_some())
 }
 
 /// CHECKLIST C1, C2, E2, E3, E4, D3, D4, PROTOCOL H18 to H21, I5 to I8: the writer is killed in each step of its stripe updates, healthy and degraded, alone, together with a drive, and with
@@ -144,14 +217,13 @@ impl Stage {
 #[test]
 fn every_step_of_a_writer_and_of_its_recovery_may_be_the_last() {
     // All pairs of steps, and of more schedules, on request: here each step of the writer, and one of the recovery each time.
-    let more = std::env::var("BRAID_SWEEP_SCHEDULES").ok();
-    let schedules: u64 = more.as_ref().map_or(2, |more| more.parse().expect("a number"));
+    let (schedules, all) = schedules();
     let (mut cases, mut pairs) = (0_u32, 0_u32);
     let runs = (0..schedules).flat_map(|schedule| STAGES.map(|stage| (schedule, stage)));
     for (schedule, stage) in runs {
         let mut random = Random::new(schedule);
         for after in 0..=stage.steps(schedule) {
-            let took = stage.play(schedule, after, Beside::Nothing, End::GoOn);
+            let took = stage.play(schedule, after, Beside::Nothing, End::GoOn).steps;
             stage.play(schedule, after, Beside::Nothing, End::PowerCut);
             cases += 2;
             if stage.has_more() {
@@ -159,7 +231,7 @@ fn every_step_of_a_writer_and_of_its_recovery_may_be_the_last() {
                 cases += 1;
             }
             let one = u32::try_from(random.below(u64::from(took))).expect("small");
-            let seconds = if more.is_some() { 0..took } else { one..one + 1 };
+            let seconds = if all { 0..took } else { one..one + 1 };
             for second in seconds {
                 let end = if (after + second).is_multiple_of(2) {
                     End::GoOn
@@ -176,5 +248,93 @@ fn every_step_of_a_writer_and_of_its_recovery_may_be_the_last() {
     assert!(
         cases > 700 * schedules && pairs > 250 * schedules,
         "{cases} {pairs}"
+    );
+}
+
+/// Groups that acknowledge from memory: of each kind of stripe update one, with two copies and with three.
+const IN_MEMORY: [Stage; 6] = [
+    Stage::new(Level::Raid1, 2, 0).in_memory(2),
+    Stage::new(Level::Raid5, 4, 0).in_memory(2),
+    Stage::new(Level::Raid6, 5, 1).in_memory(2),
+    Stage::new(Level::Raid10, 4, 1).in_memory(3),
+    Stage::new(Level::Raid5, 4, 0).in_memory(3),
+    Stage::new(Level::Raid6, 5, 1).in_memory(3),
+];
+
+/// Cases of one kind each.
+#[derive(Debug, Default)]
+struct Tally {
+    alone: u32,
+    drives: u32,
+    /// Two nodes in the same moment, and one in the recovery of the other.
+    at_once: u32,
+    in_recovery: u32,
+    /// One after the other, the writer and the keeper of its copies first.
+    restored: u32,
+    partners: u32,
+    copies: u64,
+}
+
+impl Stage {
+    fn sweep_memory(self, seed: u64, all: bool, tally: &mut Tally) {
+        let mut random = Random::new(seed);
+        let mut play = |after, beside| {
+            let played = self.play(seed, after, beside, End::GoOn);
+            tally.copies += played.copies;
+            let count = match beside {
+                Beside::Nothing => &mut tally.alone,
+                Beside::Drive => &mut tally.drives,
+                Beside::Node(0) => &mut tally.at_once,
+                Beside::Node(_) => &mut tally.in_recovery,
+                Beside::Restored(_) => &mut tally.restored,
+                Beside::Partner(_) => &mut tally.partners,
+            };
+            *count += 1;
+            played.steps
+        };
+        for after in 0..=self.steps(seed) {
+            let took = play(after, Beside::Nothing);
+            if self.has_more() {
+                play(after, Beside::Drive);
+            }
+            let later = u32::try_from(random.below(WRITES_STEPS)).expect("few");
+            play(after, Beside::Restored(later));
+            play(after, Beside::Partner(later));
+            if self.copies < 3 {
+                continue; // Two at a time would be as many as there are copies.
+            }
+            play(after, Beside::Node(0));
+            let one = 1 + u32::try_from(random.below(u64::from(took))).expect("small");
+            for second in if all { 1..took } else { one..one + 1 } {
+                play(after, Beside::Node(second));
+            }
+        }
+    }
+}
+
+/// About as many steps as it takes until the last writes of a node are told and on the drives.
+const WRITES_STEPS: u64 = 60;
+
+/// CHECKLIST C1, C2, C3, C6, E2, E3, E4, D3, D4, PROTOCOL H17 to H22, I5 to I8: the same where hosts are told once others keep their writes in memory, whatever the drives have of it. The writer dies
+/// in each step between a copy that is sent, one that is kept at the first partner, at the last, and a host that is told; alone, together with a drive, where there are three copies together with
+/// another node in the same moment and in each step of its recovery, and where there are two with another one as soon as there are two again. And so does the one that keeps the copies.
+#[test]
+fn every_step_of_a_writer_that_others_keep_copies_for_may_be_the_last() {
+    let (schedules, all) = schedules();
+    let mut tally = Tally::default();
+    for schedule in 0..schedules {
+        for stage in IN_MEMORY {
+            stage.sweep_memory(schedule, all, &mut tally);
+        }
+    }
+    println!("{tally:?}");
+    let schedules = u32::try_from(schedules).expect("few");
+    let writers = [tally.alone, tally.restored, tally.partners];
+    let few = [tally.drives, tally.at_once, tally.in_recovery];
+    assert!(
+        writers.iter().all(|count| *count > 300 * schedules)
+            && few.iter().all(|count| *count > 150 * schedules)
+            && tally.copies > 1000 * u64::from(schedules),
+        "{tally:?}"
     );
 }

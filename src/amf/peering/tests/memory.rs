@@ -132,13 +132,13 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
 #[test]
 fn a_recovery_has_the_copies_of_all_that_are_gone() {
     let mut array = Array::default();
-    (0..5).for_each(|number| array.add_as(number, 3));
+    (0..5).for_each(|number| array.add_as(number, Replication::new(3)));
     array.enter(1, &[0, 1, 2, 3, 4], &[]);
     array.open(1, &[0, 1, 2, 3, 4], 0);
     (0..5).for_each(|number| drop(array.wanted(number)));
     for number in 1..4 {
         array.act(number, |peering, _, out| {
-            peering.keep(&copy(u16::from(number), 5), out);
+            peering.keep(&copy(u16::from(number), 5), false, out);
         });
     }
     array.settle();
@@ -181,17 +181,19 @@ fn a_recovery_has_the_copies_of_all_that_are_gone() {
 #[test]
 fn another_life_of_a_slot_is_not_the_one_that_is_recovered() {
     let mut array = three_in_memory();
-    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), false, out));
     array.settle();
     array.nodes.remove(&1);
     array.links.clear();
-    array.add_as(1, 2);
+    array.add_as(1, Replication::new(2));
     array.enter(2, &[0, 1, 2], &[0, 2]);
     let recovery = open(&mut array, 2, &[0, 1, 2], 0);
     assert_eq!(recovery.copies, [copy(1, 5).bytes]);
     let kept = |array: &Array, number| array.nodes[&number].peering.kept().bytes();
     assert_eq!((kept(&array, 0), kept(&array, 2)), (0, 0));
-    array.act(1, |peering, _, out| peering.keep(&copy(1, (2 << 32) + 1), out));
+    array.act(1, |peering, _, out| {
+        peering.keep(&copy(1, (2 << 32) + 1), false, out)
+    });
     array.settle();
     assert_eq!(kept(&array, 2), 600);
     array.enter(3, &[0, 1, 2], &[0, 1, 2]);
@@ -208,7 +210,7 @@ fn partners_keep_nothing_once_all_is_in_its_place() {
             seq_max: 10 * batch,
             ..copy(1, batch)
         };
-        array.act(1, |peering, _, out| peering.keep(&copy, out));
+        array.act(1, |peering, _, out| peering.keep(&copy, false, out));
     }
     array.settle();
     let kept = |array: &Array| array.nodes[&2].peering.kept().bytes();
@@ -241,7 +243,7 @@ fn partners_keep_nothing_once_all_is_in_its_place() {
 #[test]
 fn nobody_keeps_what_others_say_of_lanes_that_are_not_theirs() {
     let mut array = three_in_memory();
-    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), out));
+    array.act(1, |peering, _, out| peering.keep(&copy(1, 5), false, out));
     array.settle();
     let say = |array: &mut Array, to: u8, epoch, copy: Copy| {
         let note = Note::Copy(copy);
