@@ -1,5 +1,7 @@
 //! A host that keeps so many commands of a block each under way on one connection.
 
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use braid::target::host::random::Random;
@@ -63,4 +65,30 @@ pub fn rate(host: &mut Host, load: Load, time: Duration) -> f64 {
     let begin = Instant::now();
     let answered = keep_under_way(host, load, |_| begin.elapsed() < time);
     answered as f64 / begin.elapsed().as_secs_f64()
+}
+
+/// Commands a second of these hosts together, each with the same load on its own virtual disk.
+pub fn together(hosts: &mut [Host], load: Load, time: Duration) -> f64 {
+    let begin = Barrier::new(hosts.len());
+    thread::scope(|scope| {
+        let running: Vec<_> = (1..)
+            .zip(hosts)
+            .map(|(nsid, host)| {
+                let begin = &begin;
+                scope.spawn(move || {
+                    let load = Load {
+                        nsid,
+                        seed: load.seed << 8 | u64::from(nsid),
+                        ..load
+                    };
+                    begin.wait();
+                    rate(host, load, time)
+                })
+            })
+            .collect();
+        let rates = running
+            .into_iter()
+            .map(|one| one.join().expect("its host is served"));
+        rates.sum()
+    })
 }

@@ -1,6 +1,6 @@
 //! What does it cost that several nodes serve a group together, and what does it bring? Each question beside a baseline of the same run.
 //!
-//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `reads` or `scaling`. Each of them takes less
+//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `rates`, `reads` or `scaling`. Each of them takes less
 //! than two minutes. Where real nodes are named they are processes over a shelf of memory drives, on this machine.
 #![expect(
     clippy::disallowed_types,
@@ -21,6 +21,7 @@ mod messages;
     reason = "the host of the tests: not all that it can do is needed here"
 )]
 mod queue;
+mod rates;
 #[path = "../link/raw.rs"]
 #[expect(dead_code, reason = "the bench of the link counts calls, too")]
 mod raw;
@@ -46,11 +47,12 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let questions: [Question; 6] = [
+    let questions: [Question; 7] = [
         ("messages", messages::run),
         ("remote", remote::run),
         ("dirty", dirty::run),
         ("memory", memory::run),
+        ("rates", rates::run),
         ("reads", reads::run),
         ("scaling", scaling::run),
     ];

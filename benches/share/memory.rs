@@ -11,7 +11,7 @@ use crate::{Effort, median, raw};
 
 const ROWS: u64 = 64;
 /// What a slow drive takes for each command.
-const SLOW_US: u64 = 1000;
+pub const SLOW_US: u64 = 1000;
 
 /// Microseconds of writes of all rows, of which the last ones are dirty here; the middle one.
 fn writes(host: &mut Host, rounds: u64) -> f64 {
@@ -33,9 +33,9 @@ fn reads(host: &mut Host) -> f64 {
     median((0..ROWS).map(one).collect())
 }
 
-/// Whether node 0 acknowledges as it is to.
-fn acknowledges(stage: &Stage, copies: u8) -> bool {
-    let Some(Reply::Groups(groups)) = stage.call("n0.sock", &Request::GroupList) else {
+/// Whether a node acknowledges as it is to.
+pub fn acknowledges(stage: &Stage, node: u8, copies: u8) -> bool {
+    let Some(Reply::Groups(groups)) = stage.call(&format!("n{node}.sock"), &Request::GroupList) else {
         return false;
     };
     let is_so =
@@ -73,7 +73,7 @@ pub fn run(effort: Effort) {
             let mut host = stage.connect(0, 1);
             // The rows are held, all nodes are there, and the permission is, too.
             let begin = Instant::now();
-            while !acknowledges(&stage, copies) {
+            while !acknowledges(&stage, 0, copies) {
                 writes(&mut host, 1);
                 assert!(begin.elapsed() < WAIT, "writes are acknowledged from memory");
             }

@@ -1,8 +1,6 @@
 //! Do nodes add up? One, two and four of them, each with a host that keeps a few commands under way on rows of its own, over drives that take long for each
 //! command: so neither the two cores of a small machine nor a drive is what limits, but how much a node has under way. (CHECKLIST A7, Figure 7.)
 
-use std::sync::Barrier;
-use std::thread;
 use std::time::Duration;
 
 use crate::Effort;
@@ -17,34 +15,6 @@ const SLOW_US: u64 = 20_000;
 const DEPTH: u32 = 4;
 /// The goal of DESIGN section 10.
 const GOAL: f64 = 0.95;
-
-/// Commands a second of so many nodes together, each with its own host and virtual disk.
-fn together(hosts: &mut [Host], count: usize, writes: bool, seed: u64, time: Duration) -> f64 {
-    let begin = Barrier::new(count);
-    thread::scope(|scope| {
-        let running: Vec<_> = (1..)
-            .zip(&mut hosts[..count])
-            .map(|(nsid, host)| {
-                let begin = &begin;
-                scope.spawn(move || {
-                    let load = Load {
-                        nsid,
-                        writes,
-                        blocks: u64::from(DISK_MIB << 20) / u64::from(BLOCK),
-                        depth: DEPTH,
-                        seed: seed << 8 | u64::from(nsid),
-                    };
-                    begin.wait();
-                    load::rate(host, load, time)
-                })
-            })
-            .collect();
-        let rates = running
-            .into_iter()
-            .map(|one| one.join().expect("its host is served"));
-        rates.sum()
-    })
-}
 
 /// Prints the rates and their ratios.
 pub fn run(effort: Effort) {
@@ -77,7 +47,14 @@ pub fn run(effort: Effort) {
         let mut rates = [const { Vec::new() }; 3];
         for round in 0..rounds {
             for (rates, count) in rates.iter_mut().zip([1, 2, 4]) {
-                rates.push(together(&mut hosts, count, writes, round, time));
+                let load = Load {
+                    nsid: 1,
+                    writes,
+                    blocks: u64::from(DISK_MIB << 20) / u64::from(BLOCK),
+                    depth: DEPTH,
+                    seed: round,
+                };
+                rates.push(load::together(&mut hosts[..count], load, time));
             }
         }
         let against = |at: usize| {
