@@ -18,6 +18,7 @@
 
 mod copies;
 mod flush;
+mod keepers;
 mod memory;
 pub mod note;
 pub mod roll;
@@ -99,6 +100,8 @@ pub struct Recovery {
     pub is_needed: bool,
     /// What members have kept in memory of lanes of nodes that are gone.
     pub copies: Vec<Arc<[u8]>>,
+    /// Nodes that are gone with all who kept copies for them: what they have acknowledged from memory may be lost, if anything was.
+    pub unkept: SlotSet,
 }
 
 /// What the binding does, in order.
@@ -234,6 +237,7 @@ struct Standing {
     tails: BTreeMap<Slot, u64>,
     rows: BTreeSet<RowIndex>,
     is_whole: bool,
+    unkept: SlotSet,
 }
 
 /// How far the leader is.
@@ -302,6 +306,7 @@ pub struct Peering {
     asked: Asked,
     /// Slots of which a life is gone whose journal is not in its place yet, and below which number batches are that life's.
     orphans: BTreeMap<Slot, u64>,
+    keepers: keepers::Keepers,
     flushes: flush::Flushes,
     memory: memory::Memory,
     /// The newest record that this node leads by, for members that have to be told.
@@ -329,6 +334,7 @@ impl Peering {
             kept: Copies::new(0),
             asked: Asked::default(),
             orphans: BTreeMap::new(),
+            keepers: keepers::Keepers::default(),
             flushes: flush::Flushes::default(),
             memory: memory::Memory::default(),
             told: None,
@@ -463,6 +469,7 @@ impl Peering {
                 has_failed: self.has_failed,
                 tails,
                 rows: rows.into_iter().collect(),
+                unkept: self.keepers.unkept(),
                 is_whole: true,
             };
             let now = self.now.as_mut().expect("an epoch was entered");
@@ -478,6 +485,7 @@ impl Peering {
                 has_failed: self.has_failed,
                 tails: tails.clone(),
                 rows: rows.collect(),
+                unkept: self.keepers.unkept(),
                 is_last: part + 1 == parts,
             };
             out.push(Action::Send { to: leader, note });
@@ -538,14 +546,19 @@ impl Peering {
         let living: SlotSet = open.clone().map(|(slot, _)| *slot).collect();
         let retired = retired(open.clone().map(|(_, standing)| &standing.tails));
         let rows = open.flat_map(|(_, standing)| standing.rows.iter().copied());
+        let unkept = now.standings.values().flat_map(|standing| standing.unkept.iter());
+        let unkept = unkept.collect();
+        let rows = rows.collect();
+        self.keepers.brought(self.local);
         let recovery = Recovery {
             epoch,
             living,
-            rows: rows.collect(),
+            rows,
             retired,
             goes_on: self.leads,
             is_needed: !self.leads || self.owes,
             copies: self.copies_of_gone(living),
+            unkept,
         };
         self.recovers = Some(epoch);
         out.push(Action::Recover(recovery));
@@ -853,6 +866,7 @@ impl Peering {
                 has_failed,
                 tails,
                 rows,
+                unkept,
                 is_last,
             } => {
                 let now = self.now.as_mut().expect("it was compared");
@@ -860,7 +874,7 @@ impl Peering {
                 (standing.is_open, standing.has_failed) = (is_open, has_failed);
                 standing.tails.extend(tails);
                 standing.rows.extend(rows);
-                standing.is_whole = is_last;
+                (standing.unkept, standing.is_whole) = (unkept, is_last);
                 self.begin_recovery(out);
             }
             Note::Led(led) => {
@@ -908,6 +922,7 @@ impl Peering {
                 }
             }
             Note::MemoryEnded => self.memory_ended(from, out),
+            Note::Left => self.keepers.left(from),
             Note::Copy(copy) => self.copy_came(from, copy, out),
             Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),

@@ -103,6 +103,7 @@ impl Peering {
             // The next life numbers its batches from there on.
             self.orphans.insert(slot, u64::from(epoch.0) << 32);
         }
+        self.keepers.enter(gone, self.orphans.keys().copied());
         if leader == self.local {
             return;
         }
@@ -139,6 +140,7 @@ impl Peering {
             }
         }
         let members = self.now.as_ref().expect("it serves").era.members;
+        self.keepers.serve(&self.replication, self.local, members);
         let partners = self.replication.partners(self.local, members);
         self.asked.enter(partners);
         if partners != SlotSet::EMPTY {

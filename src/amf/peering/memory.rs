@@ -178,6 +178,10 @@ impl Peering {
     pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.memory.ends) {
             self.memory.is_over = true;
+            for to in self.others().iter() {
+                let note = Note::Left;
+                out.push(Action::Send { to, note });
+            }
             out.push(MemoryAction::Over.into());
         }
     }

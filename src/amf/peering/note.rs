@@ -35,7 +35,7 @@ use crate::amf::reserving::message::{Message as Reservation, MessageError as Res
 use crate::amf::superblock::{LANES_MAX, RECORD_BYTES};
 use crate::amf::{MEMBERS_MAX, MemberIndex, RowIndex};
 use crate::drive::DriveError;
-use crate::icl::{Epoch, Slot};
+use crate::icl::{Epoch, Slot, SlotSet};
 
 /// Rows of a part of a standing at most: what fits a packet of the link with room for others.
 pub const ROWS_MAX: usize = 4096;
@@ -72,6 +72,8 @@ pub enum Note {
         tails: Vec<(Slot, u64)>,
         /// Rows that it holds.
         rows: Vec<RowIndex>,
+        /// Nodes that are gone with all who kept copies for them.
+        unkept: SlotSet,
         /// No further part follows.
         is_last: bool,
     },
@@ -127,6 +129,8 @@ pub enum Note {
     MemoryIs(bool),
     /// To whoever leads: that was done.
     MemoryEnded,
+    /// The sender is about to leave, and has nothing in memory alone any more.
+    Left,
 }
 
 /// Names a flush, within a node or between nodes.
@@ -186,6 +190,7 @@ impl Note {
             Self::Memory => 16,
             Self::MemoryIs(_) => 17,
             Self::MemoryEnded => 18,
+            Self::Left => 19,
         }
     }
 
@@ -198,11 +203,12 @@ impl Note {
                 has_failed,
                 tails,
                 rows,
+                unkept,
                 is_last,
             } => {
                 let flags = u8::from(*is_open) | u8::from(*is_last) << 1 | u8::from(*has_failed) << 2;
                 let count = u8::try_from(tails.len()).expect("an array has few slots");
-                out.extend([flags, count, 0, 0, 0, 0, 0, 0]);
+                out.extend([flags, count, unkept.0, 0, 0, 0, 0, 0]);
                 for (slot, tail) in tails {
                     out.extend([slot.number(), 0, 0, 0, 0, 0, 0, 0]);
                     out.extend(tail.to_le_bytes());
@@ -234,7 +240,7 @@ impl Note {
                 out.extend(below.to_le_bytes());
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
-            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded => {}
+            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded | Self::Left => {}
             Self::MemoryIs(is) => out.push(u8::from(*is)),
             Self::HandOver { row, token, data } => {
                 out.extend(row.0.to_le_bytes());
@@ -319,6 +325,7 @@ impl Note {
                 Self::MemoryIs(flag == 1)
             }
             18 if body.is_empty() => Self::MemoryEnded,
+            19 if body.is_empty() => Self::Left,
             kind => return Err(NoteError::Kind(kind)),
         })
     }
@@ -343,6 +350,7 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
         is_open: head[0] & 1 == 1,
         tails: tails.ok_or(NoteError::Field("slot"))?,
         rows: rows.chunks(8).map(|row| RowIndex(long(row))).collect(),
+        unkept: SlotSet(head[2]),
         is_last: head[0] & 2 == 2,
         has_failed: head[0] & 4 == 4,
     })

@@ -232,6 +232,7 @@ fn a_lost_node_is_recovered_around_what_survivors_hold() {
         goes_on: true,
         is_needed: true,
         copies: Vec::new(),
+        unkept: SlotSet::EMPTY,
     };
     assert_eq!(array.wanted(0), [Action::Recover(recovery)]);
     // Entries below 40 are to be retired everywhere: none are there, and that is heard when numbers have got there.
@@ -624,6 +625,7 @@ fn notes_are_read_as_they_were_written() {
             has_failed: true,
             tails: vec![(slot(7), 1 << 40), (slot(0), 0)],
             rows: vec![RowIndex(3), RowIndex(1 << 40)],
+            unkept: slots(&[0, 6]),
             is_last: false,
         },
         Note::Led(Led {
@@ -635,6 +637,7 @@ fn notes_are_read_as_they_were_written() {
         Note::Hurry { lane: 7, below: 99 },
         Note::TailMoved { lanes: 0x8001 },
         Note::Beat,
+        Note::Left,
         Note::HandOver {
             row: RowIndex(77),
             token: Token {

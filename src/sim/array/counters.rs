@@ -59,6 +59,8 @@ pub struct Counters {
     pub copies_kept: u64,
     /// Batches of which a writer heard that they were sent.
     pub sent: u64,
+    /// Runs that ended because nodes were gone with all who kept copies for them.
+    pub confessed: u64,
     /// Copies of batches that recoveries were given.
     pub copies_read: u64,
     /// Replication groups of which all nodes went at once.
@@ -67,7 +69,7 @@ pub struct Counters {
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 29] {
+    pub const fn figures(&self) -> [(&'static str, u64); 30] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -97,6 +99,7 @@ impl Counters {
             ("batches kept by others", self.copies_kept),
             ("batches reported as sent", self.sent),
             ("copies read", self.copies_read),
+            ("losses confessed", self.confessed),
             ("replication groups gone at once", self.groups_ended),
         ]
     }
@@ -130,6 +133,8 @@ impl AddAssign for Counters {
         self.adopted += other.adopted;
         self.restored += other.restored;
         self.copies_kept += other.copies_kept;
+        self.sent += other.sent;
+        self.confessed += other.confessed;
         self.copies_read += other.copies_read;
         self.groups_ended += other.groups_ended;
     }

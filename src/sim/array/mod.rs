@@ -243,7 +243,7 @@ impl Mutant {
         (Self::LateWrite, 200),
         (Self::PenKept, 1000),
         (Self::SameSlot, 1000),
-        (Self::NoCopies, 100),
+        (Self::NoCopies, 300),
         (Self::OwnGroup, 1000),
     ];
 }

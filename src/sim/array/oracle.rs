@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::Node;
 use super::world::{Event, Life, MS, Order, Stage, World};
+use crate::amf::replica::Replication;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::{DriveIndex, DriveSet, Epoch, Incarnation, Slot};
 use crate::sim::drive::Trouble;
@@ -54,6 +55,26 @@ impl Oracle {
     /// Whether a life ever was a member.
     pub(super) fn was_admitted(&self, life: u64) -> bool {
         self.admitted.contains(&life)
+    }
+
+    /// Whether somebody who was to keep copies for the node in a slot is still there: whichever of the last two open epochs others know that from.
+    pub(super) fn has_keeper(&self, slot: Slot, replication: &Replication) -> bool {
+        let Some(now) = self.newest() else { return false };
+        let open = self
+            .settlements
+            .values()
+            .rev()
+            .filter(|settlement| settlement.is_open);
+        open.take(2).all(|settlement| {
+            let record = &settlement.record;
+            let partners = replication.partners(slot, record.slots());
+            let keepers = record
+                .members
+                .iter()
+                .filter(|member| partners.contains(member.slot));
+            let mut lives = keepers.map(|member| member.incarnation.0);
+            lives.any(|life| lives_of(&now.record).any(|other| other == life))
+        })
     }
 
     fn newest(&self) -> Option<&Settlement> {

@@ -9,10 +9,11 @@ use crate::amf::lost::LostList;
 use crate::amf::peering::{Recovery, lanes_of};
 use crate::amf::superblock;
 use crate::drive::DriveError;
-use crate::icl::DriveIndex;
+use crate::icl::{DriveIndex, SlotSet};
 use crate::sim::node::{Asker, BootError, creation, drive_facts, find_with};
 use crate::sim::replaying::{Machine, Replaying, Wanted, read_page};
 use crate::sim::stamp::Block;
+use crate::sim::world::Violation;
 
 /// A recovery that the thread of a life is at.
 #[derive(Debug)]
@@ -105,22 +106,19 @@ impl World {
             })
             .collect();
         let living = recovering.recovery.living;
-        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty());
+        let has_copies = recovering.recovery.unkept == SlotSet::EMPTY;
+        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty() && has_copies);
         let mut candidate = match find_shared(&facts, goes_on, is_open) {
             Ok(candidate) => candidate,
             Err(BootError::NotFound | BootError::Refused(Refusal::CreationInterrupted { .. }))
                 if living.is_empty() =>
             {
-                let outcome = match creation(&facts, false, shape) {
-                    Ok(creation) if unused.is_empty() && self.harmed == 0 => Outcome::Open(Plan {
-                        source: Source::New(Box::new(creation)),
-                        replayed: None,
-                        lost: LostList::default(),
-                    }),
-                    Ok(_) => Outcome::Refused("it is not on the drives that are there".to_owned()),
-                    Err(error) => Outcome::Refused(error.to_string()),
-                };
+                let outcome = self.make(&facts, unused.is_empty());
                 return self.end_recovery(life, outcome);
+            }
+            Err(BootError::Refused(Refusal::LostWrites)) if !has_copies => {
+                let unkept = recovering.recovery.unkept;
+                return self.confess(unkept);
             }
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
@@ -157,6 +155,33 @@ impl World {
         let it = self.lives.get_mut(&life).expect("its thread is at it");
         it.recovering.as_mut().expect("it is at it").replaying = Some(replaying);
         self.carry_out_replay(life, wanted);
+    }
+
+    /// It is said that writes may be lost, and only an operator can decide what follows (H45): that ends a run, where it is true.
+    fn confess(&mut self, unkept: SlotSet) {
+        let replication = self.setting.replication;
+        let is_needless = unkept
+            .iter()
+            .all(|slot| self.oracle.has_keeper(slot, &replication));
+        if is_needless {
+            let what = format!("writes of {unkept:?} are called lost, and others have copies (H45)");
+            self.violate(Violation::Refused(what));
+        }
+        self.counters.confessed += 1;
+        self.stage = Stage::Over;
+    }
+
+    /// Nobody has made the group yet.
+    fn make(&self, facts: &[DriveFacts], are_all_there: bool) -> Outcome {
+        match creation(facts, false, &self.setting.shape) {
+            Ok(creation) if are_all_there && self.harmed == 0 => Outcome::Open(Plan {
+                source: Source::New(Box::new(creation)),
+                replayed: None,
+                lost: LostList::default(),
+            }),
+            Ok(_) => Outcome::Refused("it is not on the drives that are there".to_owned()),
+            Err(error) => Outcome::Refused(error.to_string()),
+        }
     }
 
     /// Whether members that were lost could have gone on without the others.

@@ -494,3 +494,65 @@ fn what_an_earlier_leader_took_back_is_no_answer_to_the_next_one() {
     array.settle();
     assert_eq!(array.wanted(0), [MemoryAction::Record(false).into()]);
 }
+
+/// What a recovery is told of nodes that are gone with all who kept copies for them.
+fn unkept(array: &mut Array, epoch: u32) -> SlotSet {
+    let leader = array.nodes.keys().next().copied().expect("somebody lives");
+    array.act(leader, |peering, _, out| peering.recover(Epoch(epoch), out));
+    array.settle();
+    let recoveries = array.wanted(leader).into_iter();
+    let mut recoveries = recoveries.filter_map(|action| {
+        let Action::Recover(recovery) = action else {
+            return None;
+        };
+        Some(recovery.unkept)
+    });
+    recoveries.next_back().expect("it recovers")
+}
+
+fn without(array: &mut Array, gone: &[u8], epoch: u32) {
+    for slot in gone {
+        array.nodes.remove(slot);
+    }
+    let living: Vec<u8> = array.nodes.keys().copied().collect();
+    array.enter(epoch, &living, &living);
+    array.settle();
+}
+
+/// CHECKLIST C3, PROTOCOL H45: when a node dies with all that kept copies for it, whoever is left knows, though it had nothing to do with that: at once, or one after the other before the first is recovered.
+#[test]
+fn who_is_gone_with_all_of_its_partners_is_known() {
+    for (gone, what) in [(&[1][..], &[][..]), (&[2], &[]), (&[1, 2], &[1])] {
+        let mut array = three_in_memory();
+        without(&mut array, gone, 2);
+        assert_eq!(unkept(&mut array, 2), slots(what), "{gone:?}");
+    }
+    // It had brought what it kept, before it died as well.
+    let mut array = three_in_memory();
+    without(&mut array, &[1], 2);
+    assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
+    array.nodes.remove(&2);
+    array.enter(3, &[0], &[0]);
+    array.act(0, |peering, _, out| {
+        peering.not_led(Epoch(2), "another epoch begins", out);
+    });
+    assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
+    // It had not.
+    let mut array = three_in_memory();
+    array.nodes.remove(&1);
+    array.enter(2, &[0, 2], &[0, 2]);
+    without(&mut array, &[2], 3);
+    assert_eq!(unkept(&mut array, 3), slots(&[1]));
+}
+
+/// PROTOCOL H45: nodes that leave in good order have nothing in memory alone, however many do at once.
+#[test]
+fn who_leaves_in_good_order_is_not_missed() {
+    let mut array = three_in_memory();
+    for number in [1, 2] {
+        array.act(number, |peering, _, out| peering.end_memory(false, out));
+    }
+    array.settle();
+    without(&mut array, &[1, 2], 2);
+    assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
+}
