@@ -478,8 +478,8 @@ pub struct Group {
     pub create: bool,
     /// When a host's write counts as done; `None` exactly where the level has no redundancy. Default: the journal.
     pub durability: Option<Durability>,
-    /// Of how many nodes' memory a write is to be in before it counts as done, the one that the host uses counted, where nodes share the group and `durability` is RAM: 2 to 8.
-    /// Default: 2.
+    /// Of how many nodes' memory a write is to be in before it counts as done, the one that the host uses counted, where nodes share the group and `durability` is RAM, unless
+    /// [`Vdisk::replication`] says otherwise: 2 to 8. Default: 2.
     pub copies: u8,
     /// Of how many it has to be while no more are there: 2 to `copies`. Default: `copies`.
     pub copies_min: u8,

@@ -1,6 +1,6 @@
 //! Copies of what other nodes' journals are about to have on the drives, kept in memory.
 //!
-//! Where a group acknowledges from memory, a node gives each batch of its lanes to its *partners* before it tells hosts of the writes in it ([`super::engine::Action::Keep`]), and
+//! Where a group acknowledges from memory, a node gives each batch of its lanes to its *partners*, as a rule before it tells hosts of the writes in it ([`super::replication`], [`super::engine::Action::Keep`]), and
 //! to the drives at the same time. When the node is gone, whoever recovers what it left gets all copies of its lanes and reads them with what the drives have
 //! ([`super::journal::replay::Replay::with_copies`]): a batch is what it is wherever it is found, and its own numbers say whether it still counts. So a copy that is kept for too long does no harm.
 //!

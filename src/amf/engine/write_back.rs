@@ -74,7 +74,7 @@ pub struct WriteBackConfig {
     pub shared: Arc<JournalShared>,
     /// When a write is done.
     pub durability: Durability,
-    /// From memory nothing is acknowledged before other nodes keep it, too.
+    /// What is acknowledged from memory goes to other nodes, too; whether they keep it before a host is told, each write says.
     pub keeps_copies: bool,
     /// Rows that other nodes want go with their dirty data, and come so: the runtime knows [`Action::Give`] and [`Action::Taken`].
     pub hands_over: bool,

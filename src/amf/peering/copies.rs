@@ -10,7 +10,7 @@ use super::{Action, Copy, MemoryAction, Peering, Slot, SlotSet, lanes_of};
 use crate::amf::replica::{self, Keeping, Replication};
 
 impl Peering {
-    /// Batches are to be in the memory of these nodes before anything in them is acknowledged from memory; for others this one keeps up to so many bytes.
+    /// Batches are to be in the memory of so many nodes, which is what writes wait for unless they say otherwise; for others this one keeps up to so many bytes.
     #[must_use]
     pub fn copying(mut self, replication: Replication, bytes_max: usize) -> Self {
         self.replication = replication;

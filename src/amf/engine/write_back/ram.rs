@@ -4,8 +4,8 @@
 //! `journal`; so nothing ever waits for the superblocks. The permission can be taken back: once everything that was
 //! acknowledged is committed, the superblocks may say again that nothing can be lost.
 //!
-//! Where several nodes share the group, a write is not done before other nodes keep its batch in their memory, too ([`crate::amf::replica`]), or it is committed, whatever comes first (PROTOCOL H17, H18). All batches are
-//! written to the drives at once, and Flush and Force Unit Access wait for these.
+//! Where several nodes share the group, a write is not done before other nodes keep its batch in their memory, too ([`crate::amf::replica`]), or it is committed, whatever comes first (PROTOCOL H17, H18), unless its virtual disk
+//! has hosts told earlier ([`ReplicationMode`], PROTOCOL H21). All batches are written to the drives at once, and Flush and Force Unit Access wait for these.
 
 use super::super::machine::Engine;
 use super::super::{Action, Request};
@@ -31,7 +31,7 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) struct Ram {
     allowed: bool,
-    /// Not before other nodes keep it.
+    /// Not before other nodes keep it, or as its [`ReplicationMode`] says.
     keeps_copies: bool,
     /// The permission was asked for.
     asked: bool,
