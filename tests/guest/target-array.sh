@@ -22,6 +22,10 @@ free_pair() {
   return 1
 }
 
+group_durability() { # With what its configuration says when a write is done.
+  [ "$durability" != ram ] || printf 'durability = "ram"\ncopies = 2'
+}
+
 array_configure() {
   local shelf slot peer d links=() link
   free_port shelf
@@ -85,6 +89,7 @@ drives = ["d0", "d1", "d2", "d3"]
 strip_kib = 16
 journal_mib = 16
 create = true
+$(group_durability)
 [[vdisk]]
 name = "v"
 group = "g"
@@ -133,7 +138,20 @@ array_start() {
 
 array_start_node() { node_start "$1" && array_opens; } # array_start_node NODE: it comes back by itself.
 
+# A node of a group of durability `ram` has acknowledged what no drive has, and the other one keeps all of it: array_is_in_memory NODE
+array_is_in_memory() {
+  local shown limit=$((SECONDS + 20))
+  until
+    shown=$(control_array "$1" group show g --json 2>&1 | tr -d ' \n')
+    grep -q '"dirty_ram":true' <<<"$shown" && grep -q '"copies":{[^}]*"now":2[,}]' <<<"$shown"
+  do
+    [ $SECONDS -lt $limit ] || { echo "$1 acknowledges nothing from memory: $shown"; return 1; }
+    sleep 0.1
+  done
+}
+
 array_kill_node() { # array_kill_node NODE: neither it nor the other one is told.
+  [ "$durability" != ram ] || array_is_in_memory "$1" || return 1
   kill -KILL "${node_pid[$1]}" || { echo "$1 was gone already"; return 1; }
   wait "${node_pid[$1]}" 2>/dev/null || true
 }
