@@ -36,7 +36,7 @@ pub fn run(effort: Effort) {
         disk_mib: 64,
         read_cache_mib: 32,
         copies: 1,
-        counts_instructions: false,
+        ..Shape::TWO_NODES
     });
     let (mut first, mut second) = (stage.connect(0, 1), stage.connect(1, 2));
     pass(&mut first, true);

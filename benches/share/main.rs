@@ -1,6 +1,6 @@
 //! What does it cost that several nodes serve a group together, and what does it bring? Each question beside a baseline of the same run.
 //!
-//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `rates`, `reads` or `scaling`. Each of them takes less
+//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `pipelined`, `rates`, `reads` or `scaling`. Each of them takes less
 //! than two minutes. Where real nodes are named they are processes over a shelf of memory drives, on this machine.
 #![expect(
     clippy::disallowed_types,
@@ -14,6 +14,7 @@ mod load;
 mod member;
 mod memory;
 mod messages;
+mod pipelined;
 #[path = "../../tests/end_to_end/queue.rs"]
 #[expect(
     dead_code,
@@ -29,6 +30,7 @@ mod reads;
 mod remote;
 mod scaling;
 mod stage;
+mod wire;
 
 /// How long and how often.
 #[derive(Clone, Copy)]
@@ -47,11 +49,12 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let questions: [Question; 7] = [
+    let questions: [Question; 8] = [
         ("messages", messages::run),
         ("remote", remote::run),
         ("dirty", dirty::run),
         ("memory", memory::run),
+        ("pipelined", pipelined::run),
         ("rates", rates::run),
         ("reads", reads::run),
         ("scaling", scaling::run),

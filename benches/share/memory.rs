@@ -68,7 +68,7 @@ pub fn run(effort: Effort) {
                 disk_mib: 64,
                 read_cache_mib: 32,
                 copies,
-                counts_instructions: false,
+                ..Shape::TWO_NODES
             });
             let mut host = stage.connect(0, 1);
             // The rows are held, all nodes are there, and the permission is, too.

@@ -29,7 +29,7 @@ impl Mode {
             disk_mib: DISK_MIB,
             read_cache_mib: 0,
             copies,
-            counts_instructions: false,
+            ..Shape::TWO_NODES
         });
         let hosts = (0..NODES).map(|node| stage.connect(usize::from(node), node + 1));
         let mut hosts: Vec<Host> = hosts.collect();

@@ -85,6 +85,7 @@ fn stage(is_shared: bool) -> Stage {
         read_cache_mib: 32,
         copies: 1,
         counts_instructions: true,
+        ..Shape::TWO_NODES
     });
     load::fill(&mut stage.connect(0, 1), 1, BLOCKS);
     control(&stage, "-i=on");

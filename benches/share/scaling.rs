@@ -25,7 +25,7 @@ pub fn run(effort: Effort) {
         disk_mib: DISK_MIB,
         read_cache_mib: 0,
         copies: 1,
-        counts_instructions: false,
+        ..Shape::TWO_NODES
     });
     let mut hosts: Vec<Host> = (1..=NODES)
         .map(|host| stage.connect(usize::from(host) - 1, host))

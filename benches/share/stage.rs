@@ -12,6 +12,7 @@ use braid::target::manage::{ArrayRequest, DriveInject, FaultKind, GroupStatus, R
 use braid::target::rpc::Client;
 
 use crate::queue::{Host, Manner};
+use crate::wire;
 
 /// Subsystem of the shelf and of the nodes.
 pub const NQN: &str = "nqn.2026-01.io.braid:bench";
@@ -19,9 +20,9 @@ pub const NQN: &str = "nqn.2026-01.io.braid:bench";
 pub const WAIT: Duration = Duration::from_secs(60);
 /// Bytes of a block.
 pub const BLOCK: u32 = 4096;
-/// Blocks of a row of the group: three data strips of 16 KiB.
+/// Blocks of a row of a group of four drives: three data strips of 16 KiB.
 pub const ROW_BLOCKS: u64 = 12;
-/// Drives of the shelf; four are the group's.
+/// Drives of the shelf.
 const DRIVES: u32 = 5;
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -36,12 +37,34 @@ pub struct Shape {
     pub disks: u8,
     /// Size of each.
     pub disk_mib: u32,
+    /// How many drives the group has of the shelf's.
+    pub drives: u8,
     /// What each core of a node remembers of reads.
     pub read_cache_mib: u32,
     /// Nodes that have a write in memory when it is done; 1 if it is in the journal then.
     pub copies: u8,
+    /// The longest command of a host.
+    pub transfer_kib: u32,
+    /// What the link between nodes adds to every message.
+    pub link_us: u64,
     /// Runs node 0 in callgrind, which counts nothing until it is told to.
     pub counts_instructions: bool,
+}
+
+impl Shape {
+    /// An array that acknowledges when a write is in the journal.
+    pub const TWO_NODES: Self = Self {
+        nodes: 2,
+        is_shared: true,
+        disks: 1,
+        disk_mib: 64,
+        drives: 4,
+        read_cache_mib: 32,
+        copies: 1,
+        transfer_kib: 256,
+        link_us: 0,
+        counts_instructions: false,
+    };
 }
 
 /// A process, killed with this value.
@@ -99,18 +122,44 @@ fn shelf_text(shelf: SocketAddr, drive_mib: u32) -> String {
     text
 }
 
-fn node_text(shape: &Shape, slot: u8, shelf: SocketAddr, links: &[SocketAddr], host: SocketAddr) -> String {
+/// Where the link of core 0 listens, given the node's address.
+fn above(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + 1)
+}
+
+/// Where nodes look for one another, given where each of them listens.
+fn expected(links: &[SocketAddr], link_us: u64) -> Vec<SocketAddr> {
+    if link_us == 0 {
+        return links.to_vec();
+    }
+    let wires = addresses(links.len());
+    for (wire, link) in wires.iter().zip(links) {
+        for (from, to) in [(*wire, *link), (above(*wire), above(*link))] {
+            wire::carry(from, to, Duration::from_micros(link_us));
+        }
+    }
+    wires
+}
+
+/// `link` is where it listens, and `peers` are where nodes look for one another.
+fn node_text(
+    shape: &Shape,
+    slot: u8,
+    shelf: SocketAddr,
+    link: SocketAddr,
+    peers: &[SocketAddr],
+    host: SocketAddr,
+) -> String {
     let mut text = format!(
-        "[node]\nname = \"n{slot}\"\nrpc_socket = \"n{slot}.sock\"\n[subsystem]\nnqn = \"{NQN}\"\n\
+        "[node]\nname = \"n{slot}\"\nrpc_socket = \"n{slot}.sock\"\n[subsystem]\nnqn = \"{NQN}\"\nmax_transfer_kib = {}\n\
          [reactor]\ncores = 1\npoll = \"interrupt\"\nmemory_mib = 128\nread_cache_mib = {}\n[[listen]]\naddress = \"{host}\"\n",
-        shape.read_cache_mib
+        shape.transfer_kib, shape.read_cache_mib
     );
     if shape.is_shared {
-        let link = links[usize::from(slot)];
         text += &format!(
             "[array]\nname = \"vault\"\nslot = {slot}\nkey_file = \"vault.key\"\nlisten = \"{link}\"\n"
         );
-        for (peer, link) in (0_u8..).zip(links).filter(|(peer, _)| *peer != slot) {
+        for (peer, link) in (0_u8..).zip(peers).filter(|(peer, _)| *peer != slot) {
             text += &format!("[[peer]]\nslot = {peer}\naddresses = [\"{link}\"]\n");
         }
     }
@@ -120,8 +169,11 @@ fn node_text(shape: &Shape, slot: u8, shelf: SocketAddr, links: &[SocketAddr], h
         let nsid = 2 * drive + 1;
         text += &format!("[[drive]]\nname = \"d{drive}\"\nshelf = \"s\"\nnsid = {nsid}\n");
     }
-    text += "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [\"d0\", \"d1\", \"d2\", \"d3\"]\n\
-             strip_kib = 16\njournal_mib = 32\ncreate = true\n";
+    let drives: Vec<String> = (0..shape.drives).map(|drive| format!("\"d{drive}\"")).collect();
+    text += &format!(
+        "[[group]]\nname = \"g\"\nlevel = \"raid5\"\ndrives = [{}]\nstrip_kib = 16\njournal_mib = 32\ncreate = true\n",
+        drives.join(", ")
+    );
     if shape.copies > 1 {
         text += &format!("durability = \"ram\"\ncopies = {}\n", shape.copies);
     }
@@ -154,11 +206,15 @@ impl Stage {
         let file = write("shelf.toml", &shelf_text(shelf, drive_mib));
         let running = run(&folder, "shelf", &file, false);
         until("the shelf listens", || TcpStream::connect(shelf).ok());
-        let nodes = (0..shape.nodes).zip(hosts).map(|(slot, host)| {
-            let text = node_text(&shape, slot, shelf, links, *host);
-            let file = write(&format!("n{slot}.toml"), &text);
-            run(&folder, "node", &file, shape.counts_instructions && slot == 0)
-        });
+        let peers = expected(links, shape.link_us);
+        let nodes = (0..shape.nodes)
+            .zip(hosts)
+            .zip(links)
+            .map(|((slot, host), link)| {
+                let text = node_text(&shape, slot, shelf, *link, &peers, *host);
+                let file = write(&format!("n{slot}.toml"), &text);
+                run(&folder, "node", &file, shape.counts_instructions && slot == 0)
+            });
         let stage = Self {
             nodes: nodes.collect(),
             _shelf: running,
