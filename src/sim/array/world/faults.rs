@@ -23,8 +23,8 @@ impl World {
         let is_in_memory = self.setting.is_in_memory();
         match self.random.below(100) {
             0..44 | 94.. if is_in_memory && !self.may_lose() => {}
-            // Who goes without being asked when it has told hosts what nobody else has loses that.
-            70..94 if self.setting.mode != ReplicationMode::Sync => {}
+            // Who is left out, or falls silent, may go on telling hosts what nobody else will have.
+            25..37 | 70..94 if self.setting.mode != ReplicationMode::Sync => {}
             0..25 => self.end_life(life),
             94.. if is_in_memory => self.end_group(life),
             25..37 => {
