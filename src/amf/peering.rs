@@ -40,6 +40,7 @@ use crate::amf::arbiter::Misbehaviour;
 use crate::drive::DriveError;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
+pub use keepers::View;
 pub use memory::MemoryAction;
 use note::{Led, Note, NoteError, ROWS_MAX};
 
@@ -237,7 +238,7 @@ struct Standing {
     tails: BTreeMap<Slot, u64>,
     rows: BTreeSet<RowIndex>,
     is_whole: bool,
-    unkept: SlotSet,
+    view: View,
 }
 
 /// How far the leader is.
@@ -469,7 +470,7 @@ impl Peering {
                 has_failed: self.has_failed,
                 tails,
                 rows: rows.into_iter().collect(),
-                unkept: self.keepers.unkept(),
+                view: self.keepers.view(),
                 is_whole: true,
             };
             let now = self.now.as_mut().expect("an epoch was entered");
@@ -485,7 +486,7 @@ impl Peering {
                 has_failed: self.has_failed,
                 tails: tails.clone(),
                 rows: rows.collect(),
-                unkept: self.keepers.unkept(),
+                view: self.keepers.view(),
                 is_last: part + 1 == parts,
             };
             out.push(Action::Send { to: leader, note });
@@ -546,8 +547,7 @@ impl Peering {
         let living: SlotSet = open.clone().map(|(slot, _)| *slot).collect();
         let retired = retired(open.clone().map(|(_, standing)| &standing.tails));
         let rows = open.flat_map(|(_, standing)| standing.rows.iter().copied());
-        let unkept = now.standings.values().flat_map(|standing| standing.unkept.iter());
-        let unkept = unkept.collect();
+        let views: Vec<View> = now.standings.values().map(|standing| standing.view).collect();
         let rows = rows.collect();
         self.keepers.brought(self.local);
         let recovery = Recovery {
@@ -558,7 +558,7 @@ impl Peering {
             goes_on: self.leads,
             is_needed: !self.leads || self.owes,
             copies: self.copies_of_gone(living),
-            unkept,
+            unkept: View::unkept(&views),
         };
         self.recovers = Some(epoch);
         out.push(Action::Recover(recovery));
@@ -866,7 +866,7 @@ impl Peering {
                 has_failed,
                 tails,
                 rows,
-                unkept,
+                view,
                 is_last,
             } => {
                 let now = self.now.as_mut().expect("it was compared");
@@ -874,7 +874,7 @@ impl Peering {
                 (standing.is_open, standing.has_failed) = (is_open, has_failed);
                 standing.tails.extend(tails);
                 standing.rows.extend(rows);
-                (standing.unkept, standing.is_whole) = (unkept, is_last);
+                (standing.view, standing.is_whole) = (view, is_last);
                 self.begin_recovery(out);
             }
             Note::Led(led) => {

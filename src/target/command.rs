@@ -456,6 +456,8 @@ impl Core {
             return self.end_pair(io, queue, slot, status);
         }
         if command.state == CommandState::Running {
+            // What the array takes is not what the host took to send it.
+            command.submitted = io.now();
             return self.more_arrived(io, queue, slot);
         }
         self.run_command(io, queue, slot);
@@ -612,10 +614,18 @@ impl Core {
         let Some(connection) = self.connections.find(queue) else {
             return;
         };
+        if !connection.machine.can_complete(slot) {
+            return Self::fail_when_sent(connection.command(slot), status);
+        }
         if let Some(partner) = connection.command(slot).partner {
             self.finish_one(io, queue, partner, Status::ABORTED_FAILED_FUSED);
         }
         self.finish_one(io, queue, slot, status);
+    }
+
+    /// A command has failed while its host still sends its data: the host hears of it when it has sent all.
+    const fn fail_when_sent(command: &mut Command, status: Status) {
+        (command.state, command.end_with) = (CommandState::AwaitingData, Some(status));
     }
 
     /// Submits the next range of a Dataset Management command, or completes it after the last.
@@ -733,10 +743,7 @@ impl Core {
             }
         }
         if !draining && !connection.machine.can_complete(slot) {
-            // It has failed while its host still sends it.
-            let command = connection.command(slot);
-            (command.state, command.end_with) = (CommandState::AwaitingData, Some(status));
-            return;
+            return Self::fail_when_sent(connection.command(slot), status);
         }
         self.finish_one(io, queue, slot, status);
         self.continue_close(io, queue);
@@ -923,7 +930,11 @@ impl Core {
                 | CommandState::AwaitingData
                 | CommandState::AwaitingPartner
                 | CommandState::AtControl => {
+                    let host = connection.host;
                     *connection.command(slot) = Command::free();
+                    if let Some(status) = command.end_with.filter(|_| command.logged > 0) {
+                        self.note_end(io, &command, host, status);
+                    }
                     if let Some(span) = command.span {
                         self.give_back(io, span);
                     }

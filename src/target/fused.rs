@@ -117,7 +117,8 @@ impl Core {
             connection.fused = None;
         }
         if !connection.machine.can_complete(slot) {
-            connection.command(slot).end_with = Some(status);
+            // What it has failed with before counts.
+            connection.command(slot).end_with.get_or_insert(status);
             return;
         }
         let was_blocking = connection.blocked == Some(slot);

@@ -238,15 +238,13 @@ impl Engine {
         self.take(command, request, u64::from(arrived_blocks), out);
     }
 
-    /// More of a write's data has come: so many blocks are there by now.
-    ///
-    /// Panics if the command is over.
+    /// More of a write's data has come: so many blocks are there by now. Nothing happens if the command is over, which whoever gave it may not know yet.
     pub fn arrived(&mut self, command: CommandId, blocks: u32, out: &mut Vec<Action>) {
         let slot = &mut self.commands[command.0 as usize];
-        assert!(
-            slot.state == CommandState::Active && slot.arrived_blocks <= u64::from(blocks),
-            "data comes in order for a command that awaits it"
-        );
+        if slot.state != CommandState::Active {
+            return;
+        }
+        assert!(slot.arrived_blocks <= u64::from(blocks), "data comes in order");
         slot.arrived_blocks = u64::from(blocks);
         self.line_up(command.0);
         self.settle(out);
@@ -525,8 +523,11 @@ impl Engine {
                 && !self.free_pieces.is_empty()
             {
                 self.command_links.remove(&mut self.starved, command);
-                self.start_piece(command, out);
-                self.line_up(command);
+                // Its next piece may have got longer since, with its row.
+                if self.may_start(command) {
+                    self.start_piece(command, out);
+                    self.line_up(command);
+                }
             } else if self.start_prefetch(out) {
                 // A part of what a stream will want is on its way.
             } else if self.write_back.is_none() || !self.poll_write_back(out) {
@@ -567,6 +568,10 @@ impl Engine {
         let slot = &mut self.commands[command as usize];
         let index = self.free_pieces.pop().expect("the caller saw a free piece");
         slot.started_blocks += u64::from(row.blocks);
+        assert!(
+            slot.started_blocks <= slot.arrived_blocks,
+            "what is written has come"
+        );
         slot.pieces += 1;
         let piece = &mut self.pieces[index as usize];
         assert!(piece.state == State::Free, "a free piece is free");

@@ -647,7 +647,9 @@ impl Lane {
         });
         let blocks = 1 + batch.payload_blocks;
         let is_small = blocks << config.layout.block.shift() <= KEPT_BYTES_MAX;
-        if keeps && is_small && batch.seq_max > 0 && !std::mem::replace(&mut batch.is_shown, true) {
+        let shows = keeps && is_small && batch.seq_max > 0 && !batch.is_shown;
+        if shows {
+            batch.is_shown = true;
             out.push(LaneAction::Keep {
                 batch: BatchNumber(number),
                 committed: BatchNumber(self.committed),
@@ -668,8 +670,8 @@ impl Lane {
             });
         }
         if batch.pending == 0 {
-            // Nobody has kept it yet who could be asked again.
-            batch.is_shown = false;
+            // It is shown when it is issued.
+            batch.is_shown &= !shows;
             out.truncate(before);
             batch.state = State::Closed;
             return false;

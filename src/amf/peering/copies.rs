@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::note::Note;
-use super::{Action, Copy, MemoryAction, Peering, Slot, SlotSet, lanes_of};
+use super::{Action, Copy, Era, MemoryAction, Peering, Slot, SlotSet, lanes_of};
 use crate::amf::replica::{self, Keeping, Replication};
 
 impl Peering {
@@ -103,7 +103,7 @@ impl Peering {
             // The next life numbers its batches from there on.
             self.orphans.insert(slot, u64::from(epoch.0) << 32);
         }
-        self.keepers.enter(gone, self.orphans.keys().copied());
+        self.keepers.enter(self.local, gone, self.orphans.keys().copied());
         if leader == self.local {
             return;
         }
@@ -123,8 +123,12 @@ impl Peering {
         gone.map(|copy| Arc::clone(&copy.bytes)).collect()
     }
 
-    /// Forgets what members have retired of their own. Of those that are gone nothing is retired before the epoch serves, whatever the living say of theirs.
+    /// Forgets what members have retired of their own. Of those that are gone nothing is retired before the epoch serves, whatever the living say of theirs: a life that leads in the slot of one that is gone
+    /// does not know it, and has been brought what it left.
     pub(super) fn forget_retired(&mut self) {
+        if !self.serves() {
+            return;
+        }
         let members = self.now.as_ref().map_or(SlotSet::EMPTY, |now| now.era.members);
         let is_there = |slot: &Slot| !self.orphans.contains_key(slot);
         let lanes = lanes_of(members.iter().filter(is_there).collect(), self.lanes_each);
@@ -139,8 +143,9 @@ impl Peering {
                 self.kept.forget_below(lane, below);
             }
         }
-        let members = self.now.as_ref().expect("it serves").era.members;
-        self.keepers.serve(&self.replication, self.local, members);
+        let Era { epoch, members, .. } = self.now.as_ref().expect("it serves").era;
+        self.keepers
+            .serve(epoch, &self.replication, (self.local, members));
         let partners = self.replication.partners(self.local, members);
         self.asked.enter(partners);
         if partners != SlotSet::EMPTY {

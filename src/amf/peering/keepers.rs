@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Slot, SlotSet};
+use super::{Epoch, Slot, SlotSet};
 use crate::amf::replica::Replication;
 
 /// See the module.
@@ -13,13 +13,39 @@ use crate::amf::replica::Replication;
 pub(super) struct Keepers {
     /// Who keeps copies for each other member, since the group was served last. Not here: whoever has nobody, and waits for the drives.
     of: BTreeMap<Slot, SlotSet>,
-    /// Nodes that are gone, and with them all of theirs.
-    unkept: SlotSet,
+    /// Nodes that are gone and not recovered.
+    orphans: SlotSet,
+    view: View,
+}
+
+/// What one member knows of those that are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The last epoch in which it has served the group: of two members whoever served later knows better, because all that was left before is in its place since.
+    pub served: Epoch,
+    /// Nodes that are gone with all who kept copies for them, as far as it knows.
+    pub unkept: SlotSet,
+    /// Nodes that are gone for which it has all copies itself.
+    pub keeps: SlotSet,
+}
+
+impl View {
+    /// Nodes that are gone with all who kept copies for them, by what all members know.
+    pub fn unkept(all: &[Self]) -> SlotSet {
+        let served = all.iter().map(|view| view.served).max();
+        let newest = || all.iter().filter(|view| Some(view.served) == served);
+        let of = |set: fn(&Self) -> SlotSet| {
+            newest()
+                .flat_map(move |view| set(view).iter())
+                .collect::<SlotSet>()
+        };
+        of(|view| view.unkept).minus(of(|view| view.keeps))
+    }
 }
 
 impl Keepers {
     /// The group is served: what was left is in its place, or whoever decides that has taken its loss.
-    pub fn serve(&mut self, replication: &Replication, local: Slot, members: SlotSet) {
+    pub fn serve(&mut self, epoch: Epoch, replication: &Replication, (local, members): (Slot, SlotSet)) {
         let others = members.without(local);
         let partners = others
             .iter()
@@ -27,23 +53,39 @@ impl Keepers {
         self.of = partners
             .filter(|(_, partners)| *partners != SlotSet::EMPTY)
             .collect();
-        self.unkept = SlotSet::EMPTY;
+        self.orphans = SlotSet::EMPTY;
+        self.view = View {
+            served: epoch,
+            ..View::default()
+        };
     }
 
-    /// Lives in these slots are gone; what these slots have left is not in its place.
-    pub fn enter(&mut self, gone: SlotSet, orphans: impl Iterator<Item = Slot>) {
+    /// Lives in these slots are gone; what `orphans` have left is not in its place.
+    pub fn enter(&mut self, local: Slot, gone: SlotSet, orphans: impl Iterator<Item = Slot>) {
         for keepers in self.of.values_mut() {
             *keepers = keepers.minus(gone);
         }
-        let is_unkept = |slot: &Slot| self.of.get(slot) == Some(&SlotSet::EMPTY);
-        self.unkept = orphans.filter(is_unkept).collect();
+        self.orphans = orphans.collect();
+        self.look(local);
     }
 
-    /// All members have brought what they keep to this node.
+    fn look(&mut self, local: Slot) {
+        let of = |slot: Slot| self.of.get(&slot).copied();
+        let orphans = self.orphans.iter();
+        self.view.unkept = orphans.filter(|slot| of(*slot) == Some(SlotSet::EMPTY)).collect();
+        let keeps = |slot: &Slot| of(*slot).is_some_and(|keepers| keepers.contains(local));
+        self.view.keeps = self.orphans.iter().filter(keeps).collect();
+    }
+
+    /// All members have brought to this node what they keep of those that are gone.
     pub fn brought(&mut self, local: Slot) {
-        for keepers in self.of.values_mut().filter(|keepers| **keepers != SlotSet::EMPTY) {
+        let orphans = self.orphans;
+        let brought =
+            |(slot, keepers): &(&Slot, &mut SlotSet)| orphans.contains(**slot) && **keepers != SlotSet::EMPTY;
+        for (_, keepers) in self.of.iter_mut().filter(brought) {
             *keepers = keepers.with(local);
         }
+        self.look(local);
     }
 
     /// This node is about to leave with nothing in memory alone.
@@ -51,8 +93,8 @@ impl Keepers {
         self.of.remove(&slot);
     }
 
-    /// Nodes that are gone with all who kept copies for them.
-    pub const fn unkept(&self) -> SlotSet {
-        self.unkept
+    /// What this node knows.
+    pub const fn view(&self) -> View {
+        self.view
     }
 }

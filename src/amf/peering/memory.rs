@@ -178,10 +178,7 @@ impl Peering {
     pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.memory.ends) {
             self.memory.is_over = true;
-            for to in self.others().iter() {
-                let note = Note::Left;
-                out.push(Action::Send { to, note });
-            }
+            self.say_left(out);
             out.push(MemoryAction::Over.into());
         }
     }
@@ -289,7 +286,18 @@ impl Peering {
 
     /// The epoch serves.
     pub(super) fn serve_memory(&mut self, out: &mut Vec<Action>) {
+        if self.memory.is_over {
+            self.say_left(out);
+        }
         self.ask_for_memory(out);
+    }
+
+    /// Nobody is to miss what this node has had in memory.
+    fn say_left(&self, out: &mut Vec<Action>) {
+        for to in self.others().iter() {
+            let note = Note::Left;
+            out.push(Action::Send { to, note });
+        }
     }
 
     /// Whether anybody keeps what some member writes.

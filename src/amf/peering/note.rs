@@ -25,6 +25,7 @@
 
 use thiserror::Error;
 
+use super::keepers::View;
 use crate::amf::arbiter::Token;
 use crate::amf::arbiter::message::{Message, MessageError};
 use crate::amf::geometry::ROWS_MAX as GROUP_ROWS_MAX;
@@ -72,8 +73,8 @@ pub enum Note {
         tails: Vec<(Slot, u64)>,
         /// Rows that it holds.
         rows: Vec<RowIndex>,
-        /// Nodes that are gone with all who kept copies for them.
-        unkept: SlotSet,
+        /// What it knows of nodes that are gone.
+        view: View,
         /// No further part follows.
         is_last: bool,
     },
@@ -203,12 +204,13 @@ impl Note {
                 has_failed,
                 tails,
                 rows,
-                unkept,
+                view,
                 is_last,
             } => {
                 let flags = u8::from(*is_open) | u8::from(*is_last) << 1 | u8::from(*has_failed) << 2;
                 let count = u8::try_from(tails.len()).expect("an array has few slots");
-                out.extend([flags, count, unkept.0, 0, 0, 0, 0, 0]);
+                out.extend([flags, count, view.unkept.0, view.keeps.0]);
+                out.extend(view.served.0.to_le_bytes());
                 for (slot, tail) in tails {
                     out.extend([slot.number(), 0, 0, 0, 0, 0, 0, 0]);
                     out.extend(tail.to_le_bytes());
@@ -350,7 +352,13 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
         is_open: head[0] & 1 == 1,
         tails: tails.ok_or(NoteError::Field("slot"))?,
         rows: rows.chunks(8).map(|row| RowIndex(long(row))).collect(),
-        unkept: SlotSet(head[2]),
+        view: View {
+            served: Epoch(u32::from_le_bytes(
+                head[4..8].try_into().expect("4 bytes were cut off"),
+            )),
+            unkept: SlotSet(head[2]),
+            keeps: SlotSet(head[3]),
+        },
         is_last: head[0] & 2 == 2,
         has_failed: head[0] & 4 == 4,
     })

@@ -625,7 +625,11 @@ fn notes_are_read_as_they_were_written() {
             has_failed: true,
             tails: vec![(slot(7), 1 << 40), (slot(0), 0)],
             rows: vec![RowIndex(3), RowIndex(1 << 40)],
-            unkept: slots(&[0, 6]),
+            view: View {
+                served: Epoch(77),
+                unkept: slots(&[0, 6]),
+                keeps: slots(&[7]),
+            },
             is_last: false,
         },
         Note::Led(Led {

@@ -33,17 +33,18 @@ impl<T> Departing<T> {
         self.waiting.clear();
     }
 
-    /// This is to be said when all has left that was submitted to a peer by now.
-    pub fn watch(&mut self, peer: Slot, now: Departures, what: T) {
+    /// This is to be said when all has left that was submitted to a peer by now; never, if that is no member.
+    pub fn watch(&mut self, peer: Slot, now: Option<Departures>, what: T) {
+        let Some(now) = now else { return };
         let waiting = self.waiting.entry(peer).or_default();
         waiting.push_back((now.queued, what));
     }
 
     /// The next thing to be said.
-    pub fn next(&mut self, departures: impl Fn(Slot) -> Departures) -> Option<(Slot, T)> {
+    pub fn next(&mut self, departures: impl Fn(Slot) -> Option<Departures>) -> Option<(Slot, T)> {
         let has_left = |(peer, waiting): (&Slot, &mut VecDeque<(u64, T)>)| {
             let (number, _) = waiting.front()?;
-            let is_due = *number <= departures(*peer).left;
+            let is_due = departures(*peer).is_some_and(|now| *number <= now.left);
             let (_, what) = waiting.pop_front_if(|_| is_due)?;
             Some((*peer, what))
         };
@@ -58,13 +59,14 @@ mod tests {
     #[test]
     fn what_has_left_is_said_once_in_order_and_of_this_epoch() {
         let slot = |number| Slot::new(number).unwrap();
-        let at = |queued, left| Departures { queued, left };
+        let at = |queued, left| Some(Departures { queued, left });
         let mut departing = Departing::default();
         departing.watch(slot(1), at(3, 0), "a");
         departing.watch(slot(1), at(5, 2), "b");
         departing.watch(slot(2), at(1, 0), "c");
+        departing.watch(slot(3), None, "nobody");
         let mut said = |left: [u64; 2]| {
-            let departures = |peer: Slot| at(9, left[usize::from(peer.number()) - 1]);
+            let departures = |peer: Slot| at(9, *left.get(usize::from(peer.number()) - 1)?);
             std::iter::from_fn(|| departing.next(departures)).collect::<Vec<_>>()
         };
         assert_eq!(said([2, 0]), []);

@@ -245,9 +245,10 @@ impl Links {
         self.session(peer)?.path(path)?.round_trip_ns
     }
 
-    /// How far the messages of this epoch to a peer are; nothing of one that is no member.
-    pub fn departures(&self, peer: Slot) -> Departures {
-        self.session(peer).map(Session::departures).unwrap_or_default()
+    /// How far the messages of this epoch to a peer are; `None` if it is no member.
+    pub fn departures(&self, peer: Slot) -> Option<Departures> {
+        let session = self.session(peer).filter(|session| session.is_member());
+        session.map(Session::departures)
     }
 
     /// Frames and bytes that are queued for a peer, sent and not acknowledged ones included.

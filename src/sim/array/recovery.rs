@@ -106,8 +106,8 @@ impl World {
             })
             .collect();
         let living = recovering.recovery.living;
-        let has_copies = recovering.recovery.unkept == SlotSet::EMPTY;
-        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty() && has_copies);
+        let unkept = recovering.recovery.unkept;
+        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty());
         let mut candidate = match find_shared(&facts, goes_on, is_open) {
             Ok(candidate) => candidate,
             Err(BootError::NotFound | BootError::Refused(Refusal::CreationInterrupted { .. }))
@@ -115,10 +115,6 @@ impl World {
             {
                 let outcome = self.make(&facts, unused.is_empty());
                 return self.end_recovery(life, outcome);
-            }
-            Err(BootError::Refused(Refusal::LostWrites)) if !has_copies => {
-                let unkept = recovering.recovery.unkept;
-                return self.confess(unkept);
             }
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
@@ -131,6 +127,9 @@ impl World {
                 return self.end_recovery(life, Outcome::Refused(error.to_string()));
             }
         };
+        if unkept != SlotSet::EMPTY && candidate.record().dirty_ram {
+            return self.confess(unkept);
+        }
         candidate.leave_out_returning();
         let drives = &self.drives;
         let lost = candidate.load_lost(|page| Some(read_page(&drives[usize::from(page.drive)].drive, page)));
@@ -157,7 +156,7 @@ impl World {
         self.carry_out_replay(life, wanted);
     }
 
-    /// It is said that writes may be lost, and only an operator can decide what follows (H45): that ends a run, where it is true.
+    /// It is said that writes may be lost (H45): what hosts are told from then on is not judged, so that ends a run; where it is true.
     fn confess(&mut self, unkept: SlotSet) {
         let replication = self.setting.replication;
         let is_needless = unkept

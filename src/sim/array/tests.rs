@@ -109,6 +109,12 @@ fn i5_copies_for_a_node_that_is_gone_are_kept_until_it_is_recovered() {
     keeps_promises(&without_groups(5190));
 }
 
+/// I5, found by this seed: a new life led in the slot of the one that was gone, and forgot what that one's partner had brought, as if it were its own and retired.
+#[test]
+fn i5_a_life_that_leads_in_the_slot_of_one_that_is_gone_keeps_what_it_is_brought() {
+    keeps_promises(&Setting::in_memory(103_932, None));
+}
+
 /// H45, found by this seed: a leader that was about to leave had it written once more that writes may be lost, because another node asked; all left, and nobody was there to take that back.
 #[test]
 fn h45_whoever_leaves_lets_nobody_acknowledge_from_memory() {

@@ -525,6 +525,9 @@ impl Control {
     /// The peering is to hear when all has left that was said to a node by now.
     fn watch_note(&mut self, to: Slot, at: usize, name: CopyName) {
         let share = self.share();
+        if !share.has_entered() {
+            return; // It was of the last epoch, and not said.
+        }
         match share
             .outbox
             .get_mut(&to)

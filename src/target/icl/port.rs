@@ -253,7 +253,7 @@ impl Port {
     }
 
     /// How far messages to a peer are; see [`Links::departures`].
-    pub fn departures(&self, peer: Slot) -> Departures {
+    pub fn departures(&self, peer: Slot) -> Option<Departures> {
         self.links.departures(peer)
     }
 

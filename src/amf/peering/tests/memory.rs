@@ -556,3 +556,53 @@ fn who_leaves_in_good_order_is_not_missed() {
     without(&mut array, &[1, 2], 2);
     assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
 }
+
+/// PROTOCOL H45: who has a dead node's copies, or has served since it was recovered, knows better than whoever sees only that its keepers are gone; and copies of the living are not brought.
+#[test]
+fn who_knows_better_is_believed() {
+    let five = || {
+        let mut array = Array::default();
+        (0..5).for_each(|number| array.add_as(number, Replication::new(2)));
+        array.enter(1, &[0, 1, 2, 3, 4], &[]);
+        array.open(1, &[0, 1, 2, 3, 4], 0);
+        (0..5).for_each(|number| drop(array.wanted(number)));
+        array
+    };
+    // The leader was brought what 2 kept for 1, and others do not know that.
+    let mut array = five();
+    without(&mut array, &[1], 2);
+    assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
+    array.nodes.remove(&2);
+    array.enter(3, &[0, 3, 4], &[0, 3, 4]);
+    array.act(0, |peering, _, out| {
+        peering.not_led(Epoch(2), "another epoch begins", out);
+    });
+    array.settle();
+    assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
+    // Nobody brings what is kept for those that live: when they are gone as well, with those, that is known.
+    let mut array = five();
+    without(&mut array, &[1], 2);
+    assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
+    array.nodes.remove(&3);
+    array.nodes.remove(&4);
+    array.enter(3, &[0, 2], &[0, 2]);
+    array.act(0, |peering, _, out| {
+        peering.not_led(Epoch(2), "another epoch begins", out);
+    });
+    array.settle();
+    assert_eq!(unkept(&mut array, 3), slots(&[3]));
+    let view = |served, unkept: &[u8], keeps: &[u8]| View {
+        served: Epoch(served),
+        unkept: slots(unkept),
+        keeps: slots(keeps),
+    };
+    assert_eq!(
+        View::unkept(&[view(1, &[0], &[]), view(2, &[], &[])]),
+        SlotSet::EMPTY
+    );
+    assert_eq!(
+        View::unkept(&[view(2, &[0, 3], &[]), view(2, &[], &[3])]),
+        slots(&[0])
+    );
+    assert_eq!(View::unkept(&[]), SlotSet::EMPTY);
+}
