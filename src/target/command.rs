@@ -595,14 +595,13 @@ impl Core {
         let sound_bytes = connection.machine.sound_bytes(slot);
         let command = connection.command(slot);
         let is_part = command.comes_in_parts() && sound_bytes < command.transfer_bytes;
-        let arrived_blocks = command.blocks_in(sound_bytes);
+        let arrived_blocks = is_part.then(|| command.blocks_in(sound_bytes));
         match request {
             Ok(request) => {
                 connection.running += if write.is_some() { 2 } else { 1 };
-                if is_part {
-                    self.submit_part_to_group(io, group, id, (request, arrived_blocks));
-                } else {
-                    self.submit_group(io, group, id, request);
+                match arrived_blocks {
+                    Some(blocks) => self.submit_part_to_group(io, group, id, (request, blocks)),
+                    None => self.submit_group(io, group, id, request),
                 }
             }
             Err(status) => self.fail_submit(io, queue, slot, status),
