@@ -140,9 +140,7 @@ impl Engine {
         }
     }
 
-    /// This batch was sent to all other nodes that were asked to keep it.
-    ///
-    /// Panics if none was.
+    /// This batch, and so all that they were asked to keep before it, was sent to all other nodes that are to keep it.
     pub fn sent(&mut self, batch: BatchNumber, out: &mut Vec<Action>) {
         if self.write_back().lane.sent(batch) {
             self.sendings_done(out);
