@@ -31,6 +31,17 @@ fn blocks(stage: &Stage, from: u64, count: u32) -> Vec<u8> {
     Host::connect(stage.address()).read(2, from, count, BLOCK)
 }
 
+/// A host whose write of this has come in part, and is written in part: its queues, and the tag for the rest.
+fn begun(stage: &Stage, new: &[u8]) -> (Raw, Raw, u16) {
+    let (admin, mut io) = Raw::connect(stage.address(), 8);
+    let ttag = begin(&mut io, 11);
+    io.send(&h2c_data(11, ttag, 0, &new[..FIRST], false));
+    stage.until("the first row is written", |stage| {
+        blocks(stage, 0, 1) == new[..BLOCK as usize]
+    });
+    (admin, io, ttag)
+}
+
 /// CHECKLIST C9: the first rows of a write are there for everybody while the host has not sent the last ones; they hold nothing that others need; and the host hears of it when all are there.
 #[test]
 fn the_first_rows_of_a_write_are_there_before_the_last_are_sent() {
@@ -38,13 +49,8 @@ fn the_first_rows_of_a_write_are_there_before_the_last_are_sent() {
     let mut other = Host::connect(stage.address());
     let old = pattern(1, BYTES);
     other.write(2, 0, BLOCK, &old);
-    let (_admin, mut io) = Raw::connect(stage.address(), 8);
-    let ttag = begin(&mut io, 11);
     let new = pattern(2, BYTES);
-    io.send(&h2c_data(11, ttag, 0, &new[..FIRST], false));
-    stage.until("the first row is written", |stage| {
-        blocks(stage, 0, 1) == new[..BLOCK as usize]
-    });
+    let (_admin, mut io, ttag) = begun(&stage, &new);
     let last = u64::from(BLOCKS) - 1;
     assert!(
         blocks(&stage, last, 1) == old[BYTES - BLOCK as usize..],
@@ -104,13 +110,8 @@ fn a_host_that_goes_in_the_middle_of_its_data_leaves_whole_blocks() {
 #[test]
 fn a_write_that_fails_before_its_data_is_there_says_so_at_the_end() {
     let stage = Stage::set(TWO_NAMESPACES);
-    let (_admin, mut io) = Raw::connect(stage.address(), 8);
-    let ttag = begin(&mut io, 11);
     let new = pattern(2, BYTES);
-    io.send(&h2c_data(11, ttag, 0, &new[..FIRST], false));
-    stage.until("the first row is written", |stage| {
-        blocks(stage, 0, 1) == new[..BLOCK as usize]
-    });
+    let (_admin, mut io, ttag) = begun(&stage, &new);
     for (drive, force) in [("b0", false), ("b1", true)] {
         let request = DriveFail {
             group: "b".to_owned(),
