@@ -1,5 +1,5 @@
-//! Who keeps copies for whom, as every member knows: so whoever outlives a node and all that kept copies for it knows that what it has acknowledged from memory may be lost, and nobody serves the
-//! group as if nothing had happened (PROTOCOL H45).
+//! Who keeps copies for whom, as every member knows: so whoever outlives a node and all that kept copies for it knows that what it has acknowledged from memory may be lost, and whoever leads
+//! says so. PROTOCOL H45 wants more: the group is to wait for an operator (README, known faults).
 //!
 //! What nodes have acknowledged in one epoch and not brought to the drives or to the partners of the next one when they go is in the recovery period: a second death there may lose it, and is not seen here.
 
