@@ -2,7 +2,7 @@
 
 use super::Mutant;
 use super::node::{Outcome, Plan, Source};
-use super::world::{Event, Flight, MS, Stage, World};
+use super::world::{Event, MS, Stage, World};
 use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, Refusal};
 use crate::amf::journal::replay::{IoId, LivingNodes, Report};
 use crate::amf::lost::LostList;
@@ -87,11 +87,15 @@ impl World {
         members.filter(is_unused).map(u16::from).collect()
     }
 
-    /// The thread has connected to the drives, and looks for the group.
+    /// The thread has connected to the drives, and looks for the group: when they have answered all that an earlier attempt asked of them.
     pub(super) fn assemble(&mut self, life: u64) {
-        let Some(recovering) = self.lives.get(&life).and_then(|it| it.recovering.as_ref()) else {
+        let Some(it) = self.lives.get(&life) else { return };
+        let Some(recovering) = it.recovering.as_ref() else {
             return;
         };
+        if it.replay_asked > 0 || recovering.replaying.is_some() {
+            return; // The last answer calls this, or did.
+        }
         let unused = self.unused(life, recovering.unread);
         let shape = &self.setting.shape;
         let facts: Vec<_> = (0u16..)
@@ -190,20 +194,14 @@ impl World {
         shape.level.survives(shape.members, others)
     }
 
-    /// The thread begins anew when drives have answered all that it has asked of them.
-    fn assemble_when_quiet(&mut self, life: u64) {
-        let is_own = |flight: &Flight| flight.life == life && matches!(flight.asker, Asker::Replay(_));
-        if !self.flights.values().any(is_own) {
-            self.assemble(life);
-        }
-    }
-
     pub(super) fn replay_answered(&mut self, life: u64, io: IoId, result: Result<Vec<Block>, DriveError>) {
-        let it = self.lives.get_mut(&life);
-        let recovering = it.and_then(|it| it.recovering.as_mut());
-        let Some(recovering) = recovering else { return };
+        let Some(it) = self.lives.get_mut(&life) else { return };
+        it.replay_asked -= 1;
+        let Some(recovering) = it.recovering.as_mut() else {
+            return;
+        };
         let Some(replaying) = &mut recovering.replaying else {
-            return self.assemble_when_quiet(life); // It has failed.
+            return self.assemble(life); // It has failed.
         };
         let wanted = replaying.answered(io, result);
         self.carry_out_replay(life, wanted);
@@ -213,6 +211,7 @@ impl World {
         for wanted in wanted {
             match wanted {
                 Wanted::Drive { io, drive, command } => {
+                    self.lives.get_mut(&life).expect("its thread is at it").replay_asked += 1;
                     self.ask_drive(life, drive, command, Asker::Replay(io));
                 }
                 Wanted::Done(report) => self.replayed(life, report),
@@ -225,7 +224,7 @@ impl World {
                     };
                     let replaying = recovering.replaying.take().expect("it has just failed");
                     recovering.unread |= 1 << replaying.drive_of(member);
-                    return self.assemble_when_quiet(life);
+                    return self.assemble(life);
                 }
             }
         }

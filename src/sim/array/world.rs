@@ -156,6 +156,8 @@ pub(super) struct Life {
     pub(super) learned: Epoch,
     pub(super) orders: VecDeque<Order>,
     pub(super) recovering: Option<Recovering>,
+    /// What its recoveries have asked of drives, and not been answered.
+    pub(super) replay_asked: u32,
     /// Drives in use, as it was told last.
     pub(super) usable: DriveSet,
     /// A drive has refused it.

@@ -26,6 +26,7 @@ impl World {
             learned: Epoch(0),
             orders: VecDeque::new(),
             recovering: None,
+            replay_asked: 0,
             usable: DriveSet::EMPTY,
             is_expelled: false,
             is_leaving: false,
