@@ -16,11 +16,14 @@ use super::{DriveSet, Epoch, Node};
 /// One value decides one instance and then is over. It may be dropped at any time: what it has asked of drives is answered all the same,
 /// and the answers are forgotten.
 pub trait Authority: Sized {
-    /// Proposes `record` in the name of `own`. `size` nodes stand behind it: larger components have a head start. On the drives
+    /// Proposes `record` in the name of `own`, from `begins_ns` on: larger components have a head start. On the drives
     /// `expelled` this slot's past lives have been ended already.
     ///
-    /// Panics if the record is not sound or the component larger than an array.
-    fn propose(now_ns: u64, own: Node, record: EpochRecord, size: usize, expelled: DriveSet) -> Self;
+    /// Panics if the record is not sound.
+    fn propose(begins_ns: u64, own: Node, record: EpochRecord, expelled: DriveSet) -> Self;
+
+    /// What it proposes.
+    fn record(&self) -> &EpochRecord;
 
     /// The epoch whose record is decided.
     fn instance(&self) -> Epoch;

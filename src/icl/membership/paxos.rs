@@ -16,8 +16,8 @@
 
 use super::authority::Authority;
 use super::record::{Ballot, EpochRecord, PaxosBlock};
-use super::times::{BACKOFF_NS, COMPONENT_NS, RETRY_NS};
-use super::{DriveIndex, DriveSet, Epoch, Incarnation, Node, SLOTS, Slot, majority};
+use super::times::{BACKOFF_NS, RETRY_NS};
+use super::{DriveIndex, DriveSet, Epoch, Incarnation, Node, Slot, majority};
 
 /// Doublings of the pause after a lost ballot: 10 ms << 5 is 320 ms, far above the time of a ballot on sound drives.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
@@ -127,10 +127,14 @@ pub struct Paxos {
 }
 
 impl Authority for Paxos {
-    fn propose(now_ns: u64, own: Node, record: EpochRecord, size: usize, expelled: DriveSet) -> Self {
-        let mut paxos = Self::new(now_ns, own.slot, own.incarnation, record, size);
+    fn propose(begins_ns: u64, own: Node, record: EpochRecord, expelled: DriveSet) -> Self {
+        let mut paxos = Self::new(begins_ns, own.slot, own.incarnation, record);
         paxos.set_expelled(expelled);
         paxos
+    }
+
+    fn record(&self) -> &EpochRecord {
+        &self.input
     }
 
     fn instance(&self) -> Epoch {
@@ -194,12 +198,11 @@ impl Authority for Paxos {
 }
 
 impl Paxos {
-    /// A proposer of `input` that begins after the head start of larger components: `size` is the number of nodes in its own.
+    /// A proposer of `input` that begins at this time.
     ///
-    /// Panics if the record is not sound or the component larger than an array.
-    pub fn new(now_ns: u64, slot: Slot, incarnation: Incarnation, input: EpochRecord, size: usize) -> Self {
+    /// Panics if the record is not sound.
+    pub fn new(begins_ns: u64, slot: Slot, incarnation: Incarnation, input: EpochRecord) -> Self {
         input.check().expect("only sound records are proposed");
-        let smaller_by = SLOTS.checked_sub(size).expect("a component is part of an array");
         let voters = input.voters.iter().map(|drive| Voter {
             drive,
             pending: Pending::None,
@@ -219,9 +222,7 @@ impl Paxos {
             },
             voters: voters.collect(),
             quorum: majority(input.voters.count()),
-            phase: Phase::Waiting {
-                until_ns: now_ns + smaller_by as u64 * COMPONENT_NS,
-            },
+            phase: Phase::Waiting { until_ns: begins_ns },
             has_begun: false,
             has_recalled: false,
             highest: Ballot(0),
@@ -452,7 +453,7 @@ mod tests {
     }
 
     fn proposer(number: u8, incarnation: u64) -> Paxos {
-        Paxos::new(0, slot(number), Incarnation(incarnation), input(number), SLOTS)
+        Paxos::new(0, slot(number), Incarnation(incarnation), input(number))
     }
 
     /// Drives that answer at once.
@@ -539,7 +540,7 @@ mod tests {
             let mut drives = Drives::default();
             let first = drives.run(0, &mut proposer(1, 9), steps);
             drives.lost = DriveSet(1 << (steps % 3));
-            let mut next = Paxos::new(0, slot(1), Incarnation(10), input(2), SLOTS);
+            let mut next = Paxos::new(0, slot(1), Incarnation(10), input(2));
             let Some(Action::Decided(value)) = drives.run(0, &mut next, 100) else {
                 panic!("two of three voters suffice")
             };
@@ -566,14 +567,6 @@ mod tests {
     }
 
     #[test]
-    fn the_larger_component_begins_first() {
-        let at = |size| Paxos::new(7, slot(1), Incarnation(1), input(1), size).wake_at_ns();
-        assert_eq!(at(8), Some(7));
-        assert_eq!(at(2), Some(7 + 6 * COMPONENT_NS));
-        assert!(at(5) < at(3));
-    }
-
-    #[test]
     fn a_newer_instance_ends_it_and_an_older_one_counts_as_nothing() {
         let mut drives = Drives::default();
         drives.run(0, &mut proposer(1, 9), 100);
@@ -581,7 +574,7 @@ mod tests {
             epoch: Epoch(5),
             ..input(2)
         };
-        let mut paxos = Paxos::new(0, slot(2), Incarnation(3), newer.clone(), SLOTS);
+        let mut paxos = Paxos::new(0, slot(2), Incarnation(3), newer.clone());
         assert_eq!(drives.run(0, &mut paxos, 100), Some(Action::Decided(newer)));
         assert_eq!(
             drives.run(0, &mut proposer(3, 9), 100),

@@ -23,6 +23,11 @@ pub const DEAD_NS: u64 = LEASE_WAIT_NS + HEARTBEAT_NS;
 pub const BOOT_NS: u64 = 2_000 * MS;
 /// Head start of a component for each node that it has more than another one.
 pub const COMPONENT_NS: u64 = 50 * MS;
+/// Head start of those who hear at least as many members as they do not hear. A cut is noticed by one side up to a heartbeat before the other, and a node that is cut off
+/// from all would leave them out one by one.
+pub const MINORITY_NS: u64 = 2 * HEARTBEAT_NS;
+/// Who was heard within this time still is there: it announces itself each [`HEARTBEAT_NS`].
+pub const HEARD_NS: u64 = HEARTBEAT_NS + HEARTBEAT_NS / 2;
 /// Time that recovery has, so that hosts do not give up: what remains of five seconds.
 pub const RECOVERY_NS: u64 = 2_000 * MS;
 /// First pause of a proposer that lost a ballot.
@@ -46,7 +51,15 @@ const _: () = assert!(
     "hosts live through a takeover"
 );
 const _: () = assert!(
-    8 * COMPONENT_NS < SUSPECT_NS,
-    "the head start does not look like silence"
+    8 * COMPONENT_NS + MINORITY_NS < 2 * SUSPECT_NS,
+    "the head start does not look like the silence of whoever is to propose"
+);
+const _: () = assert!(
+    MINORITY_NS > HEARTBEAT_NS,
+    "whoever hears more begins first, however late it notices"
+);
+const _: () = assert!(
+    HEARD_NS + HEARTBEAT_NS < SUSPECT_NS,
+    "who is silenced by the same cut is known to be silent when the first one is suspected"
 );
 const _: () = assert!(DEAD_NS > LEASE_WAIT_NS, "who is found dead has no lease");

@@ -195,7 +195,9 @@ impl World {
     }
 
     pub(super) fn replay_answered(&mut self, life: u64, io: IoId, result: Result<Vec<Block>, DriveError>) {
-        let Some(it) = self.lives.get_mut(&life) else { return };
+        let Some(it) = self.lives.get_mut(&life) else {
+            return;
+        };
         it.replay_asked -= 1;
         let Some(recovering) = it.recovering.as_mut() else {
             return;
@@ -211,7 +213,10 @@ impl World {
         for wanted in wanted {
             match wanted {
                 Wanted::Drive { io, drive, command } => {
-                    self.lives.get_mut(&life).expect("its thread is at it").replay_asked += 1;
+                    self.lives
+                        .get_mut(&life)
+                        .expect("its thread is at it")
+                        .replay_asked += 1;
                     self.ask_drive(life, drive, command, Asker::Replay(io));
                 }
                 Wanted::Done(report) => self.replayed(life, report),

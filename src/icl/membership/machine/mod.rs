@@ -267,6 +267,8 @@ pub struct Machine<A = Paxos> {
     wish: Option<Wish>,
     /// Since when others ought to have proposed something.
     deviates_since_ns: Option<u64>,
+    /// Since when this node waits to propose.
+    waits_since_ns: u64,
     suspects: SlotSet,
     standing: Standing,
     halt: Option<Halt>,
@@ -305,6 +307,7 @@ impl<A: Authority> Machine<A> {
             lease: None,
             wish: None,
             deviates_since_ns: None,
+            waits_since_ns: 0,
             suspects: SlotSet::EMPTY,
             standing: Standing::Outside,
             halt: None,

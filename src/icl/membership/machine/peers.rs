@@ -2,7 +2,7 @@
 
 use crate::icl::membership::message::{Announcement, Standing, Step};
 use crate::icl::membership::record::{EpochRecord, Member};
-use crate::icl::membership::times::SUSPECT_NS;
+use crate::icl::membership::times::{HEARD_NS, SUSPECT_NS};
 use crate::icl::membership::{SLOTS, Slot, SlotSet};
 
 /// The last life of a slot that was heard.
@@ -56,6 +56,13 @@ impl Peers {
         self.fresh(now_ns).map(|said| said.slot).collect()
     }
 
+    /// Nodes of which nothing is amiss yet.
+    pub(super) fn heard_lately(&self, now_ns: u64) -> SlotSet {
+        let peers = self.0.iter().flatten();
+        let lately = peers.filter(|peer| !peer.is_lost && now_ns.saturating_sub(peer.heard_ns) <= HEARD_NS);
+        lately.map(|peer| peer.said.slot).collect()
+    }
+
     /// The last announcements of all nodes that are heard.
     pub(super) fn fresh(&self, now_ns: u64) -> impl Iterator<Item = &Announcement> {
         let peers = self.0.iter().flatten();
@@ -75,6 +82,12 @@ impl Peers {
         let said = self.last(member)?;
         let is_this = said.record.as_ref()?.epoch == record.epoch;
         is_this.then_some(said.step)
+    }
+
+    /// Whether this very life has said that it is about to stop, or has.
+    pub(super) fn goes(&self, member: &Member) -> bool {
+        let goes = |said: &Announcement| matches!(said.standing, Standing::Leaving | Standing::Halted);
+        self.last(member).is_some_and(goes)
     }
 
     /// Whether this very life has said that it has stopped.

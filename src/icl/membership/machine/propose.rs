@@ -7,8 +7,8 @@ use crate::icl::membership::message::{Announcement, Standing, Step};
 use crate::icl::membership::paxos;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::membership::status::Halt;
-use crate::icl::membership::times::{IO_NS, SUSPECT_NS};
-use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Node, Slot, SlotSet};
+use crate::icl::membership::times::{COMPONENT_NS, IO_NS, MINORITY_NS, SUSPECT_NS};
+use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Node, SLOTS, Slot, SlotSet};
 
 impl<A: Authority> Machine<A> {
     /// Looks whether the record still is what the nodes and drives allow, and proposes another one if this node is to.
@@ -20,29 +20,51 @@ impl<A: Authority> Machine<A> {
         {
             return;
         }
-        let Some((record, size)) = self.due_proposal(now_ns) else {
+        let Some(record) = self.due_proposal(now_ns) else {
             self.end_proposal();
             return;
         };
-        if self.proposal.is_some() {
-            return;
+        match &self.proposal {
+            Some(waiting) if *waiting.record() == record => return,
+            // More is known by now.
+            Some(_) => self.end_proposal(),
+            None => self.waits_since_ns = now_ns,
         }
         let own = Node {
             slot: self.config.slot,
             incarnation: self.config.incarnation,
         };
-        self.proposal = Some(A::propose(now_ns, own, record, size, self.expelled));
+        let begins_ns = self.waits_since_ns + self.wait_ns(now_ns, record.slots());
+        self.proposal = Some(A::propose(begins_ns, own, record, self.expelled));
         self.drive_proposal(now_ns, paxos::Event::Tick, out);
     }
 
-    /// The record that this node is to propose now, and how many nodes stand behind it.
-    fn due_proposal(&mut self, now_ns: u64) -> Option<(EpochRecord, usize)> {
+    /// How long others have to propose first, who may hear more: those of these slots that are still there stand behind this node.
+    fn wait_ns(&self, now_ns: u64, slots: SlotSet) -> u64 {
+        let behind = slots.and(self.peers.heard_lately(now_ns).with(self.config.slot));
+        let smaller_by = SLOTS as u64 - u64::from(behind.count());
+        let against = match (&self.record, &self.inside) {
+            (Some(record), Some(_)) => {
+                let others = record
+                    .members
+                    .iter()
+                    .filter(|member| !behind.contains(member.slot));
+                others.filter(|member| !self.peers.goes(member)).count()
+            }
+            (Some(_) | None, Some(_) | None) => 0,
+        };
+        let is_smaller = against > behind.count() as usize;
+        smaller_by * COMPONENT_NS + if is_smaller { MINORITY_NS } else { 0 }
+    }
+
+    /// The record that this node is to propose now.
+    fn due_proposal(&mut self, now_ns: u64) -> Option<EpochRecord> {
         let is_member = self.inside.is_some();
         if !is_member && !self.may_start(now_ns) {
             return None;
         }
         if let Some(last) = self.last_record(now_ns) {
-            return Some((last, 1));
+            return Some(last);
         }
         let drives = self.drives_wanted();
         let all = self.candidates(now_ns);
@@ -85,8 +107,7 @@ impl<A: Authority> Machine<A> {
         if is_member && !self.is_change(now_ns, Some(choice)) {
             return None;
         }
-        let size = usize::try_from(choice.slots.count()).expect("at most eight");
-        Some((self.record_of(now_ns, choice), size))
+        Some(self.record_of(now_ns, choice))
     }
 
     fn unfenced(&self) -> DriveSet {

@@ -8,7 +8,7 @@ use super::search;
 use crate::icl::membership::authority::Authority;
 use crate::icl::membership::paxos::{Action, Event, Paxos};
 use crate::icl::membership::record::{ArbiterRule, Ballot, EpochRecord, Member, PaxosBlock};
-use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, SLOTS, Slot};
+use crate::icl::membership::{DriveIndex, DriveSet, Epoch, Incarnation, Slot};
 
 /// Later than any pause.
 const LATER_NS: u64 = 1 << 60;
@@ -85,7 +85,7 @@ impl Decide {
             clean: false,
             dirty_ram: false,
         };
-        let mut paxos = Paxos::new(0, slot, Incarnation(generation + 1), input, SLOTS);
+        let mut paxos = Paxos::new(0, slot, Incarnation(generation + 1), input);
         if life == 0 {
             paxos.set_expelled(DriveSet(0b111));
         }
