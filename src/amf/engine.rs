@@ -40,6 +40,7 @@ use super::replication::ReplicationMode;
 use super::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{GroupLba, MemberLba};
+use crate::icl::Epoch;
 
 /// A command in flight on this core, chosen by the caller: below `commands_max` and not in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -421,6 +422,8 @@ pub enum Action {
     RamWanted,
     /// The answer to [`Engine::allow_ram`] with `false`.
     RamCommitted,
+    /// All that this core had acknowledged when [`Engine::keep`] named this epoch is on the drives, or kept by those that it named.
+    KeptAgain(Epoch),
     /// What is marked in the write-intent bitmap at this moment has to be durable before this core's journal forgets rows;
     /// answer with [`Engine::intent_durable`]. One at a time.
     PersistIntent,

@@ -275,6 +275,8 @@ struct Now {
     /// The leader has told its record, or this node leads and has it open.
     is_led: bool,
     serves: bool,
+    /// Cores of this node that have acknowledged something before that is neither on the drives nor with partners, as a mask.
+    restoring: u16,
 }
 
 /// See the module.
@@ -414,6 +416,7 @@ impl Peering {
             is_opened: false,
             is_led: false,
             serves: false,
+            restoring: (1 << self.lanes_each) - 1,
         });
         self.told = None;
         let Era {
@@ -582,6 +585,7 @@ impl Peering {
             return self.lead_no_more(out);
         }
         now.lead = below.map_or(Lead::Ending, Lead::Retiring);
+        self.tell_keepers(out);
         self.tell(led, out);
         // What is to be retired may wait for a member to be counted as lost, which its leader before this one has not come to.
         self.tell_faults(out);
@@ -923,6 +927,8 @@ impl Peering {
             }
             Note::MemoryEnded => self.memory_ended(from, out),
             Note::Left => self.keepers.left(from),
+            Note::KeptBy(all) => self.keepers.learn(all),
+            Note::Restored => self.keepers.restored(from, &self.replication),
             Note::Copy(copy) => self.copy_came(from, copy, out),
             Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),

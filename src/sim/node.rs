@@ -523,6 +523,7 @@ impl Node {
             core::Ask::Want { .. }
             | core::Ask::Give { .. }
             | core::Ask::Keep(..)
+            | core::Ask::KeptAgain(_)
             | core::Ask::Taken { .. } => {
                 unreachable!("a group of one node has all of its rows")
             }

@@ -26,6 +26,7 @@ use crate::amf::replica::Keeping;
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::{BlockSize, MemberLba};
+use crate::icl::Epoch;
 use crate::target::message::Hand;
 
 /// Row operations under way in one engine.
@@ -565,6 +566,10 @@ impl Core {
                 let from = self.index;
                 self.tell_control(io, ControlMessage::RamCommitted { group, from });
             }
+            Action::KeptAgain(epoch) => {
+                let from = self.index;
+                self.tell_control(io, ControlMessage::KeptAgain { group, from, epoch });
+            }
             Action::PersistLost => {
                 let from = self.index;
                 self.tell_control(io, ControlMessage::PersistLost { group, from });
@@ -630,9 +635,9 @@ impl Core {
     }
 
     /// Other nodes are there to keep what this core writes, or none are.
-    pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeping: Keeping) {
+    pub(super) fn keep_copies(&mut self, io: &mut Io<Message>, group: u16, keeping: Keeping, epoch: Epoch) {
         if let Some(binding) = self.groups.get_mut(usize::from(group)) {
-            binding.engine.keep(keeping, &mut binding.actions);
+            binding.engine.keep(keeping, epoch, &mut binding.actions);
             self.pump(io, group);
         }
     }

@@ -425,7 +425,11 @@ impl Core {
             Message::Wake { group, row } => self.wake_row(io, group, row),
             Message::Recall { group, row } => self.recall_row(io, group, row),
             Message::Hand { group, row, hand } => self.hand(io, group, row, &hand),
-            Message::KeepCopies { group, keeping } => self.keep_copies(io, group, keeping),
+            Message::KeepCopies {
+                group,
+                keeping,
+                epoch,
+            } => self.keep_copies(io, group, keeping, epoch),
             Message::Sent { group, batch } => self.copy_sent(io, group, batch),
             Message::Kept { group, batch } => self.copy_kept(io, group, batch),
             Message::Hurry { group, lane, below } => self.hurry_lane(io, group, lane, below),

@@ -25,6 +25,7 @@ use crate::amf::peering::note::FlushName;
 use crate::amf::replica::{Copy, Keeping};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
+use crate::icl::Epoch;
 
 /// A message to one core. Those from `ToControl` on are for core 0, where the control machines live.
 pub enum Message {
@@ -119,6 +120,8 @@ pub enum Message {
         group: u16,
         /// Whether they are.
         keeping: Keeping,
+        /// Since which epoch.
+        epoch: Epoch,
     },
     /// This batch was sent to all of them.
     Sent {
@@ -476,6 +479,15 @@ pub enum ControlMessage {
         group: u16,
         /// Which core.
         from: CoreIndex,
+    },
+    /// All that a core had acknowledged when [`Message::KeepCopies`] named this epoch is on the drives, or kept by others again.
+    KeptAgain {
+        /// Which group.
+        group: u16,
+        /// Which core.
+        from: CoreIndex,
+        /// Which epoch.
+        epoch: Epoch,
     },
     /// A core's journal is about to forget rows that lost members miss: to be answered by [`Message::IntentDurable`] once what is
     /// marked is durable.

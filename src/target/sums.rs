@@ -113,6 +113,7 @@ impl Sums {
             | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
+            | Action::KeptAgain(_)
             | Action::Complete { .. } => return None,
         };
         let start = usize::from(!accumulate);
@@ -190,6 +191,7 @@ fn term(action: &Action, sum: Place, length: u32) -> Option<(Place, u8)> {
         | Action::PersistLost
         | Action::RamWanted
         | Action::RamCommitted
+        | Action::KeptAgain(_)
         | Action::Complete { .. } => return None,
     };
     (into == sum && bytes == length).then_some((from, factor))

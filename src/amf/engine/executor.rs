@@ -763,6 +763,7 @@ impl World {
                     self.act(core, out);
                 }
                 Action::RamCommitted => self.ram_committed.push(core),
+                Action::KeptAgain(_) => {}
                 Action::ReportFault { member, error } => {
                     if !self.members.is_failed(member) {
                         self.reported |= 1 << member.0;
@@ -858,6 +859,7 @@ impl World {
             | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
+            | Action::KeptAgain(_)
             | Action::ReportFault { .. }
             | Action::Complete { .. } => unreachable!("not a drive command"),
         }
@@ -958,6 +960,7 @@ pub fn drive_io(action: &Action) -> (IoTag, MemberIndex) {
         | Action::PersistLost
         | Action::RamWanted
         | Action::RamCommitted
+        | Action::KeptAgain(_)
         | Action::ReportFault { .. }
         | Action::Complete { .. } => unreachable!("not a drive command"),
     }

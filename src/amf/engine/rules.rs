@@ -205,6 +205,7 @@ fn force_unit_access_is_on_every_data_and_parity_write() {
                 | Action::PersistLost
                 | Action::RamWanted
                 | Action::RamCommitted
+                | Action::KeptAgain(_)
                 | Action::ReportFault { .. }
                 | Action::RangeHeld
                 | Action::Complete { .. } => None,

@@ -533,6 +533,7 @@ impl Engine {
     /// Lets those go on that are safe.
     pub(super) fn copies_done(&mut self, out: &mut Vec<Action>) {
         self.sendings_done(out);
+        self.look_at_copies(out);
         while let Some(index) = self.write_back().safe_waiters.first() {
             let batch = self.pieces[index as usize].batch;
             let write_back = self.write_back.as_mut().expect("there is a lane");

@@ -81,6 +81,7 @@ fn count_until_drained(world: &mut World) -> (usize, usize) {
                 | Action::PersistLost
                 | Action::RamWanted
                 | Action::RamCommitted
+                | Action::KeptAgain(_)
                 | Action::Complete { .. } => unreachable!("not a drive command"),
             }
         }

@@ -191,6 +191,8 @@ pub struct Lane {
     sent: u64,
     /// Hosts may have been told of what is below.
     told: u64,
+    /// As it was when others were asked for the last time whom nobody had asked before.
+    told_before: u64,
     /// Other nodes are to keep batches until they are committed.
     keeping: Keeping,
     /// Those who keep batches were asked for this one and later ones.
@@ -228,6 +230,7 @@ impl Lane {
             safe: config.first_batch,
             sent: config.first_batch,
             told: config.first_batch,
+            told_before: config.first_batch,
             keeping: Keeping::Nobody,
             asked_from: config.first_batch,
             wanted: 0,
@@ -483,6 +486,7 @@ impl Lane {
     /// From now on batches go to other nodes, too, or not any more. Either way what others keep or are asked to keep now counts no more: there may be others.
     pub fn keep(&mut self, keeping: Keeping) {
         self.keeping = keeping;
+        self.told_before = self.told;
         (self.safe, self.sent) = (self.committed, self.committed);
         self.asked_from = self.next_issue;
         for batch in &mut self.batches {
@@ -546,6 +550,11 @@ impl Lane {
             Keeping::Few => !self.is_ahead(),
             Keeping::Nobody | Keeping::All => self.is_safe_again(),
         }
+    }
+
+    /// Whether all that hosts may have been told of before the last [`Self::keep`] is safe.
+    pub const fn is_kept_again(&self) -> bool {
+        self.told_before <= self.safe
     }
 
     /// Whether something was safe at some time that is not committed.

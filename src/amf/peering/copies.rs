@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::note::Note;
-use super::{Action, Copy, Era, MemoryAction, Peering, Slot, SlotSet, lanes_of};
+use super::{Action, Copy, Epoch, Era, MemoryAction, Now, Peering, Slot, SlotSet, lanes_of};
 use crate::amf::replica::{self, Keeping, Replication};
 
 impl Peering {
@@ -96,14 +96,14 @@ impl Peering {
         let now = self.now.as_ref().expect("an epoch was entered");
         let (leader, epoch) = (now.era.leader, now.era.epoch);
         if self.asked.partners() != SlotSet::EMPTY {
-            out.push(MemoryAction::KeepCopies(Keeping::Nobody).into());
+            out.push(MemoryAction::KeepCopies(Keeping::Nobody, epoch).into());
         }
         self.asked.enter(SlotSet::EMPTY);
         for slot in gone.iter() {
             // The next life numbers its batches from there on.
             self.orphans.insert(slot, u64::from(epoch.0) << 32);
         }
-        self.keepers.enter(self.local, gone, self.orphans.keys().copied());
+        self.keepers.enter(self.local, &now.era, gone, &self.replication);
         if leader == self.local {
             return;
         }
@@ -144,13 +144,42 @@ impl Peering {
             }
         }
         let Era { epoch, members, .. } = self.now.as_ref().expect("it serves").era;
-        self.keepers
-            .serve(epoch, &self.replication, (self.local, members));
+        self.keepers.serve(&self.replication);
         let partners = self.replication.partners(self.local, members);
         self.asked.enter(partners);
-        if partners != SlotSet::EMPTY {
+        if self.copies() > 1 {
             let keeping = self.replication.keeping(partners);
-            out.push(MemoryAction::KeepCopies(keeping).into());
+            out.push(MemoryAction::KeepCopies(keeping, epoch).into());
+        }
+    }
+
+    /// All that a core has acknowledged before it was told whom to ask in this epoch is on the drives, or kept by these. Others hear of it when that holds for all cores.
+    pub fn kept_again(&mut self, core: u16, epoch: Epoch, out: &mut Vec<Action>) {
+        let is_now = |now: &&mut Now| now.serves && now.era.epoch == epoch;
+        let Some(now) = self.now.as_mut().filter(is_now) else {
+            return;
+        };
+        let before = now.restoring;
+        now.restoring &= !(1 << core);
+        if before != 0 && now.restoring == 0 {
+            self.keepers.restored(self.local, &self.replication);
+            for to in self.others().iter() {
+                let note = Note::Restored;
+                out.push(Action::Send { to, note });
+            }
+        }
+    }
+
+    /// Whoever has come in this epoch is to know who keeps what the others acknowledged before.
+    pub(super) fn tell_keepers(&self, out: &mut Vec<Action>) {
+        let others = if self.copies() > 1 {
+            self.others()
+        } else {
+            SlotSet::EMPTY
+        };
+        for to in others.iter() {
+            let note = Note::KeptBy(self.keepers.all());
+            out.push(Action::Send { to, note });
         }
     }
 }

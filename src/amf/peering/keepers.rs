@@ -1,100 +1,175 @@
 //! Who keeps copies for whom, as every member knows: so whoever outlives a node and all that kept copies for it knows that what it has acknowledged from memory may be lost, and whoever leads
-//! says so. PROTOCOL H45 wants more: the group is to wait for an operator (README, known faults).
+//! refuses to go on (PROTOCOL H45).
 //!
-//! What nodes have acknowledged in one epoch and not brought to the drives or to the partners of the next one when they go is in the recovery period: a second death there may lose it, and is not seen here.
+//! What a node has acknowledged and not brought to the drives may be with its partners of several epochs: those of the one in which it was acknowledged keep it until the node says that all of that is on
+//! the drives, or with its partners of now ([`Keepers::restored`]). So there may be several sets of partners of each of which somebody has to be left: the *parts* of what the node has acknowledged. Whoever does not
+//! know all of them, because it came later, hears that from the leader before the group is served with it; what even that one does not know counts as a part that nobody keeps, unless somebody else knows better.
 
 use std::collections::BTreeMap;
 
-use super::{Epoch, Slot, SlotSet};
+use super::{Epoch, Era, Slot, SlotSet};
 use crate::amf::replica::Replication;
+
+/// Sets of nodes each of which has what a node acknowledged at some time; one that is empty stands for what nobody is known to have.
+pub type Parts = Vec<SlotSet>;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Keepers {
-    /// Who keeps copies for each other member, since the group was served last. Not here: whoever has nobody, and waits for the drives.
-    of: BTreeMap<Slot, SlotSet>,
-    /// Nodes that are gone and not recovered.
-    orphans: SlotSet,
+    /// Of each member. Not here: whoever has nothing in memory alone.
+    of: BTreeMap<Slot, Parts>,
+    /// Of lives that are gone and not recovered, by slot.
+    orphans: BTreeMap<Slot, Parts>,
+    /// The last epoch that was entered, and its members; whether the group was served in it.
+    entered: Option<(Epoch, SlotSet)>,
+    has_served: bool,
+    /// Who has said in it that it has brought all to the drives or to its partners; or that it leaves, with nothing in memory.
+    restored: SlotSet,
+    left: SlotSet,
     view: View,
 }
 
 /// What one member knows of those that are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// The last epoch in which it has served the group: of two members whoever served later knows better, because all that was left before is in its place since.
+    /// The last epoch in which it has served the group: of two members whoever served later knows better who is not recovered, because all that was left before is in its place since.
     pub served: Epoch,
-    /// Nodes that are gone with all who kept copies for them, as far as it knows.
+    /// Nodes that are gone with all who kept some of what they have acknowledged, as far as it knows.
     pub unkept: SlotSet,
-    /// Nodes that are gone for which it has all copies itself.
-    pub keeps: SlotSet,
+    /// Nodes that are gone of which somebody has each part, as it knows for sure.
+    pub kept: SlotSet,
 }
 
 impl View {
     /// Nodes that are gone with all who kept copies for them, by what all members know.
     pub fn unkept(all: &[Self]) -> SlotSet {
         let served = all.iter().map(|view| view.served).max();
-        let newest = || all.iter().filter(|view| Some(view.served) == served);
-        let of = |set: fn(&Self) -> SlotSet| {
-            newest()
-                .flat_map(move |view| set(view).iter())
-                .collect::<SlotSet>()
-        };
-        of(|view| view.unkept).minus(of(|view| view.keeps))
+        let newest = all.iter().filter(|view| Some(view.served) == served);
+        let unkept: SlotSet = newest.flat_map(|view| view.unkept.iter()).collect();
+        unkept.minus(all.iter().flat_map(|view| view.kept.iter()).collect())
     }
 }
 
 impl Keepers {
-    /// The group is served: what was left is in its place, or whoever decides that has taken its loss.
-    pub fn serve(&mut self, epoch: Epoch, replication: &Replication, (local, members): (Slot, SlotSet)) {
-        let others = members.without(local);
-        let partners = others
-            .iter()
-            .map(|slot| (slot, replication.partners(slot, members)));
-        self.of = partners
-            .filter(|(_, partners)| *partners != SlotSet::EMPTY)
-            .collect();
-        self.orphans = SlotSet::EMPTY;
-        self.view = View {
-            served: epoch,
-            ..View::default()
-        };
-    }
-
-    /// Lives in these slots are gone; what `orphans` have left is not in its place.
-    pub fn enter(&mut self, local: Slot, gone: SlotSet, orphans: impl Iterator<Item = Slot>) {
-        for keepers in self.of.values_mut() {
-            *keepers = keepers.minus(gone);
+    /// An epoch begins: the lives in slots that `gone` names are over.
+    pub fn enter(&mut self, local: Slot, era: &Era, gone: SlotSet, replication: &Replication) {
+        let Era {
+            epoch,
+            members,
+            seniors,
+            ..
+        } = *era;
+        match self.entered {
+            // Others may have served, and been given copies, where this node did not come to it.
+            Some((_, members)) if !self.has_served => self.assign(members, replication),
+            Some(_) | None => {}
         }
-        self.orphans = orphans.collect();
-        self.look(local);
+        // An epoch of its own that this node has not entered nobody has served: that waits for all members. What was before its first one it does not know.
+        if self.entered.is_none() {
+            for slot in seniors.without(local).iter() {
+                add(self.of.entry(slot).or_default(), SlotSet::EMPTY);
+            }
+        }
+        let parts = self.of.values_mut().chain(self.orphans.values_mut());
+        parts.flatten().for_each(|part| *part = part.minus(gone));
+        for slot in gone.iter() {
+            for part in self.of.remove(&slot).unwrap_or_default() {
+                add(self.orphans.entry(slot).or_default(), part);
+            }
+        }
+        (self.entered, self.has_served) = (Some((epoch, members)), false);
+        (self.restored, self.left) = (SlotSet::EMPTY, SlotSet::EMPTY);
+        self.look();
     }
 
-    fn look(&mut self, local: Slot) {
-        let of = |slot: Slot| self.of.get(&slot).copied();
-        let orphans = self.orphans.iter();
-        self.view.unkept = orphans.filter(|slot| of(*slot) == Some(SlotSet::EMPTY)).collect();
-        let keeps = |slot: &Slot| of(*slot).is_some_and(|keepers| keepers.contains(local));
-        self.view.keeps = self.orphans.iter().filter(keeps).collect();
+    /// What other members acknowledge from now on is with their partners among these.
+    fn assign(&mut self, members: SlotSet, replication: &Replication) {
+        for slot in members.iter() {
+            if self.restored.contains(slot) || self.left.contains(slot) {
+                self.of.remove(&slot);
+            }
+            let partners = replication.partners(slot, members);
+            // Who has nobody waits for the drives.
+            if partners != SlotSet::EMPTY && !self.left.contains(slot) {
+                add(self.of.entry(slot).or_default(), partners);
+            }
+        }
+    }
+
+    /// The group is served: what was left is in its place, or whoever decides that has taken its loss.
+    pub fn serve(&mut self, replication: &Replication) {
+        let Some((epoch, members)) = self.entered else {
+            return;
+        };
+        self.has_served = true;
+        self.orphans.clear();
+        self.assign(members, replication);
+        self.view.served = epoch;
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let (mut unkept, mut kept) = (SlotSet::EMPTY, SlotSet::EMPTY);
+        for (slot, parts) in &self.orphans {
+            let set = if parts.contains(&SlotSet::EMPTY) {
+                &mut unkept
+            } else {
+                &mut kept
+            };
+            *set = set.with(*slot);
+        }
+        (self.view.unkept, self.view.kept) = (unkept, kept);
     }
 
     /// All members have brought to this node what they keep of those that are gone.
     pub fn brought(&mut self, local: Slot) {
-        let orphans = self.orphans;
-        let brought =
-            |(slot, keepers): &(&Slot, &mut SlotSet)| orphans.contains(**slot) && **keepers != SlotSet::EMPTY;
-        for (_, keepers) in self.of.iter_mut().filter(brought) {
-            *keepers = keepers.with(local);
-        }
-        self.look(local);
+        let parts = self.orphans.values_mut().flatten();
+        let kept = parts.filter(|part| **part != SlotSet::EMPTY);
+        kept.for_each(|part| *part = part.with(local));
     }
 
-    /// This node is about to leave with nothing in memory alone.
+    /// All that a member has acknowledged before this epoch is on the drives, or with its partners of this epoch.
+    pub fn restored(&mut self, slot: Slot, replication: &Replication) {
+        self.restored = self.restored.with(slot);
+        if let (true, Some((_, members))) = (self.has_served, self.entered) {
+            self.assign(members, replication);
+        }
+    }
+
+    /// What this node knows of members, for others.
+    pub fn all(&self) -> Vec<(Slot, Parts)> {
+        let members = self.entered.map_or(SlotSet::EMPTY, |(_, members)| members);
+        let parts = |slot| self.of.get(&slot).cloned().unwrap_or_default();
+        members.iter().map(|slot| (slot, parts(slot))).collect()
+    }
+
+    /// What the leader knows of members before this epoch serves, whom this node may not know.
+    pub fn learn(&mut self, all: Vec<(Slot, Parts)>) {
+        for (slot, parts) in all {
+            if self
+                .of
+                .get(&slot)
+                .is_some_and(|known| known.contains(&SlotSet::EMPTY))
+            {
+                self.of.insert(slot, parts);
+            }
+        }
+    }
+
+    /// A member is about to leave with nothing in memory alone.
     pub fn left(&mut self, slot: Slot) {
+        self.left = self.left.with(slot);
         self.of.remove(&slot);
     }
 
     /// What this node knows.
     pub const fn view(&self) -> View {
         self.view
+    }
+}
+
+fn add(parts: &mut Parts, part: SlotSet) {
+    if !parts.contains(&part) {
+        parts.push(part);
     }
 }

@@ -7,7 +7,7 @@
 //! The permission outlives epochs, and so does what the superblocks say; a leader that goes on or takes over finds there whether some may have it.
 
 use super::note::{FlushName, Note};
-use super::{Action, Peering, Slot, SlotSet};
+use super::{Action, Epoch, Peering, Slot, SlotSet};
 use crate::amf::replica::{Keeping, Name};
 
 /// How long nothing was written before the permission is taken back.
@@ -16,8 +16,8 @@ const QUIET_NS: u64 = 3_000_000_000;
 /// What the binding does about acknowledging from memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryAction {
-    /// Other nodes are there to keep what this node's cores write, or not any more: [`crate::amf::engine::Engine::keep`] on all cores.
-    KeepCopies(Keeping),
+    /// Other nodes are there to keep what this node's cores write, or not any more: [`crate::amf::engine::Engine::keep`] on all cores, and [`Peering::kept_again`] for each that says so.
+    KeepCopies(Keeping, Epoch),
     /// All partners keep a batch: [`crate::amf::engine::Engine::kept`].
     Kept {
         /// Which core's.

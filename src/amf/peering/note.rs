@@ -22,10 +22,13 @@
 //! | 16 memory | nothing |
 //! | 17 memory is | 1 if it is 0 |
 //! | 18 memory ended | nothing |
+//! | 19 left | nothing |
+//! | 20 restored | nothing |
+//! | 21 kept by | for each member its slot, how many sets, and these |
 
 use thiserror::Error;
 
-use super::keepers::View;
+use super::keepers::{Parts, View};
 use crate::amf::arbiter::Token;
 use crate::amf::arbiter::message::{Message, MessageError};
 use crate::amf::geometry::ROWS_MAX as GROUP_ROWS_MAX;
@@ -42,6 +45,8 @@ use crate::icl::{Epoch, Slot, SlotSet};
 pub const ROWS_MAX: usize = 4096;
 /// Longest sentence of a refusal.
 const WHY_BYTES_MAX: usize = 512;
+/// Most sets of nodes that are named for a member.
+const PARTS_MAX: usize = 32;
 /// Bytes of a slot and its tail.
 const TAIL_BYTES: usize = 16;
 /// Bytes before the data of a hand-over.
@@ -132,6 +137,10 @@ pub enum Note {
     MemoryEnded,
     /// The sender is about to leave, and has nothing in memory alone any more.
     Left,
+    /// All that the sender has acknowledged from memory before this epoch is on the drives, or with its partners of this epoch.
+    Restored,
+    /// From whoever leads, before its record: the parts of what members have acknowledged from memory before, and who has each.
+    KeptBy(Vec<(Slot, Parts)>),
 }
 
 /// Names a flush, within a node or between nodes.
@@ -192,6 +201,8 @@ impl Note {
             Self::MemoryIs(_) => 17,
             Self::MemoryEnded => 18,
             Self::Left => 19,
+            Self::Restored => 20,
+            Self::KeptBy(_) => 21,
         }
     }
 
@@ -209,7 +220,7 @@ impl Note {
             } => {
                 let flags = u8::from(*is_open) | u8::from(*is_last) << 1 | u8::from(*has_failed) << 2;
                 let count = u8::try_from(tails.len()).expect("an array has few slots");
-                out.extend([flags, count, view.unkept.0, view.keeps.0]);
+                out.extend([flags, count, view.unkept.0, view.kept.0]);
                 out.extend(view.served.0.to_le_bytes());
                 for (slot, tail) in tails {
                     out.extend([slot.number(), 0, 0, 0, 0, 0, 0, 0]);
@@ -242,7 +253,19 @@ impl Note {
                 out.extend(below.to_le_bytes());
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
-            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded | Self::Left => {}
+            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded | Self::Left | Self::Restored => {}
+            Self::KeptBy(all) => {
+                for (slot, parts) in all {
+                    // So many that nobody need know which.
+                    let parts = if parts.len() > PARTS_MAX {
+                        &[SlotSet::EMPTY][..]
+                    } else {
+                        parts
+                    };
+                    out.extend([slot.number(), u8::try_from(parts.len()).expect("few parts")]);
+                    out.extend(parts.iter().map(|part| part.0));
+                }
+            }
             Self::MemoryIs(is) => out.push(u8::from(*is)),
             Self::HandOver { row, token, data } => {
                 out.extend(row.0.to_le_bytes());
@@ -328,8 +351,30 @@ impl Note {
             }
             18 if body.is_empty() => Self::MemoryEnded,
             19 if body.is_empty() => Self::Left,
+            20 if body.is_empty() => Self::Restored,
+            21 => Self::KeptBy(parse_kept_by(body)?),
             kind => return Err(NoteError::Kind(kind)),
         })
+    }
+}
+
+fn parse_kept_by(mut body: &[u8]) -> Result<Vec<(Slot, Parts)>, NoteError> {
+    let mut all: Vec<(Slot, Parts)> = Vec::new();
+    while let [slot, count, rest @ ..] = body {
+        let slot = Slot::new(*slot).filter(|slot| all.iter().all(|(known, _)| known < slot));
+        let slot = slot.ok_or(NoteError::Field("kept by"))?;
+        let count = usize::from(*count);
+        if count > PARTS_MAX {
+            return Err(NoteError::Field("kept by"));
+        }
+        let (parts, others) = rest.split_at_checked(count).ok_or(NoteError::Short)?;
+        all.push((slot, parts.iter().map(|part| SlotSet(*part)).collect()));
+        body = others;
+    }
+    if body.is_empty() {
+        Ok(all)
+    } else {
+        Err(NoteError::Short)
     }
 }
 
@@ -357,7 +402,7 @@ fn parse_standing(body: &[u8]) -> Result<Note, NoteError> {
                 head[4..8].try_into().expect("4 bytes were cut off"),
             )),
             unkept: SlotSet(head[2]),
-            keeps: SlotSet(head[3]),
+            kept: SlotSet(head[3]),
         },
         is_last: head[0] & 2 == 2,
         has_failed: head[0] & 4 == 4,

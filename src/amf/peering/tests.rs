@@ -95,7 +95,7 @@ impl Array {
         let mut out = Vec::new();
         act(&mut node.peering, self.now_ns, &mut out);
         for action in out {
-            if let Action::Memory(MemoryAction::KeepCopies(keeping)) = action {
+            if let Action::Memory(MemoryAction::KeepCopies(keeping, _)) = action {
                 node.keeping = keeping;
             }
             let Action::Send { to, note } = action else {
@@ -628,7 +628,7 @@ fn notes_are_read_as_they_were_written() {
             view: View {
                 served: Epoch(77),
                 unkept: slots(&[0, 6]),
-                keeps: slots(&[7]),
+                kept: slots(&[7]),
             },
             is_last: false,
         },
@@ -642,6 +642,11 @@ fn notes_are_read_as_they_were_written() {
         Note::TailMoved { lanes: 0x8001 },
         Note::Beat,
         Note::Left,
+        Note::Restored,
+        Note::KeptBy(vec![
+            (slot(0), vec![]),
+            (slot(7), vec![slots(&[1]), SlotSet::EMPTY]),
+        ]),
         Note::HandOver {
             row: RowIndex(77),
             token: Token {
@@ -677,6 +682,34 @@ fn notes_are_read_as_they_were_written() {
     );
     far[71] = 1;
     assert_eq!(Note::parse(10, &far), Err(NoteError::Field("hand over")));
+}
+
+/// Bad input: slots that no array has, or twice, and sets that are missing.
+#[test]
+fn who_keeps_copies_is_not_believed_to_be_nobody() {
+    let context = context_of_one();
+    let parse = |body: &[u8]| {
+        let mut bytes = context.encode().to_vec();
+        bytes.extend(body);
+        Note::parse(21, &bytes)
+    };
+    for (body, error) in [
+        (&[8, 0][..], NoteError::Field("kept by")),
+        (&[1, 0, 1, 0], NoteError::Field("kept by")),
+        (&[1, 33], NoteError::Field("kept by")),
+        (&[1, 2, 1], NoteError::Short),
+        (&[1, 0, 2], NoteError::Short),
+    ] {
+        assert_eq!(parse(body).unwrap_err(), error, "{body:?}");
+    }
+    // More than anybody needs to know.
+    let many = Note::KeptBy(vec![(slot(3), (1..60).map(SlotSet).collect())]);
+    let mut body = Vec::new();
+    many.encode(&mut body);
+    assert_eq!(
+        parse(&body).unwrap().1,
+        Note::KeptBy(vec![(slot(3), vec![SlotSet::EMPTY])])
+    );
 }
 
 /// PROTOCOL H12: what does not fit the group is refused as it comes in, before a core relies on it.

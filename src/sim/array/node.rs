@@ -134,7 +134,9 @@ pub(super) enum Mail {
     /// To the control core: other nodes are to keep a batch.
     Keep(Copy, bool),
     /// Other nodes are there to do that, or not.
-    KeepCopies(Keeping),
+    KeepCopies(Keeping, Epoch),
+    /// To the control core: a core's are kept by those that were named with this epoch, all that it had acknowledged before.
+    KeptAgain(u16, Epoch),
     /// They keep this batch.
     Kept(u64),
     /// It was sent to all partners.
@@ -497,7 +499,10 @@ impl Node {
             Mail::MemoryCommitted(core) => {
                 self.peer(out, |peering, _, out| peering.memory_committed(core, out));
             }
-            Mail::KeepCopies(keeping) => self.core(to).keep(keeping),
+            Mail::KeepCopies(keeping, epoch) => self.core(to).keep(keeping, epoch),
+            Mail::KeptAgain(core, epoch) => {
+                self.peer(out, |peering, _, out| peering.kept_again(core, epoch, out));
+            }
             Mail::Kept(batch) => {
                 self.counters.copies_kept += 1;
                 self.core(to).kept(batch);
@@ -602,6 +607,7 @@ impl Node {
             Ask::Complete { owner, result, data } => self.completed(owner, result, data, out),
             Ask::RamWanted => tell(CONTROL, Mail::WantMemory),
             Ask::RamCommitted => tell(CONTROL, Mail::MemoryCommitted(core)),
+            Ask::KeptAgain(epoch) => tell(CONTROL, Mail::KeptAgain(core, epoch)),
             Ask::Repair(_)
             | Ask::PersistIntent
             | Ask::RowsHeld { .. }

@@ -11,7 +11,7 @@ use super::node::Node;
 use super::world::{Event, Life, MS, Order, Stage, World};
 use crate::amf::replica::Replication;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
-use crate::icl::{DriveIndex, DriveSet, Epoch, Incarnation, Slot};
+use crate::icl::{DriveIndex, DriveSet, Epoch, Incarnation, Slot, SlotSet};
 use crate::sim::drive::Trouble;
 
 /// Drives that vote and hold nothing else, so that those of the group may be lost.
@@ -57,15 +57,22 @@ impl Oracle {
         self.admitted.contains(&life)
     }
 
-    /// Whether somebody who was to keep copies for the node in a slot is still there: whichever of the last two open epochs others know that from.
+    /// Whether of all who were to keep copies for lives in a slot that are gone and may not be recovered somebody is still there, whichever epoch of theirs it was.
     pub(super) fn has_keeper(&self, slot: Slot, replication: &Replication) -> bool {
         let Some(now) = self.newest() else { return false };
-        let open = self
-            .settlements
-            .values()
-            .rev()
-            .filter(|settlement| settlement.is_open);
-        open.take(2).all(|settlement| {
+        let is_there = |life: u64| lives_of(&now.record).any(|other| other == life);
+        let mut newer = self.settlements.values().rev();
+        let last_open = newer.position(|settlement| settlement.is_open);
+        let recent = 1 + last_open.unwrap_or(self.settlements.len());
+        let own = |settlement: &Settlement| Some(settlement.record.member(slot)?.incarnation.0);
+        let settlements = || self.settlements.values().rev();
+        let gone: BTreeSet<u64> = settlements()
+            .take(recent)
+            .filter_map(own)
+            .filter(|life| !is_there(*life))
+            .collect();
+        let theirs = |settlement: &&Settlement| own(settlement).is_some_and(|life| gone.contains(&life));
+        settlements().filter(theirs).all(|settlement| {
             let record = &settlement.record;
             let partners = replication.partners(slot, record.slots());
             let keepers = record
@@ -73,7 +80,7 @@ impl Oracle {
                 .iter()
                 .filter(|member| partners.contains(member.slot));
             let mut lives = keepers.map(|member| member.incarnation.0);
-            lives.any(|life| lives_of(&now.record).any(|other| other == life))
+            partners == SlotSet::EMPTY || lives.any(is_there)
         })
     }
 

@@ -111,7 +111,8 @@ impl World {
             .collect();
         let living = recovering.recovery.living;
         let unkept = recovering.recovery.unkept;
-        let (goes_on, is_open) = (recovering.recovery.goes_on, !living.is_empty());
+        let is_open = !living.is_empty() && unkept == SlotSet::EMPTY;
+        let goes_on = recovering.recovery.goes_on;
         let mut candidate = match find_shared(&facts, goes_on, is_open) {
             Ok(candidate) => candidate,
             Err(BootError::NotFound | BootError::Refused(Refusal::CreationInterrupted { .. }))
@@ -119,6 +120,9 @@ impl World {
             {
                 let outcome = self.make(&facts, unused.is_empty());
                 return self.end_recovery(life, outcome);
+            }
+            Err(BootError::Refused(Refusal::LostWrites)) if unkept != SlotSet::EMPTY => {
+                return self.confess(unkept);
             }
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
@@ -131,9 +135,6 @@ impl World {
                 return self.end_recovery(life, Outcome::Refused(error.to_string()));
             }
         };
-        if unkept != SlotSet::EMPTY && candidate.record().dirty_ram {
-            return self.confess(unkept);
-        }
         candidate.leave_out_returning();
         let drives = &self.drives;
         let lost = candidate.load_lost(|page| Some(read_page(&drives[usize::from(page.drive)].drive, page)));
@@ -160,7 +161,7 @@ impl World {
         self.carry_out_replay(life, wanted);
     }
 
-    /// It is said that writes may be lost (H45): what hosts are told from then on is not judged, so that ends a run; where it is true.
+    /// It is said that writes may be lost, and only an operator can decide what follows (H45): that ends a run, where it is true.
     fn confess(&mut self, unkept: SlotSet) {
         let replication = self.setting.replication;
         let is_needless = unkept

@@ -23,6 +23,7 @@ use crate::amf::replica::{Copy, Keeping};
 use crate::amf::{MemberIndex, MemberSet, RowIndex};
 use crate::drive::DriveError;
 use crate::drive::block::MemberLba;
+use crate::icl::Epoch;
 use crate::sim::drive::Command;
 use crate::sim::scenario::Mutant;
 use crate::sim::stamp::{BLOCK_BYTES, Block};
@@ -59,6 +60,8 @@ pub(in crate::sim) enum Ask {
     RamWanted,
     /// What was acknowledged from memory is committed.
     RamCommitted,
+    /// What was acknowledged before this epoch is on the drives, or kept.
+    KeptAgain(Epoch),
     /// Have what this core has marked made durable.
     PersistIntent,
     /// Nothing of this core is left in the rows of this wave.
@@ -254,8 +257,8 @@ impl Core {
     }
 
     /// Whether other nodes are there to keep what it writes.
-    pub(in crate::sim) fn keep(&mut self, keeping: Keeping) {
-        self.engine.keep(keeping, &mut self.actions);
+    pub(in crate::sim) fn keep(&mut self, keeping: Keeping, epoch: Epoch) {
+        self.engine.keep(keeping, epoch, &mut self.actions);
     }
 
     /// Other nodes keep this batch.
@@ -357,6 +360,7 @@ impl Core {
                     | Ask::PersistIntent
                     | Ask::RamWanted
                     | Ask::RamCommitted
+                    | Ask::KeptAgain(_)
                     | Ask::RowsHeld { .. }
                     | Ask::Scrubbed { .. } => {
                         unreachable!("a read alone on sound drives only reads")
@@ -463,6 +467,7 @@ impl Core {
             | Action::PersistLost
             | Action::RamWanted
             | Action::RamCommitted
+            | Action::KeptAgain(_)
             | Action::WakeCores { .. }
             | Action::WantRow { .. }
             | Action::Taken { .. }
@@ -609,6 +614,7 @@ fn message_to_others(action: Action) -> Ask {
         Action::PersistIntent => Ask::PersistIntent,
         Action::RamWanted => Ask::RamWanted,
         Action::RamCommitted => Ask::RamCommitted,
+        Action::KeptAgain(epoch) => Ask::KeptAgain(epoch),
         Action::DriveRead { .. }
         | Action::DriveWrite { .. }
         | Action::DriveZero { .. }

@@ -462,6 +462,9 @@ impl Control {
             ControlMessage::LanesMoved { group, lanes } => self.lanes_moved(core, io, group, lanes),
             ControlMessage::RamWanted { group } => self.want_memory(core, io, group),
             ControlMessage::RamCommitted { group, from } => self.memory_committed(core, io, (group, from)),
+            ControlMessage::KeptAgain { group, from, epoch } => {
+                self.kept_again(core, io, group, (from, epoch));
+            }
             ControlMessage::PersistIntent { group, from } => self.persist_intent(core, io, group, from),
             ControlMessage::PersistLost { group, from } => self.persist_lost(core, io, group, from),
             ControlMessage::GroupRetired { group, retired } => self.group_retired(core, io, group, retired),

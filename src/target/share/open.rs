@@ -149,11 +149,17 @@ impl Stock {
         let mut options = options_of(&self.config).map_err(|error| error.to_string())?;
         options.goes_on = recovery.goes_on;
         options.is_open_elsewhere = !recovery.living.is_empty();
+        if recovery.unkept != SlotSet::EMPTY {
+            // Whoever accepted a loss at the start did not know of this one.
+            options.is_open_elsewhere = false;
+            options.accept_lost_writes = accepted_for_good(&self.config);
+        }
         let beside = Beside {
             living: among.as_ref(),
             copies: &recovery.copies,
         };
-        let found = find(name, &mut facts, &options, &opened, beside)?;
+        let found = find(name, &mut facts, &options, &opened, beside)
+            .map_err(|why| with_unkept(name, recovery.unkept, why))?;
         let Some((candidate, report, lost)) = found else {
             if !recovery.living.is_empty() {
                 return Err("others serve it, and its drives do not have it".to_owned());
@@ -162,7 +168,7 @@ impl Stock {
         };
         if recovery.unkept != SlotSet::EMPTY && candidate.record().dirty_ram {
             let slots: Vec<u8> = recovery.unkept.iter().map(Slot::number).collect();
-            tracing::error!(group = %name, ?slots, "nodes are gone together with all that kept copies for them: what they have acknowledged from memory and hosts have not flushed may be lost");
+            tracing::error!(group = %name, ?slots, "nodes are gone together with all that kept copies for them: what they have acknowledged from memory and hosts have not flushed may be lost, which the configuration accepts");
         }
         if recovery.goes_on {
             let is_unread =
@@ -266,6 +272,26 @@ fn nodes_of(config: &Config, name: &str) -> SlotSet {
     nodes.map_or(PORTS_ALL, |nodes| {
         nodes.iter().filter_map(|node| Slot::new(*node)).collect()
     })
+}
+
+/// Groups of which the configuration says that the loss of writes is accepted, whenever it happens.
+fn accepted_for_good(config: &Config) -> Vec<Name> {
+    let accepted = config.groups.iter().filter(|group| group.accept_lost_writes);
+    accepted
+        .filter_map(|group| Name::parse(&group.name).ok())
+        .collect()
+}
+
+/// Why a group cannot go on, and what that has to do with those that are gone.
+fn with_unkept(name: &Name, unkept: SlotSet, why: String) -> String {
+    if unkept == SlotSet::EMPTY {
+        return why;
+    }
+    let slots: Vec<String> = unkept.iter().map(|slot| slot.to_string()).collect();
+    format!(
+        "nodes are gone ({}), and so are all that kept copies for them: {why}. Then stop all nodes, and start them with --accept-loss {name}",
+        slots.join(", ")
+    )
 }
 
 /// What other nodes have that is not on the drives.

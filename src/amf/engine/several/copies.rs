@@ -9,7 +9,7 @@ use super::{Mail, slot};
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::replica::{Asked, Copies, Copy, Keeping, Name, Replication};
 use crate::amf::replication::ReplicationMode;
-use crate::icl::{Slot, SlotSet};
+use crate::icl::{Epoch, Slot, SlotSet};
 
 /// What a node keeps for others, and has asked others to keep.
 pub(super) struct Keeper {
@@ -120,7 +120,7 @@ impl World {
         several.keepers[node].asked.enter(partners);
         for core in node * self.cores_each..(node + 1) * self.cores_each {
             let mut out = Vec::new();
-            self.cores[core].engine.keep(keeping, &mut out);
+            self.cores[core].engine.keep(keeping, Epoch(1), &mut out);
             self.act(core, out);
         }
     }

@@ -13,6 +13,7 @@ use super::Durability;
 use crate::amf::journal::lane::BatchNumber;
 use crate::amf::replica::Keeping;
 use crate::amf::replication::ReplicationMode;
+use crate::icl::Epoch;
 
 /// When a write is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(super) struct Ram {
     asked: bool,
     /// The permission was taken back: it counts as given back when all up to this batch is committed.
     closing: Option<BatchNumber>,
+    /// Others are asked since this epoch, and do not have yet all that was acknowledged before.
+    restoring: Option<Epoch>,
 }
 
 impl Ram {
@@ -46,6 +49,7 @@ impl Ram {
             keeps_copies,
             asked: false,
             closing: None,
+            restoring: None,
         }
     }
 
@@ -108,10 +112,25 @@ impl Engine {
 
     /// From now on other nodes are asked to keep what this core writes ([`Action::Keep`]), or nobody is. What they were asked before counts only where it is committed: others may be
     /// asked from now on.
-    pub fn keep(&mut self, keeping: Keeping, out: &mut Vec<Action>) {
-        if let Some(write_back) = &mut self.write_back {
-            write_back.lane.keep(keeping);
-            self.settle(out);
+    ///
+    /// [`Action::KeptAgain`] with the epoch follows, unless this is called again before.
+    pub fn keep(&mut self, keeping: Keeping, epoch: Epoch, out: &mut Vec<Action>) {
+        let Some(write_back) = &mut self.write_back else {
+            return out.push(Action::KeptAgain(epoch));
+        };
+        write_back.lane.keep(keeping);
+        write_back.ram.restoring = Some(epoch);
+        self.look_at_copies(out);
+        self.settle(out);
+    }
+
+    /// More is on the drives or kept: perhaps the last that was acknowledged before others were asked.
+    pub(super) fn look_at_copies(&mut self, out: &mut Vec<Action>) {
+        let write_back = self.write_back();
+        if write_back.lane.is_kept_again()
+            && let Some(epoch) = write_back.ram.restoring.take()
+        {
+            out.push(Action::KeptAgain(epoch));
         }
     }
 

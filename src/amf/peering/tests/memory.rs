@@ -101,7 +101,7 @@ fn what_a_node_has_others_keep_comes_to_its_recovery() {
     assert!(
         array
             .wanted(2)
-            .contains(&MemoryAction::KeepCopies(Keeping::Nobody).into())
+            .contains(&MemoryAction::KeepCopies(Keeping::Nobody, Epoch(2)).into())
     );
     assert_eq!(
         array.nodes[&0].peering.kept().bytes(),
@@ -545,6 +545,111 @@ fn who_is_gone_with_all_of_its_partners_is_known() {
     assert_eq!(unkept(&mut array, 3), slots(&[1]));
 }
 
+/// Node 1 has lost its partner, node 2, and the epoch after that is open to the other three.
+fn four_of_which_one_has_lost_its_partner() -> Array {
+    let mut array = Array::default();
+    (0..4).for_each(|number| array.add_as(number, Replication::new(2)));
+    array.enter(1, &[0, 1, 2, 3], &[]);
+    array.open(1, &[0, 1, 2, 3], 0);
+    assert_eq!(array.nodes[&1].peering.partners(), slots(&[2]));
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1, 3], &[0, 1, 3]);
+    array.open(2, &[0, 1, 3], 0);
+    assert_eq!(array.nodes[&1].peering.partners(), slots(&[3]));
+    (0..4)
+        .filter(|number| *number != 2)
+        .for_each(|number| drop(array.wanted(number)));
+    array
+}
+
+/// CHECKLIST C3, PROTOCOL H45: a node has its new partner keep what it had acknowledged before, and says when it does. If it dies before that, its new partner alone is not enough; an answer of an
+/// earlier epoch does not count. When it has said so, its first partner is needed no more.
+#[test]
+fn a_death_before_what_was_acknowledged_is_kept_again_is_seen() {
+    for (said, gone, what) in [
+        (None, &[1][..], &[1][..]),
+        (Some(1), &[1], &[1]),
+        (Some(2), &[1], &[]),
+        (Some(2), &[1, 3], &[1]),
+        (None, &[3], &[]),
+    ] {
+        let mut array = four_of_which_one_has_lost_its_partner();
+        if let Some(epoch) = said {
+            array.act(1, |peering, _, out| peering.kept_again(0, Epoch(epoch), out));
+            array.settle();
+        }
+        without(&mut array, gone, 3);
+        assert_eq!(unkept(&mut array, 3), slots(what), "{said:?} {gone:?}");
+    }
+}
+
+/// PROTOCOL H45: whoever comes later is told who keeps what was acknowledged before.
+#[test]
+fn who_comes_later_is_told_who_keeps_what() {
+    let joined = || {
+        let mut array = three_in_memory();
+        array.add_as(3, Replication::new(2));
+        array.enter(2, &[0, 1, 2, 3], &[0, 1, 2]);
+        array.open(2, &[0, 1, 2, 3], 0);
+        (0..4).for_each(|number| drop(array.wanted(number)));
+        array
+    };
+    // In this epoch, too, node 2 keeps what node 1 writes, and node 3 what node 2 does, which node 0 has kept before.
+    let mut array = joined();
+    without(&mut array, &[0, 1, 2], 3);
+    assert_eq!(unkept(&mut array, 3), slots(&[0, 1, 2]));
+    let mut array = joined();
+    without(&mut array, &[1, 2], 3);
+    assert_eq!(unkept(&mut array, 3), slots(&[1]));
+    // Who comes after that is told of both epochs.
+    let mut array = joined();
+    array.add_as(4, Replication::new(2));
+    array.enter(3, &[0, 1, 2, 3, 4], &[0, 1, 2, 3]);
+    array.open(3, &[0, 1, 2, 3, 4], 0);
+    (0..5).for_each(|number| drop(array.wanted(number)));
+    without(&mut array, &[0, 1, 3], 4);
+    assert_eq!(unkept(&mut array, 4), slots(&[0, 3]), "node 2 has what 1 had");
+    let mut array = joined();
+    without(&mut array, &[2], 3);
+    assert_eq!(
+        unkept(&mut array, 3),
+        SlotSet::EMPTY,
+        "its partner of before is there, and node 0 knows that"
+    );
+    let mut array = joined();
+    (0..3).for_each(|number| array.act(number, |peering, _, out| peering.kept_again(0, Epoch(2), out)));
+    array.settle();
+    without(&mut array, &[0, 1, 2], 3);
+    assert_eq!(unkept(&mut array, 3), slots(&[0, 1]), "it has what node 2 had");
+}
+
+/// PROTOCOL H45: an epoch that was not served here may have been served, and written in, elsewhere.
+#[test]
+fn epochs_that_were_not_served_here_count() {
+    let restored = || {
+        let mut array = four_of_which_one_has_lost_its_partner();
+        array.act(1, |peering, _, out| peering.kept_again(0, Epoch(2), out));
+        array.settle();
+        array
+    };
+    // Slot 2 has another life, which keeps what 1 writes, if they get to serve: 0 and 3 do not.
+    let mut array = restored();
+    array.add_as(2, Replication::new(2));
+    array.enter(3, &[0, 1, 2, 3], &[0, 1, 3]);
+    without(&mut array, &[1, 2], 4);
+    assert_eq!(unkept(&mut array, 4), slots(&[1]));
+    let mut array = restored();
+    without(&mut array, &[1], 3);
+    assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
+    let mut array = restored();
+    without(&mut array, &[1], 4);
+    assert_eq!(
+        unkept(&mut array, 4),
+        SlotSet::EMPTY,
+        "an epoch that not all members have entered nobody has served"
+    );
+}
+
 /// PROTOCOL H45: nodes that leave in good order have nothing in memory alone, however many do at once.
 #[test]
 fn who_leaves_in_good_order_is_not_missed() {
@@ -591,10 +696,10 @@ fn who_knows_better_is_believed() {
     });
     array.settle();
     assert_eq!(unkept(&mut array, 3), slots(&[3]));
-    let view = |served, unkept: &[u8], keeps: &[u8]| View {
+    let view = |served, unkept: &[u8], kept: &[u8]| View {
         served: Epoch(served),
         unkept: slots(unkept),
-        keeps: slots(keeps),
+        kept: slots(kept),
     };
     assert_eq!(
         View::unkept(&[view(1, &[0], &[]), view(2, &[], &[])]),

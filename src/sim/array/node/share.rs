@@ -191,7 +191,7 @@ impl Node {
         let cores = self.setting.cores;
         let to_all = |mail: Mail| (0..cores).map(move |core| tell(core, mail.clone()));
         match action {
-            MemoryAction::KeepCopies(keeping) => out.extend(to_all(Mail::KeepCopies(keeping))),
+            MemoryAction::KeepCopies(keeping, epoch) => out.extend(to_all(Mail::KeepCopies(keeping, epoch))),
             MemoryAction::Kept { core, batch } => out.push(tell(core, Mail::Kept(batch))),
             MemoryAction::Watch { to, name } => {
                 self.departing.watch(to, self.links.departures(to), name);

@@ -8,7 +8,7 @@ use crate::amf::peering::MemoryAction;
 use crate::amf::peering::note::FlushName;
 use crate::amf::ram::Event as RamEvent;
 use crate::amf::replica::Copy;
-use crate::icl::Slot;
+use crate::icl::{Epoch, Slot};
 use crate::target::core::Core;
 use crate::target::manage::CopiesStatus;
 use crate::target::message::Message;
@@ -30,7 +30,11 @@ impl Control {
             (0..cores).for_each(|to| core.tell(io, CoreIndex(to), message()));
         };
         match action {
-            MemoryAction::KeepCopies(keeping) => tell_all(&|| Message::KeepCopies { group, keeping }),
+            MemoryAction::KeepCopies(keeping, epoch) => tell_all(&|| Message::KeepCopies {
+                group,
+                keeping,
+                epoch,
+            }),
             MemoryAction::Kept { core: to, batch } => {
                 core.tell(io, CoreIndex(to), Message::Kept { group, batch });
             }
@@ -83,6 +87,21 @@ impl Control {
                 peering.memory_committed(from.0, out)
             }),
             None => self.ram_event(core, io, group, RamEvent::Committed),
+        }
+    }
+
+    /// What a core had acknowledged before an epoch is on the drives, or kept by others again.
+    pub(in super::super) fn kept_again(
+        &mut self,
+        core: &mut Core,
+        io: &mut Io<Message>,
+        group: u16,
+        (from, epoch): (CoreIndex, Epoch),
+    ) {
+        if let Some(at) = self.share.as_ref().and_then(|share| share.at(group)) {
+            self.peer(core, io, at, |peering, _, out| {
+                peering.kept_again(from.0, epoch, out);
+            });
         }
     }
 
