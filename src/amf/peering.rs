@@ -416,7 +416,7 @@ impl Peering {
             is_opened: false,
             is_led: false,
             serves: false,
-            restoring: (1 << self.lanes_each) - 1,
+            restoring: self.all_cores(),
         });
         self.told = None;
         let Era {

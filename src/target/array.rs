@@ -81,6 +81,15 @@ impl GroupShared {
     }
 }
 
+/// What a core has acknowledged and fewer nodes have in memory than are to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReducedCopies {
+    /// Groups of which that is so.
+    pub groups: u64,
+    /// Bytes of the journal, of all of them.
+    pub bytes: u64,
+}
+
 /// One core's part of a group.
 pub struct GroupBinding {
     pub(super) shared: Arc<GroupShared>,
@@ -391,10 +400,13 @@ impl Core {
         counts.fold(HandOverCounts::default(), HandOverCounts::plus)
     }
 
-    /// Groups in which this core has acknowledged writes that fewer nodes have in memory than are to, and the drives not yet.
-    pub(super) fn groups_reduced(&self) -> u64 {
+    /// Groups in which this core has acknowledged writes that fewer nodes have in memory than are to, and the drives not yet; and how many bytes of journal these are.
+    pub(super) fn reduced_copies(&self) -> ReducedCopies {
         let reduced = self.groups.iter().filter(|group| !group.engine.is_restored());
-        reduced.count() as u64
+        reduced.fold(ReducedCopies::default(), |sum, group| ReducedCopies {
+            groups: sum.groups + 1,
+            bytes: sum.bytes + group.engine.bytes_to_restore(),
+        })
     }
 
     /// What the engines of this core have done from memory.

@@ -449,7 +449,7 @@ impl Core {
                 let counts = (
                     self.read_cache_counts(),
                     self.hand_over_counts(),
-                    self.groups_reduced(),
+                    self.reduced_copies(),
                 );
                 call.answer(self.index, &self.latencies, counts, io);
             }

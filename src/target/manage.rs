@@ -786,6 +786,10 @@ pub struct CopiesStatus {
     /// Slots of its partners.
     #[serde(default)]
     pub partners: Vec<u8>,
+    /// All that this node had acknowledged before its partners were the present ones is on the drives, or with them; until then the counter
+    /// `bytes_with_reduced_copies` says how much is not.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 /// Answer to `node.shutdown`.

@@ -6,6 +6,7 @@ use std::sync::mpsc::SyncSender;
 use nvme::io::IoRequest;
 use reactor::{CoreIndex, Io, LatencyRecorder, Nanos, Precision};
 
+use super::array::ReducedCopies;
 use super::connection::Command;
 use super::manage::{CoreCounters, StageLatency};
 use super::message::Message;
@@ -112,7 +113,7 @@ impl ObserveCall {
         self,
         core: CoreIndex,
         latencies: &Latencies,
-        (read_cache, hand_overs, reduced): (ReadCacheCounts, HandOverCounts, u64),
+        (read_cache, hand_overs, reduced): (ReadCacheCounts, HandOverCounts, ReducedCopies),
         io: &mut Io<Message>,
     ) {
         let counters: BTreeMap<String, u64> = io
@@ -120,7 +121,10 @@ impl ObserveCall {
             .named()
             .chain(read_cache_named(read_cache))
             .chain(hand_overs_named(hand_overs))
-            .chain([("groups_with_reduced_copies", reduced)])
+            .chain([
+                ("groups_with_reduced_copies", reduced.groups),
+                ("bytes_with_reduced_copies", reduced.bytes),
+            ])
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let observation = Observation {

@@ -57,7 +57,9 @@ pub fn until_restored(scene: &Scene) {
     for slot in slots {
         until("there are as many copies again", || {
             let status = copies(scene, slot).0;
-            status.now == status.wanted && scene.counter(slot, "groups_with_reduced_copies") == 0
+            status.now == status.wanted
+                && status.restored
+                && scene.counter(slot, "groups_with_reduced_copies") == 0
         });
     }
 }
@@ -188,6 +190,7 @@ fn fewer_nodes_than_copies_go_on_in_memory() {
         wanted: 3,
         now: 2,
         partners: vec![1],
+        restored: true,
     };
     until("its writes are on the drives, too", || {
         scene.counter(0, "groups_with_reduced_copies") == 0
@@ -199,12 +202,17 @@ fn fewer_nodes_than_copies_go_on_in_memory() {
     write_ahead_of_drives(&mut host, 14, 1000, &mut known);
     let took = begin.elapsed();
     let reduced = scene.counter(0, "groups_with_reduced_copies");
+    let bytes = scene.counter(0, "bytes_with_reduced_copies");
     scene.kill_nodes(&[0]);
     assert!(
         took < Duration::from_millis(400),
         "they are answered before any is on a drive: {took:?}"
     );
     assert_eq!(reduced, 1, "fewer nodes have them than are to");
+    assert!(
+        bytes > u64::from(BLOCK) * 13,
+        "all of them are in the journal: {bytes}"
+    );
     scene.slow_drives_down(0);
     scene.until_open("one is left", &[1]);
     reads_all(&mut connect(scene.hosts[1], 2), &known, "from the last node");
@@ -227,6 +235,7 @@ fn the_death_of_all_is_confessed() {
         wanted: 2,
         now: 1,
         partners: Vec::new(),
+        restored: true,
     };
     until("nothing can be lost", || {
         host.write(1, 0, BLOCK, &pattern(1, BLOCK as usize));

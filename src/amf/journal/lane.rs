@@ -552,6 +552,20 @@ impl Lane {
         }
     }
 
+    /// Blocks of batches of which hosts may have been told and that are not restored ([`Self::is_restored`]).
+    pub fn blocks_to_restore(&self) -> u64 {
+        if self.is_restored() {
+            return 0;
+        }
+        let is_few = matches!(self.keeping, Keeping::Few);
+        let done = if is_few { self.committed } else { self.safe };
+        (self.first..self.told)
+            .zip(&self.batches)
+            .filter(|(number, _)| *number >= done)
+            .map(|(_, batch)| 1 + u64::from(batch.payload_blocks))
+            .sum()
+    }
+
     /// Whether all that hosts may have been told of before the last [`Self::keep`] is safe.
     pub const fn is_kept_again(&self) -> bool {
         self.told_before <= self.safe

@@ -170,6 +170,18 @@ impl Peering {
         }
     }
 
+    /// A bit for each core of this node.
+    pub(super) fn all_cores(&self) -> u16 {
+        let most = u16::BITS.saturating_sub(u32::from(self.lanes_each));
+        u16::MAX.checked_shr(most).unwrap_or(0)
+    }
+
+    /// Whether that has been so since this epoch is served.
+    pub fn is_restored(&self) -> bool {
+        let now = self.now.as_ref();
+        now.is_some_and(|now| now.serves && now.restoring == 0)
+    }
+
     /// Whoever has come in this epoch is to know who keeps what the others acknowledged before.
     pub(super) fn tell_keepers(&self, out: &mut Vec<Action>) {
         let others = if self.copies() > 1 {

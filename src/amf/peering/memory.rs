@@ -223,7 +223,7 @@ impl Peering {
             return self.memory_revoked(out);
         }
         if !is_given {
-            self.memory.revoking = (1 << self.lanes_each) - 1;
+            self.memory.revoking = self.all_cores();
         }
         out.push(MemoryAction::Allow(is_given).into());
     }

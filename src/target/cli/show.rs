@@ -331,10 +331,16 @@ fn copies_text(copies: &CopiesStatus) -> String {
         wanted,
         now,
         partners,
+        restored,
     } = copies;
+    let before = if *restored {
+        ""
+    } else {
+        "; what was acknowledged before the last change of members is not there yet (braid counters: bytes_with_reduced_copies)"
+    };
     if partners.is_empty() {
         return format!(
-            "; writes wait for the drives, because too few nodes are there to have them in the memory of {wanted}"
+            "; writes wait for the drives, because too few nodes are there to have them in the memory of {wanted}{before}"
         );
     }
     let slots: Vec<String> = partners.iter().map(u8::to_string).collect();
@@ -345,7 +351,7 @@ fn copies_text(copies: &CopiesStatus) -> String {
         String::new()
     };
     let slots = slots.join(", ");
-    format!("; writes are in the memory of {now} nodes, this one and {title} {slots}{fewer}")
+    format!("; writes are in the memory of {now} nodes, this one and {title} {slots}{fewer}{before}")
 }
 
 fn journal_text(group: &GroupStatus) -> String {
@@ -727,11 +733,12 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
     /// CHECKLIST A12, PROTOCOL H18: how many nodes have in memory what is acknowledged from there, which, and whether that is fewer than wanted.
     #[test]
     fn group_shows_who_has_writes_in_memory() {
-        let shown = |now: u8, partners: &[u8]| {
+        let shown = |now: u8, partners: &[u8], restored: bool| {
             let copies = CopiesStatus {
                 wanted: 3,
                 now,
                 partners: partners.to_vec(),
+                restored,
             };
             let durability = Durability::Ram;
             text(&Reply::Group(GroupStatus {
@@ -742,15 +749,19 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
         };
         for (shown, words) in [
             (
-                shown(3, &[2, 4]),
+                shown(3, &[2, 4], true),
                 "in the memory of 3 nodes, this one and slots 2, 4;",
             ),
             (
-                shown(2, &[2]),
+                shown(3, &[2, 4], false),
+                "slots 2, 4; what was acknowledged before the last change of members is not there yet",
+            ),
+            (
+                shown(2, &[2], true),
                 "in the memory of 2 nodes, this one and slot 2, and 3 are wanted;",
             ),
             (
-                shown(1, &[]),
+                shown(1, &[], true),
                 "writes wait for the drives, because too few nodes are there",
             ),
         ] {

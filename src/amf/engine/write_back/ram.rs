@@ -139,6 +139,15 @@ impl Engine {
         self.write_back.as_ref().is_none_or(|it| it.lane.is_restored())
     }
 
+    /// Bytes of the journal that have yet to get there, for that to be so.
+    pub fn bytes_to_restore(&self) -> u64 {
+        let blocks = self
+            .write_back
+            .as_ref()
+            .map_or(0, |it| it.lane.blocks_to_restore());
+        blocks << self.geometry.block().shift()
+    }
+
     /// Whether all that this core has acknowledged is on the drives, or kept by those that are asked now, however few.
     pub fn is_kept(&self) -> bool {
         self.write_back.as_ref().is_none_or(|it| it.lane.is_safe_again())

@@ -115,6 +115,7 @@ impl Control {
             wanted,
             now: 1 + u8::try_from(partners.count()).expect("few nodes"),
             partners: partners.iter().map(Slot::number).collect(),
+            restored: peering.is_restored(),
         })
     }
 
