@@ -220,7 +220,9 @@ fn who_leaves_leaves_without_a_wait() {
     world.inject(Fault::Leave(2));
     let took_ms = takeover_ms(&mut world, opened);
     assert!(took_ms < 1_000, "{took_ms} ms");
-    assert!(matches!(world.checks.halts[..], [(slot, Halt::Left(_))] if slot == world.nodes[2].slot));
+    // It hears of it, or a drive tells it that it is not registered any more.
+    world.run_until(world.now_ns + 1_000 * MS);
+    assert!(matches!(world.checks.halts[..], [(slot, Halt::Left(Epoch(3)))] if slot == world.nodes[2].slot));
 }
 
 #[test]
@@ -234,7 +236,7 @@ fn after_all_lost_power_any_one_starts_the_array_again() {
         world.run_until(world.now_ns + 500 * MS);
         world.start(usize::try_from(alone).unwrap());
         let took_ms = takeover_ms(&mut world, opened);
-        assert!(took_ms < 12_000, "{took_ms} ms");
+        assert!(took_ms < 14_000, "{took_ms} ms");
         for node in 0..3 {
             if node as u64 != alone {
                 world.start(node);

@@ -344,7 +344,8 @@ impl<A: Authority> Machine<A> {
         let proposal = self.proposal.as_ref().and_then(A::wake_at_ns);
         let opens = self.inside.as_ref().and_then(Inside::opens_at_ns);
         let opens = opens.filter(|opens_ns| *opens_ns > self.last_turn_ns);
-        [proposal, opens]
+        let suspected = self.peers.suspected_at_ns(self.last_turn_ns);
+        [proposal, opens, suspected]
             .into_iter()
             .flatten()
             .fold(self.next_beat_ns, u64::min)
@@ -562,6 +563,13 @@ impl<A: Authority> Machine<A> {
         if self.halt.is_some() {
             return;
         }
+        // Whoever was to leave has left, also if drives are the first to say so.
+        let is_wanted = self.standing == Standing::Leaving;
+        let halt = match halt {
+            Halt::Fenced(epoch) | Halt::Preempted(epoch) if is_wanted => Halt::Left(epoch.next()),
+            Halt::LeftOut(epoch) if is_wanted => Halt::Left(epoch),
+            Halt::LeftOut(_) | Halt::Fenced(_) | Halt::Preempted(_) | Halt::SlotTaken | Halt::Left(_) => halt,
+        };
         self.halt = Some(halt);
         self.standing = Standing::Halted;
         self.proposal = None;

@@ -24,6 +24,12 @@ impl<A: Authority> Machine<A> {
             self.end_proposal();
             return;
         };
+        // Whoever is silenced by the same cut is suspected within a heartbeat: one epoch leaves them all out.
+        let unsure = record.slots().minus(self.peers.heard_lately(now_ns));
+        if self.inside.is_some() && unsure.without(self.config.slot) != SlotSet::EMPTY {
+            self.end_proposal();
+            return;
+        }
         match &self.proposal {
             Some(waiting) if *waiting.record() == record => return,
             // More is known by now.

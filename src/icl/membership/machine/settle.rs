@@ -153,17 +153,9 @@ impl<A: Authority> Machine<A> {
     /// A record was decided without this member.
     fn left_out(&mut self, out: &mut Vec<Action>) {
         let epoch = self.epoch();
-        let is_wanted = self.standing == Standing::Leaving;
         self.inside = None;
         // Whoever leads the epoch takes the registration, for only that waits for what is still on its way.
-        self.stop(
-            if is_wanted {
-                Halt::Left(epoch)
-            } else {
-                Halt::LeftOut(epoch)
-            },
-            out,
-        );
+        self.stop(Halt::LeftOut(epoch), out);
     }
 
     /// Writes the own copy of the record to the voters that do not have it.
