@@ -926,9 +926,7 @@ impl Peering {
                 }
             }
             Note::MemoryEnded => self.memory_ended(from, out),
-            Note::Left => self.keepers.left(from),
-            Note::KeptBy(all) => self.keepers.learn(all),
-            Note::Restored => self.keepers.restored(from, &self.replication),
+            note @ (Note::Left | Note::KeptBy(_) | Note::Restored) => self.keepers_noted(from, note),
             Note::Copy(copy) => self.copy_came(from, copy, out),
             Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),

@@ -182,6 +182,19 @@ impl Peering {
         now.is_some_and(|now| now.serves && now.restoring == 0)
     }
 
+    /// A member says something about who keeps what.
+    pub(super) fn keepers_noted(&mut self, from: Slot, note: Note) {
+        if note == Note::Left {
+            self.keepers.left(from);
+        } else if note == Note::Restored {
+            self.keepers.restored(from, &self.replication);
+        } else if let Note::KeptBy(all) = note
+            && self.leader() == Some(from)
+        {
+            self.keepers.learn(all);
+        }
+    }
+
     /// Whoever has come in this epoch is to know who keeps what the others acknowledged before.
     pub(super) fn tell_keepers(&self, out: &mut Vec<Action>) {
         let others = if self.copies() > 1 {

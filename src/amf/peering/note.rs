@@ -230,14 +230,7 @@ impl Note {
                     out.extend(row.0.to_le_bytes());
                 }
             }
-            Self::Led(led) => {
-                for member in 0..MEMBERS_MAX {
-                    let name = led.drives.get(member).copied().flatten();
-                    out.push(u8::from(name.is_some()));
-                    out.extend(name.unwrap_or_default());
-                }
-                out.extend(&led.record[..]);
-            }
+            Self::Led(led) => encode_led(led, out),
             Self::Refused(why) => {
                 let most = why.floor_char_boundary(WHY_BYTES_MAX);
                 out.extend(&why.as_bytes()[..most]);
@@ -254,18 +247,7 @@ impl Note {
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
             Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded | Self::Left | Self::Restored => {}
-            Self::KeptBy(all) => {
-                for (slot, parts) in all {
-                    // So many that nobody need know which.
-                    let parts = if parts.len() > PARTS_MAX {
-                        &[SlotSet::EMPTY][..]
-                    } else {
-                        parts
-                    };
-                    out.extend([slot.number(), u8::try_from(parts.len()).expect("few parts")]);
-                    out.extend(parts.iter().map(|part| part.0));
-                }
-            }
+            Self::KeptBy(all) => encode_kept_by(all, out),
             Self::MemoryIs(is) => out.push(u8::from(*is)),
             Self::HandOver { row, token, data } => {
                 out.extend(row.0.to_le_bytes());
@@ -355,6 +337,28 @@ impl Note {
             21 => Self::KeptBy(parse_kept_by(body)?),
             kind => return Err(NoteError::Kind(kind)),
         })
+    }
+}
+
+fn encode_led(led: &Led, out: &mut Vec<u8>) {
+    for member in 0..MEMBERS_MAX {
+        let name = led.drives.get(member).copied().flatten();
+        out.push(u8::from(name.is_some()));
+        out.extend(name.unwrap_or_default());
+    }
+    out.extend(&led.record[..]);
+}
+
+fn encode_kept_by(all: &[(Slot, Parts)], out: &mut Vec<u8>) {
+    for (slot, parts) in all {
+        // So many that nobody need know which.
+        let parts = if parts.len() > PARTS_MAX {
+            &[SlotSet::EMPTY][..]
+        } else {
+            parts
+        };
+        out.extend([slot.number(), u8::try_from(parts.len()).expect("few parts")]);
+        out.extend(parts.iter().map(|part| part.0));
     }
 }
 

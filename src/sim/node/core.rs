@@ -443,16 +443,13 @@ impl Core {
             Action::DriveFlush { io, member } => {
                 self.ask(io, member, Command::Flush, Outstanding::Other, asked);
             }
-            step @ (Action::Xor { .. } | Action::MulAdd { .. } | Action::Copy { .. }) => self.compute(step),
-            Action::Compare { io, a, b, bytes } => {
-                let equal = self.load(a, bytes as usize) == self.load(b, bytes as usize);
-                self.engine.compared(io, equal, &mut self.actions);
+            step @ (Action::Xor { .. }
+            | Action::MulAdd { .. }
+            | Action::Copy { .. }
+            | Action::Compare { .. }
+            | Action::Seal { .. }) => {
+                self.compute(step);
             }
-            Action::Seal {
-                slot,
-                offset_bytes,
-                payload_bytes,
-            } => self.seal(slot, offset_bytes as usize, payload_bytes as usize),
             Action::Complete { command, result } => asked.push(self.complete(command, result)),
             gift @ (Action::Give { .. } | Action::Keep { .. }) => asked.push(self.laid_out(&gift)),
             Action::RangeHeld => asked.push(Ask::RowsHeld { wave: self.held_wave }),
@@ -477,7 +474,17 @@ impl Core {
 
     /// Does with bytes in memory what the engine wants.
     fn compute(&mut self, step: Action) {
-        if let Action::Xor { into, from, bytes } = step {
+        if let Action::Compare { io, a, b, bytes } = step {
+            let equal = self.load(a, bytes as usize) == self.load(b, bytes as usize);
+            self.engine.compared(io, equal, &mut self.actions);
+        } else if let Action::Seal {
+            slot,
+            offset_bytes,
+            payload_bytes,
+        } = step
+        {
+            self.seal(slot, offset_bytes as usize, payload_bytes as usize);
+        } else if let Action::Xor { into, from, bytes } = step {
             self.combine(into, from, bytes, |sum, other| {
                 sum.iter_mut().zip(other).for_each(|(sum, byte)| *sum ^= byte);
             });
