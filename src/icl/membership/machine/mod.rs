@@ -344,8 +344,7 @@ impl<A: Authority> Machine<A> {
         let proposal = self.proposal.as_ref().and_then(A::wake_at_ns);
         let opens = self.inside.as_ref().and_then(Inside::opens_at_ns);
         let opens = opens.filter(|opens_ns| *opens_ns > self.last_turn_ns);
-        let suspected = self.peers.suspected_at_ns(self.last_turn_ns);
-        [proposal, opens, suspected]
+        [proposal, opens]
             .into_iter()
             .flatten()
             .fold(self.next_beat_ns, u64::min)

@@ -63,12 +63,6 @@ impl Peers {
         lately.map(|peer| peer.said.slot).collect()
     }
 
-    /// When the next one of them that is heard is suspected, if nothing is heard of it until then.
-    pub(super) fn suspected_at_ns(&self, now_ns: u64) -> Option<u64> {
-        let heard = self.0.iter().flatten().filter(|peer| !peer.is_gone(now_ns));
-        heard.map(|peer| peer.heard_ns + SUSPECT_NS + 1).min()
-    }
-
     /// The last announcements of all nodes that are heard.
     pub(super) fn fresh(&self, now_ns: u64) -> impl Iterator<Item = &Announcement> {
         let peers = self.0.iter().flatten();

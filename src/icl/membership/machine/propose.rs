@@ -48,19 +48,17 @@ impl<A: Authority> Machine<A> {
     /// How long others have to propose first, who may hear more: those of these slots that are still there stand behind this node.
     fn wait_ns(&self, now_ns: u64, slots: SlotSet) -> u64 {
         let behind = slots.and(self.peers.heard_lately(now_ns).with(self.config.slot));
-        // All members know how many there are, so that whoever has most behind it waits least.
-        let (all, against) = match (&self.record, &self.inside) {
+        let smaller_by = SLOTS as u64 - u64::from(behind.count());
+        let against = match (&self.record, &self.inside) {
             (Some(record), Some(_)) => {
                 let others = record
                     .members
                     .iter()
                     .filter(|member| !behind.contains(member.slot));
-                let against = others.filter(|member| !self.peers.goes(member)).count();
-                (record.members.len(), against)
+                others.filter(|member| !self.peers.goes(member)).count()
             }
-            (Some(_) | None, Some(_) | None) => (SLOTS, 0),
+            (Some(_) | None, Some(_) | None) => 0,
         };
-        let smaller_by = (all as u64).saturating_sub(behind.count().into());
         let is_smaller = against > behind.count() as usize;
         smaller_by * COMPONENT_NS + if is_smaller { MINORITY_NS } else { 0 }
     }
