@@ -51,6 +51,10 @@ const _: () = assert!(
     "hosts live through a takeover"
 );
 const _: () = assert!(
+    8 * COMPONENT_NS < SUSPECT_NS,
+    "the head start does not look like silence"
+);
+const _: () = assert!(
     8 * COMPONENT_NS + MINORITY_NS < 2 * SUSPECT_NS,
     "the head start does not look like the silence of whoever is to propose"
 );
