@@ -446,11 +446,11 @@ fn suffer_once(
 #[test]
 fn whatever_happens_to_nodes_every_answer_is_explained() {
     let blows = [
+        Blow::Kill,
         Blow::Stop,
         Blow::Cut,
         Blow::Restart,
         Blow::KillAll,
-        Blow::None,
         Blow::Kill,
     ];
     let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
@@ -462,7 +462,14 @@ fn whatever_happens_to_nodes_every_answer_is_explained() {
 /// fast here that nearly all is in journals, too: that copies are needed, and there, `sharing_memory` shows, where they are slow.
 #[test]
 fn whatever_happens_to_nodes_others_have_what_they_had_in_memory() {
-    let blows = [Blow::Stop, Blow::Restart, Blow::Kill, Blow::Cut];
+    let blows = [
+        Blow::Kill,
+        Blow::Stop,
+        Blow::Kill,
+        Blow::Cut,
+        Blow::Restart,
+        Blow::Stop,
+    ];
     let nodes = u8::try_from(number("BRAID_SHARING_NODES", 3)).unwrap();
     let schedules = number("BRAID_SHARING_MEMORY_SCHEDULES", 4);
     suffer(nodes, &group(2), (&blows, schedules), until_restored);

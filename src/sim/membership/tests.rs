@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::faults::Fault;
-use super::{LIVENESS_NS, MS, Mutant, Summary, World, run, run_with};
+use super::{Event, LIVENESS_NS, MS, Mutant, Summary, World, run, run_with};
 use crate::icl::membership::authority::Authority;
 use crate::icl::membership::paxos;
 use crate::icl::membership::record::EpochRecord;
-use crate::icl::membership::status::Halt;
+use crate::icl::membership::status::{Halt, Stage};
 use crate::icl::membership::{DriveSet, Epoch, Node};
 
 /// Goal: whatever happens, one set of nodes writes, and in the end all are back (I3, I4, I10, I19).
@@ -195,8 +195,9 @@ fn the_smaller_side_of_a_cut_is_left_out() {
             world.run_until_whole(LIVENESS_NS);
         }
     }
+    println!("{won} of 180");
     // Drives answer within a second at times, and whoever begins first is overtaken then.
-    assert!(won >= 175, "{won}");
+    assert!(won >= 177, "{won}");
 }
 
 #[test]
@@ -220,9 +221,34 @@ fn who_leaves_leaves_without_a_wait() {
     world.inject(Fault::Leave(2));
     let took_ms = takeover_ms(&mut world, opened);
     assert!(took_ms < 1_000, "{took_ms} ms");
-    // It hears of it, or a drive tells it that it is not registered any more.
-    world.run_until(world.now_ns + 1_000 * MS);
-    assert!(matches!(world.checks.halts[..], [(slot, Halt::Left(Epoch(3)))] if slot == world.nodes[2].slot));
+    assert!(matches!(world.checks.halts[..], [(slot, Halt::Left(_))] if slot == world.nodes[2].slot));
+}
+
+/// CHECKLIST E2: whoever was to leave, and hears of it from a drive first that does not know it any more, has left: it must not come back by itself, as one does that was left out.
+#[test]
+fn who_leaves_has_left_however_it_hears_of_it() {
+    let mut world: World = World::formed(3, 3, 3, Mutant::None);
+    let slot = world.nodes[2].slot;
+    world.inject(Fault::Leave(2));
+    // It is drained, and the epoch without it is not decided yet.
+    while !is_leaving(&world, 2) {
+        assert!(world.checks.halts.is_empty());
+        world.run_until(world.now_ns + MS);
+    }
+    world.nodes_event(2, Event::Preempted);
+    assert_eq!(world.checks.halts, [(slot, Halt::Left(Epoch(3)))]);
+    let mut world: World = World::formed(3, 3, 3, Mutant::None);
+    world.nodes_event(2, Event::Preempted);
+    assert_eq!(
+        world.checks.halts,
+        [(slot, Halt::Preempted(Epoch(2)))],
+        "it was not to leave"
+    );
+}
+
+fn is_leaving(world: &World, node: usize) -> bool {
+    let machine = world.nodes[node].machine.as_ref().expect("it lives");
+    machine.status(world.clock(node)).stage == Stage::Leaving
 }
 
 #[test]
@@ -236,7 +262,7 @@ fn after_all_lost_power_any_one_starts_the_array_again() {
         world.run_until(world.now_ns + 500 * MS);
         world.start(usize::try_from(alone).unwrap());
         let took_ms = takeover_ms(&mut world, opened);
-        assert!(took_ms < 14_000, "{took_ms} ms");
+        assert!(took_ms < 12_000, "{took_ms} ms");
         for node in 0..3 {
             if node as u64 != alone {
                 world.start(node);

@@ -48,7 +48,6 @@ impl<A: Authority> Machine<A> {
     /// How long others have to propose first, who may hear more: those of these slots that are still there stand behind this node.
     fn wait_ns(&self, now_ns: u64, slots: SlotSet) -> u64 {
         let behind = slots.and(self.peers.heard_lately(now_ns).with(self.config.slot));
-        let smaller_by = SLOTS as u64 - u64::from(behind.count());
         let against = match (&self.record, &self.inside) {
             (Some(record), Some(_)) => {
                 let others = record
@@ -59,8 +58,7 @@ impl<A: Authority> Machine<A> {
             }
             (Some(_) | None, Some(_) | None) => 0,
         };
-        let is_smaller = against > behind.count() as usize;
-        smaller_by * COMPONENT_NS + if is_smaller { MINORITY_NS } else { 0 }
+        head_start_ns(behind.count() as usize, against)
     }
 
     /// The record that this node is to propose now.
@@ -348,8 +346,39 @@ impl<A: Authority> Machine<A> {
     }
 }
 
+/// How long others may propose before those who have so many nodes behind them, and do not hear so many members.
+const fn head_start_ns(behind: usize, against: usize) -> u64 {
+    let for_larger_ones = (SLOTS - behind) as u64 * COMPONENT_NS;
+    if against > behind {
+        for_larger_ones + MINORITY_NS
+    } else {
+        for_larger_ones
+    }
+}
+
 /// Members, and those of the others that reach these drives.
 fn reaching(candidates: &[Candidate], drives: DriveSet) -> Vec<Candidate> {
     let may = |one: &&Candidate| one.is_member || one.reach.covers(drives);
     candidates.iter().filter(may).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icl::membership::times::HEARTBEAT_NS;
+
+    /// PROTOCOL 3.1: the larger component begins first; by more than a cut is noticed sooner by one side, where the other one is known to be smaller.
+    #[test]
+    fn the_larger_component_begins_first() {
+        assert_eq!(head_start_ns(8, 0), 0);
+        assert_eq!(head_start_ns(2, 0), 6 * COMPONENT_NS);
+        assert!(head_start_ns(5, 3) < head_start_ns(3, 3));
+        assert_eq!(head_start_ns(2, 2), head_start_ns(2, 1), "halves are alike");
+        for behind in 1..SLOTS {
+            for against in behind + 1..=SLOTS - behind {
+                let gap_ns = head_start_ns(behind, against) - head_start_ns(against, behind);
+                assert!(gap_ns > HEARTBEAT_NS, "{behind} {against}");
+            }
+        }
+    }
 }
