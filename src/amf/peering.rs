@@ -435,6 +435,7 @@ impl Peering {
             out,
         );
         self.stand(out);
+        self.say_left(out);
         if self.leads && leader != self.local {
             self.now.as_mut().expect("it was just set").has_pen = true;
             if self.recovers.is_none() {
@@ -585,7 +586,6 @@ impl Peering {
             return self.lead_no_more(out);
         }
         now.lead = below.map_or(Lead::Ending, Lead::Retiring);
-        self.tell_keepers(out);
         self.tell(led, out);
         // What is to be retired may wait for a member to be counted as lost, which its leader before this one has not come to.
         self.tell_faults(out);
@@ -724,7 +724,7 @@ impl Peering {
         self.with_homes(out, |homes, out| homes.recovered(now_ns, epoch, out));
         self.serve_with_copies(out);
         self.commit_again(out);
-        self.serve_memory(out);
+        self.ask_for_memory(out);
         out.extend([Action::TailMoved, Action::Serve]);
         self.tell_faults(out);
     }
@@ -919,14 +919,12 @@ impl Peering {
             Note::Beat => {}
             Note::Commit(name) => self.asked_to_commit(from, name, out),
             Note::Committed(name) => self.flush_answered(from, name, out),
-            Note::Memory => self.memory_wanted(from, out),
-            Note::MemoryIs(is) => {
-                if self.leader() == Some(from) {
-                    self.memory_given(is, out);
-                }
+            note @ (Note::Memory | Note::MemoryIs(_) | Note::MemoryEnded) => {
+                self.memory_noted(from, &note, out);
             }
-            Note::MemoryEnded => self.memory_ended(from, out),
-            note @ (Note::Left | Note::KeptBy(_) | Note::Restored) => self.keepers_noted(from, note),
+            note @ (Note::Left | Note::LeftHeard | Note::KeptBy(_) | Note::Restored) => {
+                self.keepers_noted(from, note, out);
+            }
             Note::Copy(copy) => self.copy_came(from, copy, out),
             Note::Kept { name, keeps } => self.copy_kept(from, name, keeps, out),
             Note::Reserve(message) => out.push(Action::Reserve { from, message }),

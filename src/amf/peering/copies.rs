@@ -104,6 +104,7 @@ impl Peering {
             self.orphans.insert(slot, u64::from(epoch.0) << 32);
         }
         self.keepers.enter(self.local, &now.era, gone, &self.replication);
+        self.tell_keepers(out);
         if leader == self.local {
             return;
         }
@@ -183,27 +184,29 @@ impl Peering {
     }
 
     /// A member says something about who keeps what.
-    pub(super) fn keepers_noted(&mut self, from: Slot, note: Note) {
+    pub(super) fn keepers_noted(&mut self, from: Slot, note: Note, out: &mut Vec<Action>) {
         if note == Note::Left {
             self.keepers.left(from);
+            let note = Note::LeftHeard;
+            out.push(Action::Send { to: from, note });
+        } else if note == Note::LeftHeard {
+            self.left_heard(from, out);
         } else if note == Note::Restored {
             self.keepers.restored(from, &self.replication);
-        } else if let Note::KeptBy(all) = note
-            && self.leader() == Some(from)
-        {
-            self.keepers.learn(all);
+        } else if let Note::KeptBy(parts) = note {
+            self.keepers.learn(from, parts, &self.replication);
         }
     }
 
-    /// Whoever has come in this epoch is to know who keeps what the others acknowledged before.
-    pub(super) fn tell_keepers(&self, out: &mut Vec<Action>) {
+    /// Others are to know who keeps what this node has acknowledged before.
+    fn tell_keepers(&self, out: &mut Vec<Action>) {
         let others = if self.copies() > 1 {
             self.others()
         } else {
             SlotSet::EMPTY
         };
         for to in others.iter() {
-            let note = Note::KeptBy(self.keepers.all());
+            let note = Note::KeptBy(self.keepers.parts(self.local));
             out.push(Action::Send { to, note });
         }
     }

@@ -2,8 +2,9 @@
 //! refuses to go on (PROTOCOL H45).
 //!
 //! What a node has acknowledged and not brought to the drives may be with its partners of several epochs: those of the one in which it was acknowledged keep it until the node says that all of that is on
-//! the drives, or with its partners of now ([`Keepers::restored`]). So there may be several sets of partners of each of which somebody has to be left: the *parts* of what the node has acknowledged. Whoever does not
-//! know all of them, because it came later, hears that from the leader before the group is served with it; what even that one does not know counts as a part that nobody keeps, unless somebody else knows better.
+//! the drives, or with its partners of now ([`Keepers::restored`]). So there may be several sets of partners of each of which somebody has to be left: the *parts* of what the node has acknowledged. It tells them itself
+//! when an epoch begins, before anybody serves; of whoever is gone before it has, others go by what they have seen: an epoch that they did not come to serve may have been served without them, and what was before their time counts as a
+//! part that nobody keeps, unless somebody else knows better.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +21,13 @@ pub(super) struct Keepers {
     of: BTreeMap<Slot, Parts>,
     /// Of lives that are gone and not recovered, by slot.
     orphans: BTreeMap<Slot, Parts>,
-    /// The last epoch that was entered, and its members; whether the group was served in it.
+    /// The last epoch that was entered, and its members; whether the group was served in it, and whether it was for this node to open it first.
     entered: Option<(Epoch, SlotSet)>,
     has_served: bool,
-    /// Who has said in it that it has brought all to the drives or to its partners; or that it leaves, with nothing in memory.
+    leads: bool,
+    /// Who has said in it that it has brought all to the drives or to its partners.
     restored: SlotSet,
+    /// Lives that have said that they leave, with nothing in memory.
     left: SlotSet,
     view: View,
 }
@@ -57,12 +60,15 @@ impl Keepers {
             epoch,
             members,
             seniors,
+            leader,
             ..
         } = *era;
-        match self.entered {
-            // Others may have served, and been given copies, where this node did not come to it.
-            Some((_, members)) if !self.has_served => self.assign(members, replication),
-            Some(_) | None => {}
+        // Others may have served, and been given copies, where this node did not come to it; but not where they would have waited for this one.
+        if let Some((_, members)) = self.entered
+            && !self.has_served
+            && !self.leads
+        {
+            self.assign(members.without(local), members, replication);
         }
         // An epoch of its own that this node has not entered nobody has served: that waits for all members. What was before its first one it does not know.
         if self.entered.is_none() {
@@ -78,13 +84,15 @@ impl Keepers {
             }
         }
         (self.entered, self.has_served) = (Some((epoch, members)), false);
-        (self.restored, self.left) = (SlotSet::EMPTY, SlotSet::EMPTY);
+        self.leads = leader == local;
+        // Who leaves acknowledges nothing more in this life, whatever epochs it still sees.
+        (self.restored, self.left) = (SlotSet::EMPTY, self.left.minus(gone));
         self.look();
     }
 
-    /// What other members acknowledge from now on is with their partners among these.
-    fn assign(&mut self, members: SlotSet, replication: &Replication) {
-        for slot in members.iter() {
+    /// What these acknowledge from now on is with their partners among the members.
+    fn assign(&mut self, who: SlotSet, members: SlotSet, replication: &Replication) {
+        for slot in who.iter() {
             if self.restored.contains(slot) || self.left.contains(slot) {
                 self.of.remove(&slot);
             }
@@ -103,7 +111,7 @@ impl Keepers {
         };
         self.has_served = true;
         self.orphans.clear();
-        self.assign(members, replication);
+        self.assign(members, members, replication);
         self.view.served = epoch;
         self.look();
     }
@@ -132,27 +140,23 @@ impl Keepers {
     pub fn restored(&mut self, slot: Slot, replication: &Replication) {
         self.restored = self.restored.with(slot);
         if let (true, Some((_, members))) = (self.has_served, self.entered) {
-            self.assign(members, replication);
+            self.assign(SlotSet::EMPTY.with(slot), members, replication);
         }
     }
 
-    /// What this node knows of members, for others.
-    pub fn all(&self) -> Vec<(Slot, Parts)> {
-        let members = self.entered.map_or(SlotSet::EMPTY, |(_, members)| members);
-        let parts = |slot| self.of.get(&slot).cloned().unwrap_or_default();
-        members.iter().map(|slot| (slot, parts(slot))).collect()
+    /// The parts of what a member has acknowledged, as far as this node knows.
+    pub fn parts(&self, slot: Slot) -> Parts {
+        self.of.get(&slot).cloned().unwrap_or_default()
     }
 
-    /// What the leader knows of members before this epoch serves, whom this node may not know.
-    pub fn learn(&mut self, all: Vec<(Slot, Parts)>) {
-        for (slot, parts) in all {
-            if self
-                .of
-                .get(&slot)
-                .is_some_and(|known| known.contains(&SlotSet::EMPTY))
-            {
-                self.of.insert(slot, parts);
-            }
+    /// A member tells its parts before this epoch: nobody knows them better.
+    pub fn learn(&mut self, slot: Slot, parts: Parts, replication: &Replication) {
+        let Some((_, members)) = self.entered else {
+            return;
+        };
+        self.of.insert(slot, parts);
+        if self.has_served {
+            self.assign(SlotSet::EMPTY.with(slot), members, replication);
         }
     }
 

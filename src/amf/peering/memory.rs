@@ -54,7 +54,7 @@ pub enum MemoryAction {
     Record(bool),
     /// [`crate::amf::engine::Engine::allow_ram`] on all cores; where that takes the permission back, [`Peering::memory_committed`] for each that has done it.
     Allow(bool),
-    /// What [`Peering::end_memory`] asked for.
+    /// What [`Peering::end_memory`] asked for: nobody will miss this node.
     Over,
 }
 
@@ -90,8 +90,10 @@ pub(super) struct Memory {
     wants: bool,
     /// This node is to leave, and leaves nothing behind that may be lost.
     ends: bool,
-    /// It may leave: nobody is let acknowledge from memory by it any more.
+    /// It has nothing in memory alone, and nobody is let acknowledge from memory by it any more.
     is_over: bool,
+    /// Members that have yet to hear that, before it may leave; `None` when it may.
+    untold: Option<SlotSet>,
     /// Cores of this node that have yet to commit what they have acknowledged, as a mask.
     revoking: u16,
     /// The leader of this epoch is to hear when they have.
@@ -110,7 +112,7 @@ impl Peering {
         self.ask_for_memory(out);
     }
 
-    fn ask_for_memory(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn ask_for_memory(&mut self, out: &mut Vec<Action>) {
         let is_of_use = self.serves() && self.partners() != SlotSet::EMPTY;
         let leader = self.leader().filter(|_| is_of_use && self.memory.wants);
         match leader {
@@ -123,8 +125,21 @@ impl Peering {
         }
     }
 
+    /// A member says something about who may acknowledge from memory.
+    pub(super) fn memory_noted(&mut self, from: Slot, note: &Note, out: &mut Vec<Action>) {
+        if *note == Note::Memory {
+            self.memory_wanted(from, out);
+        } else if *note == Note::MemoryEnded {
+            self.memory_ended(from, out);
+        } else if let Note::MemoryIs(is) = *note
+            && self.leader() == Some(from)
+        {
+            self.memory_given(is, out);
+        }
+    }
+
     /// A member asks, and this node leads.
-    pub(super) fn memory_wanted(&mut self, by: Slot, out: &mut Vec<Action>) {
+    fn memory_wanted(&mut self, by: Slot, out: &mut Vec<Action>) {
         if !self.leads || self.leader() != Some(self.local) || self.memory.is_over {
             return;
         }
@@ -178,12 +193,13 @@ impl Peering {
     pub(super) fn memory_is_over(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.memory.ends) {
             self.memory.is_over = true;
+            self.memory.untold = Some(SlotSet::EMPTY);
+            self.keepers.left(self.local);
             self.say_left(out);
-            out.push(MemoryAction::Over.into());
         }
     }
 
-    /// This node is about to leave, and nothing of it is dirty: [`MemoryAction::Over`] follows as soon as the superblocks say that nothing can be lost, or another node writes them.
+    /// This node is about to leave, and nothing of it is dirty: [`MemoryAction::Over`] follows as soon as the superblocks say that nothing can be lost, or another node writes them, and all others have heard of it.
     pub fn end_memory(&mut self, may_be_lost: bool, out: &mut Vec<Action>) {
         self.memory.ends = true;
         if self.leader() != Some(self.local) {
@@ -211,7 +227,7 @@ impl Peering {
     }
 
     /// The leader gives the permission, or takes it back.
-    pub(super) fn memory_given(&mut self, is_given: bool, out: &mut Vec<Action>) {
+    fn memory_given(&mut self, is_given: bool, out: &mut Vec<Action>) {
         self.memory.is_awaited = !is_given;
         // What a core answers is to be about the last that it was told.
         if self.memory.revoking != 0 {
@@ -255,7 +271,7 @@ impl Peering {
     }
 
     /// A member has nothing any more that it has acknowledged from memory alone.
-    pub(super) fn memory_ended(&mut self, by: Slot, out: &mut Vec<Action>) {
+    fn memory_ended(&mut self, by: Slot, out: &mut Vec<Action>) {
         if let State::Closing(awaited) = self.memory.state {
             let awaited = awaited.without(by);
             self.memory.state = State::Closing(awaited);
@@ -284,19 +300,30 @@ impl Peering {
         }
     }
 
-    /// The epoch serves.
-    pub(super) fn serve_memory(&mut self, out: &mut Vec<Action>) {
-        if self.memory.is_over {
-            self.say_left(out);
+    /// Nobody is to miss what this node has had in memory: it says so in each epoch, for whoever comes, and what it has said in the last one may be lost.
+    pub(super) fn say_left(&mut self, out: &mut Vec<Action>) {
+        if !self.memory.is_over {
+            return;
         }
-        self.ask_for_memory(out);
-    }
-
-    /// Nobody is to miss what this node has had in memory.
-    fn say_left(&self, out: &mut Vec<Action>) {
-        for to in self.others().iter() {
+        let others = self.others();
+        for to in others.iter() {
             let note = Note::Left;
             out.push(Action::Send { to, note });
+        }
+        self.memory.untold = self.memory.untold.map(|_| others);
+        self.leave_if_told(out);
+    }
+
+    /// A member knows that this node leaves.
+    pub(super) fn left_heard(&mut self, by: Slot, out: &mut Vec<Action>) {
+        self.memory.untold = self.memory.untold.map(|untold| untold.without(by));
+        self.leave_if_told(out);
+    }
+
+    fn leave_if_told(&mut self, out: &mut Vec<Action>) {
+        if self.memory.untold == Some(SlotSet::EMPTY) {
+            self.memory.untold = None;
+            out.push(MemoryAction::Over.into());
         }
     }
 

@@ -24,7 +24,8 @@
 //! | 18 memory ended | nothing |
 //! | 19 left | nothing |
 //! | 20 restored | nothing |
-//! | 21 kept by | for each member its slot, how many sets, and these |
+//! | 21 kept by | sets of nodes, a byte each |
+//! | 22 left heard | nothing |
 
 use thiserror::Error;
 
@@ -45,7 +46,7 @@ use crate::icl::{Epoch, Slot, SlotSet};
 pub const ROWS_MAX: usize = 4096;
 /// Longest sentence of a refusal.
 const WHY_BYTES_MAX: usize = 512;
-/// Most sets of nodes that are named for a member.
+/// Most sets of nodes that a node names.
 const PARTS_MAX: usize = 32;
 /// Bytes of a slot and its tail.
 const TAIL_BYTES: usize = 16;
@@ -137,10 +138,12 @@ pub enum Note {
     MemoryEnded,
     /// The sender is about to leave, and has nothing in memory alone any more.
     Left,
+    /// The answer to that: the sender will not miss the receiver.
+    LeftHeard,
     /// All that the sender has acknowledged from memory before this epoch is on the drives, or with its partners of this epoch.
     Restored,
-    /// From whoever leads, before its record: the parts of what members have acknowledged from memory before, and who has each.
-    KeptBy(Vec<(Slot, Parts)>),
+    /// Before anything is acknowledged in this epoch: the parts of what the sender has acknowledged from memory before, and who has each.
+    KeptBy(Parts),
 }
 
 /// Names a flush, within a node or between nodes.
@@ -202,6 +205,7 @@ impl Note {
             Self::MemoryEnded => 18,
             Self::Left => 19,
             Self::Restored => 20,
+            Self::LeftHeard => 22,
             Self::KeptBy(_) => 21,
         }
     }
@@ -246,8 +250,9 @@ impl Note {
                 out.extend(below.to_le_bytes());
             }
             Self::TailMoved { lanes } => out.extend(lanes.to_le_bytes()),
-            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded | Self::Left | Self::Restored => {}
-            Self::KeptBy(all) => encode_kept_by(all, out),
+            Self::Beat | Self::Replayed | Self::Memory | Self::MemoryEnded => {}
+            Self::Left | Self::LeftHeard | Self::Restored => {}
+            Self::KeptBy(parts) => encode_kept_by(parts, out),
             Self::MemoryIs(is) => out.push(u8::from(*is)),
             Self::HandOver { row, token, data } => {
                 out.extend(row.0.to_le_bytes());
@@ -334,6 +339,7 @@ impl Note {
             18 if body.is_empty() => Self::MemoryEnded,
             19 if body.is_empty() => Self::Left,
             20 if body.is_empty() => Self::Restored,
+            22 if body.is_empty() => Self::LeftHeard,
             21 => Self::KeptBy(parse_kept_by(body)?),
             kind => return Err(NoteError::Kind(kind)),
         })
@@ -349,37 +355,20 @@ fn encode_led(led: &Led, out: &mut Vec<u8>) {
     out.extend(&led.record[..]);
 }
 
-fn encode_kept_by(all: &[(Slot, Parts)], out: &mut Vec<u8>) {
-    for (slot, parts) in all {
+fn encode_kept_by(parts: &[SlotSet], out: &mut Vec<u8>) {
+    if parts.len() > PARTS_MAX {
         // So many that nobody need know which.
-        let parts = if parts.len() > PARTS_MAX {
-            &[SlotSet::EMPTY][..]
-        } else {
-            parts
-        };
-        out.extend([slot.number(), u8::try_from(parts.len()).expect("few parts")]);
+        out.push(SlotSet::EMPTY.0);
+    } else {
         out.extend(parts.iter().map(|part| part.0));
     }
 }
 
-fn parse_kept_by(mut body: &[u8]) -> Result<Vec<(Slot, Parts)>, NoteError> {
-    let mut all: Vec<(Slot, Parts)> = Vec::new();
-    while let [slot, count, rest @ ..] = body {
-        let slot = Slot::new(*slot).filter(|slot| all.iter().all(|(known, _)| known < slot));
-        let slot = slot.ok_or(NoteError::Field("kept by"))?;
-        let count = usize::from(*count);
-        if count > PARTS_MAX {
-            return Err(NoteError::Field("kept by"));
-        }
-        let (parts, others) = rest.split_at_checked(count).ok_or(NoteError::Short)?;
-        all.push((slot, parts.iter().map(|part| SlotSet(*part)).collect()));
-        body = others;
+fn parse_kept_by(body: &[u8]) -> Result<Parts, NoteError> {
+    if body.len() > PARTS_MAX {
+        return Err(NoteError::Field("kept by"));
     }
-    if body.is_empty() {
-        Ok(all)
-    } else {
-        Err(NoteError::Short)
-    }
+    Ok(body.iter().map(|part| SlotSet(*part)).collect())
 }
 
 fn long(bytes: &[u8]) -> u64 {

@@ -68,6 +68,8 @@ pub(super) enum Effect {
     Row(RowIndex),
     /// Locks are granted in this epoch.
     Serves(Epoch),
+    /// All that was acknowledged before this epoch is on the drives, or with its partners.
+    Restored(Epoch),
 }
 
 /// What a control core tells the thread of its life.
@@ -500,9 +502,7 @@ impl Node {
                 self.peer(out, |peering, _, out| peering.memory_committed(core, out));
             }
             Mail::KeepCopies(keeping, epoch) => self.core(to).keep(keeping, epoch),
-            Mail::KeptAgain(core, epoch) => {
-                self.peer(out, |peering, _, out| peering.kept_again(core, epoch, out));
-            }
+            Mail::KeptAgain(core, epoch) => self.kept_again(core, epoch, out),
             Mail::Kept(batch) => {
                 self.counters.copies_kept += 1;
                 self.core(to).kept(batch);
@@ -726,6 +726,14 @@ impl Node {
     pub(super) fn close(&mut self, out: &mut Vec<Effect>) {
         self.is_closing = true;
         self.close_when_open(out);
+    }
+
+    fn kept_again(&mut self, core: u16, epoch: Epoch, out: &mut Vec<Effect>) {
+        let was_restored = self.peering.is_restored();
+        self.peer(out, |peering, _, out| peering.kept_again(core, epoch, out));
+        if !was_restored && self.peering.is_restored() {
+            out.push(Effect::Restored(epoch));
+        }
     }
 
     fn close_when_open(&mut self, out: &mut Vec<Effect>) {

@@ -35,6 +35,10 @@ pub(super) struct Oracle {
     settlements: BTreeMap<Epoch, Settlement>,
     /// Everybody who ever was a member.
     admitted: BTreeSet<u64>,
+    /// In which epochs lives have had all kept again.
+    restored: BTreeMap<u64, BTreeSet<Epoch>>,
+    /// Lives that left in good order.
+    drained: BTreeSet<u64>,
     /// Lives that have to go although they live.
     pub(super) unwanted: BTreeSet<u64>,
     is_due: bool,
@@ -57,30 +61,53 @@ impl Oracle {
         self.admitted.contains(&life)
     }
 
-    /// Whether of all who were to keep copies for lives in a slot that are gone and may not be recovered somebody is still there, whichever epoch of theirs it was.
-    pub(super) fn has_keeper(&self, slot: Slot, replication: &Replication) -> bool {
+    /// A life has brought to the drives, or given to its partners of this epoch, all that it has acknowledged before.
+    pub(super) fn restored(&mut self, life: u64, epoch: Epoch) {
+        self.restored.entry(life).or_default().insert(epoch);
+    }
+
+    /// A life is about to leave with nothing in memory alone.
+    pub(super) fn drained(&mut self, life: u64) {
+        self.drained.insert(life);
+    }
+
+    /// Whether nothing that a life in a slot has acknowledged can have been lost with it, as the life `by` has to know.
+    pub(super) fn has_keeper(&self, slot: Slot, by: u64, replication: &Replication) -> bool {
         let Some(now) = self.newest() else { return false };
         let is_there = |life: u64| lives_of(&now.record).any(|other| other == life);
+        let own = |settlement: &Settlement| Some(settlement.record.member(slot)?.incarnation.0);
         let mut newer = self.settlements.values().rev();
         let last_open = newer.position(|settlement| settlement.is_open);
         let recent = 1 + last_open.unwrap_or(self.settlements.len());
-        let own = |settlement: &Settlement| Some(settlement.record.member(slot)?.incarnation.0);
-        let settlements = || self.settlements.values().rev();
-        let gone: BTreeSet<u64> = settlements()
+        let gone: BTreeSet<u64> = self
+            .settlements
+            .values()
+            .rev()
             .take(recent)
             .filter_map(own)
-            .filter(|life| !is_there(*life))
+            .filter(|life| !is_there(*life) && !self.drained.contains(life))
             .collect();
-        let theirs = |settlement: &&Settlement| own(settlement).is_some_and(|life| gone.contains(&life));
-        settlements().filter(theirs).all(|settlement| {
-            let record = &settlement.record;
-            let partners = replication.partners(slot, record.slots());
-            let keepers = record
-                .members
-                .iter()
-                .filter(|member| partners.contains(member.slot));
-            let mut lives = keepers.map(|member| member.incarnation.0);
-            partners == SlotSet::EMPTY || lives.any(is_there)
+        // That the last of the epochs in which all was kept again was one may be known to nobody else.
+        let kept_since = |life: &u64| {
+            let mut restored = self.restored.get(life)?.iter().rev();
+            restored.nth(1).copied()
+        };
+        gone.iter().all(|life| {
+            let since = kept_since(life).unwrap_or(Epoch(0));
+            let theirs = self.settlements.range(since..).filter(|(_, settlement)| {
+                // Nobody serves before the leader does, and nobody else knows that it has not.
+                let may_serve = settlement.is_open || settlement.record.senior_leader().incarnation.0 != by;
+                may_serve && own(settlement) == Some(*life)
+            });
+            theirs.into_iter().all(|(_, settlement)| {
+                let record = &settlement.record;
+                let partners = replication.partners(slot, record.slots());
+                let mut keepers = record
+                    .members
+                    .iter()
+                    .filter(|member| partners.contains(member.slot));
+                partners == SlotSet::EMPTY || keepers.any(|member| is_there(member.incarnation.0))
+            })
         })
     }
 

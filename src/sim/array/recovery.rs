@@ -122,7 +122,7 @@ impl World {
                 return self.end_recovery(life, outcome);
             }
             Err(BootError::Refused(Refusal::LostWrites)) if unkept != SlotSet::EMPTY => {
-                return self.confess(unkept);
+                return self.confess(life, unkept);
             }
             Err(error) => {
                 let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
@@ -162,11 +162,11 @@ impl World {
     }
 
     /// It is said that writes may be lost, and only an operator can decide what follows (H45): that ends a run, where it is true.
-    fn confess(&mut self, unkept: SlotSet) {
+    fn confess(&mut self, life: u64, unkept: SlotSet) {
         let replication = self.setting.replication;
         let is_needless = unkept
             .iter()
-            .all(|slot| self.oracle.has_keeper(slot, &replication));
+            .all(|slot| self.oracle.has_keeper(slot, life, &replication));
         if is_needless {
             let what = format!("writes of {unkept:?} are called lost, and others have copies (H45)");
             self.violate(Violation::Refused(what));

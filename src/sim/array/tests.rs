@@ -121,6 +121,20 @@ fn h45_whoever_leaves_lets_nobody_acknowledge_from_memory() {
     keeps_promises(&without_groups(17_550));
 }
 
+/// H45, found by this seed: nodes that had left in good order were missed by one that did not come to serve the epochs between their word and their going.
+#[test]
+fn h45_who_has_left_is_not_missed() {
+    keeps_promises(&Setting::in_memory(600_735, None));
+}
+
+/// H45, found by these seeds: a leader believed that others had served an epoch that it had not opened, and called writes lost that were with partners of the one before.
+#[test]
+fn h45_what_its_leader_has_not_opened_nobody_has_served() {
+    for seed in [601_739, 2_869] {
+        keeps_promises(&Setting::in_memory(seed, None));
+    }
+}
+
 /// I12, found by this seed: an older destage was done once more over newer data that was in place, after an interrupted recovery.
 #[test]
 fn i12_what_is_in_place_stays_there_after_an_interrupted_recovery() {

@@ -428,6 +428,7 @@ impl World {
                 self.order(life, Order::Control(heard));
             }
             Effect::Row(row) => self.check_row(life, row),
+            Effect::Restored(epoch) => self.oracle.restored(life, epoch),
             Effect::Serves(epoch) => {
                 self.note(&[self.now, 8, life, u64::from(epoch.0)], || {
                     format!("life {life} serves in epoch {epoch}")

@@ -431,8 +431,10 @@ fn a_leader_that_leaves_has_all_committed_first() {
     array.act(0, |peering, _, out| peering.memory_is(true, out));
     array.settle();
     (0..3).for_each(|number| drop(array.wanted(number)));
-    // Who does not lead leaves at once.
+    // Who does not lead leaves as soon as the others know.
     array.act(2, |peering, _, out| peering.end_memory(true, out));
+    assert_eq!(array.wanted(2), []);
+    array.settle();
     assert_eq!(array.wanted(2), [MemoryAction::Over.into()]);
     array.act(0, |peering, _, out| peering.end_memory(true, out));
     array.settle();
@@ -458,6 +460,7 @@ fn a_leader_that_leaves_has_all_committed_first() {
     array.act(1, |peering, _, out| peering.want_memory(out));
     array.settle();
     array.act(0, |peering, _, out| peering.memory_is(false, out));
+    array.settle();
     assert_eq!(array.wanted(0), [MemoryAction::Over.into()]);
     array.act(1, |peering, _, out| peering.want_memory(out));
     array.settle();
@@ -623,6 +626,27 @@ fn who_comes_later_is_told_who_keeps_what() {
     assert_eq!(unkept(&mut array, 3), slots(&[0, 1]), "it has what node 2 had");
 }
 
+/// The same where whoever comes leads: it has to hear it from those whom it is about, who may die before they can say that all is kept again.
+#[test]
+fn who_comes_and_leads_is_told_by_those_whom_it_is_about() {
+    for is_restored in [true, false] {
+        let mut array = three_in_memory();
+        without(&mut array, &[0, 2], 2);
+        // Nobody is there to keep what it writes, and nothing of what it has written before is in memory alone, when it has been restored.
+        array.open(2, &[1], 1);
+        if is_restored {
+            array.act(1, |peering, _, out| peering.kept_again(0, Epoch(2), out));
+        }
+        array.add_as(0, Replication::new(2));
+        array.enter(3, &[0, 1], &[0, 1]);
+        array.act(1, |peering, _, out| peering.stepped_down(out));
+        array.settle();
+        without(&mut array, &[1], 4);
+        let expected = if is_restored { SlotSet::EMPTY } else { slots(&[1]) };
+        assert_eq!(unkept(&mut array, 4), expected);
+    }
+}
+
 /// PROTOCOL H45: an epoch that was not served here may have been served, and written in, elsewhere.
 #[test]
 fn epochs_that_were_not_served_here_count() {
@@ -632,12 +656,14 @@ fn epochs_that_were_not_served_here_count() {
         array.settle();
         array
     };
-    // Slot 2 has another life, which keeps what 1 writes, if they get to serve: 0 and 3 do not.
-    let mut array = restored();
-    array.add_as(2, Replication::new(2));
-    array.enter(3, &[0, 1, 2, 3], &[0, 1, 3]);
-    without(&mut array, &[1, 2], 4);
-    assert_eq!(unkept(&mut array, 4), slots(&[1]));
+    // Slot 2 has another life, which keeps what 1 writes, if they get to serve: 0 and 3 do not, and do not know whether 1, which leads, has opened it. Had 0 led, nobody could have served.
+    for (seniors, expected) in [(&[1, 0, 3], slots(&[1])), (&[0, 1, 3], SlotSet::EMPTY)] {
+        let mut array = restored();
+        array.add_as(2, Replication::new(2));
+        array.enter(3, &[0, 1, 2, 3], seniors);
+        without(&mut array, &[1, 2], 4);
+        assert_eq!(unkept(&mut array, 4), expected);
+    }
     let mut array = restored();
     without(&mut array, &[1], 3);
     assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
@@ -660,6 +686,57 @@ fn who_leaves_in_good_order_is_not_missed() {
     array.settle();
     without(&mut array, &[1, 2], 2);
     assert_eq!(unkept(&mut array, 2), SlotSet::EMPTY);
+}
+
+/// PROTOCOL H45: whoever leaves in good order goes when all others know that, and says it again where an epoch begins before they do, or somebody comes.
+#[test]
+fn whoever_leaves_waits_until_nobody_will_miss_it() {
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.end_memory(false, out));
+    assert_eq!(array.wanted(1), []);
+    // What it has said is lost with the epoch, and one of those who were to hear it is gone.
+    array.nodes.remove(&2);
+    array.add_as(2, Replication::new(2));
+    let over = || MemoryAction::Over.into();
+    array.enter(2, &[0, 1, 2], &[0, 1]);
+    assert!(array.wanted(1).contains(&over()));
+    // It is there for another epoch, and says it again, but goes only once.
+    array.enter(3, &[0, 1, 2], &[0, 1, 2]);
+    assert!(!array.wanted(1).contains(&over()));
+    without(&mut array, &[1, 2], 4);
+    assert_eq!(unkept(&mut array, 4), SlotSet::EMPTY);
+    // With nobody else there it waits for nobody.
+    let mut array = three_in_memory();
+    without(&mut array, &[1, 2], 2);
+    let _ = unkept(&mut array, 2);
+    drop(array.wanted(0));
+    array.act(0, |peering, _, out| peering.end_memory(false, out));
+    assert_eq!(array.wanted(0), [over()]);
+}
+
+/// The same where epochs begin, and do not come to serve, between what they say and their going.
+#[test]
+fn who_has_said_that_it_leaves_is_not_missed_later() {
+    let mut array = three_in_memory();
+    for number in [1, 2] {
+        array.act(number, |peering, _, out| peering.end_memory(false, out));
+    }
+    array.settle();
+    array.enter(2, &[0, 1, 2], &[0, 1, 2]);
+    without(&mut array, &[1, 2], 3);
+    assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
+    // Another life in the slot of one that has left is missed as any.
+    let mut array = three_in_memory();
+    array.act(1, |peering, _, out| peering.end_memory(false, out));
+    array.settle();
+    without(&mut array, &[1], 2);
+    array.open(2, &[0, 2], 0);
+    array.add_as(1, Replication::new(2));
+    array.enter(3, &[0, 1, 2], &[0, 2]);
+    array.open(3, &[0, 1, 2], 0);
+    (0..3).for_each(|number| drop(array.wanted(number)));
+    without(&mut array, &[1, 2], 4);
+    assert_eq!(unkept(&mut array, 4), slots(&[1]));
 }
 
 /// PROTOCOL H45: who has a dead node's copies, or has served since it was recovered, knows better than whoever sees only that its keepers are gone; and copies of the living are not brought.

@@ -179,6 +179,7 @@ impl World {
         let node = it.node.take().expect("it is told once");
         self.counters += node.counters;
         it.is_drained = true;
+        self.oracle.drained(life);
         self.note(&[self.now, 10, life], || format!("life {life} is drained"));
         if self.oracle.was_admitted(life) {
             self.decide_soon();
