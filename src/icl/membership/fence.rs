@@ -4,7 +4,8 @@
 //! then a certificate on the same drive. A conflict means that somebody has preempted the key before; unless that one has left a
 //! certificate, or the victim is known to have never had a key there, the drain is not proven (H09): then the victim's association is
 //! killed where the drive can do that, or else the own key is registered once more, which the drive does only when the drain is over.
-//! A drive that confirms nothing has failed, and the next record goes on without it.
+//! A drive that confirms nothing has failed, and the next record goes on without it. Voters are then asked for the victims' last heartbeats: no lease was
+//! begun after those ([`super::beats`]).
 //!
 //! To fence everyone, after all nodes were down, the own key is registered first, the reservation acquired, and Preempt and Abort
 //! carried out with key 0, which under All Registrants means all others.
@@ -13,7 +14,7 @@
 
 use nvme::reservation::{Command, Kind, Persistence, Report};
 
-use super::record::{Certificate, EpochRecord, Member, VICTIMS_MAX};
+use super::record::{Certificate, EpochRecord, Heartbeat, Member, VICTIMS_MAX};
 use super::{DriveIndex, DriveSet, Epoch, Incarnation, Key, Slot};
 
 /// Type of the reservation on all drives: registrants write, everyone reads.
@@ -37,6 +38,8 @@ pub enum Answer {
     Registrants(Vec<Key>),
     /// The certificates on the drive.
     Certificates(Vec<Certificate>),
+    /// The last heartbeats of all slots.
+    Heartbeats(Vec<Heartbeat>),
 }
 
 impl Answer {
@@ -68,6 +71,8 @@ pub enum Ask {
     WriteCertificate(Certificate),
     /// Kill all associations of a node's life, and wait for their commands.
     Kill(Slot, Incarnation),
+    /// Read the last heartbeats of all slots.
+    ReadHeartbeats,
 }
 
 impl Ask {
@@ -93,7 +98,9 @@ impl Ask {
                 extended: true,
                 length_bytes: 4096,
             },
-            Self::ReadCertificates | Self::WriteCertificate(_) | Self::Kill(..) => return None,
+            Self::ReadCertificates | Self::WriteCertificate(_) | Self::Kill(..) | Self::ReadHeartbeats => {
+                return None;
+            }
         })
     }
 }
@@ -112,6 +119,8 @@ enum Step {
     /// The own key is registered behind the drain.
     Queue,
     WriteCertificate,
+    /// All is fenced, and the voter is asked how far the victims came.
+    ReadHeartbeats,
     Fenced,
     Failed,
 }
@@ -124,6 +133,8 @@ struct Front {
     /// Victims that are fenced: the next one has this index.
     fenced: usize,
     attempts: u32,
+    /// The last heartbeats that it took, read behind the fence.
+    beats: Vec<Heartbeat>,
 }
 
 /// Fences the victims of one record on all drives in use.
@@ -159,6 +170,7 @@ impl Fence {
             },
             fenced: 0,
             attempts: 0,
+            beats: Vec::new(),
         };
         Self {
             slot,
@@ -214,6 +226,21 @@ impl Fence {
     /// When a majority of the voters was fenced: no lease that a victim holds was begun later.
     pub const fn majority_ns(&self) -> Option<u64> {
         self.majority_ns
+    }
+
+    /// The last round of heartbeats of a victim that can count: no lease of it was begun after that round was issued. `None` if fewer than a majority of the voters
+    /// have shown a heartbeat of this very life.
+    pub fn last_round(&self, victim: &Member) -> Option<u64> {
+        let last = |front: &Front| {
+            let mut beats = front.beats.iter();
+            let own = beats.find(|beat| beat.slot == victim.slot && beat.incarnation == victim.incarnation);
+            Some((front.drive, own?.seq))
+        };
+        let fenced = self.fronts.iter().filter(|front| front.step == Step::Fenced);
+        let shown: Vec<(DriveIndex, u64)> = fenced.filter_map(last).collect();
+        let drives: DriveSet = shown.iter().map(|(drive, _)| *drive).collect();
+        let rounds = shown.iter().map(|(_, round)| *round);
+        rounds.max().filter(|_| drives.has_majority_of(self.voters))
     }
 
     /// Whether a drive does not know the own key any more: this node was fenced itself.
@@ -274,12 +301,15 @@ impl Fence {
                 let front = &mut self.fronts[index];
                 front.fenced += usize::from(!self.all);
                 front.attempts = 0;
-                if self.all || front.fenced == self.victims.len() {
-                    Step::Fenced
-                } else {
+                if !self.all && front.fenced < self.victims.len() {
                     Step::Preempt
+                } else if !self.all && self.voters.contains(front.drive) {
+                    Step::ReadHeartbeats
+                } else {
+                    Step::Fenced
                 }
             }
+            (Step::ReadHeartbeats, answer) => self.shown(index, answer),
             // Without a certificate nothing is lost but time: it is written again.
             (Step::WriteCertificate, Answer::Failed) if self.fronts[index].attempts + 1 < ATTEMPTS_MAX => {
                 self.fronts[index].attempts += 1;
@@ -303,9 +333,18 @@ impl Fence {
                 | Answer::Interrupted
                 | Answer::Failed
                 | Answer::Registrants(_)
-                | Answer::Certificates(_),
+                | Answer::Certificates(_)
+                | Answer::Heartbeats(_),
             ) => Step::Failed,
         }
+    }
+
+    /// A voter has shown how far the victims came. It is fenced in any case; what it does not show does not count.
+    fn shown(&mut self, index: usize, answer: Answer) -> Step {
+        if let Answer::Heartbeats(beats) = answer {
+            self.fronts[index].beats = beats;
+        }
+        Step::Fenced
     }
 
     /// Why Preempt and Abort met a conflict, as the registrants say.
@@ -340,6 +379,7 @@ impl Fence {
             Step::ReadCertificates => Ask::ReadCertificates,
             Step::Kill => Ask::Kill(victim().slot, victim().incarnation),
             Step::WriteCertificate => Ask::WriteCertificate(self.certificate(front)),
+            Step::ReadHeartbeats => Ask::ReadHeartbeats,
             Step::Fenced | Step::Failed => return,
         };
         out.push((front.drive, ask));
@@ -442,9 +482,73 @@ mod tests {
                 panic!("a certificate follows")
             };
             assert_eq!(second.victims, [member(1).key, member(2).key]);
-            assert_eq!(next(&mut fence, number, Answer::Done), None);
+            assert_eq!(next(&mut fence, number, Answer::Done), Some(Ask::ReadHeartbeats));
+            assert_eq!(next(&mut fence, number, Answer::Heartbeats(Vec::new())), None);
         }
         assert!(fence.is_complete());
+        assert_eq!(
+            fence.last_round(&member(1)),
+            None,
+            "nobody has shown a heartbeat of it"
+        );
+    }
+
+    fn beat(victim: u8, seq: u64) -> Heartbeat {
+        let Member {
+            slot, incarnation, ..
+        } = member(victim);
+        Heartbeat {
+            slot,
+            incarnation,
+            epoch: Epoch(1),
+            seq,
+        }
+    }
+
+    /// What three voters answer when they are asked for heartbeats, and the last round of node 1 that follows.
+    fn shown(answers: [Answer; 3]) -> Option<u64> {
+        let (mut fence, _) = begun(&record(&[1]), DriveSet::EMPTY);
+        for (number, answer) in (0..).zip(answers) {
+            next(&mut fence, number, Answer::Done);
+            assert_eq!(next(&mut fence, number, Answer::Done), Some(Ask::ReadHeartbeats));
+            assert_eq!(next(&mut fence, number, answer), None);
+        }
+        assert!(fence.is_complete(), "the drives are fenced, whatever they show");
+        fence.last_round(&member(1))
+    }
+
+    /// H05: the newest heartbeat on a majority of the voters, behind the fence, is the last one that counts. A voter that shows none of this very life says nothing.
+    #[test]
+    fn a_majority_shows_the_last_round_that_counts() {
+        let of = |seq| Answer::Heartbeats(vec![beat(2, 900), beat(1, seq)]);
+        let of_another_life = || {
+            let another = Incarnation(7);
+            Answer::Heartbeats(vec![Heartbeat {
+                incarnation: another,
+                ..beat(1, 900)
+            }])
+        };
+        assert_eq!(shown([of(4), of(6), of(5)]), Some(6));
+        assert_eq!(shown([of(4), Answer::Failed, of(5)]), Some(5));
+        assert_eq!(shown([of(4), of_another_life(), of(3)]), Some(4));
+        assert_eq!(shown([of(4), of_another_life(), Answer::Failed]), None);
+        assert_eq!(
+            shown([of(4), Answer::Heartbeats(Vec::new()), Answer::Conflict]),
+            None
+        );
+    }
+
+    /// A drive that does not vote holds no heartbeats.
+    #[test]
+    fn only_voters_are_asked_for_heartbeats() {
+        let four = EpochRecord {
+            drives: DriveSet(0b1111),
+            ..record(&[1])
+        };
+        let (mut fence, _) = begun(&four, DriveSet::EMPTY);
+        next(&mut fence, 3, Answer::Done);
+        assert_eq!(next(&mut fence, 3, Answer::Done), None);
+        assert_eq!(fence.fenced(), DriveSet(0b1000));
     }
 
     #[test]
@@ -479,7 +583,8 @@ mod tests {
                 next(&mut fence, 0, Answer::Done),
                 Some(Ask::WriteCertificate(_))
             ));
-            assert_eq!(next(&mut fence, 0, Answer::Done), None);
+            assert_eq!(next(&mut fence, 0, Answer::Done), Some(Ask::ReadHeartbeats));
+            assert_eq!(next(&mut fence, 0, Answer::Failed), None);
             assert_eq!(fence.fenced(), DriveSet(1));
             // With a certificate nothing has to be proven again.
             next(&mut fence, 1, Answer::Conflict);

@@ -1,8 +1,8 @@
 //! The lease: what a node may still say when nobody can reach it any more (PROTOCOL H05, H06).
 //!
 //! A heartbeat is written to every voter, under the voter's reservation. A lease lasts [`LEASE_NS`] from the moment at which the heartbeats
-//! of a majority were *issued*: whoever has fenced a majority knows that every heartbeat that counts was issued before that, and
-//! waits for as long as such a lease can last, and a tenth more for clocks that run apart.
+//! of a majority were *issued*: whoever has fenced a majority knows that every heartbeat that counts was issued before that, or before
+//! it heard of it ([`super::beats`]), and waits for as long as such a lease can last, and a tenth more for clocks that run apart.
 //!
 //! A lapse pauses service, and the next renewal ends it. After a gap between two turns of the loop only heartbeats that were issued
 //! after it count, because the answers of older ones may have lain there for any time. A conflict is an eviction, for good.
@@ -41,7 +41,8 @@ pub struct Lease {
     voters: Vec<Voter>,
     /// Voters that get heartbeats; the others count as not renewed.
     drives: DriveSet,
-    seq: u64,
+    /// The round of heartbeats that was issued last.
+    round: u64,
     next_beat_ns: u64,
     last_turn_ns: u64,
     /// Heartbeats that were issued earlier do not count.
@@ -66,7 +67,7 @@ impl Lease {
             epoch,
             voters: voters.iter().map(voter).collect(),
             drives: voters,
-            seq: 0,
+            round: 0,
             next_beat_ns: now_ns,
             last_turn_ns: now_ns,
             fresh_ns: now_ns,
@@ -102,12 +103,12 @@ impl Lease {
             return;
         }
         self.next_beat_ns = now_ns + HEARTBEAT_NS;
-        self.seq += 1;
+        self.round += 1;
         let heartbeat = Heartbeat {
             slot: self.slot,
             incarnation: self.incarnation,
             epoch: self.epoch,
-            seq: self.seq,
+            seq: self.round,
         };
         for voter in &mut self.voters {
             if voter.pending_ns.is_none() && self.drives.contains(voter.drive) {
@@ -154,6 +155,18 @@ impl Lease {
         }
         let begin = self.begin_ns().filter(|begin_ns| *begin_ns >= self.fresh_ns);
         begin.map_or(0, |begin_ns| (begin_ns + LEASE_NS).saturating_sub(now_ns))
+    }
+
+    /// The same lease for a life that has issued so many rounds with an earlier one: a life counts up.
+    #[must_use]
+    pub const fn after(mut self, round: u64) -> Self {
+        self.round = round;
+        self
+    }
+
+    /// The round of heartbeats that was issued last; 0 before the first.
+    pub const fn round(&self) -> u64 {
+        self.round
     }
 
     /// Whether a conflict has ended it for good.

@@ -13,8 +13,9 @@
 //! | 16..32 | array |
 //! | 32..56 | incarnation, seq, drives reached: 8 bytes each |
 //! | 56..60 | random part of the key that the sender wants |
-//! | 60..492 | the record, as in [`super::record::codec`] |
-//! | 492..496 | CRC-32C |
+//! | 60..68 | round of heartbeats that was issued last |
+//! | 68..500 | the record, as in [`super::record::codec`] |
+//! | 500..504 | CRC-32C |
 
 use nvme::crc32c;
 use thiserror::Error;
@@ -24,8 +25,8 @@ use super::record::{EpochRecord, Fault};
 use super::{ArrayId, DriveSet, Incarnation, Slot, SlotSet};
 
 const MAGIC: [u8; 8] = *b"BRAIDMBR";
-const VERSION: u16 = 1;
-const RECORD_AT: usize = 60;
+const VERSION: u16 = 2;
+const RECORD_AT: usize = 68;
 const CRC_AT: usize = RECORD_AT + VALUE_BYTES;
 /// Bytes of an encoded announcement.
 pub const MESSAGE_BYTES: usize = CRC_AT + 4;
@@ -77,6 +78,8 @@ pub struct Announcement {
     pub step: Step,
     /// 24 random bits for its key.
     pub random: u32,
+    /// The round of heartbeats that it has issued last; 0 before the first.
+    pub round: u64,
     /// Drives that it reaches.
     pub reach: DriveSet,
     /// Nodes that it hears.
@@ -145,6 +148,7 @@ impl Announcement {
         bytes[40..48].copy_from_slice(&self.seq.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.reach.0.to_le_bytes());
         bytes[56..60].copy_from_slice(&self.random.to_le_bytes());
+        bytes[60..68].copy_from_slice(&self.round.to_le_bytes());
         if let Some(record) = &self.record {
             bytes[14] = 1;
             bytes[RECORD_AT..CRC_AT].copy_from_slice(&encode_value(record));
@@ -191,6 +195,7 @@ impl Announcement {
                 value => return Err(unknown("step", value)),
             },
             random: u32::from_le_bytes([whole[56], whole[57], whole[58], whole[59]]),
+            round: u64_at(whole, 60),
             reach: DriveSet(u64_at(whole, 48)),
             heard: SlotSet(whole[13]),
             record: match whole[14] {
@@ -246,6 +251,7 @@ mod tests {
             standing: Standing::Leaving,
             step: Step::Reported,
             random: 0xab_cdef,
+            round: 77,
             reach: DriveSet(0b1011),
             heard: SlotSet(0b101),
             record: has_record.then_some(record),

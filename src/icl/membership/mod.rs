@@ -1,7 +1,7 @@
 //! Who is a member of an array, in which epoch, and who may answer hosts.
 //!
 //! Owns the records of the quorum area ([`record`]), the decision ([`authority`], on the drives [`paxos`]), the lease that bounds what a node that was cut off
-//! may still say ([`lease`]), the fence that takes a lost node's way to the drives ([`fence`]), what nodes tell one another
+//! may still say ([`lease`]), when it was begun at the latest ([`beats`]), the fence that takes a lost node's way to the drives ([`fence`]), what nodes tell one another
 //! ([`message`]), which nodes and drives to go on with ([`choice`]), which of them count as silent although they are heard ([`contact`]), and the machine that joins them in the only safe order: decide,
 //! fence, wait, recover, open ([`Machine`]).
 //!
@@ -14,6 +14,7 @@
 //! the array management function has to do goes out as an action.
 
 pub mod authority;
+pub mod beats;
 pub mod choice;
 pub mod contact;
 pub mod fence;

@@ -10,7 +10,11 @@ use nvme::reservation::{
 use crate::icl::membership::Key;
 use crate::icl::membership::machine::{Answer, Command};
 use crate::icl::membership::record::{Certificate, EpochRecord, Heartbeat, PaxosBlock, Quorum};
+use crate::icl::membership::times::{HEARTBEAT_NS, LEASE_NS};
 use crate::icl::{DriveIndex, Incarnation, Slot};
+
+/// How old heartbeats are that are shown by a drive that shows old ones: as long as a lease.
+const OLD_ROUNDS: u64 = LEASE_NS / HEARTBEAT_NS;
 
 /// One life of one node, as drives see it.
 pub(super) type Life = (Slot, Incarnation);
@@ -62,6 +66,8 @@ pub(super) struct Drive {
     pub(super) is_online: bool,
     /// Plain Preempt instead of Preempt and Abort: a fault that the checks have to catch.
     pub(super) loses_abort: bool,
+    /// Heartbeats are shown as they were some rounds ago: another one.
+    pub(super) shows_old_beats: bool,
 }
 
 impl Drive {
@@ -82,6 +88,7 @@ impl Drive {
             certified: BTreeSet::new(),
             is_online: true,
             loses_abort: false,
+            shows_old_beats: false,
         }
     }
 
@@ -110,7 +117,14 @@ impl Drive {
                     certificates: self.certificates.values().cloned().collect(),
                 });
             }
-            Command::ReadHeartbeats => return Answer::Heartbeats(self.beats.values().copied().collect()),
+            Command::ReadHeartbeats => {
+                let rounds = if self.shows_old_beats { OLD_ROUNDS } else { 0 };
+                let shown = |beat: &Heartbeat| Heartbeat {
+                    seq: beat.seq.saturating_sub(rounds),
+                    ..*beat
+                };
+                return Answer::Heartbeats(self.beats.values().map(shown).collect());
+            }
             Command::WritePaxos(block) => {
                 self.paxos.insert(life.0, block.clone());
             }

@@ -71,6 +71,8 @@ pub enum Mutant {
     AbortLost,
     /// Nodes answer hosts without looking at their lease.
     LeaseIgnored,
+    /// Drives show heartbeats that are two seconds old.
+    BeatsOld,
 }
 
 /// What will happen at some time.
@@ -215,6 +217,7 @@ impl<A: Authority> World<A> {
         };
         for drive in &mut world.drives {
             drive.loses_abort = mutant == Mutant::AbortLost;
+            drive.shows_old_beats = mutant == Mutant::BeatsOld;
         }
         for number in 0..world.nodes.len() {
             world.start(number);

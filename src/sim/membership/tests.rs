@@ -9,6 +9,7 @@ use crate::icl::membership::authority::Authority;
 use crate::icl::membership::paxos;
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::membership::status::{Halt, Stage};
+use crate::icl::membership::times::LEASE_WAIT_NS;
 use crate::icl::membership::{DriveSet, Epoch, Node};
 
 /// Goal: whatever happens, one set of nodes writes, and in the end all are back (I3, I4, I10, I19).
@@ -129,6 +130,11 @@ fn a_node_that_does_not_look_at_its_lease_is_caught() {
     is_caught(Mutant::LeaseIgnored, "I10");
 }
 
+#[test]
+fn drives_that_show_old_heartbeats_are_caught() {
+    is_caught(Mutant::BeatsOld, "I10");
+}
+
 /// Milliseconds until an epoch after `epoch` is open, from now on.
 fn takeover_ms(world: &mut World, opened: u32) -> u64 {
     let begin_ns = world.now_ns;
@@ -148,6 +154,25 @@ fn a_killed_node_is_replaced_in_time_and_comes_back() {
         let took_ms = takeover_ms(&mut world, opened);
         assert!(took_ms < 5_000, "seed {seed}: {took_ms} ms");
         world.run_until_whole(LIVENESS_NS);
+    }
+}
+
+/// H05: the wait counts from the last heartbeats that others know of, also where it takes a second to suspect a node: what is decided and fenced meanwhile costs nothing.
+#[test]
+fn whoever_is_silent_is_replaced_when_its_last_lease_is_over() {
+    for fault in [Fault::Kill, Fault::Pause] {
+        let mut took_ms: Vec<u64> = (0..21)
+            .map(|seed| {
+                let mut world: World = World::formed(seed, 3, 3, Mutant::None);
+                world.run_until(world.now_ns + (seed * 37 % 250) * MS);
+                let opened = world.checks.epochs_opened;
+                world.inject(fault(usize::try_from(seed % 3).unwrap()));
+                takeover_ms(&mut world, opened)
+            })
+            .collect();
+        took_ms.sort_unstable();
+        println!("{took_ms:?} ms");
+        assert!(took_ms[10] < LEASE_WAIT_NS / MS + 100, "{took_ms:?}");
     }
 }
 

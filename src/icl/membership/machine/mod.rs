@@ -249,6 +249,8 @@ pub struct Machine<A = Paxos> {
     desk: Desk,
     peers: Peers,
     seq: u64,
+    /// The round of heartbeats that this life has issued last.
+    round: u64,
     /// Drives with a path.
     up: DriveSet,
     /// Drives with a path whose registrants are still to be compared.
@@ -296,6 +298,7 @@ impl<A: Authority> Machine<A> {
             desk: Desk::default(),
             peers: Peers::default(),
             seq: 0,
+            round: 0,
             up: DriveSet::EMPTY,
             unaudited: DriveSet::EMPTY,
             stale: DriveSet::EMPTY,
@@ -411,6 +414,11 @@ impl<A: Authority> Machine<A> {
         {
             let mut beats = Vec::new();
             lease.turn(now_ns, &mut beats);
+            if lease.round() != self.round {
+                // Others are to hear of a round before this node can be gone (`beats`).
+                self.round = lease.round();
+                self.next_beat_ns = now_ns;
+            }
             for (drive, beat) in beats {
                 self.desk
                     .ask(Purpose::Lease, drive, Command::WriteHeartbeat(beat), out);
@@ -458,6 +466,7 @@ impl<A: Authority> Machine<A> {
             standing: self.standing,
             step,
             random: self.config.random,
+            round: self.round,
             reach: self.reach(),
             heard: self.peers.heard(now_ns),
             record: self.record.clone(),

@@ -1,9 +1,10 @@
 //! What is known of the other nodes: their last announcements, and when they came.
 
+use crate::icl::membership::beats::Beats;
 use crate::icl::membership::message::{Announcement, Standing, Step};
 use crate::icl::membership::record::{EpochRecord, Member};
 use crate::icl::membership::times::{HEARD_NS, SUSPECT_NS};
-use crate::icl::membership::{SLOTS, Slot, SlotSet};
+use crate::icl::membership::{Incarnation, SLOTS, Slot, SlotSet};
 
 /// The last life of a slot that was heard.
 #[derive(Clone, Debug)]
@@ -12,6 +13,10 @@ struct Peer {
     heard_ns: u64,
     /// Its link was lost after that.
     is_lost: bool,
+    /// Heartbeats that it has told of.
+    beats: Beats,
+    /// The life before it, whose lease may not be over yet.
+    before: Option<(Incarnation, Beats)>,
 }
 
 /// All other nodes, by slot.
@@ -29,10 +34,18 @@ impl Peers {
                 return false;
             }
         }
+        let (mut beats, before) = match peer.take() {
+            Some(known) if known.said.incarnation == said.incarnation => (known.beats, known.before),
+            Some(known) => (Beats::default(), Some((known.said.incarnation, known.beats))),
+            None => (Beats::default(), None),
+        };
+        beats.hear(now_ns, said.round);
         *peer = Some(Peer {
             said,
             heard_ns: now_ns,
             is_lost: false,
+            beats,
+            before,
         });
         true
     }
@@ -75,6 +88,17 @@ impl Peers {
     pub(super) fn last(&self, member: &Member) -> Option<&Announcement> {
         let peer = self.0[member.slot.index()].as_ref()?;
         (peer.said.incarnation == member.incarnation).then_some(&peer.said)
+    }
+
+    /// The heartbeats that this very life has told of.
+    pub(super) fn beats(&self, member: &Member) -> Option<&Beats> {
+        let peer = self.0[member.slot.index()].as_ref()?;
+        let before = peer.before.as_ref().map(|(life, beats)| (*life, beats));
+        let mut lives = [Some((peer.said.incarnation, &peer.beats)), before]
+            .into_iter()
+            .flatten();
+        let own = lives.find(|(life, _)| *life == member.incarnation);
+        own.map(|(_, beats)| beats)
     }
 
     /// How far a member has got with this record, if it has said anything about it.

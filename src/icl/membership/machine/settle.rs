@@ -241,15 +241,36 @@ impl<A: Authority> Machine<A> {
             return self.lead_fence(now_ns, out);
         };
         if fence.is_complete() {
-            let waits = record.epoch > Epoch(1) && (record.fence_all || !record.victims.is_empty());
-            let majority_ns = fence
-                .majority_ns()
-                .expect("all drives are a majority of the voters");
+            let lease_ns = self.last_lease_ns();
+            let (record, inside) = self.parts();
             inside.enrolled = record.drives;
             inside.step = Step::Registered;
-            inside.opens_at_ns = waits.then_some(majority_ns + LEASE_WAIT_NS);
+            inside.opens_at_ns = lease_ns.map(|begun_ns| begun_ns + LEASE_WAIT_NS);
             self.set_lease_drives();
         }
+    }
+
+    /// The latest moment at which a lease can have begun that somebody holds whom this record has fenced; `None` if nobody has one.
+    fn last_lease_ns(&self) -> Option<u64> {
+        let (record, inside) = (self.record.as_ref()?, self.inside.as_ref()?);
+        let fence = inside.fence.as_ref()?;
+        let majority_ns = fence
+            .majority_ns()
+            .expect("all drives are a majority of the voters");
+        if record.fence_all {
+            return (record.epoch > Epoch(1)).then_some(majority_ns);
+        }
+        let victims = record.victims.iter().filter(|one| !self.peers.has_halted(one));
+        let begun_ns = |victim: &Member| {
+            let issued_ns = self
+                .peers
+                .beats(victim)?
+                .issued_before_ns(fence.last_round(victim)?)?;
+            Some(issued_ns.min(majority_ns))
+        };
+        victims
+            .map(|victim| begun_ns(victim).unwrap_or(majority_ns))
+            .max()
     }
 
     /// If there is no going on without the drives that could not be fenced, they are tried again.
@@ -268,6 +289,7 @@ impl<A: Authority> Machine<A> {
             let command = match (ask.reservation(), ask) {
                 (Some(reservation), _) => Command::Reserve(reservation),
                 (None, fence::Ask::ReadCertificates) => Command::ReadQuorum,
+                (None, fence::Ask::ReadHeartbeats) => Command::ReadHeartbeats,
                 (None, fence::Ask::WriteCertificate(certificate)) => Command::WriteCertificate(certificate),
                 (None, fence::Ask::Kill(slot, incarnation)) => Command::Kill(slot, incarnation),
                 (
@@ -296,7 +318,8 @@ impl<A: Authority> Machine<A> {
             Answer::Done => fence::Answer::Done,
             Answer::Conflict => fence::Answer::Conflict,
             Answer::Interrupted => fence::Answer::Interrupted,
-            Answer::Failed | Answer::Heartbeats(_) => fence::Answer::Failed,
+            Answer::Failed => fence::Answer::Failed,
+            Answer::Heartbeats(beats) => fence::Answer::Heartbeats(beats),
             Answer::Quorum(quorum) => fence::Answer::Certificates(quorum.certificates),
             Answer::Report(report) => fence::Answer::of_report(&report),
         };
@@ -513,7 +536,8 @@ impl<A: Authority> Machine<A> {
         inside.wait = Wait::Report;
         inside.opens_at_ns = None;
         if self.lease.is_none() {
-            self.lease = Some(Lease::new(now_ns, slot, incarnation, epoch, voters));
+            let lease = Lease::new(now_ns, slot, incarnation, epoch, voters);
+            self.lease = Some(lease.after(self.round));
         }
         self.set_lease_drives();
         out.push(Action::Barrier(epoch));
