@@ -46,7 +46,8 @@ earlier_writes_verify() { # earlier_writes_verify NSID BLOCK-SIZE OFFSET BYTES
 target_restarts_under_load() {
   local dev
   dev=$(namespace "$NQN" 1)
-  verified "$dev" 4k 0 24M --rate=4M,4M &
+  # Long enough for a slow host, whose answer may come seconds after the target is there again.
+  verified "$dev" 4k 0 56M --rate=4M,4M &
   under_load $! "$dev" $(($(writes_done "$dev") + 500)) ask restart
   dmesg | grep -E 'Successfully reconnected' || fail "the kernel reports no reconnection"
   is_live "$(controller "$NQN")" || fail "the controller is not live"
