@@ -691,6 +691,7 @@ impl Peering {
             out.push(Action::Send { to, note });
         }
         self.told = Some(led);
+        self.keepers.told();
     }
 
     /// What was told last, if this node leads.

@@ -21,10 +21,10 @@ pub(super) struct Keepers {
     of: BTreeMap<Slot, Parts>,
     /// Of lives that are gone and not recovered, by slot.
     orphans: BTreeMap<Slot, Parts>,
-    /// The last epoch that was entered, and its members; whether the group was served in it, and whether it was for this node to open it first.
+    /// The last epoch that was entered, and its members; whether the group was served in it, and whether all others wait there for a word of this node, which leads.
     entered: Option<(Epoch, SlotSet)>,
     has_served: bool,
-    leads: bool,
+    is_awaited: bool,
     /// Who has said in it that it has brought all to the drives or to its partners.
     restored: SlotSet,
     /// Lives that have said that they leave, with nothing in memory.
@@ -66,7 +66,7 @@ impl Keepers {
         // Others may have served, and been given copies, where this node did not come to it; but not where they would have waited for this one.
         if let Some((_, members)) = self.entered
             && !self.has_served
-            && !self.leads
+            && !self.is_awaited
         {
             self.assign(members.without(local), members, replication);
         }
@@ -84,7 +84,7 @@ impl Keepers {
             }
         }
         (self.entered, self.has_served) = (Some((epoch, members)), false);
-        self.leads = leader == local;
+        self.is_awaited = leader == local;
         // Who leaves acknowledges nothing more in this life, whatever epochs it still sees.
         (self.restored, self.left) = (SlotSet::EMPTY, self.left.minus(gone));
         self.look();
@@ -114,6 +114,11 @@ impl Keepers {
         self.assign(members, members, replication);
         self.view.served = epoch;
         self.look();
+    }
+
+    /// This node leads and has told its record: others may serve from now on, also before it does, for membership has another leader where not all nodes share the group.
+    pub const fn told(&mut self) {
+        self.is_awaited = false;
     }
 
     fn look(&mut self) {

@@ -664,6 +664,17 @@ fn epochs_that_were_not_served_here_count() {
         without(&mut array, &[1, 2], 4);
         assert_eq!(unkept(&mut array, 4), expected);
     }
+    // It leads and has told its record: where membership has another leader, the others may serve before it does.
+    let mut array = restored();
+    array.add_as(2, Replication::new(2));
+    array.enter(3, &[0, 1, 2, 3], &[0, 1, 3]);
+    array.act(0, |peering, _, out| peering.recover(Epoch(3), out));
+    array.act(0, |peering, now, out| {
+        peering.replayed(now, Epoch(3), led(7), None, out);
+    });
+    array.settle();
+    without(&mut array, &[1, 2], 4);
+    assert_eq!(unkept(&mut array, 4), slots(&[1]));
     let mut array = restored();
     without(&mut array, &[1], 3);
     assert_eq!(unkept(&mut array, 3), SlotSet::EMPTY);
