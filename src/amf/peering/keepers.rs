@@ -17,7 +17,7 @@ pub type Parts = Vec<SlotSet>;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Keepers {
-    /// Of each member. Not here: whoever has nothing in memory alone.
+    /// Of each member. Not here, or without parts: whoever has nothing in memory alone.
     of: BTreeMap<Slot, Parts>,
     /// Of lives that are gone and not recovered, by slot.
     orphans: BTreeMap<Slot, Parts>,

@@ -94,12 +94,12 @@ impl Oracle {
         };
         gone.iter().all(|life| {
             let since = kept_since(life).unwrap_or(Epoch(0));
-            let theirs = self.settlements.range(since..).filter(|(_, settlement)| {
+            let mut theirs = self.settlements.range(since..).filter(|(_, settlement)| {
                 // Nobody serves before the leader does, and nobody else knows that it has not.
                 let may_serve = settlement.is_open || settlement.record.senior_leader().incarnation.0 != by;
                 may_serve && own(settlement) == Some(*life)
             });
-            theirs.into_iter().all(|(_, settlement)| {
+            theirs.all(|(_, settlement)| {
                 let record = &settlement.record;
                 let partners = replication.partners(slot, record.slots());
                 let mut keepers = record
