@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use braid::icl::link::{Address, Gathering, Lane, LinkConfig};
+use braid::icl::link::{Address, Gathering, Lane, LinkConfig, Payload};
 use braid::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 use braid::target::icl::{News, Peer, Port, PortSetup};
 use config::Encryption;
@@ -168,7 +168,9 @@ impl Member {
             };
         }
         for _ in 0..self.owed {
-            let taken = self.port.submit(io, peer, Address::Node, kind, &[&self.payload]);
+            let taken = self
+                .port
+                .submit(io, peer, Address::Node, kind, Payload::copied(&[&self.payload]));
             taken.expect("64 messages fit the queue");
             if self.task.is_some() {
                 self.asked.push_back(now);

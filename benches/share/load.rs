@@ -1,4 +1,4 @@
-//! A host that keeps so many commands of a block each under way on one connection.
+//! A host that keeps so many commands under way on one connection.
 
 use std::sync::Barrier;
 use std::thread;
@@ -16,6 +16,8 @@ pub struct Load {
     pub nsid: u32,
     /// They write; otherwise they read.
     pub writes: bool,
+    /// Blocks of a command.
+    pub each: u32,
     /// Over so many blocks from the first one.
     pub blocks: u64,
     /// How many are under way at a time.
@@ -36,16 +38,16 @@ pub fn fill(host: &mut Host, nsid: u32, blocks: u64) {
 /// Keeps the commands under way until `goes_on` says no, given how many were answered; how many were answered at all.
 pub fn keep_under_way(host: &mut Host, load: Load, mut goes_on: impl FnMut(u64) -> bool) -> u64 {
     let mut random = Random::new(load.seed);
-    let data = vec![0xa5; BLOCK as usize];
+    let data = vec![0xa5; (load.each * BLOCK) as usize];
     let queue = &mut host.io[0];
     let (mut under_way, mut answered) = (0, 0);
     loop {
         while under_way < load.depth && goes_on(answered + u64::from(under_way)) {
-            let at = random.draw() % load.blocks;
+            let at = random.draw() % (load.blocks / u64::from(load.each)) * u64::from(load.each);
             let sent = if load.writes {
-                queue.try_submit(write(load.nsid, at, 1), &data, 0)
+                queue.try_submit(write(load.nsid, at, load.each), &data, 0)
             } else {
-                queue.try_submit(read(load.nsid, at, 1), &[], BLOCK)
+                queue.try_submit(read(load.nsid, at, load.each), &[], load.each * BLOCK)
             };
             sent.expect("the node is there");
             under_way += 1;

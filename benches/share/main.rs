@@ -1,6 +1,6 @@
 //! What does it cost that several nodes serve a group together, and what does it bring? Each question beside a baseline of the same run.
 //!
-//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `pipelined`, `rates`, `reads` or `scaling`. Each of them takes less
+//! `cargo bench --bench share [-- QUESTION ...] [-- --quick]`, a question being `messages`, `remote`, `dirty`, `memory`, `copies`, `pipelined`, `rates`, `reads` or `scaling`. Each of them takes less
 //! than two minutes. Where real nodes are named they are processes over a shelf of memory drives, on this machine.
 #![expect(
     clippy::disallowed_types,
@@ -9,6 +9,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
+mod copies;
 mod dirty;
 mod load;
 mod member;
@@ -49,11 +50,12 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let questions: [Question; 8] = [
+    let questions: [Question; 9] = [
         ("messages", messages::run),
         ("remote", remote::run),
         ("dirty", dirty::run),
         ("memory", memory::run),
+        ("copies", copies::run),
         ("pipelined", pipelined::run),
         ("rates", rates::run),
         ("reads", reads::run),

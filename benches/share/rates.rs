@@ -57,6 +57,7 @@ fn load(seed: u64) -> Load {
     Load {
         nsid: 1,
         writes: true,
+        each: 1,
         blocks: u64::from(DISK_MIB << 20) / u64::from(BLOCK),
         depth: DEPTH,
         seed,

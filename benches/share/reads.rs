@@ -67,6 +67,7 @@ fn per_read(stage: &Stage, depth: u32, reads: u64) -> f64 {
     let load = Load {
         nsid: 1,
         writes: false,
+        each: 1,
         blocks: BLOCKS,
         depth,
         seed: 1,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use braid::amf::RowIndex;
 use braid::amf::arbiter::{HOLD_NS_MIN, Resource, Rule};
 use braid::amf::lock::Mode;
-use braid::icl::link::{Address, Lane, LinkConfig};
+use braid::icl::link::{Address, Lane, LinkConfig, Payload};
 use braid::icl::{ArrayId, Incarnation, Node, Slot};
 use braid::target::icl::{News, Peer, Port, PortSetup};
 use config::Encryption;
@@ -117,7 +117,7 @@ impl Seat {
     ) -> R {
         let (port, now) = (&mut self.port, io.now());
         act(&mut self.member, now, &mut |to, kind, pieces| {
-            let taken = port.submit(io, to, GROUP, kind, pieces);
+            let taken = port.submit(io, to, GROUP, kind, Payload::copied(pieces));
             taken.expect("few messages are under way");
         })
     }

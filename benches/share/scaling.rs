@@ -50,6 +50,7 @@ pub fn run(effort: Effort) {
                 let load = Load {
                     nsid: 1,
                     writes,
+                    each: 1,
                     blocks: u64::from(DISK_MIB << 20) / u64::from(BLOCK),
                     depth: DEPTH,
                     seed: round,

@@ -1,4 +1,5 @@
-//! What one send gathers: small header bytes that the batch owns, spans of the arena, and ranges of shared memory.
+//! What one send gathers: small header bytes that the batch owns, spans of the arena, ranges of shared memory, and
+//! immutable bytes that it holds together with others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ enum Segment {
     Arena(Span),
     /// An index into `SendBatch::shared` and a range there.
     Shared { memory: u16, offset: usize, bytes: u32 },
+    /// All of `SendBatch::held` at this index.
+    Held { index: u32, bytes: u32 },
 }
 
 /// Bytes to send, in order, gathered from several places without copying them together.
@@ -32,6 +35,8 @@ pub struct SendBatch {
     header: Vec<u8>,
     segments: Vec<Segment>,
     shared: Vec<Arc<SharedMemory>>,
+    /// Nobody changes them while somebody holds them.
+    held: Vec<Arc<[u8]>>,
     total_bytes: u64,
     /// Where the part that is not yet sent starts: an index into `segments`, and bytes into that segment.
     next_segment: usize,
@@ -74,6 +79,7 @@ impl SendBatch {
         assert!(!self.in_flight, "a batch in flight belongs to the reactor");
         self.header.clear();
         self.segments.clear();
+        self.held.clear();
         if self.shared.len() > SHARED_KEPT_MAX {
             self.shared.clear();
         }
@@ -92,9 +98,15 @@ impl SendBatch {
         self.total_bytes
     }
 
-    /// The bytes that it owns: all of them, unless it gathers from elsewhere, too.
-    pub fn owned_bytes(&self) -> &[u8] {
-        &self.header
+    /// The bytes that it owns or holds, in order: nobody changes them.
+    ///
+    /// Panics at what was added by [`Self::push_span`] or [`Self::push_shared`].
+    pub fn constant_bytes(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments.iter().map(|segment| match *segment {
+            Segment::Header { at, bytes } => &self.header[at as usize..(at + bytes) as usize],
+            Segment::Held { index, .. } => &self.held[index as usize],
+            Segment::Arena(_) | Segment::Shared { .. } => panic!("others may change these bytes"),
+        })
     }
 
     /// Segments that were added, adjacent header bytes counted once.
@@ -160,6 +172,18 @@ impl SendBatch {
         });
     }
 
+    /// Appends all of these bytes, which the batch holds until it is cleared.
+    pub fn push_held(&mut self, memory: &Arc<[u8]>) {
+        let bytes = u32::try_from(memory.len()).expect("a segment is shorter than 4 GiB");
+        if bytes == 0 {
+            return;
+        }
+        let index = u32::try_from(self.held.len()).expect("a batch has less than 2^32 segments");
+        self.held.push(Arc::clone(memory));
+        self.total_bytes += u64::from(bytes);
+        self.segments.push(Segment::Held { index, bytes });
+    }
+
     /// Takes the batch over for sending: its spans are lent to the kernel from here.
     pub(crate) fn depart(&mut self, arena: &mut Arena) {
         assert!(!self.in_flight, "a batch is sent once at a time");
@@ -219,6 +243,7 @@ impl SendBatch {
                 Segment::Shared { memory, offset, .. } => {
                     self.shared[usize::from(memory)].address(offset + skip as usize, bytes as usize)
                 }
+                Segment::Held { index, .. } => self.held[index as usize][skip as usize..].as_ptr(),
             };
             self.iovecs.push(libc::iovec {
                 iov_base: start.cast_mut().cast(),
@@ -249,7 +274,7 @@ impl std::fmt::Debug for SendBatch {
 
 fn segment_bytes(segment: Segment) -> u32 {
     match segment {
-        Segment::Header { bytes, .. } | Segment::Shared { bytes, .. } => bytes,
+        Segment::Header { bytes, .. } | Segment::Shared { bytes, .. } | Segment::Held { bytes, .. } => bytes,
         Segment::Arena(span) => span.bytes(),
     }
 }
@@ -292,6 +317,7 @@ mod tests {
         });
         let memory = Arc::new(SharedMemory::map(4096).unwrap());
         memory.write(0, &[0xEE; 4096]);
+        let held: Arc<[u8]> = [0xAA, 0xBB, 0xCC, 0xDD, 0xFF].into();
         let mut batch = SendBatch::new();
         let mut expected = Vec::new();
         for index in 0..1500_u32 {
@@ -300,13 +326,15 @@ mod tests {
             batch.push_bytes(&header[2..]); // Joins the segment before it.
             batch.push_span(span.part(index, 3));
             batch.push_shared(&memory, 5..7);
+            batch.push_held(&held);
             expected.extend_from_slice(&header);
             arena.with_bytes(span.part(index, 3), |bytes| expected.extend_from_slice(bytes));
             expected.extend_from_slice(&[0xEE; 2]);
+            expected.extend_from_slice(&held);
         }
         assert_eq!(
             (batch.segment_count(), batch.total_bytes()),
-            (4500, expected.len() as u64)
+            (6000, expected.len() as u64)
         );
         for step in [1, 2, 3, 7, 1000, usize::MAX] {
             batch.depart(&mut arena);
@@ -330,8 +358,10 @@ mod tests {
             assert!(sent == expected, "in steps of {step}");
             batch.arrive(&mut arena);
         }
+        assert_eq!(Arc::strong_count(&held), 1501, "a batch keeps what it sends");
         batch.clear();
         assert!(batch.is_empty());
+        assert_eq!(Arc::strong_count(&held), 1, "a cleared batch holds nothing");
         arena.free(span);
     }
 
@@ -352,7 +382,27 @@ mod tests {
         let memory = Arc::new(SharedMemory::map(1).unwrap());
         batch.push_bytes(&[]);
         batch.push_shared(&memory, 4096..4096);
+        batch.push_held(&[].into());
         assert!(batch.is_empty() && batch.segment_count() == 0);
         batch.clear();
+    }
+
+    #[test]
+    fn bytes_that_nobody_changes_are_read_in_order() {
+        let mut batch = SendBatch::new();
+        batch.push_bytes(b"head");
+        batch.push_held(&b"payload"[..].into());
+        batch.push_bytes(b"sum");
+        let pieces: Vec<&[u8]> = batch.constant_bytes().collect();
+        assert_eq!(pieces, [&b"head"[..], b"payload", b"sum"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "others may change these bytes")]
+    fn bytes_that_others_may_change_are_not_read() {
+        let memory = Arc::new(SharedMemory::map(1).unwrap());
+        let mut batch = SendBatch::new();
+        batch.push_shared(&memory, 0..1);
+        batch.constant_bytes().for_each(drop);
     }
 }

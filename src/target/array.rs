@@ -511,9 +511,8 @@ impl Core {
                 bytes,
             } => {
                 let from = self.locate(g, Place::Ring { offset_bytes }, bytes);
-                let mut batch = vec![0; bytes as usize];
-                io.arena().copy_out(from, 0, &mut batch);
-                let copy = Box::new(offer.with(batch.into()));
+                let batch = io.arena().with_bytes(from, |batch| Arc::from(batch));
+                let copy = Box::new(offer.with(batch));
                 self.tell_control(io, ControlMessage::Keep { group, copy, reports });
             }
             Action::RecallCore { core, row } => {

@@ -27,6 +27,8 @@
 //! | 21 kept by | sets of nodes, a byte each |
 //! | 22 left heard | nothing |
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::keepers::{Parts, View};
@@ -212,6 +214,13 @@ impl Note {
 
     /// Appends its body.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(rest) = self.encode_head(out) {
+            out.extend_from_slice(rest);
+        }
+    }
+
+    /// Appends its body up to what need not be copied, which is returned and follows.
+    pub fn encode_head(&self, out: &mut Vec<u8>) -> Option<&Arc<[u8]>> {
         match self {
             Self::Lock(message) => message.encode(out),
             Self::Standing {
@@ -266,7 +275,7 @@ impl Note {
                 encode_name(copy.name, 0, out);
                 out.extend(copy.committed.to_le_bytes());
                 out.extend(copy.seq_max.to_le_bytes());
-                out.extend(&copy.bytes[..]);
+                return Some(&copy.bytes);
             }
             Self::Kept { name, keeps } => encode_name(*name, u8::from(*keeps), out),
             Self::Commit(name) | Self::Committed(name) => {
@@ -275,6 +284,7 @@ impl Note {
                 out.extend(name.flush.to_le_bytes());
             }
         }
+        None
     }
 
     /// What a message of the link says. Errs at anything that no sound node sends.

@@ -108,13 +108,14 @@ pub enum Misbehaviour {
 /// What is to be done, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send `bytes[start..end]` of the same [`Outbox`], one packet; answer [`Event::Sent`] once they have left.
+    /// Send `start..end` of what the same [`Outbox`] has composed, one packet: [`Outbox::pieces`]. Answer [`Event::Sent`]
+    /// once so many bytes have left.
     Send {
         /// To whom.
         peer: Slot,
         /// Which way.
         path: PathId,
-        /// First byte.
+        /// Its first byte.
         start: u32,
         /// Byte after the last one.
         end: u32,
@@ -167,22 +168,4 @@ pub enum Action {
         /// Why.
         reason: CloseReason,
     },
-}
-
-/// What one or several events asked for. Reused after [`Outbox::clear`], so that it allocates only until it has grown to
-/// what one turn needs.
-#[derive(Clone, Debug, Default)]
-pub struct Outbox {
-    /// The packets that [`Action::Send`] refers to.
-    pub bytes: Vec<u8>,
-    /// What is to be done, in order.
-    pub actions: Vec<Action>,
-}
-
-impl Outbox {
-    /// Forgets everything and keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.actions.clear();
-    }
 }

@@ -19,6 +19,7 @@ mod gather;
 pub mod hello;
 pub mod hmac;
 mod name;
+mod outbox;
 pub mod packet;
 mod past;
 mod path;
@@ -33,10 +34,12 @@ use thiserror::Error;
 pub use self::config::{INITIAL_CREDIT, LinkConfig, Medium, Timers};
 pub use self::counters::{Counters, DropReason};
 pub use self::departures::{Departing, Departures};
-pub use self::event::{Action, CloseReason, Event, Misbehaviour, Outbox};
+pub use self::event::{Action, CloseReason, Event, Misbehaviour};
 pub use self::gather::Gathering;
 pub use self::name::{Address, Lane, PATHS_MAX, PathId};
+pub use self::outbox::{Outbox, Piece};
 pub use self::past::PastLives;
+pub use self::queue::Payload;
 pub use self::stream::Stream;
 
 use self::packet::{Credit, Envelope};
@@ -121,8 +124,7 @@ impl Links {
         }
     }
 
-    /// Queues one message for an addressee on a peer, copied from the pieces of its payload. It leaves with the end of
-    /// the turn, or at once with gathering off.
+    /// Queues one message for an addressee on a peer. It leaves with the end of the turn, or at once with gathering off.
     ///
     /// Panics if the payload is longer than [`packet::PAYLOAD_BYTES_MAX`], or the peer is this node.
     pub fn submit(
@@ -131,7 +133,7 @@ impl Links {
         peer: Slot,
         address: Address,
         kind: u16,
-        payload: &[&[u8]],
+        payload: Payload<'_>,
         out: &mut Outbox,
     ) -> Result<(), SubmitError> {
         assert_ne!(peer, self.config.local.slot, "a node has no link to itself");

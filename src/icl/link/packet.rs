@@ -32,6 +32,7 @@ use nvme::crc32c::Crc32c;
 use thiserror::Error;
 
 use super::name::{Address, Lane};
+use super::outbox::{Outbox, Piece};
 use crate::icl::{ArrayId, Epoch, Incarnation, Node, Slot};
 
 /// First bytes of each packet.
@@ -236,22 +237,35 @@ pub fn encode_frame_header(address: Address, kind: u16, payload_bytes: usize) ->
 }
 
 impl Header {
-    /// Appends a packet to `out`: this header, the frames, which lie in two pieces, and the CRC.
+    /// Appends a packet to `out`: this header, so many bytes of frames, which lie in pieces, and the CRC.
     ///
-    /// Panics if that is longer than a packet may be; that there are `frame_count` frames is the caller's promise.
-    pub fn encode(&self, frames: [&[u8]; 2], crc: Crc32c, out: &mut Vec<u8>) {
-        let frame_bytes = frames[0].len() + frames[1].len();
+    /// Panics if that is longer than a packet may be, or the pieces are not so long; that there are `frame_count` frames is
+    /// the caller's promise.
+    pub(super) fn encode<'a>(
+        &self,
+        frame_bytes: usize,
+        frames: impl Iterator<Item = Piece<'a>>,
+        crc: Crc32c,
+        out: &mut Outbox,
+    ) {
         assert!(frame_bytes <= FRAME_BYTES_MAX, "what is gathered fits a packet");
         assert!(self.frame_count <= FRAMES_MAX, "what is gathered fits a packet");
         assert_eq!(self.frame_count == 0, frame_bytes == 0, "frames have bytes");
         let packet_bytes = u32::try_from(PACKET_BYTES_MIN + frame_bytes).expect("bounded above");
-        let at = out.len();
-        out.extend_from_slice(&self.encode_header(packet_bytes, crc));
-        out.extend_from_slice(frames[0]);
-        out.extend_from_slice(frames[1]);
-        let sum = crc(0, &out[at..]);
-        out.extend_from_slice(&sum.to_le_bytes());
-        assert_eq!(out.len() - at, PACKET_BYTES_MIN + frame_bytes);
+        let start = out.composed_bytes();
+        let header = self.encode_header(packet_bytes, crc);
+        let mut sum = crc(0, &header);
+        out.push(Piece::Own(&header));
+        for piece in frames {
+            sum = crc(sum, piece.bytes());
+            out.push(piece);
+        }
+        out.push(Piece::Own(&sum.to_le_bytes()));
+        assert_eq!(
+            out.composed_bytes() - start,
+            packet_bytes,
+            "the frames are as long as was said"
+        );
     }
 
     fn encode_header(&self, packet_bytes: u32, crc: Crc32c) -> [u8; HEADER_BYTES] {

@@ -101,7 +101,7 @@ mod tests {
     use nvme::crc32c::portable;
 
     use super::super::packet::PACKET_BYTES_MIN;
-    use super::super::packet::tests::{header, sample};
+    use super::super::packet::tests::{encode, header, sample};
     use super::*;
 
     /// The packets that a stream yields from cuts of these lengths.
@@ -160,10 +160,12 @@ mod tests {
         let frame =
             packet::encode_frame_header(super::super::name::Address::Node, 1, packet::PAYLOAD_BYTES_MAX);
         let payload = vec![5; packet::PAYLOAD_BYTES_MAX];
-        let mut bytes = Vec::new();
-        header(1, 1).encode([&frame, &payload], portable, &mut bytes);
+        let bytes = encode(&header(1, 1), &[&frame[..], &payload].concat());
         assert_eq!(bytes.len(), PACKET_BYTES_MAX);
-        assert_eq!(packets(&bytes, || 9000).expect("all is well"), [bytes.clone()]);
+        assert_eq!(
+            packets(&bytes, || 9000).expect("all is well"),
+            std::slice::from_ref(&bytes)
+        );
 
         let mut stream = Stream::new(portable);
         let mut input = &bytes[..1000];

@@ -35,7 +35,7 @@ use crate::amf::peering::{Action, Peering};
 use crate::amf::replica::{Name as CopyName, Replication};
 use crate::amf::reserving::Reserving;
 use crate::amf::superblock::Name;
-use crate::icl::link::{Address, Departing, SubmitError};
+use crate::icl::link::{Address, Departing, Payload, SubmitError};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Node, Slot, SlotSet};
 use crate::target::core::{Core, TokenKind, token};
@@ -489,7 +489,11 @@ impl Control {
         let told = share.ports.encode();
         for to in members.without(share.local).iter() {
             // All queues are empty when an epoch begins.
-            if let Err(error) = share.port.submit(io, to, Address::Node, ports::KIND, &[&told]) {
+            if let Err(error) =
+                share
+                    .port
+                    .submit(io, to, Address::Node, ports::KIND, Payload::copied(&[&told]))
+            {
                 tracing::warn!(peer = %to, ?error, "a node is not told where hosts reach this one");
             }
         }
@@ -585,12 +589,13 @@ impl ShareControl {
             return true; // It is of the last epoch, which has no link any more; the next one says all that counts anew.
         }
         self.body.clear();
-        note.encode(&mut self.body);
+        let shared = note.encode_head(&mut self.body);
         let group = &self.groups[usize::from(group)];
         let context = group.peering.context().encode();
         let address = Address::Group(group.address);
         let payload: [&[u8]; 2] = [&context, &self.body];
-        match self.port.submit(io, to, address, note.kind(), &payload) {
+        let payload = Payload::copied(&payload).with(shared);
+        match self.port.submit(io, to, address, note.kind(), payload) {
             Ok(()) => true,
             Err(SubmitError::Full) => false,
             // It is none any more, and the next epoch says all that counts anew.

@@ -11,7 +11,7 @@ use super::{ANNOUNCEMENTS, News, Peer, PortSetup, TOKEN_BITS, address_of_lane, h
 use crate::icl::link::hello::{Greeted, Handshake, HelloConfig, HelloError, NONCE_BYTES};
 use crate::icl::link::{
     Action, Address, Counters, Departures, Event, Gathering, Lane, Links, Outbox, PATHS_MAX, PastLives,
-    PathId, Stream, SubmitError,
+    PathId, Payload, Stream, SubmitError,
 };
 use crate::icl::membership::message::MESSAGE_BYTES;
 use crate::icl::{Epoch, Node, Slot, SlotSet};
@@ -206,7 +206,7 @@ impl Port {
         peer: Slot,
         address: Address,
         kind: u16,
-        payload: &[&[u8]],
+        payload: Payload<'_>,
     ) -> Result<(), SubmitError> {
         self.is_quiet = false;
         let mut outbox = std::mem::take(&mut self.outbox);
@@ -907,7 +907,7 @@ impl Port {
                     path,
                     start,
                     end,
-                } => self.send(io.now(), peer, path, &outbox.bytes[start as usize..end as usize]),
+                } => self.send(io.now(), peer, path, (start, end), outbox),
                 Action::Deliver {
                     peer,
                     address,
@@ -957,19 +957,20 @@ impl Port {
         );
     }
 
-    fn send(&mut self, now: Nanos, peer: Slot, path: PathId, packet: &[u8]) {
+    fn send(&mut self, now: Nanos, peer: Slot, path: PathId, packet: (u32, u32), outbox: &Outbox) {
+        let (start, end) = packet;
         self.is_quiet = false;
         let Some(place) = self.wire_of(peer, path) else {
             return; // Its end was told after this was composed.
         };
         if self.muted.contains(peer) {
             // Lost on its way, as far as the links know.
-            let bytes = u32::try_from(packet.len()).expect("a packet is short");
+            let bytes = end - start;
             let event = Event::Sent { peer, path, bytes };
             return self.links.handle(now, event, &mut Outbox::default());
         }
         let wire = self.wires[place].as_deref_mut().expect("it was found");
-        wire.push(packet, self.gathers);
+        wire.push_pieces(outbox.pieces(start, end), self.gathers);
         self.mark(place);
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use reactor::{CoreIndex, Errno, Io, Program, Progress, Received, Running, SendBatch, Token};
 
 use super::*;
-use crate::icl::link::SubmitError;
 use crate::icl::link::hello::{HelloError, RefusalCode};
+use crate::icl::link::{Payload, SubmitError};
 use crate::icl::{ArrayId, Incarnation};
 
 mod encrypted;
@@ -95,7 +95,10 @@ impl Program for Station {
                 });
             }
             Order::Say(peer, kind, payload) => {
-                let result = self.port.submit(io, slot(peer), Address::Node, kind, &[&payload]);
+                let (head, rest) = payload.split_at(payload.len() / 3);
+                let (head, rest) = ([head], rest.into());
+                let payload = Payload::copied(&head).with(Some(&rest));
+                let result = self.port.submit(io, slot(peer), Address::Node, kind, payload);
                 assert!(matches!(result, Ok(()) | Err(SubmitError::NotMember)));
             }
             Order::Announce(byte) => self.port.announce(&[byte; MESSAGE_BYTES]),

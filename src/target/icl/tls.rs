@@ -275,22 +275,23 @@ impl Session {
     }
 
     /// Appends to `out` what TLS has to say, and `clear` sealed, for one batch. Panics if there is something to be sealed too early.
-    pub fn seal(&mut self, clear: &[u8], out: &mut Vec<u8>) {
-        assert!(
-            clear.is_empty() || self.is_established(),
-            "only who was accepted is told anything"
-        );
+    pub fn seal<'a>(&mut self, clear: impl IntoIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
         self.take_records(out);
-        let mut rest = clear;
-        while !rest.is_empty() {
-            // As much as fits its buffer, which is emptied at once.
-            let taken = self.connection.writer().write(rest);
-            let taken = taken.expect("memory does not fail");
-            assert!(taken > 0, "an empty buffer has room");
-            rest = &rest[taken..];
-            self.take_records(out);
+        let mut clear_bytes = 0;
+        for piece in clear {
+            assert!(self.is_established(), "only who was accepted is told anything");
+            clear_bytes += piece.len() as u64;
+            let mut rest = piece;
+            while !rest.is_empty() {
+                // As much as fits its buffer, which is emptied at once.
+                let taken = self.connection.writer().write(rest);
+                let taken = taken.expect("memory does not fail");
+                assert!(taken > 0, "an empty buffer has room");
+                rest = &rest[taken..];
+                self.take_records(out);
+            }
         }
-        self.sealed.push_back(clear.len() as u64);
+        self.sealed.push_back(clear_bytes);
     }
 
     fn take_records(&mut self, out: &mut Vec<u8>) {
@@ -327,7 +328,7 @@ mod tests {
         while ends.iter().any(Session::wants_to_send) {
             for (from, to) in [(0, 1), (1, 0)] {
                 let mut bytes = Vec::new();
-                ends[from].seal(&[], &mut bytes);
+                ends[from].seal([], &mut bytes);
                 for piece in bytes.chunks(cut) {
                     let mut opened = Vec::new();
                     let one = ends[to].open(piece, &mut opened);
@@ -353,7 +354,7 @@ mod tests {
             for (from, to) in [(0, 1), (1, 0)] {
                 let clear: Vec<u8> = b"no one else reads this. ".repeat(10_000);
                 let mut bytes = Vec::new();
-                ends[from].seal(&clear, &mut bytes);
+                ends[from].seal([&clear[..]], &mut bytes);
                 assert!(!bytes.windows(12).any(|window| window == b"no one else "));
                 let mut opened = Vec::new();
                 for piece in bytes.chunks(cut) {
@@ -397,15 +398,15 @@ mod tests {
         ];
         let mut words = Vec::new();
         let mut opened = Vec::new();
-        ends[0].seal(&[], &mut words);
+        ends[0].seal([], &mut words);
         ends[1]
             .open(&words, &mut opened)
             .expect("a greeting says nothing of the key");
         words.clear();
-        ends[1].seal(&[], &mut words);
+        ends[1].seal([], &mut words);
         assert_eq!(ends[0].open(&words, &mut opened), Err(HelloError::Key));
         words.clear();
-        ends[0].seal(&[], &mut words);
+        ends[0].seal([], &mut words);
         assert_eq!(
             ends[1].open(&words, &mut opened),
             Err(HelloError::ByPeer(RefusalCode::Key))
@@ -418,7 +419,7 @@ mod tests {
         let mut ends = pair();
         meet(&mut ends, usize::MAX).expect("they have one key");
         let mut bytes = Vec::new();
-        ends[0].seal(&[7; 100], &mut bytes);
+        ends[0].seal([&[7; 100][..]], &mut bytes);
         let mut opened = Vec::new();
         let (last, most) = bytes.split_last_mut().expect("a record is not empty");
         assert_eq!(ends[1].open(most, &mut opened), Ok(()));

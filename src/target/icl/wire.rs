@@ -7,7 +7,7 @@ use reactor::{Nanos, OperationId, SendBatch, SocketId};
 use super::tls::Session;
 use crate::icl::Slot;
 use crate::icl::link::hello::{Greeted, Handshake};
-use crate::icl::link::{Lane, PathId, Stream};
+use crate::icl::link::{Lane, PathId, Piece, Stream};
 use crate::icl::membership::message::MESSAGE_BYTES;
 
 /// How far a connection has come.
@@ -98,6 +98,11 @@ impl Wire {
 
     /// Adds bytes to what leaves next: to the batch that is being composed, or as one of their own.
     pub fn push(&mut self, bytes: &[u8], joins: bool) {
+        self.push_pieces([Piece::Own(bytes)], joins);
+    }
+
+    /// The same for bytes in pieces. Shared ones are held until they have left.
+    pub fn push_pieces<'a>(&mut self, pieces: impl IntoIterator<Item = Piece<'a>>, joins: bool) {
         if self.composing.is_empty() || !joins {
             let batch = self.spare.pop().unwrap_or_default();
             self.composing.push_back(batch);
@@ -106,7 +111,12 @@ impl Wire {
             .composing
             .back_mut()
             .expect("one was added if there was none");
-        last.push_bytes(bytes);
+        for piece in pieces {
+            match piece {
+                Piece::Own(bytes) => last.push_bytes(bytes),
+                Piece::Shared(bytes) => last.push_held(bytes),
+            }
+        }
     }
 
     /// Sends the newest announcement: one that has not left is out of date.
@@ -164,12 +174,10 @@ impl Wire {
         }
         let mut sealed = self.spare.pop().unwrap_or_default();
         let Some(clear) = clear else {
-            sealed.push_with(|out| tls.seal(&[], out));
+            sealed.push_with(|out| tls.seal([], out));
             return Some(sealed);
         };
-        let bytes = clear.owned_bytes();
-        assert_eq!(bytes.len() as u64, clear.total_bytes(), "a wire only adds copies");
-        sealed.push_with(|out| tls.seal(bytes, out));
+        sealed.push_with(|out| tls.seal(clear.constant_bytes(), out));
         self.keep(clear);
         Some(sealed)
     }

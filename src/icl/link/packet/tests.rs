@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use nvme::crc32c::portable;
 
 use super::*;
@@ -42,10 +44,17 @@ pub(in crate::icl::link) fn sample(frame_count: u16) -> Vec<u8> {
         frames.extend_from_slice(&encode_frame_header(address, 0x700 + index, payload.len()));
         frames.extend_from_slice(&payload);
     }
-    let mut bytes = Vec::new();
+    encode(&header(41, frame_count), &frames)
+}
+
+/// A packet with these frames, composed of pieces.
+pub(in crate::icl::link) fn encode(header: &Header, frames: &[u8]) -> Vec<u8> {
+    let mut out = Outbox::default();
     let (left, right) = frames.split_at(frames.len() / 3);
-    header(41, frame_count).encode([left, right], portable, &mut bytes);
-    bytes
+    let right: Arc<[u8]> = right.into();
+    let pieces = [Piece::Own(left), Piece::Shared(&right)];
+    header.encode(frames.len(), pieces.into_iter(), portable, &mut out);
+    out.packet(0, out.composed_bytes())
 }
 
 /// Puts right both CRCs, so that what is behind them is looked at.

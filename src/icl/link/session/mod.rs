@@ -14,11 +14,12 @@ mod send;
 use super::config::{INITIAL_CREDIT, LinkConfig};
 use super::counters::Counters;
 use super::departures::Departures;
-use super::event::{Action, CloseReason, Outbox};
+use super::event::{Action, CloseReason};
 use super::name::{Address, PATHS_MAX, PathId};
+use super::outbox::Outbox;
 use super::packet::{Credit, Envelope, FRAME_HEADER_BYTES};
 use super::path::Path;
-use super::queue::Queue;
+use super::queue::{Payload, Queue};
 use crate::icl::{Epoch, Incarnation, Slot};
 
 const PATHS: [PathId; PATHS_MAX] = [PathId(0), PathId(1)];
@@ -249,7 +250,7 @@ impl Session {
     /// Queues one message. False, and nothing is queued, if there is no room now: [`Action::Room`] will say when.
     ///
     /// Panics if the peer is not a member, or the payload is longer than a packet can have.
-    pub fn submit(&mut self, address: Address, kind: u16, payload: &[&[u8]]) -> bool {
+    pub fn submit(&mut self, address: Address, kind: u16, payload: Payload<'_>) -> bool {
         assert!(self.is_member(), "the caller has looked");
         let fits = self.queue.push(address, kind, payload);
         if fits {

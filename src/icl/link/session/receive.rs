@@ -4,8 +4,9 @@ use super::{Presence, Session};
 use crate::icl::Epoch;
 use crate::icl::link::config::Medium;
 use crate::icl::link::counters::DropReason;
-use crate::icl::link::event::{Action, CloseReason, Misbehaviour, Outbox};
+use crate::icl::link::event::{Action, CloseReason, Misbehaviour};
 use crate::icl::link::name::PathId;
+use crate::icl::link::outbox::Outbox;
 use crate::icl::link::packet::{Credit, Envelope, Header, Packet};
 
 /// Round trips after which what is not acknowledged counts as lost.

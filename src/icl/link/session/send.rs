@@ -1,9 +1,10 @@
 //! The sending half of a session: which path, which frames, when again.
 
 use super::{PATHS, Session};
-use crate::icl::link::event::{Action, Outbox};
+use crate::icl::link::event::Action;
 use crate::icl::link::gather::{Cut, Gathering};
 use crate::icl::link::name::PathId;
+use crate::icl::link::outbox::Outbox;
 use crate::icl::link::packet::{Credit, FRAMES_MAX, Header, PACKET_BYTES_MIN};
 
 /// Packets with messages that one turn composes for one peer at most: with `unsent_bytes_max` of 256 KiB and nothing but
@@ -104,8 +105,14 @@ impl Session {
                 .bytes
                 .saturating_sub(outgoing.acked_bytes + outgoing.sent_bytes),
         };
-        let next = usize::try_from(outgoing.sent - outgoing.acked).expect("as many as are queued");
-        self.config.gathering.cut(self.queue.lengths_from(next), left)
+        self.config
+            .gathering
+            .cut(self.queue.lengths_from(self.next_frame()), left)
+    }
+
+    /// Which of the queue leaves next.
+    fn next_frame(&self) -> usize {
+        usize::try_from(self.outgoing.sent - self.outgoing.acked).expect("as many as are queued")
     }
 
     /// Whether an acknowledgement or a grant has waited long enough for a packet to travel with.
@@ -129,6 +136,7 @@ impl Session {
         assert!(cut.frames <= FRAMES_MAX && self.takes(id), "what is sent fits");
         let envelope = self.envelope.expect("nothing is sent to who is not a member");
         let grant = self.grant();
+        let next = self.next_frame();
         let path = self.paths[id.index()].as_mut().expect("it takes packets");
         let header = Header {
             envelope,
@@ -139,11 +147,10 @@ impl Session {
             answer_ns: path.answer_ns.take(),
             frame_count: cut.frames,
         };
-        let start = out.bytes.len();
-        let frames = self.queue.slices(self.outgoing.sent_bytes, cut.bytes);
-        header.encode(frames, self.config.crc, &mut out.bytes);
-        let place = |at: usize| u32::try_from(at).expect("a turn composes less than 4 GiB");
-        let (start, end) = (place(start), place(out.bytes.len()));
+        let start = out.composed_bytes();
+        let frames = self.queue.pieces(next, usize::from(cut.frames));
+        header.encode(cut.bytes as usize, frames, self.config.crc, out);
+        let end = out.composed_bytes();
         path.unsent_bytes += end - start;
         self.incoming.acked = self.incoming.received;
         self.incoming.granted = grant;

@@ -166,11 +166,9 @@ fn strangers_are_dropped_by_reason() {
         let parsed = Packet::parse(&sent.bytes, portable).expect("it is one");
         let mut header = parsed.header;
         change(&mut header);
-        let mut bytes = Vec::new();
         let frames = &sent.bytes[packet::HEADER_BYTES..sent.bytes.len() - 4];
-        header.encode([frames, &[]], portable, &mut bytes);
         Sent {
-            bytes,
+            bytes: packet::tests::encode(&header, frames),
             ..sent.clone()
         }
     };

@@ -117,8 +117,7 @@ fn forged(bench: &mut Bench, change: impl FnOnce(&mut packet::Header), frames: &
     let [sent] = bench.end_turn(0).try_into().expect("one packet");
     let mut header = Packet::parse(&sent.bytes, portable).expect("it is one").header;
     change(&mut header);
-    let mut bytes = Vec::new();
-    header.encode([frames, &[]], portable, &mut bytes);
+    let bytes = packet::tests::encode(&header, frames);
     Sent { bytes, ..sent }
 }
 

@@ -221,7 +221,7 @@ fn the_outbox_does_not_grow() {
         bench.give_all(&sent);
         bench.settle();
         if turn >= 20 {
-            capacities.push(bench.out.bytes.capacity());
+            capacities.push(bench.out.capacity());
         }
     }
     capacities.dedup();

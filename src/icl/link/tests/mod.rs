@@ -168,7 +168,7 @@ impl Bench {
                         from: node,
                         to: peer.index(),
                         path,
-                        bytes: out.bytes[start as usize..end as usize].to_vec(),
+                        bytes: out.packet(start, end),
                     });
                     if self.leaves {
                         let bytes = end - start;
@@ -234,7 +234,14 @@ impl Bench {
     ) -> Result<Vec<Sent>, SubmitError> {
         let mut out = std::mem::take(&mut self.out);
         let address = Address::Group(group);
-        let result = self.nodes[node].submit(self.now_ns, slot(peer), address, 77, &[payload], &mut out);
+        let result = self.nodes[node].submit(
+            self.now_ns,
+            slot(peer),
+            address,
+            77,
+            Payload::copied(&[payload]),
+            &mut out,
+        );
         let sent = self.carry_out(node, &[], out);
         result.map(|()| sent)
     }

@@ -4,6 +4,7 @@
 //! delivery against what it has submitted.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::super::random::Random;
 use super::*;
@@ -262,9 +263,12 @@ impl World {
         let filler = vec![group.to_le_bytes()[0]; filler];
         let mut out = std::mem::take(&mut self.out);
         let address = Address::Group(group);
-        let payload: [&[u8]; 2] = [&words, &filler];
+        let shared: Option<Arc<[u8]>> = (filler.len() > 1000).then(|| filler[1000..].into());
+        let filler = &filler[..filler.len().min(1000)];
+        let payload: [&[u8]; 2] = [&words, filler];
+        let payload = Payload::copied(&payload).with(shared.as_ref());
         let links = &mut self.nodes[number].links;
-        let result = links.submit(self.now_ns, slot(peer), address, group, &payload, &mut out);
+        let result = links.submit(self.now_ns, slot(peer), address, group, payload, &mut out);
         match result {
             Ok(()) => {
                 self.nodes[number].submitted.insert(sequence, next + 1);
@@ -311,7 +315,7 @@ impl World {
             assert!(held <= 350 << 10, "the window is bounded");
         }
         // What waits to leave on two paths to each peer, and one packet more.
-        assert!(self.out.bytes.capacity() <= 8 << 20, "the outbox is bounded");
+        assert!(self.out.capacity() <= 8 << 20, "the outbox is bounded");
     }
 
     fn event(&mut self, number: usize, event: Event<'_>, faults: Faults) {
@@ -329,7 +333,7 @@ impl World {
                     start,
                     end,
                 } => {
-                    let bytes = &out.bytes[start as usize..end as usize];
+                    let bytes = &out.packet(start, end);
                     self.send(number, peer.index(), path, bytes, faults);
                 }
                 Action::Deliver {

@@ -4,7 +4,7 @@ use nvme::crc32c::portable;
 
 use super::{Effect, Node, Place};
 use crate::icl::link::{
-    Action, Address, Event, Lane, LinkConfig, Links, Medium, Outbox, PathId, SubmitError, Timers,
+    Action, Address, Event, Lane, LinkConfig, Links, Medium, Outbox, PathId, Payload, SubmitError, Timers,
 };
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{ArrayId, Incarnation, Slot};
@@ -106,7 +106,7 @@ impl Node {
         let mut outbox = Outbox::default();
         let result = self
             .links
-            .submit(self.now, to, GROUP, kind, &[bytes], &mut outbox);
+            .submit(self.now, to, GROUP, kind, Payload::copied(&[bytes]), &mut outbox);
         match result {
             Ok(()) => assert!(outbox.actions.is_empty(), "what is gathered leaves with the turn"),
             Err(SubmitError::Full) => unreachable!("a run is too short to fill a queue"),
@@ -140,7 +140,7 @@ impl Node {
                     start,
                     end,
                 } => {
-                    let packet = outbox.bytes[start as usize..end as usize].to_vec();
+                    let packet = outbox.packet(start, end);
                     let bytes = end - start;
                     out.push(Effect::Packet { to: peer, packet });
                     self.link(Event::Sent { peer, path, bytes }, out);

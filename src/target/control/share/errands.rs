@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::super::Control;
 use super::super::operator::Asker;
 use super::{ShareControl, SharedGroup, disks};
-use crate::icl::link::{Address, SubmitError};
+use crate::icl::link::{Address, Payload, SubmitError};
 use crate::icl::{Slot, SlotSet};
 use crate::target::core::Core;
 use crate::target::manage::{ManageError, PortRequest, Reply, Request};
@@ -260,7 +260,9 @@ impl Control {
         for (to, waiting) in &mut share.errands.outbox {
             while let Some((kind, bytes)) = waiting.front() {
                 // To whoever is no member any more there is nothing to say.
-                if share.port.submit(io, *to, Address::Node, *kind, &[bytes]) == Err(SubmitError::Full) {
+                let payload = [&bytes[..]];
+                let payload = Payload::copied(&payload);
+                if share.port.submit(io, *to, Address::Node, *kind, payload) == Err(SubmitError::Full) {
                     break;
                 }
                 waiting.pop_front();

@@ -7,7 +7,7 @@ use nvme::subsystem::{Event, ResetOutcome, ResetWish};
 use reactor::Io;
 
 use super::super::Control;
-use crate::icl::link::Address;
+use crate::icl::link::{Address, Payload};
 use crate::icl::reset::{Action, Message as ResetMessage, Resets};
 use crate::icl::{Slot, SlotSet};
 use crate::target::core::Core;
@@ -133,10 +133,13 @@ impl super::ShareControl {
     fn submit_reset(&mut self, io: &mut Io<Message>, to: Slot, message: &ResetMessage) -> bool {
         use crate::icl::link::SubmitError;
 
-        match self
-            .port
-            .submit(io, to, Address::Node, message.kind(), &[&message.encode()])
-        {
+        match self.port.submit(
+            io,
+            to,
+            Address::Node,
+            message.kind(),
+            Payload::copied(&[&message.encode()]),
+        ) {
             Ok(()) | Err(SubmitError::NotMember) => true,
             Err(SubmitError::Full) => false,
         }

@@ -20,7 +20,7 @@ use super::{ShareControl, disks, errands};
 use crate::amf::peering::Era;
 use crate::amf::peering::roll::Roll;
 use crate::amf::superblock::Name;
-use crate::icl::link::{Address, SubmitError};
+use crate::icl::link::{Address, Payload, SubmitError};
 use crate::icl::membership::record::EpochRecord;
 use crate::icl::{Epoch, Slot, SlotSet};
 use crate::target::core::Core;
@@ -136,7 +136,10 @@ impl ShareControl {
     /// Says what there is to say of whole nodes, as far as there is room for it.
     pub(super) fn send_words(&mut self, io: &mut Io<Message>) {
         while let Some((to, kind)) = self.gathering.words.last().copied() {
-            match self.port.submit(io, to, Address::Node, kind, &[]) {
+            match self
+                .port
+                .submit(io, to, Address::Node, kind, Payload::copied(&[]))
+            {
                 Err(SubmitError::Full) => return,
                 Ok(()) | Err(SubmitError::NotMember) => self.gathering.words.pop(),
             };
@@ -151,7 +154,10 @@ impl Control {
         let told = share.gathering.roll.encode();
         for to in members.without(share.local).iter() {
             // All queues are empty when an epoch begins.
-            if let Err(error) = share.port.submit(io, to, Address::Node, GROUPS, &[&told]) {
+            if let Err(error) = share
+                .port
+                .submit(io, to, Address::Node, GROUPS, Payload::copied(&[&told]))
+            {
                 tracing::error!(peer = %to, ?error, "a node is not told which groups this one serves, and waits for that");
             }
         }
