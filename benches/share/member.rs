@@ -99,6 +99,7 @@ impl Member {
             epoch: EPOCH,
             members,
             seniors: SlotSet::EMPTY,
+            stayed: SlotSet::EMPTY,
             leader: slot(0),
             rule: Rule::preferred(members),
         };

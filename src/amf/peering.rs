@@ -57,8 +57,10 @@ pub struct Era {
     pub epoch: Epoch,
     /// Its members.
     pub members: SlotSet,
-    /// Those that were members, in the same life, of the last one that this node has entered.
+    /// Those that were members, in the same life, of the last one that this node has entered, and have kept their registration: nobody where everyone was fenced.
     pub seniors: SlotSet,
+    /// Those that were members of it in the same life, whoever was fenced: what they have in memory is there.
+    pub stayed: SlotSet,
     /// Who leads: the same for all.
     pub leader: Slot,
     /// How arbiters are placed.
@@ -77,6 +79,10 @@ impl Era {
             epoch: record.epoch,
             members: sharers,
             seniors: record.seniors().and(sharers).iter().filter(is_known).collect(),
+            stayed: sharers
+                .iter()
+                .filter(|slot| before.is_some() && is_known(slot))
+                .collect(),
             leader,
             rule: Rule::preferred(sharers),
         }
@@ -423,6 +429,7 @@ impl Peering {
             epoch,
             members,
             seniors,
+            stayed,
             leader,
             rule,
         } = era;
@@ -430,10 +437,7 @@ impl Peering {
             homes.enter(now_ns, epoch, members, seniors, rule, out);
         });
         self.enter_memory();
-        self.bring_copies(
-            before.iter().filter(|slot| !seniors.contains(*slot)).collect(),
-            out,
-        );
+        self.bring_copies(before.minus(stayed), out);
         self.stand(out);
         self.say_left(out);
         if self.leads && leader != self.local {

@@ -13,6 +13,8 @@ use crate::amf::replica::{Copy, Keeping, Name, Replication};
 use crate::amf::reserving::Version;
 use crate::amf::superblock::{RECORD_BYTES, Uuid};
 use crate::drive::block::BlockSize;
+use crate::icl::membership::record::{ArbiterRule, Member};
+use crate::icl::{DriveSet, Incarnation};
 
 mod memory;
 
@@ -125,11 +127,17 @@ impl Array {
 
     /// These nodes enter an epoch; those of them that are new are not among the seniors.
     fn enter(&mut self, epoch: u32, members: &[u8], seniors: &[u8]) {
+        self.enter_as(epoch, members, seniors, seniors);
+    }
+
+    /// The same where these live on, whether or not they have kept their registration.
+    fn enter_as(&mut self, epoch: u32, members: &[u8], seniors: &[u8], stayed: &[u8]) {
         let leader = seniors.iter().chain(members).next().unwrap();
         let era = Era {
             epoch: Epoch(epoch),
             members: slots(members),
             seniors: slots(seniors),
+            stayed: slots(stayed),
             leader: slot(*leader),
             rule: Rule::preferred(slots(members)),
         };
@@ -535,6 +543,44 @@ fn who_takes_over_counts_its_own_faults_first() {
         peering.replayed(now, Epoch(2), led(8), Some(40), out)
     });
     assert!(array.wanted(1).contains(&Action::Fault(member, error)));
+}
+
+/// What a life has in memory is there as long as it lives, whatever key its slot has.
+#[test]
+fn lives_that_stay_are_known_where_everyone_is_fenced() {
+    let member = |number, life, admitted| Member {
+        slot: slot(number),
+        incarnation: Incarnation(life),
+        key: slot(number).key(Epoch(admitted), 7),
+    };
+    let record = |epoch, fence_all, members: &[Member]| EpochRecord {
+        epoch: Epoch(epoch),
+        members: members.to_vec(),
+        victims: Vec::new(),
+        fence_all,
+        drives: DriveSet(0b111),
+        voters: DriveSet(0b111),
+        generation: 1,
+        arbiter: ArbiterRule::of(members.len()),
+        clean: false,
+        dirty_ram: true,
+    };
+    let before = record(1, true, &[member(0, 10, 1), member(1, 11, 1), member(2, 12, 1)]);
+    let era = |record: &EpochRecord| Era::of(record, Some(&before), record.slots(), slot(0));
+    let fenced = era(&record(
+        2,
+        true,
+        &[member(0, 10, 2), member(1, 21, 2), member(2, 12, 2)],
+    ));
+    assert_eq!((fenced.seniors, fenced.stayed), (SlotSet::EMPTY, slots(&[0, 2])));
+    let kept = era(&record(
+        3,
+        false,
+        &[member(0, 10, 1), member(1, 21, 2), member(2, 12, 1)],
+    ));
+    assert_eq!((kept.seniors, kept.stayed), (slots(&[0, 2]), slots(&[0, 2])));
+    let all = before.slots();
+    assert_eq!(Era::of(&before, None, all, slot(0)).stayed, SlotSet::EMPTY);
 }
 
 #[test]

@@ -33,6 +33,7 @@ use crate::amf::geometry::Level;
 use crate::amf::group::drives_min;
 use crate::amf::replica::Replication;
 use crate::amf::replication::ReplicationMode;
+use crate::icl::membership::record::{EpochRecord, Member};
 use crate::icl::{Slot, SlotSet};
 
 pub use check::{Summary, seeds_to_catch, try_setting};
@@ -62,6 +63,10 @@ pub struct Setting {
     pub groups: Vec<SlotSet>,
     /// When a write of a host is done, where there are copies.
     pub mode: ReplicationMode,
+    /// The group is led by another node than membership, as it may be where not all nodes share all groups.
+    pub leads_apart: bool,
+    /// Nodes go whether or not there are copies of everything. What is lost with them has to be said (H45).
+    pub is_reckless: bool,
 }
 
 impl Setting {
@@ -78,6 +83,7 @@ impl Setting {
             setting.mode = ReplicationMode::ALL[1 + random.index(2)];
         }
         (setting.may_fail, setting.ends_dark) = (false, false);
+        setting.is_reckless = setting.mode == ReplicationMode::Sync && Random::new(seed, 15).chance(20);
         let mut random = Random::new(seed, 13);
         if setting.nodes > 2 && random.chance(70) {
             setting.group_nodes(copies, &mut random);
@@ -163,6 +169,19 @@ impl Setting {
             replication: Replication::new(1),
             groups: Vec::new(),
             mode: ReplicationMode::Sync,
+            leads_apart: Random::new(seed, 14).chance(40),
+            is_reckless: false,
+        }
+    }
+
+    /// Who leads the group in an epoch: who leads the way into it, or the last of those that were members before.
+    fn group_leader<'a>(&self, record: &'a EpochRecord) -> &'a Member {
+        let seniors = record.seniors();
+        let mut last = record.members.iter().rev();
+        let last = last.find(|member| seniors == SlotSet::EMPTY || seniors.contains(member.slot));
+        match last {
+            Some(last) if self.leads_apart => last,
+            Some(_) | None => record.senior_leader(),
         }
     }
 
@@ -190,6 +209,8 @@ impl fmt::Display for Setting {
             replication,
             groups,
             mode,
+            leads_apart,
+            is_reckless,
             ..
         } = self;
         let copies = replication.copies();
@@ -200,6 +221,12 @@ impl fmt::Display for Setting {
         )?;
         if !groups.is_empty() {
             write!(f, ", {} replication groups", groups.len())?;
+        }
+        if *leads_apart {
+            f.write_str(", the group is led apart")?;
+        }
+        if *is_reckless {
+            f.write_str(", nodes go with all copies")?;
         }
         write!(f, "; {shape}")
     }

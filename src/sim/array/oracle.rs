@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Setting;
 use super::node::Node;
 use super::world::{Event, Life, MS, Order, Stage, World};
-use crate::amf::replica::Replication;
 use crate::icl::membership::record::{ArbiterRule, EpochRecord, Member};
 use crate::icl::{DriveIndex, DriveSet, Epoch, Incarnation, Slot, SlotSet};
 use crate::sim::drive::Trouble;
@@ -26,6 +26,8 @@ struct Settlement {
     has_begun: bool,
     reported: BTreeSet<u64>,
     is_recovering: bool,
+    /// The leader of the group has recovered it, and all members may be told that it is open.
+    is_recovered: bool,
     is_open: bool,
 }
 
@@ -72,7 +74,8 @@ impl Oracle {
     }
 
     /// Whether nothing that a life in a slot has acknowledged can have been lost with it, as the life `by` has to know.
-    pub(super) fn has_keeper(&self, slot: Slot, by: u64, replication: &Replication) -> bool {
+    pub(super) fn has_keeper(&self, slot: Slot, by: u64, setting: &Setting) -> bool {
+        let replication = &setting.replication;
         let Some(now) = self.newest() else { return false };
         let is_there = |life: u64| lives_of(&now.record).any(|other| other == life);
         let own = |settlement: &Settlement| Some(settlement.record.member(slot)?.incarnation.0);
@@ -95,8 +98,9 @@ impl Oracle {
         gone.iter().all(|life| {
             let since = kept_since(life).unwrap_or(Epoch(0));
             let mut theirs = self.settlements.range(since..).filter(|(_, settlement)| {
-                // Nobody serves before the leader does, and nobody else knows that it has not.
-                let may_serve = settlement.is_open || settlement.record.senior_leader().incarnation.0 != by;
+                // Nobody serves before the group's leader has recovered it, and nobody else knows that it has not.
+                let leader = setting.group_leader(&settlement.record).incarnation.0;
+                let may_serve = settlement.is_recovered || leader != by;
                 may_serve && own(settlement) == Some(*life)
             });
             theirs.all(|(_, settlement)| {
@@ -404,6 +408,7 @@ impl World {
             has_begun: false,
             reported: BTreeSet::new(),
             is_recovering: false,
+            is_recovered: false,
             is_open: false,
         };
         self.oracle.settlements.insert(epoch, settlement);
@@ -495,13 +500,14 @@ impl World {
         let have_reported = lives_of(record).all(|life| settlement.reported.contains(&life));
         if have_reported && !settlement.is_recovering {
             let order = Order::Recover(epoch, record.drives);
+            let life = self.setting.group_leader(record).incarnation.0;
             self.oracle
                 .settlements
                 .get_mut(&epoch)
                 .expect("it is there")
                 .is_recovering = true;
             let delay = self.step_delay();
-            self.later(delay, Event::Order { life: leader, order });
+            self.later(delay, Event::Order { life, order });
         }
     }
 
@@ -532,15 +538,32 @@ impl World {
         }
     }
 
-    /// The leader has recovered.
+    /// The leader of the group has recovered it.
     pub(super) fn recovered(&mut self, life: u64, epoch: Epoch) {
         let Some(settlement) = self.oracle.settlements.get_mut(&epoch) else {
             return;
         };
-        let is_leader = settlement.record.senior_leader().incarnation.0 == life;
+        let is_leader = self.setting.group_leader(&settlement.record).incarnation.0 == life;
         let is_at = self.lives.get(&life).is_some_and(|it| it.learned == epoch);
-        if !is_leader || !is_at || !settlement.is_recovering || settlement.is_open {
+        if !is_leader || !is_at || !settlement.is_recovering || settlement.is_recovered {
             return;
+        }
+        settlement.is_recovered = true;
+        if settlement.record.senior_leader().incarnation.0 == life {
+            return self.open(epoch);
+        }
+        let delay = self.step_delay();
+        self.later(delay, Event::Open(epoch));
+    }
+
+    /// The leader has heard that the group is recovered: all may serve it.
+    pub(super) fn open(&mut self, epoch: Epoch) {
+        let Some(settlement) = self.oracle.settlements.get_mut(&epoch) else {
+            return;
+        };
+        let leader = settlement.record.senior_leader().incarnation.0;
+        if self.lives.get(&leader).is_none_or(|it| it.learned != epoch) {
+            return; // It is not there any more, or in another epoch.
         }
         settlement.is_open = true;
         let members: Vec<u64> = lives_of(&settlement.record).collect();
@@ -549,9 +572,22 @@ impl World {
             format!("epoch {epoch} is open")
         });
         self.hosts_find_out(epoch, &members);
+        let group_leader = self.setting.group_leader(&self.oracle.settlements[&epoch].record);
+        let group_leader = group_leader.incarnation.0;
+        // At times all others serve, and are gone before the group's leader has heard that they may.
+        let is_late = self.stage == Stage::Trouble && self.setting.is_reckless && self.random.chance(20);
         for member in members {
             let order = Order::Opened(epoch);
-            let delay = if member == life { 0 } else { self.step_delay() };
+            let delay = if member == leader { 0 } else { self.step_delay() };
+            let delay = match (is_late, member == group_leader) {
+                (true, true) => delay + 40 * MS,
+                (true, false) => {
+                    let end = delay + self.random.below(20 * MS);
+                    self.later(end, Event::EndGroup(member));
+                    delay
+                }
+                (false, _) => delay,
+            };
             self.later(delay, Event::Order { life: member, order });
         }
         self.decide_if_due();

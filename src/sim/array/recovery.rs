@@ -121,19 +121,7 @@ impl World {
                 let outcome = self.make(&facts, unused.is_empty());
                 return self.end_recovery(life, outcome);
             }
-            Err(BootError::Refused(Refusal::LostWrites)) if unkept != SlotSet::EMPTY => {
-                return self.confess(life, unkept);
-            }
-            Err(error) => {
-                let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
-                self.may_be_newer |= is_so && self.away_could_go_on();
-                if self.may_be_newer && self.setting.is_in_memory() {
-                    // All nodes have to be stopped now, and what they have in memory is lost (H45).
-                    self.stage = Stage::Over;
-                    return;
-                }
-                return self.end_recovery(life, Outcome::Refused(error.to_string()));
-            }
+            Err(error) => return self.refuse(life, &error, living, unkept),
         };
         candidate.leave_out_returning();
         let drives = &self.drives;
@@ -161,13 +149,33 @@ impl World {
         self.carry_out_replay(life, wanted);
     }
 
+    /// A life does not open the group.
+    fn refuse(&mut self, life: u64, error: &BootError, living: SlotSet, unkept: SlotSet) {
+        let is_lost = matches!(error, BootError::Refused(Refusal::LostWrites));
+        if is_lost && living.is_empty() && self.setting.is_reckless {
+            self.stage = Stage::Over; // Nobody is left of those that had them.
+            return;
+        }
+        if is_lost && unkept != SlotSet::EMPTY {
+            return self.confess(life, unkept);
+        }
+        let is_so = matches!(error, BootError::Refused(Refusal::OthersMayBeNewer { .. }));
+        self.may_be_newer |= is_so && self.away_could_go_on();
+        if self.may_be_newer && self.setting.is_in_memory() {
+            // All nodes have to be stopped now, and what they have in memory is lost (H45).
+            self.stage = Stage::Over;
+            return;
+        }
+        self.end_recovery(life, Outcome::Refused(error.to_string()));
+    }
+
     /// It is said that writes may be lost, and only an operator can decide what follows (H45): that ends a run, where it is true.
     fn confess(&mut self, life: u64, unkept: SlotSet) {
-        let replication = self.setting.replication;
         let is_needless = unkept
             .iter()
-            .all(|slot| self.oracle.has_keeper(slot, life, &replication));
-        if is_needless {
+            .all(|slot| self.oracle.has_keeper(slot, life, &self.setting));
+        // Who has not come to serve an epoch does not know whose writes were brought to their places in it: where more go than copies allow for, it may call them lost.
+        if is_needless && !self.setting.is_reckless {
             let what = format!("writes of {unkept:?} are called lost, and others have copies (H45)");
             self.violate(Violation::Refused(what));
         }

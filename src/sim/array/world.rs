@@ -76,6 +76,8 @@ pub(super) enum Event {
     Fence { drive: u8, victim: u64 },
     /// An epoch may have come further.
     Progress(Epoch),
+    /// The leader of an epoch hears that the group is recovered.
+    Open(Epoch),
     /// The thread of a life has looked at the drives.
     Assemble(u64),
     /// A life is over.
@@ -105,6 +107,7 @@ impl Event {
             | Self::Host(_)
             | Self::Fence { .. }
             | Self::Progress(_)
+            | Self::Open(_)
             | Self::End(_)
             | Self::Start(_)
             | Self::Decide
@@ -369,6 +372,7 @@ impl World {
             Event::Learn { life, epoch } => self.learn(life, epoch),
             Event::Fence { drive, victim } => self.fence(drive, victim),
             Event::Progress(epoch) => self.progress(epoch),
+            Event::Open(epoch) => self.open(epoch),
             Event::Assemble(life) => self.assemble(life),
             Event::End(life) => self.end_life(life),
             Event::Start(slot) => self.start_life(slot),

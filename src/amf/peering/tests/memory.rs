@@ -687,6 +687,25 @@ fn epochs_that_were_not_served_here_count() {
     );
 }
 
+/// PROTOCOL H45: where everyone is fenced, lives that go on have what they had, and keep what they kept.
+#[test]
+fn who_lives_on_is_not_missed_where_everyone_was_fenced() {
+    let fenced = || {
+        let mut array = three_in_memory();
+        array.act(1, |peering, _, out| peering.keep(&copy(1, 5), false, out));
+        array.settle();
+        array.enter_as(2, &[0, 1, 2], &[], &[0, 1, 2]);
+        array
+    };
+    assert_eq!(unkept(&mut fenced(), 2), SlotSet::EMPTY);
+    // It dies before it has had its writes kept again.
+    let mut array = fenced();
+    array.nodes.remove(&1);
+    array.enter_as(3, &[0, 2], &[], &[0, 2]);
+    let recovery = open(&mut array, 3, &[0, 2], 0);
+    assert_eq!((recovery.unkept, recovery.copies.len()), (SlotSet::EMPTY, 1));
+}
+
 /// PROTOCOL H45: nodes that leave in good order have nothing in memory alone, however many do at once.
 #[test]
 fn who_leaves_in_good_order_is_not_missed() {

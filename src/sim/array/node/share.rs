@@ -37,12 +37,12 @@ impl Node {
     /// An epoch is decided, and its barrier begins.
     pub(in crate::sim::array) fn enter_epoch(&mut self, record: EpochRecord, out: &mut Vec<Effect>) {
         let before = self.record.as_ref();
-        let leader = record.senior_leader().slot;
+        let leader = self.setting.group_leader(&record).slot;
         let mut era = Era::of(&record, before, record.slots(), leader);
         if era.seniors != record.seniors() {
             self.counters.quick_restarts += 1;
             if self.setting.mutant == Mutant::SameSlot {
-                era.seniors = record.seniors();
+                (era.seniors, era.stayed) = (record.seniors(), record.seniors());
             }
         }
         self.counters.interrupted += u64::from(self.recovers.is_some() || self.peering.awaits().is_some());
