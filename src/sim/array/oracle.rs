@@ -119,6 +119,12 @@ impl Oracle {
         self.settlements.values().next_back()
     }
 
+    /// Who leads the group in the newest epoch.
+    pub(super) fn group_leader(&self, setting: &Setting) -> Option<u64> {
+        let newest = self.newest()?;
+        Some(setting.group_leader(&newest.record).incarnation.0)
+    }
+
     /// Whether its leader has opened an epoch.
     pub(super) fn is_open(&self, epoch: Epoch) -> bool {
         self.settlements
@@ -574,21 +580,17 @@ impl World {
         self.hosts_find_out(epoch, &members);
         let group_leader = self.setting.group_leader(&self.oracle.settlements[&epoch].record);
         let group_leader = group_leader.incarnation.0;
-        // At times all others serve, and are gone before the group's leader has heard that they may.
+        // At times all others serve long before the group's leader has heard that they may.
         let is_late = self.stage == Stage::Trouble && self.setting.is_reckless && self.random.chance(20);
         for member in members {
             let order = Order::Opened(epoch);
             let delay = if member == leader { 0 } else { self.step_delay() };
-            let delay = match (is_late, member == group_leader) {
-                (true, true) => delay + 40 * MS,
-                (true, false) => {
-                    let end = delay + self.random.below(20 * MS);
-                    self.later(end, Event::EndGroup(member));
-                    delay
-                }
-                (false, _) => delay,
+            let later = if is_late && member == group_leader {
+                40 * MS
+            } else {
+                0
             };
-            self.later(delay, Event::Order { life: member, order });
+            self.later(delay + later, Event::Order { life: member, order });
         }
         self.decide_if_due();
     }

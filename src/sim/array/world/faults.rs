@@ -76,16 +76,36 @@ impl World {
         }
     }
 
-    /// A host was told something that the drives do not have yet: at times that is the last that it hears of a whole replication group.
+    /// A host was told something that the drives do not have yet: at times that is the last that it hears of a whole replication group, or of all but the group's leader.
     pub(super) fn end_group_soon(&mut self, life: u64) {
-        if self.stage != Stage::Trouble || self.setting.groups.is_empty() {
+        let node = self.lives.get(&life).and_then(|it| it.node.as_ref());
+        if self.stage != Stage::Trouble || !node.is_some_and(Node::is_ahead_of_drives) {
             return;
         }
-        let node = self.lives.get(&life).and_then(|it| it.node.as_ref());
-        if node.is_some_and(Node::is_ahead_of_drives) && self.random.chance(15) {
+        let ends = if self.setting.is_reckless {
+            self.all_but_the_leader()
+        } else if !self.setting.groups.is_empty() && self.random.chance(15) {
+            vec![life]
+        } else {
+            Vec::new()
+        };
+        for life in ends {
             let delay = self.random.below(1000);
             self.later(delay, Event::EndGroup(life));
         }
+    }
+
+    /// Seldom; but often where the leader of the group does not serve yet.
+    fn all_but_the_leader(&mut self) -> Vec<u64> {
+        let epoch = self.oracle.epoch();
+        let leader = self.oracle.group_leader(&self.setting);
+        let node = leader.and_then(|leader| self.lives.get(&leader)?.node.as_ref());
+        let serves = node.is_some_and(|node| node.serves() && node.epoch() == epoch);
+        if !self.random.chance(if serves { 2 } else { 50 }) {
+            return Vec::new();
+        }
+        let others = self.lives.keys().filter(|life| Some(**life) != leader);
+        others.copied().collect()
     }
 
     /// The time for that has come.
