@@ -2,7 +2,7 @@
 
 use super::Mutant;
 use super::node::{Outcome, Plan, Source};
-use super::world::{Event, MS, Stage, World};
+use super::world::{Event, MS, Shared, Stage, World};
 use crate::amf::group::{AssembleOptions, Candidate, DriveFacts, Refusal};
 use crate::amf::journal::replay::{IoId, LivingNodes, Report};
 use crate::amf::lost::LostList;
@@ -10,6 +10,7 @@ use crate::amf::peering::{Recovery, lanes_of};
 use crate::amf::superblock;
 use crate::drive::DriveError;
 use crate::icl::{DriveIndex, SlotSet};
+use crate::sim::drive::Trouble;
 use crate::sim::node::{Asker, BootError, creation, drive_facts, find_with};
 use crate::sim::replaying::{Machine, Replaying, Wanted, read_page};
 use crate::sim::stamp::Block;
@@ -87,6 +88,28 @@ impl World {
         members.filter(is_unused).map(u16::from).collect()
     }
 
+    /// What the drives say, and which of them are not in use.
+    fn examine(&mut self, life: u64) -> (Vec<DriveFacts>, Vec<u16>) {
+        let is_gone = |shared: &Shared| shared.drive.trouble() == Some(Trouble::Gone);
+        let gone = (0..).zip(&self.drives).filter(|(_, shared)| is_gone(shared));
+        let gone = gone.fold(0, |gone, (drive, _)| gone | 1 << drive);
+        let it = self.lives.get_mut(&life).expect("its thread is at it");
+        let recovering = it.recovering.as_mut().expect("it is at it");
+        // What is not there now misses what the recovery writes, also if it is back before that is over.
+        recovering.unread |= gone;
+        let unread = recovering.unread;
+        let unused = self.unused(life, unread);
+        let block = self.setting.shape.block;
+        let facts = (0u16..).zip(&self.drives).map(|(index, shared)| {
+            let mut facts = drive_facts(index, &shared.drive, block);
+            if unused.contains(&index) {
+                facts.existing = superblock::examine(None, None);
+            }
+            facts
+        });
+        (facts.collect(), unused)
+    }
+
     /// The thread has connected to the drives, and looks for the group: when they have answered all that an earlier attempt asked of them.
     pub(super) fn assemble(&mut self, life: u64) {
         let Some(it) = self.lives.get(&life) else { return };
@@ -96,19 +119,9 @@ impl World {
         if it.replay_asked > 0 || recovering.replaying.is_some() {
             return; // The last answer calls this, or did.
         }
-        let unused = self.unused(life, recovering.unread);
-        let shape = &self.setting.shape;
-        let facts: Vec<_> = (0u16..)
-            .zip(&self.drives)
-            .map(|(index, shared)| {
-                let mut facts = drive_facts(index, &shared.drive, shape.block);
-                if unused.contains(&index) || shared.drive.trouble() == Some(crate::sim::drive::Trouble::Gone)
-                {
-                    facts.existing = superblock::examine(None, None);
-                }
-                facts
-            })
-            .collect();
+        let (facts, unused) = self.examine(life);
+        let it = self.lives.get(&life).expect("its thread is at it");
+        let recovering = it.recovering.as_ref().expect("it is at it");
         let living = recovering.recovery.living;
         let unkept = recovering.recovery.unkept;
         let is_open = !living.is_empty() && unkept == SlotSet::EMPTY;

@@ -157,6 +157,13 @@ fn i5_a_group_that_is_being_opened_is_not_opened_once_more() {
     keeps_promises(&together(Setting::random(25_098, None)));
 }
 
+/// I8, found by these seeds: a drive that was not there when a recovery began, and was back before it ended, has missed what it wrote, and counts as lost.
+#[test]
+fn i8_drives_that_come_back_in_a_recovery_have_missed_it() {
+    keeps_promises(&Setting::random(1_042_235, None));
+    keeps_promises(&Setting::in_memory(1_025_560, None));
+}
+
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
 #[test]
 fn every_mutant_is_caught() {
