@@ -13,6 +13,7 @@ use config::Config;
 use serde::Serialize;
 
 use super::cli::{Align, Table};
+use super::share::KEPT_BYTES_MAX;
 
 /// How a check came out, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,6 +80,8 @@ struct Needs {
     cores: u16,
     /// Buffers of all cores together.
     memory_bytes: u64,
+    /// What it keeps of groups in memory for other nodes, at most.
+    kept_bytes: u64,
     /// Connections when every controller and queue that is allowed is there, and the drives.
     descriptors: u64,
 }
@@ -94,9 +97,16 @@ impl Needs {
         });
         let groups = config.map_or(0, |config| config.groups.len() as u64);
         let core_mib = u64::from(reactor.memory_mib) + groups * u64::from(reactor.read_cache_mib);
+        let kept = config
+            .filter(|config| config.array.is_some())
+            .map_or(0, |config| {
+                let in_memory = |group: &&config::Group| group.durability == Some(config::Durability::Ram);
+                config.groups.iter().filter(in_memory).count() as u64
+            });
         Self {
             cores,
             memory_bytes: u64::from(cores) * (core_mib << 20),
+            kept_bytes: kept * KEPT_BYTES_MAX as u64,
             descriptors,
         }
     }
@@ -177,10 +187,20 @@ mod tests {
             Needs {
                 cores: 4,
                 memory_bytes: 128 << 20,
+                kept_bytes: 0,
                 descriptors: 40 + 4 + 64
             }
         );
         assert_eq!(Needs::of(None, 1).cores, 1);
+        let text = config::ArrayText::example(3, 0).to_string();
+        let mut config = config::parse(&text, std::path::Path::new("node.toml")).unwrap();
+        for (durability, kept_bytes) in [
+            (config::Durability::Ram, 64 << 20),
+            (config::Durability::Journal, 0),
+        ] {
+            config.groups[0].durability = Some(durability);
+            assert_eq!(Needs::of(Some(&config), 2).kept_bytes, kept_bytes);
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ use crate::target::core::{Core, TokenKind, token};
 use crate::target::icl::{News, Port, PortSetup};
 use crate::target::message::Hand;
 use crate::target::message::Message;
-use crate::target::share::{Heard, ShareOrder};
+use crate::target::share::{Heard, KEPT_BYTES_MAX, ShareOrder};
 
 use disks::Closings;
 use errands::Errands;
@@ -127,9 +127,6 @@ enum Recovering {
     /// Entries are to be over.
     Ending,
 }
-
-/// What a node keeps in memory of a group for the others: more than what all their cores have under way at the drives.
-const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// What is said to a node as soon as there is room.
 enum HeldBack {

@@ -181,6 +181,7 @@ fn memory(meminfo: &str, config: Option<&Config>, needs: Needs) -> Check {
         sizes.sum::<u64>()
     });
     let needed = needs.memory_bytes.saturating_add(drives);
+    let needed = needed.saturating_add(needs.kept_bytes);
     let Some(available) = meminfo_value(meminfo, "MemAvailable") else {
         return Check::new(name, Verdict::Warn, "what is free cannot be read", "mount /proc");
     };
@@ -391,6 +392,7 @@ mod tests {
     const NEEDS: Needs = Needs {
         cores: 2,
         memory_bytes: 128 << 20,
+        kept_bytes: 0,
         descriptors: 5000,
     };
 
@@ -478,6 +480,12 @@ mod tests {
             .verdict,
             Verdict::Ok
         );
+        let keeps = Needs {
+            memory_bytes: 1000 << 10,
+            kept_bytes: 64 << 20,
+            ..NEEDS
+        };
+        assert_eq!(memory(meminfo, None, keeps).verdict, Verdict::Warn);
     }
 
     #[test]

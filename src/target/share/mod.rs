@@ -26,6 +26,9 @@ use super::manage::ArrayCut;
 pub use life::{Lives, Present};
 pub use open::Stock;
 
+/// What a node keeps in memory of a group for the others: more than what all their cores have under way at the drives.
+pub const KEPT_BYTES_MAX: usize = 64 << 20;
+
 /// Until when this node may say that something is done (PROTOCOL H05). One writer, membership; each core looks before each completion.
 #[derive(Debug, Default)]
 pub struct Lease {
