@@ -108,8 +108,8 @@ pub enum Misbehaviour {
 /// What is to be done, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send `start..end` of what the same [`Outbox`] has composed, one packet: [`Outbox::pieces`]. Answer [`Event::Sent`]
-    /// once so many bytes have left.
+    /// Send `start..end` of what the same [`super::Outbox`] has composed, one packet: [`super::Outbox::pieces`]. Answer
+    /// [`Event::Sent`] once so many bytes have left.
     Send {
         /// To whom.
         peer: Slot,
