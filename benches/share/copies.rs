@@ -5,9 +5,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::load::{self, Load};
-use crate::memory::acknowledges;
+use crate::memory::until_acknowledged;
 use crate::queue::Host;
-use crate::stage::{BLOCK, Shape, Stage, WAIT};
+use crate::stage::{BLOCK, Shape, Stage};
 use crate::{Effort, median};
 
 /// Blocks of a write.
@@ -25,14 +25,9 @@ fn stage(copies: u8) -> (Stage, Host) {
     });
     let mut host = stage.connect(0, 1);
     load::fill(&mut host, 1, BLOCKS);
-    let begin = Instant::now();
-    while !acknowledges(&stage, 0, copies) {
-        host.write(1, 0, BLOCK, &[0x5a; BLOCK as usize]);
-        assert!(
-            begin.elapsed() < WAIT,
-            "writes are acknowledged as they are to be"
-        );
-    }
+    until_acknowledged(&stage, 0, copies, || {
+        host.write(1, 0, BLOCK, &[0x5a; BLOCK as usize])
+    });
     (stage, host)
 }
 

@@ -34,13 +34,25 @@ fn reads(host: &mut Host) -> f64 {
 }
 
 /// Whether a node acknowledges as it is to.
-pub fn acknowledges(stage: &Stage, node: u8, copies: u8) -> bool {
+fn acknowledges(stage: &Stage, node: u8, copies: u8) -> bool {
     let Some(Reply::Groups(groups)) = stage.call(&format!("n{node}.sock"), &Request::GroupList) else {
         return false;
     };
     let is_so =
         |group: &GroupStatus| group.dirty_ram && group.copies.as_ref().is_some_and(|it| it.now == copies);
     copies == 1 || groups.iter().all(is_so)
+}
+
+/// Has a host write until that node acknowledges as it is to.
+pub fn until_acknowledged(stage: &Stage, node: u8, copies: u8, mut write: impl FnMut()) {
+    let begin = Instant::now();
+    while !acknowledges(stage, node, copies) {
+        write();
+        assert!(
+            begin.elapsed() < WAIT,
+            "writes are acknowledged as they are to be"
+        );
+    }
 }
 
 /// Prints medians, and what they are of the round trip.
@@ -72,11 +84,9 @@ pub fn run(effort: Effort) {
             });
             let mut host = stage.connect(0, 1);
             // The rows are held, all nodes are there, and the permission is, too.
-            let begin = Instant::now();
-            while !acknowledges(&stage, 0, copies) {
+            until_acknowledged(&stage, 0, copies, || {
                 writes(&mut host, 1);
-                assert!(begin.elapsed() < WAIT, "writes are acknowledged from memory");
-            }
+            });
             stage.slow_down(slow_us);
             writes(&mut host, 1);
             let write = writes(&mut host, rounds);

@@ -1,12 +1,12 @@
 //! How many writes a second do two nodes take that are done in the journal of the drives, and how many that are done in the memory of both? Each node has a host that keeps 16 of them
 //! under way on rows of its own; over drives that answer at once, and over such that take a millisecond. Beside it one node alone, which writes the same while the other one has nothing to do.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::load::{self, Load};
-use crate::memory::{SLOW_US, acknowledges};
+use crate::memory::{SLOW_US, until_acknowledged};
 use crate::queue::Host;
-use crate::stage::{BLOCK, Shape, Stage, WAIT};
+use crate::stage::{BLOCK, Shape, Stage};
 use crate::{Effort, median};
 
 const NODES: u8 = 2;
@@ -33,16 +33,11 @@ impl Mode {
         });
         let hosts = (0..NODES).map(|node| stage.connect(usize::from(node), node + 1));
         let mut hosts: Vec<Host> = hosts.collect();
-        let begin = Instant::now();
         for (node, host) in (0..NODES).zip(&mut hosts) {
             load::fill(host, u32::from(node) + 1, load(0).blocks);
-            while !acknowledges(&stage, node, copies) {
-                host.write(u32::from(node) + 1, 0, BLOCK, &[0x5a; BLOCK as usize]);
-                assert!(
-                    begin.elapsed() < WAIT,
-                    "writes are acknowledged as they are to be"
-                );
-            }
+            until_acknowledged(&stage, node, copies, || {
+                host.write(u32::from(node) + 1, 0, BLOCK, &[0x5a; BLOCK as usize])
+            });
         }
         Self { name, stage, hosts }
     }
