@@ -165,7 +165,7 @@ impl World {
     /// A life does not open the group.
     fn refuse(&mut self, life: u64, error: &BootError, living: SlotSet, unkept: SlotSet) {
         let is_lost = matches!(error, BootError::Refused(Refusal::LostWrites));
-        if is_lost && living.is_empty() && self.setting.is_reckless {
+        if is_lost && living.is_empty() && self.was_reckless {
             self.stage = Stage::Over; // Nobody is left of those that had them.
             return;
         }
@@ -188,7 +188,7 @@ impl World {
             .iter()
             .all(|slot| self.oracle.has_keeper(slot, life, &self.setting));
         // Who has not come to serve an epoch does not know whose writes were brought to their places in it: where more go than copies allow for, it may call them lost.
-        if is_needless && !self.setting.is_reckless {
+        if is_needless && !self.was_reckless {
             let what = format!("writes of {unkept:?} are called lost, and others have copies (H45)");
             self.violate(Violation::Refused(what));
         }

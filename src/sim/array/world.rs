@@ -217,6 +217,8 @@ pub(super) struct World {
     pub(super) was_too_much: bool,
     /// The group was last looked for without members that could have gone on alone.
     pub(super) may_be_newer: bool,
+    /// A node may have gone with all copies of what it has acknowledged.
+    pub(super) was_reckless: bool,
     pub(super) counters: Counters,
     pub(super) trace: Trace,
     violation: Option<Violation>,
@@ -261,6 +263,7 @@ impl World {
             harmed: 0,
             was_too_much: false,
             may_be_newer: false,
+            was_reckless: false,
             counters: Counters::default(),
             trace: Trace::new(readable),
             violation: None,

@@ -22,7 +22,7 @@ impl World {
         let Some(life) = self.any_life() else { return };
         let is_in_memory = self.setting.is_in_memory();
         match self.random.below(100) {
-            0..44 | 94.. if is_in_memory && !self.may_go() => {}
+            0..44 | 94.. if is_in_memory && !self.may_lose() && !self.may_be_reckless() => {}
             // Who is left out, or falls silent, may go on telling hosts what nobody else will have.
             25..37 | 70..94 if self.setting.mode != ReplicationMode::Sync => {}
             0..25 => self.end_life(life),
@@ -111,7 +111,7 @@ impl World {
     /// The time for that has come.
     pub(super) fn end_group_now(&mut self, life: u64) {
         let is_trouble = self.stage == Stage::Trouble && self.lives.contains_key(&life);
-        if is_trouble && self.may_go() {
+        if is_trouble && (self.may_lose() || self.may_be_reckless()) {
             self.end_group(life);
         }
     }
@@ -134,12 +134,15 @@ impl World {
         }
     }
 
-    /// Whether a node, or a replication group, may go where nodes acknowledge from memory: all are there and have partners again for all that they have acknowledged. Those that
-    /// are reckless go as long as somebody is left.
-    fn may_go(&self) -> bool {
-        if self.setting.is_reckless {
-            return self.lives.len() > 1;
-        }
+    /// Whether a node may go although nobody else has what it has acknowledged: somebody is left who has to say so.
+    fn may_be_reckless(&mut self) -> bool {
+        let may_be = self.setting.is_reckless && self.lives.len() > 1;
+        self.was_reckless |= may_be;
+        may_be
+    }
+
+    /// Whether a node, or a replication group, may go where nodes acknowledge from memory: all are there and have partners again for all that they have acknowledged.
+    fn may_lose(&self) -> bool {
         let epoch = self.oracle.epoch();
         let is_sound = |it: &Life| {
             let is_told_to_leave = it.orders.iter().any(|order| matches!(order, Order::Drain));
