@@ -491,8 +491,13 @@ pub fn read_cache(read_cache_mib: u32) -> ReadCacheConfig {
 }
 
 /// Memory that a core keeps for the journal of one group that is made while it runs: enough for strips of usual lengths.
-pub fn spare_ring_bytes(memory_mib: u32) -> u32 {
+fn spare_ring_bytes(memory_mib: u32) -> u32 {
     spare_scratch_bytes(memory_mib).max(8 << 20)
+}
+
+/// Both: what a core keeps for one group that is made while it runs.
+pub fn spare_bytes(memory_mib: u32) -> (u32, u32) {
+    (spare_scratch_bytes(memory_mib), spare_ring_bytes(memory_mib))
 }
 
 /// Memory by which what engines get is measured: the groups of a shelf are many, and compute nothing.
@@ -510,7 +515,8 @@ fn check_scratch(groups: &[GroupPlan], memory_mib: u32, engines_mib: u32) -> Res
         let geometry = plan.geometry();
         u64::from(scratch_bytes(&geometry, engines_mib)) + u64::from(ring_bytes(&geometry, engines_mib))
     });
-    let spare = u64::from(spare_scratch_bytes(memory_mib)) + u64::from(spare_ring_bytes(memory_mib));
+    let (scratch, ring) = spare_bytes(memory_mib);
+    let spare = u64::from(scratch) + u64::from(ring);
     let wanted_mib = (engines.sum::<u64>() + spare).div_ceil(1 << 20);
     if wanted_mib <= u64::from(memory_mib / 2) {
         return Ok(());

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::Config;
 use nvme::subsystem;
-use reactor::{CoreIndex, Facts, Remote, Running};
+use reactor::{CoreIndex, Facts, JoinError, Remote, Running};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
@@ -24,7 +23,7 @@ use super::fabric::session::Sessions;
 use super::manage::{Manage, ManageError, Reply, Request};
 use super::message::Message;
 use super::observe::{Observation, ObserveCall};
-use super::plant::{Plant, Work};
+use super::plant::{Plant, Started, Work};
 use super::rpc::{Runtime, Server, ServerError, ServerOptions};
 use super::share::{Lives, Present};
 use super::storage::{self, StorageError};
@@ -62,7 +61,7 @@ pub enum NodeError {
     Cores(#[from] reactor::StartError),
     /// A core ended by itself.
     #[error("a core failed: {0}")]
-    Core(#[from] reactor::JoinError),
+    Core(#[from] JoinError),
     /// The management socket could not be made.
     #[error(transparent)]
     Rpc(#[from] ServerError),
@@ -92,13 +91,12 @@ pub enum NodeError {
 
 /// A node that runs.
 pub struct RunningNode {
-    cores: Option<Running<Message>>,
+    /// None for one that shares its groups: its cores come and go.
+    started: Option<Started>,
     manage: Arc<NodeManage>,
     addresses: Vec<SocketAddr>,
     stop_requests: Receiver<()>,
     stop: SyncSender<()>,
-    /// Writes the command log, if there is one, until the cores are gone.
-    log_writer: Option<JoinHandle<()>>,
 }
 
 /// The management plane's way to the control core.
@@ -138,10 +136,10 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         share: None,
     };
     sessions.end();
-    let (running, log_writer) = plant.start(work)?;
-    let remote = tell_facts(&running, plant.cores);
+    let started = plant.start(work)?;
+    let remote = tell_facts(&started.cores, plant.cores);
     let node = RunningNode {
-        cores: Some(running),
+        started: Some(started),
         manage: Arc::new(NodeManage {
             remote: Arc::new(Mutex::new(Some(remote))),
             council: join_array(config, None)?,
@@ -150,7 +148,6 @@ pub fn start(config: &Config) -> Result<RunningNode, NodeError> {
         addresses: plant.addresses,
         stop_requests,
         stop,
-        log_writer,
     };
     match is_ready.recv_timeout(READY_TIMEOUT) {
         Ok(Ok(())) => Ok(node),
@@ -171,7 +168,7 @@ fn start_sharing(
     let remote = Present::default();
     let council = join_array(&config, Some((plant, Arc::clone(&remote))))?;
     Ok(RunningNode {
-        cores: None,
+        started: None,
         manage: Arc::new(NodeManage {
             remote,
             council,
@@ -180,7 +177,6 @@ fn start_sharing(
         addresses,
         stop_requests,
         stop,
-        log_writer: None,
     })
 }
 
@@ -305,25 +301,16 @@ impl RunningNode {
         if let Some(council) = &self.manage.council {
             council.stop();
         }
-        let Some(cores) = self.cores.take() else {
-            return Ok(());
-        };
-        if !post_patiently(&cores.handle(), Message::Stop) {
-            cores.stop();
-        }
-        let joined = cores.join().map_err(NodeError::from);
-        // What was noted is in the file when the shelf has stopped.
-        self.log_writer.take().map(JoinHandle::join);
-        joined
+        self.started.take().map_or(Ok(()), |started| Ok(end(started)?))
     }
 
     /// Ends a node that did not get ready, and says why.
     fn end_early(mut self) -> NodeError {
-        let Some(cores) = self.cores.take() else {
+        let Some(started) = self.started.take() else {
             return NodeError::NotReady("it has ended".to_owned());
         };
-        cores.stop();
-        match cores.join() {
+        started.cores.stop();
+        match started.join() {
             Ok(()) => NodeError::NotReady(
                 "its groups did not open in time; the log says which drive is slow".to_owned(),
             ),
@@ -332,14 +319,18 @@ impl RunningNode {
     }
 }
 
+/// Has cores bring everything to its place, and waits for their end.
+fn end(started: Started) -> Result<(), JoinError> {
+    if !post_patiently(&started.cores.handle(), Message::Stop) {
+        started.cores.stop();
+    }
+    started.join()
+}
+
 impl Drop for RunningNode {
     fn drop(&mut self) {
-        if let Some(cores) = self.cores.take() {
-            if !post_patiently(&cores.handle(), Message::Stop) {
-                cores.stop();
-            }
-            drop(cores.join());
-        }
+        // Who wants to know calls `stop`.
+        let _ = self.started.take().map(end);
     }
 }
 

@@ -12,7 +12,7 @@ use config::{Config, Poll};
 use nvme::identify::Transport;
 use nvme::subsystem::{self, HostAccess, PORTS_MAX, Port, PortId};
 use nvme::tcp::target::{Limits, Success};
-use reactor::{CoreIndex, Options, PollMode, Running};
+use reactor::{CoreIndex, JoinError, Options, PollMode, Running};
 
 use super::assemble::{self, Found};
 use super::command_log::{CommandLog, Note};
@@ -48,6 +48,28 @@ pub struct Plant {
     /// Where it listens: ports that the system chose are filled in.
     pub addresses: Vec<SocketAddr>,
     stop: SyncSender<()>,
+}
+
+/// Cores that run, and what ends with them.
+pub struct Started {
+    /// The cores.
+    pub cores: Running<Message>,
+    drives: Arc<Vec<DriveSpec>>,
+    /// Writes the command log of a shelf that has one, until the cores are gone.
+    log_writer: Option<JoinHandle<()>>,
+}
+
+impl Started {
+    /// Waits until all cores have ended. If they left nothing under way, whoever opens the drives next finds them free.
+    pub fn join(self) -> Result<(), JoinError> {
+        let joined = self.cores.join();
+        if joined.is_ok() {
+            storage::release(&self.drives);
+        }
+        // What was noted is in the file when the shelf has stopped.
+        self.log_writer.map(JoinHandle::join);
+        joined
+    }
 }
 
 /// What cores find to serve.
@@ -130,11 +152,11 @@ impl Plant {
             ready,
             share: Some((share, expelled, Arc::clone(lease))),
         };
-        self.start(work).map(|(cores, _)| cores)
+        self.start(work).map(|started| started.cores)
     }
 
     /// Starts cores, and with them the thread that writes the command log of a shelf that has one.
-    pub fn start(&self, work: Work) -> Result<(Running<Message>, Option<JoinHandle<()>>), NodeError> {
+    pub fn start(&self, work: Work) -> Result<Started, NodeError> {
         let Work {
             found:
                 Found {
@@ -151,10 +173,7 @@ impl Plant {
         notes.extend(config.notes.iter().map(|note| note.text.clone()));
         notes.iter().for_each(|note| tracing::info!(note = %note, "note"));
         let drives = Arc::new(drives);
-        let slots = share.as_ref().map(|(share, ..)| {
-            let others = share.port.peers.iter().map(|peer| u16::from(peer.slot.number()));
-            (u16::from(share.slot.number()), others.collect())
-        });
+        let slots = share.as_ref().map(|(share, ..)| slots(share));
         let (share, expelled, lease) = match share {
             Some((share, expelled, lease)) => (Some(share), Some(expelled), Some(lease)),
             None => (None, None, None),
@@ -182,20 +201,18 @@ impl Plant {
         let (command_log, log_writer) = open_command_log(config, setup.subsystem.instance)?;
         let control = std::sync::Mutex::new(Some(Box::new(Control::new(setup)?)));
         let limits = transport_limits(config);
-        let spare_bytes = (
-            assemble::spare_scratch_bytes(config.reactor.memory_mib),
-            assemble::spare_ring_bytes(config.reactor.memory_mib),
-        );
+        let spare_bytes = assemble::spare_bytes(config.reactor.memory_mib);
         let io_retries = config.health.io_retries;
-        let running = reactor::run(reactor_options(config, self.cores), move |index: CoreIndex| {
+        let specs = Arc::clone(&drives);
+        let cores = reactor::run(reactor_options(config, self.cores), move |index: CoreIndex| {
             let control = (index == CONTROL_CORE)
                 .then(|| control.lock().ok()?.take())
                 .flatten();
-            let fabric = (!targets.is_empty()).then(|| Box::new(Fabric::new(Arc::clone(&targets), &drives)));
+            let fabric = (!targets.is_empty()).then(|| Box::new(Fabric::new(Arc::clone(&targets), &specs)));
             Core::new(
                 index,
                 limits,
-                Arc::clone(&drives),
+                Arc::clone(&specs),
                 spare_bytes,
                 io_retries,
                 control,
@@ -204,7 +221,11 @@ impl Plant {
                 lease.clone(),
             )
         })?;
-        Ok((running, log_writer))
+        Ok(Started {
+            cores,
+            drives,
+            log_writer,
+        })
     }
 
     /// The listeners once more: those of cores that have ended are closed with them.
@@ -260,6 +281,12 @@ fn cntlids_of(slot: u16) -> RangeInclusive<u16> {
 /// The slot whose node has this controller.
 pub fn slot_of(cntlid: u16) -> Option<Slot> {
     Slot::new(u8::try_from(cntlid.checked_sub(1)? / CNTLIDS_EACH).ok()?)
+}
+
+/// This node's slot, and the others'.
+fn slots(share: &ShareSetup) -> (u16, Vec<u16>) {
+    let others = share.port.peers.iter().map(|peer| u16::from(peer.slot.number()));
+    (u16::from(share.slot.number()), others.collect())
 }
 
 /// What hosts see of a node that has a slot, beside others.

@@ -326,6 +326,18 @@ fn lock(
     }
 }
 
+/// Gives back the locks of drives of which nothing is under way any more. The kernel keeps the files of a ring open for a
+/// while after its end, and would keep the locks as long.
+pub fn release(drives: &[DriveSpec]) {
+    for drive in drives {
+        if let Medium::File { file, path, .. } = &drive.medium
+            && let Err(error) = file.unlock()
+        {
+            tracing::warn!(drive = %drive.name, path = %path.display(), %error, "its lock is kept until this process ends");
+        }
+    }
+}
+
 /// Smallest unit of direct I/O on a file: that of the device below its file system, found by trying.
 fn direct_block_bytes(file: &File) -> u32 {
     let mut memory = vec![0; 2 * DIRECT_BLOCK_BYTES_MAX];
@@ -424,4 +436,26 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_that_was_released_is_free_although_a_ring_still_holds_its_file() {
+        let path = std::env::temp_dir().join(format!("braid-storage-{}.img", std::process::id()));
+        let opened = open_path("d0", &path, Some(1)).unwrap();
+        let Medium::File { file, .. } = &opened.spec.medium else {
+            panic!("it is a file");
+        };
+        let on_ring = file.try_clone().unwrap();
+        let again = open_path("d0", &path, None);
+        assert!(matches!(again, Err(StorageError::InUse { .. })));
+        release(&[opened.spec]);
+        let again = open_path("d0", &path, None);
+        drop(on_ring);
+        std::fs::remove_file(&path).unwrap();
+        again.unwrap();
+    }
 }

@@ -509,8 +509,7 @@ impl Control {
             lost: LostList::default(),
             reserved: Vec::new(),
         };
-        let spare = crate::target::assemble::spare_scratch_bytes(self.memory_mib);
-        let ring = crate::target::assemble::spare_ring_bytes(self.memory_mib);
+        let (spare, ring) = crate::target::assemble::spare_bytes(self.memory_mib);
         let fits = Engine::scratch_bytes_min(&plan.geometry()) <= spare
             && crate::target::assemble::ring_bytes(&plan.geometry(), self.memory_mib) <= ring;
         if !fits || !std::mem::take(&mut self.has_spare_scratch) {
