@@ -74,6 +74,7 @@ fn start(
             link,
             key: [3; 32],
             encryption,
+            terms: 0,
             peers: vec![Peer {
                 slot: node(1 - slot).slot,
                 addresses: vec![other],

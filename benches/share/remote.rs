@@ -303,6 +303,7 @@ fn run_nodes(count: u8, passes: u32) -> Histogram<u64> {
             link: LinkConfig::new(ArrayId([7; 16]), node(number), Lane(0), braid::target::crc32c),
             key: [3; 32],
             encryption: Encryption::None,
+            terms: 0,
             peers: peers.collect(),
             token: token_of(place),
         };
@@ -333,13 +334,8 @@ fn run_nodes(count: u8, passes: u32) -> Histogram<u64> {
     let running = (0..).zip(cores).map(|(cpu, seats): (usize, Vec<Seat>)| {
         let seats = Mutex::new(Some(seats));
         let program = move |_| {
-            Core(
-                seats
-                    .lock()
-                    .expect("nobody panics with it")
-                    .take()
-                    .expect("one core"),
-            )
+            let seats = seats.lock().expect("nobody panics with it").take();
+            Core(seats.expect("one core"))
         };
         reactor::run(options(cpu), program).expect("the ring can be set up")
     });

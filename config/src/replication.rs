@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::problem::{Problems, nearest, quoted};
 use crate::read::{ArrayDraft, GroupDraft, Placed, RuleDraft};
-use crate::{Array, COPIES, Durability, Peer, ReplicationRule};
+use crate::{Array, COPIES, Durability, Group, Peer, ReplicationRule};
 
 impl Array {
     /// The replication group of the node in a slot.
@@ -36,6 +36,34 @@ impl Array {
             group.is_some_and(|group| group != own && is_named(group))
         };
         others.filter(may_keep).collect()
+    }
+
+    /// What the files of all nodes have to say alike, because each node works out from it who keeps what any of them acknowledges from memory: replication groups, rules, and how many copies the
+    /// redundancy groups have that acknowledge from memory. The order of sections does not matter, nor do nodes without a replication group.
+    pub fn replication_terms(&self, groups: &[Group]) -> String {
+        let mut terms = Vec::new();
+        for slot in self.slots() {
+            let group = self.replication_group_of(slot);
+            terms.extend(group.map(|group| format!("slot {slot} is in {group:?}")));
+        }
+        for ReplicationRule { from, to } in &self.replication_rules {
+            let to: BTreeSet<&String> = to.iter().collect();
+            terms.push(format!("from {from:?} to {to:?}"));
+        }
+        let in_memory = |group: &&Group| group.durability == Some(Durability::Ram);
+        for Group {
+            name,
+            copies,
+            copies_min,
+            ..
+        } in groups.iter().filter(in_memory)
+        {
+            terms.push(format!(
+                "group {name:?} has {copies} copies, {copies_min} at least"
+            ));
+        }
+        terms.sort();
+        terms.join("; ")
     }
 }
 

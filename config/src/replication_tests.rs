@@ -62,6 +62,53 @@ fn whoever_may_keep_copies_is_outside_of_the_own_replication_group() {
     assert_eq!(array.replication_rules[0], first);
 }
 
+/// CHECKLIST C5: every node can tell from its own file whether it works out the same as the others; so slots, order and what is not about copies make no difference, and all else does.
+#[test]
+fn files_of_nodes_that_work_out_the_same_say_the_same() {
+    let of = |text: &str| {
+        let config = good(text);
+        let array = config.array.as_ref().expect("there is an array");
+        array.replication_terms(&config.groups)
+    };
+    let rules = [rule("a", "[\"c\", \"b\"]"), rule("b", "[\"a\"]")];
+    let first = array(GROUPS, &(rules.concat() + &ram("copies=2")));
+    // The file of the node in slot 1, which is in the same group, with all in another order.
+    let swapped = [("slot=0", "slot=9"), ("slot=1", "slot=0"), ("slot=9", "slot=1")];
+    let rules = [rule("b", "[\"a\"]"), rule("a", "[\"b\", \"c\"]")];
+    let second = array(GROUPS, &(ram("strip_kib=16") + &rules.concat()));
+    let second = swapped
+        .iter()
+        .fold(second, |text, (from, to)| text.replace(from, to));
+    assert_eq!(of(&first), of(&second));
+    let without = array(GROUPS, &ram(""));
+    let all = [
+        of(&first),
+        of(&without),
+        of(&array(GROUPS, &(rules[0].clone() + &ram("")))),
+        of(&array(GROUPS, &(rule("b", "[\"a\", \"c\"]") + &ram("")))),
+        of(&array(["a", "b", "b", "c"], &ram(""))),
+        of(&array(GROUPS, &ram("copies=3"))),
+        of(&array(GROUPS, &ram("copies=3\nmin_copies=2"))),
+        of(&without.replace("name=\"g\"", "name=\"h\"")),
+        of(&without.replace("durability=\"ram\"", "")),
+    ];
+    for (at, terms) in all.iter().enumerate() {
+        assert!(!all[..at].contains(terms), "{terms}");
+    }
+    // Who is in no replication group may come without a word.
+    let of_others = |count: usize| {
+        let text = array([""; 4], &ram(""));
+        let gone = (4 - count..4).map(|slot| {
+            format!(
+                "[[peer]]\nslot={slot}\naddresses=[\"10.0.0.{}:4430\"]\n",
+                slot + 1
+            )
+        });
+        of(&gone.fold(text, |text, peer| text.replace(&peer, "")))
+    };
+    assert_eq!(of_others(0), of_others(1));
+}
+
 fn is_refused(text: &str, what: &str, remedy: &str) {
     let all = bad(text);
     let is_it = |problem: &crate::Problem| problem.what.contains(what) && problem.remedy.contains(remedy);

@@ -209,7 +209,7 @@ fn join_array(config: &Config, shared: Option<(Plant, Present)>) -> Result<Optio
     let Some(array) = &config.array else {
         return Ok(None);
     };
-    let setup = Setup::of(array)?;
+    let setup = Setup::of(array, &config.groups)?;
     let lives = shared.map(|(plant, present)| Arc::new(Lives::new(plant, setup.clone(), present)));
     let council = Council::start(setup, lives).map_err(|error| NodeError::Listen {
         address: array.listen,

@@ -50,6 +50,7 @@ fn setup(number: u8, nodes: &[SocketAddr], shelf: SocketAddr) -> Setup {
         key: [7; 32],
         failures: 1,
         encryption: Encryption::None,
+        terms: 0,
         listen: nodes[usize::from(number)],
         peers: peers
             .map(|(peer, address)| Peer {
@@ -455,7 +456,7 @@ fn arrays_are_found_on_shelves_and_a_node_is_configured_from_them() {
     assert!(import("0", &right).unwrap_err().contains("slot 0 is this node's"));
     let text = import("1", &right).unwrap();
     let config = config::parse(&text, &folder.path().join("node.toml")).unwrap();
-    let imported = Setup::of(&config.array.unwrap()).unwrap();
+    let imported = Setup::of(config.array.as_ref().unwrap(), &config.groups).unwrap();
     assert_eq!(imported.array(), council.setup().array());
     assert_eq!(imported.failures, 1);
     // A node that runs with it is a node of the array.

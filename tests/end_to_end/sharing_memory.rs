@@ -1,5 +1,6 @@
 //! Groups that nodes share and that acknowledge from memory (`durability = "ram"`): what a host was told is in the memory of several nodes, and outlives all of them but one.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use braid::target::manage::{CopiesStatus, Reply, Request};
@@ -337,4 +338,35 @@ fn the_death_of_all_who_had_a_copy_is_confessed_by_those_who_had_none() {
     let mut host = connect(scene.hosts[1], 2);
     host.write(1, 5, BLOCK, &pattern(5, BLOCK as usize));
     assert!(connect(scene.hosts[2], 1).read(1, 5, 1, BLOCK) == pattern(5, BLOCK as usize));
+}
+
+/// CHECKLIST C5, PROTOCOL H45: nodes work out by themselves who keeps what the others acknowledge, so one whose file says otherwise is no member beside them. All say why, and it is one when its file says the same again.
+#[test]
+fn a_node_whose_file_says_otherwise_who_keeps_copies_is_kept_out() {
+    let mut scene = scene(3, 2);
+    let mut host = connect(scene.hosts[0], 1);
+    host.write(1, 0, BLOCK, &pattern(1, BLOCK as usize));
+    scene.nodes[2] = None;
+    let file = scene.path("n2.toml");
+    let right = fs::read_to_string(&file).unwrap();
+    let wrong = right.replace("copies = 2\n", "copies = 3\n");
+    assert!(wrong != right);
+    fs::write(&file, wrong).unwrap();
+    scene.start_node(2);
+    let why = "`copies` and `min_copies` of each [[group]]";
+    for slot in 0..3 {
+        until("all say why", || {
+            let refusal = scene.show(slot).and_then(|status| status.last_refusal);
+            refusal.is_some_and(|refusal| refusal.contains(why))
+        });
+    }
+    scene.until_open("the others go on", &[0, 1]);
+    host.write(1, 0, BLOCK, &pattern(2, BLOCK as usize));
+    assert!(scene.show(2).is_some_and(|status| !status.serves));
+    fs::write(&file, right).unwrap();
+    scene.nodes[2] = None;
+    scene.start_node(2);
+    scene.until_open("it is one of them", &[0, 1, 2]);
+    let mut host = connect(scene.hosts[2], 1);
+    assert!(host.read(1, 0, 1, BLOCK) == pattern(2, BLOCK as usize));
 }

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | 0..4, 4, 5 | magic `BHEL`, format version, kind of message |
 //! | 6, 7 | lane, path |
-//! | 8..24, 24..28, 28..32, 32..40 | array, epoch (0: in none), 0, incarnation |
+//! | 8..24, 24..28, 28..32, 32..40 | array, epoch (0: in none), terms, incarnation |
 //! | 40, 41 | slot of the sender, of whom it wants |
 //! | 42..48 | 0 |
 //! | 48..80 | nonce |
@@ -35,7 +35,7 @@ const MAGIC: [u8; 4] = *b"BHEL";
 /// Source: RFC 8446, section 5.1, `ContentType`: handshake.
 const TLS_HANDSHAKE: u8 = 22;
 /// Version of the handshake and of what follows it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 32;
 
@@ -53,16 +53,20 @@ const CODE_AT: usize = 6;
 const PATH_AT: usize = 7;
 const ARRAY_AT: usize = 8;
 const EPOCH_AT: usize = 24;
+const TERMS_AT: usize = 28;
 const INCARNATION_AT: usize = 32;
 const SENDER_AT: usize = 40;
 const WANTED_AT: usize = 41;
-const RESERVED_AT: [Range<usize>; 2] = [28..INCARNATION_AT, 42..NONCE_AT];
+const RESERVED_AT: Range<usize> = 42..NONCE_AT;
 const NONCE_AT: usize = 48;
 
 const ACCEPTOR_PROOF: &[u8] = b"braid link acceptor";
 const INITIATOR_PROOF: &[u8] = b"braid link initiator";
 const _: () =
     assert!(NONCE_AT + NONCE_BYTES == INTRODUCTION_BYTES && ACCEPTOR_PROOF.len() != INITIATOR_PROOF.len());
+
+/// Why nodes with other terms are refused.
+const UNLIKE: &str = "the files of the two nodes do not say alike who keeps what is acknowledged from memory: `replication_group`, the [[replication_rule]] sections, and `copies` and `min_copies` of each [[group]] with durability \"ram\" have to be the same in all nodes. Make them so, and restart the nodes that were changed";
 
 /// Messages in order; a verdict may come instead of any but the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,9 @@ pub enum RefusalCode {
         "one of the two nodes encrypts and the other does not: `encryption` in [array] has to be the same in all nodes"
     )]
     Encryption,
+    /// The two nodes would not work out alike who keeps what is acknowledged from memory.
+    #[error("{UNLIKE}")]
+    Terms,
     /// A code that this version does not know.
     #[error("it refused for a reason that this version does not know")]
     Unknown,
@@ -134,6 +141,7 @@ impl RefusalCode {
             Self::OldIncarnation => 5,
             Self::Key => 6,
             Self::Encryption => 7,
+            Self::Terms => 8,
             Self::Unknown => u8::MAX,
         }
     }
@@ -147,6 +155,7 @@ impl RefusalCode {
             5 => Self::OldIncarnation,
             6 => Self::Key,
             7 => Self::Encryption,
+            8 => Self::Terms,
             _ => Self::Unknown,
         }
     }
@@ -214,6 +223,9 @@ pub enum HelloError {
         "this node encrypts and the peer does not: `encryption` in [array] has to be the same in all nodes"
     )]
     Unencrypted,
+    /// The two nodes would not work out alike who keeps what is acknowledged from memory.
+    #[error("{UNLIKE}")]
+    Terms,
     /// What came in is not what a node says that encrypts.
     #[error("what came in is no TLS 1.3 of a node")]
     Tls,
@@ -234,6 +246,7 @@ impl HelloError {
             Self::OldIncarnation { .. } => RefusalCode::OldIncarnation,
             Self::Key => RefusalCode::Key,
             Self::Encrypted | Self::Unencrypted => RefusalCode::Encryption,
+            Self::Terms => RefusalCode::Terms,
         })
     }
 
@@ -254,6 +267,8 @@ pub struct HelloConfig {
     pub local: Node,
     /// The epoch that it is in; 0 if it is in none.
     pub epoch: Epoch,
+    /// Stands for what the configurations of all nodes have to say alike.
+    pub terms: u32,
     /// The array's key.
     pub key: [u8; MAC_BYTES],
     /// How proofs are made.
@@ -472,7 +487,8 @@ impl Handshake {
         bytes[LANE_AT] = lane.0;
         bytes[PATH_AT] = path.0;
         bytes[ARRAY_AT..EPOCH_AT].copy_from_slice(&self.config.array.0);
-        bytes[EPOCH_AT..RESERVED_AT[0].start].copy_from_slice(&self.config.epoch.0.to_le_bytes());
+        bytes[EPOCH_AT..TERMS_AT].copy_from_slice(&self.config.epoch.0.to_le_bytes());
+        bytes[TERMS_AT..INCARNATION_AT].copy_from_slice(&self.config.terms.to_le_bytes());
         bytes[INCARNATION_AT..SENDER_AT].copy_from_slice(&self.config.local.incarnation.0.to_le_bytes());
         bytes[SENDER_AT] = self.config.local.slot.number();
         bytes[WANTED_AT] = peer.number();
@@ -491,7 +507,7 @@ impl Handshake {
         if usize::from(bytes[PATH_AT]) >= PATHS_MAX {
             return Err(HelloError::Field { at: PATH_AT });
         }
-        if let Some(at) = RESERVED_AT.into_iter().flatten().find(|&at| bytes[at] != 0) {
+        if let Some(at) = RESERVED_AT.into_iter().find(|&at| bytes[at] != 0) {
             return Err(HelloError::Field { at });
         }
         if slot == local || bytes[NONCE_AT..] == self.nonce {
@@ -508,6 +524,9 @@ impl Handshake {
                 });
             }
         }
+        if bytes[TERMS_AT..INCARNATION_AT] != self.config.terms.to_le_bytes() {
+            return Err(HelloError::Terms);
+        }
         let peer = Node {
             slot,
             incarnation: Incarnation(word(INCARNATION_AT)),
@@ -518,7 +537,7 @@ impl Handshake {
                 found: peer.incarnation.0,
             });
         }
-        let epoch = bytes[EPOCH_AT..RESERVED_AT[0].start].try_into();
+        let epoch = bytes[EPOCH_AT..TERMS_AT].try_into();
         Ok(Greeted {
             peer,
             epoch: Epoch(u32::from_le_bytes(epoch.expect("four bytes"))),

@@ -322,6 +322,7 @@ mod tests {
             key: [1; 32],
             failures: 1,
             encryption: config::Encryption::None,
+            terms: 0,
             listen: "127.0.0.1:1".parse().unwrap(),
             peers: Vec::new(),
             shelves: vec![shelf("a"), shelf("b")],

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Council, CouncilError, DriveSpec, NamespaceName, Setup, ShelfSpec};
 use crate::icl::Slot;
 use crate::icl::link::hmac::MAC_BYTES;
-use crate::target::icl::Peer;
+use crate::target::icl::{Peer, hmac_sha256};
 use crate::target::manage::{ArrayRequest, ManageError, Reply};
 
 /// Why a key cannot be used.
@@ -58,17 +58,21 @@ pub fn new_key() -> std::io::Result<String> {
 }
 
 impl Setup {
-    /// What the configuration says of the node's array.
-    pub fn of(array: &config::Array) -> Result<Self, KeyError> {
+    /// What the configuration says of the node's array, and of the groups on its drives.
+    pub fn of(array: &config::Array, groups: &[config::Group]) -> Result<Self, KeyError> {
         let slot = |number| Slot::new(number).expect("the configuration has slots below eight");
         let namespace = |name| match name {
             config::NamespaceName::Nsid(nsid) => NamespaceName::Nsid(nsid),
             config::NamespaceName::Uuid(uuid) => NamespaceName::Uuid(uuid),
         };
+        let key = read_key(&array.key_file)?;
+        let terms = array.replication_terms(groups);
+        let [a, b, c, d, ..] = hmac_sha256(&key, &[b"braid terms", terms.as_bytes()]);
         Ok(Self {
             name: array.name.clone(),
             slot: slot(array.slot),
-            key: read_key(&array.key_file)?,
+            key,
+            terms: u32::from_le_bytes([a, b, c, d]),
             failures: u32::from(array.failures),
             encryption: array.encryption,
             listen: array.listen,

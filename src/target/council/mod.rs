@@ -151,6 +151,8 @@ pub struct Setup {
     pub failures: u32,
     /// What protects the connections to the other nodes.
     pub encryption: Encryption,
+    /// Stands for what the configurations of all nodes have to say alike: two that differ are, in all likelihood, two numbers.
+    pub terms: u32,
     /// Where this node listens for the others.
     pub listen: SocketAddr,
     /// The other nodes.

@@ -191,6 +191,7 @@ impl Seat {
             link: LinkConfig::new(setup.array(), node, ANNOUNCEMENTS, crate::target::crc32c),
             key: setup.key,
             encryption: setup.encryption,
+            terms: setup.terms,
             peers: setup.peers.clone(),
             token: port_token,
         };

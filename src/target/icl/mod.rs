@@ -49,6 +49,8 @@ pub struct PortSetup {
     pub key: [u8; MAC_BYTES],
     /// What protects its connections; all nodes of the array have to agree on it.
     pub encryption: Encryption,
+    /// Stands for what the configurations of all nodes have to say alike ([`super::council::Setup::terms`]).
+    pub terms: u32,
     /// The other nodes of the array.
     pub peers: Vec<Peer>,
     /// Makes a token of the port out of [`TOKEN_BITS`] bits.

@@ -109,6 +109,7 @@ impl Port {
                 array: setup.link.array,
                 local,
                 epoch: Epoch(0),
+                terms: setup.terms,
                 key: setup.key,
                 hmac: hmac_sha256,
                 over: PastLives::default(),

@@ -244,6 +244,7 @@ fn start_lane(
             link: LinkConfig::new(ArrayId([7; 16]), local, lane, crate::target::crc32c),
             key: [key; 32],
             encryption,
+            terms: 0,
             peers,
             token: Token,
         };

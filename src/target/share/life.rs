@@ -227,6 +227,7 @@ impl Life {
                 link: LinkConfig::new(setup.array(), local, Lane(0), crate::target::crc32c),
                 key: setup.key,
                 encryption: setup.encryption,
+                terms: setup.terms,
                 peers: setup.peers.clone(),
                 token: link_token,
             },

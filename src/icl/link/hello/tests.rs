@@ -15,6 +15,7 @@ fn config(slot: u8) -> HelloConfig {
             incarnation: Incarnation(100 + u64::from(slot)),
         },
         epoch: Epoch(7 + u32::from(slot)),
+        terms: 5,
         key: KEY,
         hmac: hmac::portable,
         over: PastLives::default(),
@@ -131,6 +132,9 @@ fn each_mismatch_is_refused_with_its_reason_on_both_sides() {
             expected: 3
         })
     );
+    let terms = of(|config| config.terms = 6);
+    assert_eq!(terms[1], Err(HelloError::Terms));
+    assert_eq!(terms[0], Err(HelloError::ByPeer(RefusalCode::Terms)));
     let own = of(|config| config.local.slot = node_slot(1));
     assert_eq!(own[1], Err(HelloError::OwnSlot { slot: 1 }));
     assert_eq!(own[0], Err(HelloError::ByPeer(RefusalCode::Slot)));
@@ -229,8 +233,8 @@ fn garbage_and_other_versions_are_refused_early() {
     assert!(out.is_empty(), "a stranger is told nothing");
     let mut acceptor = Handshake::accept(config(2), [2; 32]);
     assert_eq!(
-        acceptor.receive(&mut &b"BHEL\x02\x01\0\0"[..], &mut out),
-        Err(HelloError::Version { found: 2 })
+        acceptor.receive(&mut &b"BHEL\x01\x01\0\0"[..], &mut out),
+        Err(HelloError::Version { found: 1 })
     );
     assert_eq!(out, verdict(RefusalCode::Version.wire()));
     let mut acceptor = Handshake::accept(config(2), [2; 32]);
