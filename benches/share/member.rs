@@ -202,6 +202,7 @@ impl Member {
             | Action::StepDown
             | Action::EndEntries { .. }
             | Action::Refused(_)
+            | Action::NotServed
             | Action::Fault(..)
             | Action::Reserve { .. }
             | Action::Misbehaved { .. } => unreachable!("one epoch of sound nodes: {action:?}"),

@@ -466,6 +466,9 @@ pub enum GroupError {
     /// been carried out, each as a whole or not at all.
     #[error("aborted")]
     Aborted,
+    /// No node serves the group any more, and the command waited for others, or would have: some of its rows may have been carried out.
+    #[error("no node serves the group")]
+    NotServed,
     /// The member that was to be written anew did not take or give back what was written.
     #[error("the member could not be written anew")]
     MemberFailed,

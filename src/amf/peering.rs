@@ -218,6 +218,8 @@ pub enum Action {
     Refused(String),
     /// Locks are granted: hosts are welcome.
     Serve,
+    /// They are not, and nobody knows when they will be: [`super::engine::Engine::refuse`] for all that hosts wait for, and ask for until [`Self::Serve`].
+    NotServed,
     /// A member failed on another node, and this one leads.
     Fault(MemberIndex, DriveError),
     /// Another member says this about reservations ([`super::reserving`]).
@@ -548,7 +550,8 @@ impl Peering {
             now.lead = Lead::Over;
             // Engines were told that it is over with this group, and cannot take that back.
             self.refuse(FAILED, out);
-            return out.extend([Action::Refused(FAILED.to_owned()), Action::Recovered(epoch)]);
+            out.extend([Action::Refused(FAILED.to_owned()), Action::Recovered(epoch)]);
+            return self.end_service(out);
         }
         now.lead = Lead::Recovering;
         let open = now.standings.iter().filter(|(_, standing)| standing.is_open);
@@ -660,6 +663,7 @@ impl Peering {
         }
         now.lead = Lead::Over;
         self.refuse(why, out);
+        self.end_service(out);
         out.push(Action::Recovered(epoch));
     }
 
@@ -678,6 +682,7 @@ impl Peering {
         }
         if self.leads {
             self.refuse(why, out);
+            self.end_service(out);
         }
         // Nobody waits for a group that is of no use any more.
         if let Some(now) = &mut self.now
@@ -899,6 +904,7 @@ impl Peering {
                 if self.leader() == Some(from) {
                     self.has_failed |= self.is_open;
                     out.push(Action::Refused(why));
+                    self.end_service(out);
                     self.memory_is_over(out);
                 }
             }

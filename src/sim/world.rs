@@ -737,6 +737,7 @@ impl World {
     fn judge_error(&mut self, command: u32, error: GroupError, untrusted: bool) {
         match error {
             GroupError::CompareFailed | GroupError::FusedCompareFailed | GroupError::Aborted => return,
+            GroupError::NotServed => unreachable!("no node shares its groups here"),
             // Check data are not believed after an unclean stop: a block of a member that is lost then is lost, too.
             GroupError::TooManyMembersLost
             | GroupError::ParityNotTrusted

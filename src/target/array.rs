@@ -112,6 +112,8 @@ pub struct GroupBinding {
     pumping: bool,
     /// The hold of rows that it was asked for last.
     pub(super) held_wave: u64,
+    /// Nodes serve the group, or are going to.
+    is_served: bool,
     /// What hosts saw since the last tick.
     pub(super) hosts: Window,
 }
@@ -129,6 +131,7 @@ pub fn status_of(error: GroupError, request: &IoRequest) -> Status {
         GroupError::CompareFailed => Status::COMPARE_FAILURE,
         GroupError::FusedCompareFailed => Status::ABORTED_FAILED_FUSED,
         GroupError::Aborted => Status::COMMAND_ABORT_REQUESTED,
+        GroupError::NotServed => Status::ANA_INACCESSIBLE,
         GroupError::TooLong => Status::INVALID_FIELD.do_not_retry(),
         GroupError::OutOfRange => Status::LBA_OUT_OF_RANGE.do_not_retry(),
         GroupError::TooManyMembersLost
@@ -200,6 +203,7 @@ impl Core {
             spare: Vec::with_capacity(256),
             pumping: false,
             held_wave: 0,
+            is_served: true,
             hosts: Window::default(),
         });
     }
@@ -214,6 +218,29 @@ impl Core {
     ) {
         let binding = &mut self.groups[usize::from(group)];
         binding.engine.submit(command, request, &mut binding.actions);
+        self.begin_in_group(io, group, command);
+    }
+
+    /// Carries out what an engine asks for that was given a request. Where no node serves the group it gets only as far as it can without others.
+    fn begin_in_group(&mut self, io: &mut Io<Message>, group: u16, command: CommandId) {
+        let binding = &mut self.groups[usize::from(group)];
+        if !binding.is_served && matches!(self.commands.owner(command), Owner::Host(..)) {
+            binding.engine.refuse(command, &mut binding.actions);
+        }
+        self.pump(io, group);
+    }
+
+    /// No node serves the group any more, or one does again. What hosts' commands wait for will not come: they end, now and until then.
+    pub(super) fn set_served(&mut self, io: &mut Io<Message>, group: u16, is_served: bool) {
+        let Some(binding) = self.groups.get_mut(usize::from(group)) else {
+            return;
+        };
+        binding.is_served = is_served;
+        if !is_served {
+            for command in self.commands.of_hosts() {
+                binding.engine.refuse(command, &mut binding.actions);
+            }
+        }
         self.pump(io, group);
     }
 
@@ -229,7 +256,7 @@ impl Core {
         binding
             .engine
             .submit_part(command, request, arrived_blocks, &mut binding.actions);
-        self.pump(io, group);
+        self.begin_in_group(io, group, command);
     }
 
     /// More of a write's data is there.

@@ -97,6 +97,13 @@ impl Commands {
         self.owners[id.0 as usize].expect("an engine names only commands that it was given")
     }
 
+    /// Those of hosts, whichever engines have them.
+    pub fn of_hosts(&self) -> impl Iterator<Item = CommandId> {
+        let all = (0..).map(CommandId).zip(&self.owners);
+        all.filter(|(_, owner)| matches!(owner, Some(Owner::Host(..))))
+            .map(|(id, _)| id)
+    }
+
     /// The command's buffer. Panics if it has none: engines ask for buffers only of commands that move data.
     pub fn span(&self, id: CommandId) -> Span {
         self.spans[id.0 as usize].expect("a command that moves data has a buffer")

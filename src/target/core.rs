@@ -419,6 +419,7 @@ impl Core {
             }
             Message::AddGroup(shared, members) => self.add_group(io, shared, members),
             Message::Members { group, set } => self.set_members(io, group, set),
+            Message::Served { group, is_served } => self.set_served(io, group, is_served),
             Message::MemberDrive { group, member, drive } => self.set_member_drive(io, group, member, drive),
             Message::HoldRows { group, rows, wave } => self.hold_rows(io, group, rows, wave),
             Message::SetLayout { group, layout } => self.set_layout(io, group, layout),

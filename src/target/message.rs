@@ -74,6 +74,13 @@ pub enum Message {
         /// Its members from now on.
         set: MemberSet,
     },
+    /// Whether nodes serve a group that they share, or are going to.
+    Served {
+        /// Which group.
+        group: u16,
+        /// Whether they do.
+        is_served: bool,
+    },
     /// Another drive carries a lost member; to be answered by [`ControlMessage::MemberDriveSet`].
     MemberDrive {
         /// Which group.

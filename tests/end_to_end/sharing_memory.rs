@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use braid::target::manage::{CopiesStatus, Reply, Request};
 use braid::target::rpc::Client;
 use nvme::command::io_opcode;
+use nvme::status::Status;
 
-use super::queue::{Host, command, pattern, write};
+use super::queue::{Host, Queue, command, pattern, read, write};
 use super::scene::Scene;
 use super::sharing::connect;
 use super::stage::WAIT;
@@ -369,4 +370,59 @@ fn a_node_whose_file_says_otherwise_who_keeps_copies_is_kept_out() {
     scene.until_open("it is one of them", &[0, 1, 2]);
     let mut host = connect(scene.hosts[2], 1);
     assert!(host.read(1, 0, 1, BLOCK) == pattern(2, BLOCK as usize));
+}
+
+/// PROTOCOL H45: what hosts wait for at those who are left ends when the group is not served any more, at whoever leads and at whoever hears of it, and so does what they ask for then. Both nodes are stopped in good order,
+/// and what may be lost has still to be accepted.
+#[test]
+fn hosts_of_a_group_that_is_not_served_any_more_are_answered() {
+    let mut scene = scene(4, 2);
+    let mut host = connect(scene.hosts[0], 1);
+    let mut left = [2, 3].map(|slot| (slot, connect(scene.hosts[usize::from(slot)], slot + 1)));
+    until_in_memory(&scene, &mut host, 0);
+    for (slot, host) in &mut left {
+        until_in_memory(&scene, host, *slot);
+    }
+    until_restored(&scene);
+    scene.slow_drives_down(300_000);
+    host.write(1, 0, BLOCK, &pattern(1, BLOCK as usize));
+    let ask = |queue: &mut Queue| {
+        queue.submit(command(io_opcode::FLUSH, 1, 0, 1), &[], 0);
+        queue.submit(write(1, 0, 1), &pattern(2, BLOCK as usize), 0);
+        queue.submit(read(1, 1, 1), &[], BLOCK);
+    };
+    left.iter_mut().for_each(|(_, host)| ask(&mut host.io[0]));
+    scene.kill_nodes(&[0, 1]);
+    scene.slow_drives_down(0);
+    for (slot, host) in &mut left {
+        let queue = &mut host.io[0];
+        for what in ["what waits", "what comes later"] {
+            for _ in 0..3 {
+                let (_, answer) = queue.try_next().expect(what);
+                assert_eq!(answer.status(), Status::ANA_INACCESSIBLE, "{what}, {slot}");
+            }
+            ask(queue);
+        }
+    }
+    drop(left);
+    for slot in [3, 2] {
+        let node = scene.nodes[slot].take().unwrap();
+        node.signal("-TERM");
+        let needed = node.ends_well();
+        let log = fs::read_to_string(scene.path(&format!("node-n{slot}.log"))).unwrap();
+        assert!(!log.contains("without a clean close"), "after {needed:?}");
+    }
+    let before = [0, 1, 2, 3].map(|slot| fs::read(scene.path(&format!("node-n{slot}.log"))).unwrap().len());
+    (0..4).for_each(|slot| scene.start_node(slot));
+    let is_refused = |slot: u8| {
+        let log = fs::read_to_string(scene.path(&format!("node-n{slot}.log"))).unwrap();
+        let (_, since) = log.rsplit_once(&format!("braid node n{slot} is ready")).unwrap();
+        log.len() - since.len() > before[usize::from(slot)]
+            && since.contains("restore the data, or accept the loss")
+    };
+    until("it says again what may be lost", || (0..4).any(is_refused));
+    scene.kill_nodes(&[0, 1, 2, 3]);
+    (0..4).for_each(|slot| scene.start_node_with(slot, &["--accept-loss", "g"]));
+    scene.until_open("the loss is accepted", &[0, 1, 2, 3]);
+    connect(scene.hosts[1], 2).write(1, 0, BLOCK, &pattern(5, BLOCK as usize));
 }

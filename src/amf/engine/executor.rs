@@ -411,6 +411,12 @@ impl World {
         self.act(core, out);
     }
 
+    pub fn refuse(&mut self, core: usize, command: u32) {
+        let mut out = Vec::new();
+        self.cores[core].engine.refuse(CommandId(command), &mut out);
+        self.act(core, out);
+    }
+
     /// Makes a new generation durable and tells some cores now, the others when their turn comes.
     pub fn fail_members(&mut self, failed: u32) {
         let failed = self.members.failed | failed;

@@ -311,6 +311,36 @@ fn a_flush_in_flight_ends_with_its_result() {
     world.assert_idle();
 }
 
+/// A command that is refused has a host that waits for its answer: it never hears that all was done, also where it was.
+#[test]
+fn what_is_refused_ends_like_what_is_given_up_and_says_why() {
+    const NOT_SERVED: Option<Result<(), GroupError>> = Some(Err(GroupError::NotServed));
+    let (mut world, mut data) = filled(&Shape::SMALL);
+    world.write(0, 0, 1, &[0xB1; 2]);
+    pay_reads(&mut world);
+    world.write(0, 1, 1, &[0xC1; 2]);
+    world.submit(0, 2, Request::Flush);
+    for command in 0..3 {
+        world.refuse(0, command);
+    }
+    let results = |world: &World| [0, 1, 2].map(|command| world.result(0, command));
+    assert_eq!(results(&world), [None, NOT_SERVED, None], "one waits for a lock");
+    pay_all(&mut world);
+    assert_eq!(results(&world), [NOT_SERVED; 3]);
+    data[1..3].fill(0xB1);
+    assert_eq!(world.contents(0), data);
+    assert!(world.parity_matches());
+    let before = data[3..5].to_vec();
+    fused(&mut world, 3, &before, &[0xD1; 2]);
+    world.refuse(0, 2);
+    pay_all(&mut world);
+    let both = [1, 2].map(|command| world.result(0, command));
+    assert_eq!(both, [NOT_SERVED; 2], "whichever half is named");
+    assert_eq!(world.contents(0), data);
+    world.refuse(0, 3);
+    world.assert_idle();
+}
+
 #[test]
 fn a_comparison_ends_with_the_answers_to_come() {
     for reads_first in [false, true] {
@@ -642,6 +672,7 @@ impl Run {
             }
             Err(
                 error @ (GroupError::TooManyMembersLost
+                | GroupError::NotServed
                 | GroupError::ParityNotTrusted
                 | GroupError::MemberFailed
                 | GroupError::TooLong

@@ -379,6 +379,18 @@ impl Engine {
         self.settle(out);
     }
 
+    /// No node serves the group any more, so that what waits for another one would wait for ever. As [`Self::give_up`], but the
+    /// command's host is there and is told [`GroupError::NotServed`], whatever has been carried out. A flush that waits for lanes of
+    /// other cores ends with their answers, which have to come.
+    pub fn refuse(&mut self, command: CommandId, out: &mut Vec<Action>) {
+        let Some(index) = self.active(command) else {
+            return;
+        };
+        self.commands[index as usize].error = Some(GroupError::NotServed);
+        self.leave_off(index, out);
+        self.settle(out);
+    }
+
     /// The command in whose name the engine does what nobody asked for.
     pub(super) fn own_command(&self) -> u32 {
         u32::try_from(self.commands.len() - 1).expect("commands_max is 32 bits")
@@ -859,7 +871,7 @@ impl Engine {
             result: compare,
         });
         let result = match result {
-            Err(GroupError::Aborted) | Ok(()) => result,
+            Err(GroupError::Aborted | GroupError::NotServed) | Ok(()) => result,
             Err(_) if slot.compared => result,
             Err(_) => Err(GroupError::FusedCompareFailed),
         };

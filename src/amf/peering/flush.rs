@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 
 use super::note::{FlushName, Note};
-use super::{Action, MemoryAction, Peering, Slot};
+use super::{Action, Epoch, MemoryAction, Peering, Slot};
 
 /// Flushes of this node's cores that await other nodes, by the numbers under which these were asked: each request has one of its own, because what was asked in an epoch that is
 /// over is answered all the same, and cores use the names of their flushes again.
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
     last: u32,
+    /// In this epoch nobody is asked, because whoever leads has said that the group is not served.
+    refused_in: Option<Epoch>,
     asked: BTreeMap<u32, Flush>,
 }
 
@@ -40,8 +42,34 @@ impl Peering {
         self.ask_to_commit(Flush { name, awaited }, out);
     }
 
+    /// Whoever leads has said that the group cannot be served. Unless locks are granted all the same, cores are told to let fail what hosts wait for, and then get the answers that their flushes await.
+    pub(super) fn end_service(&mut self, out: &mut Vec<Action>) {
+        if self.serves() {
+            return;
+        }
+        out.push(Action::NotServed);
+        self.flushes.refused_in = self.epoch();
+        for flush in std::mem::take(&mut self.flushes.asked).into_values() {
+            self.ask_to_commit(flush, out);
+        }
+        // Nobody is going to write that nothing can be lost any more.
+        self.memory_is_over(out);
+    }
+
+    /// Whether whoever leads this epoch has said that it cannot serve the group.
+    pub(super) fn is_refused(&self) -> bool {
+        !self.serves() && self.flushes.refused_in.is_some() && self.flushes.refused_in == self.epoch()
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.now.as_ref().map(|now| now.era.epoch)
+    }
+
     /// Asks nodes that live, if locks are granted, and else as soon as they are; slots without any have nothing to commit.
     fn ask_to_commit(&mut self, mut flush: Flush, out: &mut Vec<Action>) {
+        if self.is_refused() {
+            return self.answer_flush(flush.name, flush.awaited.len(), out);
+        }
         let number = self.flushes.number();
         if self.serves() {
             let members = self.others();

@@ -199,9 +199,13 @@ impl Peering {
         }
     }
 
-    /// This node is about to leave, and nothing of it is dirty: [`MemoryAction::Over`] follows as soon as the superblocks say that nothing can be lost, or another node writes them, and all others have heard of it.
+    /// This node is about to leave, and nothing of it is dirty: [`MemoryAction::Over`] follows as soon as the superblocks say that nothing can be lost, or another node writes them, or none does in this epoch,
+    /// and all others have heard of it.
     pub fn end_memory(&mut self, may_be_lost: bool, out: &mut Vec<Action>) {
         self.memory.ends = true;
+        if self.is_refused() {
+            return self.memory_is_over(out);
+        }
         if self.leader() != Some(self.local) {
             return self.memory_of_another(out);
         }

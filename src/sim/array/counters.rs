@@ -9,6 +9,8 @@ pub struct Counters {
     pub commands: u64,
     /// Such that failed, after more was lost than the group survives.
     pub failed: u64,
+    /// Such that waited for nodes that were not there, where the group was not served any more.
+    pub unserved: u64,
     /// Drive commands.
     pub drive_commands: u64,
     /// Messages between nodes.
@@ -69,10 +71,11 @@ pub struct Counters {
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 30] {
+    pub const fn figures(&self) -> [(&'static str, u64); 31] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
+            ("of them not served", self.unserved),
             ("drive commands", self.drive_commands),
             ("messages", self.messages),
             ("packets", self.packets),
@@ -109,6 +112,7 @@ impl AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         self.commands += other.commands;
         self.failed += other.failed;
+        self.unserved += other.unserved;
         self.drive_commands += other.drive_commands;
         self.messages += other.messages;
         self.packets += other.packets;

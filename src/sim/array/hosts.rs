@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::node::Node;
 use super::world::{Event, MS, Stage, World};
 use crate::amf::engine::GroupError;
 use crate::drive::block::NamespaceLba;
@@ -150,7 +151,11 @@ impl World {
         self.note(&[self.now, 41, u64::from(command), digest_of(data)], || {
             format!("command {command} ends: {result:?} {seen:?}")
         });
-        if ended == Ended::Failed {
+        let is_unserved = result == Err(GroupError::NotServed) && !self.is_serving(life);
+        if is_unserved {
+            self.counters.unserved += 1;
+            self.hosts.orphans.insert(command, life);
+        } else if ended == Ended::Failed {
             self.counters.failed += 1;
             if !self.was_too_much {
                 let what = format!(
@@ -167,6 +172,12 @@ impl World {
         }
         self.think(host);
         self.close_if_idle(life);
+    }
+
+    /// Whether a life grants locks in the epoch that it is in.
+    fn is_serving(&self, life: u64) -> bool {
+        let node = self.lives.get(&life).and_then(|life| life.node.as_ref());
+        node.is_some_and(Node::serves)
     }
 
     /// A life is gone: its hosts go on elsewhere, and do not know what became of their commands.

@@ -92,6 +92,8 @@ pub(super) enum Heard {
 /// What cores and the control core tell each other.
 #[derive(Clone, Debug)]
 pub(super) enum Mail {
+    /// Whether nodes serve the group, or are going to.
+    Served(bool),
     /// A row was released.
     Wake(RowIndex),
     /// A row that the core keeps is wanted.
@@ -509,6 +511,7 @@ impl Node {
             }
             Mail::Lane { lane, call } => self.core(to).lane(lane, call),
             Mail::Members(set) => self.core(to).set_members(set),
+            Mail::Served(is_served) => self.core(to).set_served(is_served),
             Mail::Drain => {
                 let command = self.core(to).take_slot(Owner::Drain(0), Vec::new());
                 self.core(to).submit(command, Request::Drain);

@@ -117,6 +117,8 @@ pub struct Core {
     pub(in crate::sim) drives: Vec<Option<u16>>,
     /// The wave for which it holds rows, or did so last.
     held_wave: u64,
+    /// Nodes serve the group, or are going to.
+    is_served: bool,
 }
 
 impl Core {
@@ -145,6 +147,7 @@ impl Core {
             mutant: Mutant::None,
             drives,
             held_wave: 0,
+            is_served: true,
         }
     }
 
@@ -176,6 +179,27 @@ impl Core {
         let owner = self.owners[command.0 as usize].as_mut();
         owner.expect("the slot was taken for it").1 = reads;
         self.engine.submit(command, request, &mut self.actions);
+        if !self.is_served && self.is_of_host(command) {
+            self.engine.refuse(command, &mut self.actions);
+        }
+    }
+
+    fn is_of_host(&self, command: CommandId) -> bool {
+        let owner = self.owners[command.0 as usize].map(|(owner, _)| owner);
+        matches!(
+            owner,
+            Some(Owner::Host(_) | Owner::Comparison(_) | Owner::SwapWrite(_))
+        )
+    }
+
+    /// No node serves the group any more, or one does again: what hosts wait for ends, now and until then.
+    pub(in crate::sim) fn set_served(&mut self, is_served: bool) {
+        self.is_served = is_served;
+        for command in (0..).map(CommandId).take(self.owners.len()) {
+            if !is_served && self.is_of_host(command) {
+                self.engine.refuse(command, &mut self.actions);
+            }
+        }
     }
 
     pub(in crate::sim) fn give_up(&mut self, command: CommandId) {

@@ -115,6 +115,8 @@ struct SharedGroup {
     is_served: bool,
     /// Why it is not served.
     refused: Option<String>,
+    /// Hosts have heard that they cannot use it here, because nobody serves it.
+    is_unserved: bool,
     /// Virtual disks that nodes do not serve any more.
     closings: Closings,
 }
@@ -196,6 +198,7 @@ impl ShareControl {
                 recovered: Epoch(0),
                 is_served: false,
                 refused: None,
+                is_unserved: false,
                 closings: Closings::default(),
             }
         };
@@ -226,7 +229,8 @@ impl ShareControl {
     /// Whether this node serves a virtual disk of a group that has these ports.
     pub(super) fn access_of(&self, group: u16, ports: SlotSet) -> Access {
         let is_left_to_others = self.departs && !self.others_that_serve(group, ports).is_empty();
-        if ports.contains(self.local) && !is_left_to_others {
+        let is_unserved = self.at(group).is_some_and(|at| self.groups[at].is_unserved);
+        if ports.contains(self.local) && !is_left_to_others && !is_unserved {
             Access::Here
         } else if ports.and(self.nodes_of(group)).is_empty() {
             Access::Nowhere
@@ -675,6 +679,7 @@ impl Control {
         tracing::info!(group = %self.share().groups[at].name, "shared group is served");
         let group = &mut self.share().groups[at];
         (group.is_served, group.refused) = (true, None);
+        self.renew_service(core, io, at);
         self.subsystem_event(core, io, SubsystemEvent::AccessRenewed);
         if let Some(index) = self.share().groups[at].index {
             self.tend_disks(core, io, index);
@@ -682,6 +687,37 @@ impl Control {
         let disks = self.disks_of(at);
         self.reserve(core, io, at, |reserving, out| reserving.serve(&disks, out));
         self.try_listen(core, io);
+    }
+
+    /// Whoever leads cannot serve a group: hosts hear that they cannot use it here, and then what they have asked for ends, unless it goes on by itself.
+    fn end_service(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize) {
+        let shared = &mut self.share().groups[at];
+        let Some(group) = shared.index else { return };
+        if std::mem::replace(&mut shared.is_unserved, true) {
+            return;
+        }
+        for record in self.groups[usize::from(group)].machine.vdisks().to_vec() {
+            self.change_access(core, io, group, &record);
+        }
+        self.tell_served(core, io, group, false);
+    }
+
+    /// A group is served, perhaps again.
+    fn renew_service(&mut self, core: &mut Core, io: &mut Io<Message>, at: usize) {
+        let shared = &mut self.share().groups[at];
+        if let Some(group) = shared.index
+            && std::mem::take(&mut shared.is_unserved)
+        {
+            self.tell_served(core, io, group, true);
+            self.show_group(core, io, group);
+            self.run_actions(core, io, group);
+        }
+    }
+
+    fn tell_served(&self, core: &mut Core, io: &mut Io<Message>, group: u16, is_served: bool) {
+        for to in 0..self.cores {
+            core.tell(io, CoreIndex(to), Message::Served { group, is_served });
+        }
     }
 
     /// What becomes of a row and its dirty data goes to the core that has to do with it.
@@ -753,6 +789,7 @@ impl Control {
             Action::Follow(led) => self.follow(core, io, at, &led),
             Action::Refused(why) => self.refused(core, io, at, why),
             Action::Serve => self.serve_group(core, io, at),
+            Action::NotServed => self.end_service(core, io, at),
             Action::Fault(member, error) => self.count_fault(core, io, at, member, error),
             Action::Reserve { from, message } => self.reserve(core, io, at, |reserving, out| {
                 reserving.receive(from, message, out);

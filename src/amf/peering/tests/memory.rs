@@ -366,6 +366,55 @@ fn a_flush_covers_all_nodes() {
     assert_eq!(array.wanted(1), [committed(1)], "once");
 }
 
+/// PROTOCOL H38, H45: whoever waits for others in an epoch that is not served is answered, after cores have been told that what they wait for will not come; likewise what is asked then. In the next epoch others are asked again.
+#[test]
+fn a_flush_waits_for_nobody_where_the_group_is_not_served() {
+    let mut array = three_in_memory();
+    let name = FlushName { lane: 1, flush: 7 };
+    let answers = |actions: Vec<Action>| -> Vec<Action> {
+        let counts = |action: &Action| {
+            matches!(
+                action,
+                Action::NotServed | Action::Memory(MemoryAction::Committed { .. })
+            )
+        };
+        actions.into_iter().filter(counts).collect()
+    };
+    let (core, flush) = (0, 7);
+    let committed = Action::from(MemoryAction::Committed {
+        core,
+        flush,
+        lanes: 2,
+    });
+    array.act(1, |peering, _, out| peering.commit(name, 3, out));
+    assert_eq!(answers(array.wanted(1)), []);
+    array.settle();
+    array.nodes.remove(&2);
+    array.enter(2, &[0, 1], &[0, 1]);
+    array.settle();
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    array.wanted(1);
+    array.act(0, |peering, _, out| peering.not_led(Epoch(2), "no drives", out));
+    array.settle();
+    assert_eq!(answers(array.wanted(1)), [Action::NotServed, committed.clone()]);
+    array.act(1, |peering, _, out| peering.commit(name, 3, out));
+    assert_eq!(answers(array.wanted(1)), [committed]);
+    // Whoever leaves does not wait for a leader that cannot write anything.
+    for number in [0, 1] {
+        array.act(number, |peering, _, out| peering.end_memory(true, out));
+    }
+    array.settle();
+    for number in [0, 1] {
+        assert!(
+            array.wanted(number).contains(&MemoryAction::Over.into()),
+            "{number}"
+        );
+    }
+    array.enter(3, &[0, 1], &[0, 1]);
+    array.act(1, |peering, _, out| peering.commit(name, 3, out));
+    assert_eq!(answers(array.wanted(1)), []);
+}
+
 /// Bad input: a node asks for a flush in the name of a core of the one that it asks.
 #[test]
 fn nobody_flushes_in_the_name_of_another_node() {

@@ -170,8 +170,13 @@ impl Node {
             }
             Action::Follow(led) => self.follow(&led, out),
             Action::Refused(why) => self.refused_by(why, out),
+            Action::NotServed => {
+                self.is_served = false;
+                self.tell_served(false, out);
+            }
             Action::Serve => {
                 self.is_served = true;
+                self.tell_served(true, out);
                 out.push(Effect::Serves(self.epoch()));
                 self.try_listen(out);
             }
@@ -179,6 +184,16 @@ impl Node {
             Action::Reserve { .. } => unreachable!("hosts reserve nothing here"),
             Action::Memory(action) => self.memory_action(action, out),
             Action::Misbehaved { peer, what } => panic!("node {peer} breaks the rules: {what:?}"),
+        }
+    }
+
+    fn tell_served(&self, is_served: bool, out: &mut Vec<Effect>) {
+        if self.bound.is_some() {
+            out.extend((0..self.setting.cores).map(|to| Effect::Mail {
+                from: CONTROL,
+                to,
+                mail: Mail::Served(is_served),
+            }));
         }
     }
 
