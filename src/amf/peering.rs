@@ -301,7 +301,7 @@ pub struct Peering {
     leads: bool,
     /// The binding works on an [`Action::Recover`].
     recovers: Option<Epoch>,
-    /// Somebody is gone since what others had left was over for the last time.
+    /// Somebody is gone since what others had left was over for the last time, or this node has begun to lead and not come so far.
     owes: bool,
     /// The group has failed here, for this life.
     has_failed: bool,
@@ -560,6 +560,7 @@ impl Peering {
         let rows = open.flat_map(|(_, standing)| standing.rows.iter().copied());
         let views: Vec<View> = now.standings.values().map(|standing| standing.view).collect();
         let rows = rows.collect();
+        self.owes |= !self.leads;
         self.keepers.brought(self.local);
         let recovery = Recovery {
             epoch,
@@ -567,7 +568,7 @@ impl Peering {
             rows,
             retired,
             goes_on: self.leads,
-            is_needed: !self.leads || self.owes,
+            is_needed: self.owes,
             copies: self.copies_of_gone(living),
             unkept: View::unkept(&views),
         };
@@ -575,8 +576,7 @@ impl Peering {
         out.push(Action::Recover(recovery));
     }
 
-    /// The answer to [`Action::Recover`]: what others have left is in its place, the group is open under this node's pen, and this is its record. Entries below a
-    /// number, which the journal's have been raised to, are to be retired everywhere, if anything was replayed beside living nodes.
+    /// The answer to [`Action::Recover`]: what others have left is in its place, the group is open under this node's pen, and this is its record. Entries below a number, to which the journal's were raised, are to be retired everywhere, if any were replayed beside living nodes.
     pub fn replayed(
         &mut self,
         now_ns: u64,

@@ -429,6 +429,31 @@ fn a_recovery_that_is_interrupted_is_repeated() {
     assert!(recovery.goes_on && recovery.is_needed, "what two nodes have left");
 }
 
+/// PROTOCOL H19: the same where nobody else is lost, and whoever takes over had not been there when somebody was: what was to be over after its recovery is not.
+#[test]
+fn a_recovery_that_another_epoch_overtakes_is_repeated() {
+    let mut array = three();
+    array.nodes.remove(&0);
+    // The node in slot 0 begins another life, which was a member already in an epoch that nobody has entered.
+    array.add(0);
+    array.enter_as(2, &[0, 1, 2], &[0, 1, 2], &[1, 2]);
+    array.wanted(0);
+    array.act(0, |peering, _, out| peering.recover(Epoch(2), out));
+    let wanted = array.wanted(0);
+    assert!(matches!(&wanted[..], [Action::Recover(recovery)] if recovery.is_needed && !recovery.goes_on));
+    array.act(0, |peering, now, out| {
+        peering.replayed(now, Epoch(2), led(8), Some(40), out)
+    });
+    array.enter(3, &[0, 1, 2], &[0, 1, 2]);
+    array.wanted(0);
+    array.act(0, |peering, _, out| peering.recover(Epoch(3), out));
+    let wanted = array.wanted(0);
+    assert!(
+        matches!(&wanted[..], [Action::Recover(recovery)] if recovery.is_needed && recovery.goes_on),
+        "{wanted:?}"
+    );
+}
+
 /// Engines that were told that a group has failed are not told otherwise: it is not opened again beside them.
 #[test]
 fn a_failed_group_is_not_opened_again_beside_engines_that_know_it() {

@@ -164,6 +164,12 @@ fn i8_drives_that_come_back_in_a_recovery_have_missed_it() {
     keeps_promises(&Setting::in_memory(1_025_560, None));
 }
 
+/// PROTOCOL H19: a leader whose recovery was overtaken by another epoch before it was over for all took it for over; a later one wrote older check data over newer.
+#[test]
+fn a_recovery_that_is_overtaken_is_not_over() {
+    keeps_promises(&Setting::in_memory(3_014_300, None));
+}
+
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
 #[test]
 fn every_mutant_is_caught() {
