@@ -158,6 +158,7 @@ fn group() -> GroupStatus {
         durability: Durability::Journal,
         dirty_ram: false,
         copies: None,
+        not_served: None,
         lost_blocks: Vec::new(),
         journal_bytes: 32 << 20,
         members: Vec::new(),

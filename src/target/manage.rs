@@ -544,6 +544,9 @@ pub struct GroupStatus {
     /// Of how many nodes' memory a write is to be in before it is acknowledged from there, where nodes share the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<CopiesStatus>,
+    /// Why hosts cannot use it through this node, where nodes share the group and whoever leads cannot serve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_served: Option<Box<str>>,
     /// Blocks that no drive gives back.
     #[serde(default)]
     pub lost_blocks: Vec<LostBlocks>,

@@ -405,6 +405,14 @@ fn hosts_of_a_group_that_is_not_served_any_more_are_answered() {
         }
     }
     drop(left);
+    for slot in [2, 3] {
+        let mut client = Client::connect(&scene.path(&format!("n{slot}.sock")), WAIT).unwrap();
+        let Ok(Reply::Groups(groups)) = client.call(&Request::GroupList) else {
+            panic!("a node lists its groups");
+        };
+        let why = groups[0].not_served.as_deref().unwrap();
+        assert!(why.contains("so are all that kept copies for them"), "{why}");
+    }
     for slot in [3, 2] {
         let node = scene.nodes[slot].take().unwrap();
         node.signal("-TERM");

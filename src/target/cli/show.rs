@@ -178,6 +178,9 @@ fn node_text(node: &NodeStatus) -> String {
 }
 
 fn state_text(group: &GroupStatus) -> String {
+    if group.not_served.is_some() {
+        return "not served".to_owned();
+    }
     if group.state == GroupState::Resyncing && group.rows > 0 {
         let percent = u128::from(group.resync_done_rows) * 100 / u128::from(group.rows);
         return format!("resyncing {percent} %");
@@ -258,8 +261,13 @@ fn group_text(group: &GroupStatus) -> String {
         ("virtual disks", vdisks),
     ];
     let lost = lost_text(&group.lost_blocks).map(|text| ("lost blocks", text));
+    let not_served = group
+        .not_served
+        .clone()
+        .map(|why| ("not served", why.into_string()));
     let mut text = facts(
         rows.into_iter()
+            .chain(not_served)
             .chain(lost)
             .chain(background)
             .chain(rebuild)
@@ -686,6 +694,7 @@ mod tests {
             durability: Durability::Journal,
             dirty_ram: false,
             copies: None,
+            not_served: None,
             lost_blocks: Vec::new(),
             journal_bytes: 32 << 20,
             spares: Vec::new(),
@@ -728,6 +737,16 @@ g0     degraded  raid5      1/2  64 KiB   512 MiB  384 MiB       1
             ..group()
         };
         assert!(text(&Reply::Group(resyncing)).contains("resyncing 25 %"));
+    }
+
+    #[test]
+    fn group_shows_why_nobody_serves_it() {
+        let group = GroupStatus {
+            not_served: Some("nodes are gone (1)".into()),
+            ..group()
+        };
+        assert!(text(&Reply::Groups(vec![group.clone()])).contains("g0     not served"));
+        assert!(text(&Reply::Group(group)).contains("nodes are gone (1)"));
     }
 
     /// CHECKLIST A12, PROTOCOL H18: how many nodes have in memory what is acknowledged from there, which, and whether that is fewer than wanted.

@@ -721,6 +721,7 @@ impl Control {
             },
             dirty_ram: snapshot.dirty_ram,
             copies: self.copies_of(group.shared.index),
+            not_served: self.why_not_served(group.shared.index).map(Into::into),
             lost_blocks: lost_blocks(&group.machine, &snapshot),
             journal_bytes: snapshot.journal.map_or(0, |journal| journal.blocks * block),
             spares: spares.collect(),

@@ -274,6 +274,12 @@ impl ShareControl {
         self.groups.iter().position(|shared| shared.index == Some(group))
     }
 
+    /// Why nobody serves a group in this epoch.
+    fn why_not_served(&self, group: u16) -> Option<&str> {
+        let shared = self.at(group).map(|at| &self.groups[at])?;
+        shared.refused.as_deref().filter(|_| shared.is_unserved)
+    }
+
     /// Whether this node serves a group of this name.
     fn serves(&self, name: &Name) -> bool {
         self.groups.iter().any(|group| group.name == *name)
@@ -289,6 +295,11 @@ impl ShareControl {
 
 // The link.
 impl Control {
+    /// Why nobody serves a shared group in this epoch.
+    pub(super) fn why_not_served(&self, group: u16) -> Option<&str> {
+        self.share.as_ref()?.why_not_served(group)
+    }
+
     fn share(&mut self) -> &mut ShareControl {
         self.share
             .as_mut()
