@@ -174,10 +174,10 @@ impl World {
         self.close_if_idle(life);
     }
 
-    /// Whether a life grants locks in the epoch that it is in.
+    /// Whether a life grants locks in the epoch that it is in, as all of its cores know.
     fn is_serving(&self, life: u64) -> bool {
         let node = self.lives.get(&life).and_then(|life| life.node.as_ref());
-        node.is_some_and(Node::serves)
+        node.is_some_and(Node::all_cores_serve)
     }
 
     /// A life is gone: its hosts go on elsewhere, and do not know what became of their commands.

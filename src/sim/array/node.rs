@@ -341,6 +341,12 @@ impl Node {
         self.refused.as_deref()
     }
 
+    /// Whether locks are granted in the epoch that it is in, and all cores have heard of it.
+    pub(super) fn all_cores_serve(&self) -> bool {
+        let mut cores = self.bound.iter().flat_map(|bound| &bound.cores);
+        self.serves() && cores.all(Core::is_served)
+    }
+
     /// Whether locks are granted in the epoch that it is in.
     pub(super) fn serves(&self) -> bool {
         self.peering.serves()

@@ -192,6 +192,11 @@ impl Core {
         )
     }
 
+    /// Whether nodes serve the group, or are going to, as far as this core has heard.
+    pub(in crate::sim) const fn is_served(&self) -> bool {
+        self.is_served
+    }
+
     /// No node serves the group any more, or one does again: what hosts wait for ends, now and until then.
     pub(in crate::sim) fn set_served(&mut self, is_served: bool) {
         self.is_served = is_served;
