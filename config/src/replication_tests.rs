@@ -104,7 +104,10 @@ fn files_of_nodes_that_work_out_the_same_say_the_same() {
                 slot + 1
             )
         });
-        of(&gone.fold(text, |text, peer| text.replace(&peer, "")))
+        of(&gone.fold(text, |text, peer| {
+            assert!(text.contains(&peer));
+            text.replace(&peer, "")
+        }))
     };
     assert_eq!(of_others(0), of_others(1));
 }
