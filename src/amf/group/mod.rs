@@ -218,6 +218,12 @@ pub enum Event {
         /// What the drive said.
         error: DriveError,
     },
+    /// What a node that is gone has left was brought up to date without these members, as a mask: what they hold is worth nothing from now on (PROTOCOL H02,
+    /// H19). All of them at once, because the group is quiet until the loss of one that counts is durable, and not before.
+    LeftOut {
+        /// Which members; some may be lost already.
+        members: u32,
+    },
     /// A member is judged too bad to be used, whatever the group can do without it.
     Evict {
         /// Which member.

@@ -181,11 +181,21 @@ fn run_with(
     group: &mut Group,
     disks: &mut [Disk],
     event: Event,
-    mut verdict: impl FnMut(MemberIndex) -> Result<(), DriveError>,
+    verdict: impl FnMut(MemberIndex) -> Result<(), DriveError>,
 ) -> Vec<Action> {
     let mut actions = Vec::new();
-    let mut others = Vec::new();
     group.handle(event, &mut actions);
+    carry_out(group, disks, actions, verdict)
+}
+
+/// Writes what a group wants written, and what it wants then; returns all else that it wants.
+fn carry_out(
+    group: &mut Group,
+    disks: &mut [Disk],
+    mut actions: Vec<Action>,
+    mut verdict: impl FnMut(MemberIndex) -> Result<(), DriveError>,
+) -> Vec<Action> {
+    let mut others = Vec::new();
     while !actions.is_empty() {
         for action in std::mem::take(&mut actions) {
             let Action::WriteSuperblock {

@@ -170,6 +170,20 @@ fn a_recovery_that_is_overtaken_is_not_over() {
     keeps_promises(&Setting::in_memory(3_014_300, None));
 }
 
+/// PROTOCOL H02, H19, found by these seeds: a drive failed in the midst of a replay, which went on without it, while another one was lost already. Whoever led told the group of that one first, took
+/// this for all, and opened the epoch before the loss of the other one was durable: what that one held was read.
+#[test]
+fn who_was_left_out_of_a_replay_is_lost_before_the_epoch_is_open() {
+    keeps_promises(&Setting::random(4_008_411, None));
+    keeps_promises(&Setting::in_memory(4_016_490, None));
+}
+
+/// Found by this seed: a core that had not heard yet that the group is served again said that nobody serves it; a host that hears that asks another path, so that it is no fault.
+#[test]
+fn cores_hear_later_than_hosts_that_the_group_is_served_again() {
+    keeps_promises(&Setting::random(3_026_379, None));
+}
+
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.
 #[test]
 fn every_mutant_is_caught() {

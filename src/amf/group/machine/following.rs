@@ -62,6 +62,7 @@ impl Group {
             }
             // The leader hears of these, and what it makes of them comes with its record.
             Event::MemberFault { .. }
+            | Event::LeftOut { .. }
             | Event::Evict { .. }
             | Event::VdiskDrained { .. }
             | Event::ResyncProgress { .. }

@@ -395,6 +395,7 @@ impl Group {
             Event::Followed(_) => {} // Of the node that led the group before this one.
             Event::SuperblockWritten { io, result } => self.superblock_written(io, result, out),
             Event::MemberFault { member, error } => self.member_fault(member, error, out),
+            Event::LeftOut { members } => self.leave_out(members, out),
             Event::Evict { member, reason } => self.lose(member, LossReason::Health(reason), out),
             Event::FailMember {
                 request,
@@ -679,7 +680,7 @@ impl Group {
     }
 
     /// An engine could not use a member.
-    fn member_fault(&mut self, member: MemberIndex, error: DriveError, out: &mut Vec<Action>) {
+    pub(super) fn member_fault(&mut self, member: MemberIndex, error: DriveError, out: &mut Vec<Action>) {
         // Engines use members that were announced. What comes late is about a drive that has left its place.
         let usable = self
             .announced

@@ -4,8 +4,10 @@
 //! it. Until then a stop would have them replayed, which brings every row to the same state once more.
 
 use super::{Effect, Group};
+use crate::amf::MemberIndex;
 use crate::amf::group::{Action, LanesOver, TakeOver};
 use crate::amf::superblock::{GroupRecord, JournalRecord};
+use crate::drive::DriveError;
 
 impl Group {
     pub(super) fn take_over(&mut self, TakeOver { opening, over }: TakeOver, out: &mut Vec<Action>) {
@@ -37,6 +39,14 @@ impl Group {
             out.push(Action::LanesOver(over));
         } else {
             self.effects.push(Effect::LanesOver(over));
+        }
+    }
+
+    pub(super) fn leave_out(&mut self, members: u32, out: &mut Vec<Action>) {
+        for member in (0..self.geometry().members()).map(MemberIndex) {
+            if members >> member.0 & 1 == 1 {
+                self.member_fault(member, DriveError::Gone, out);
+            }
         }
     }
 

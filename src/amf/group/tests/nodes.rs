@@ -143,6 +143,29 @@ fn a_leader_that_goes_on_makes_lanes_that_are_over_durable_before_it_says_so() {
     assert!(loss < at(&|action| *action == Action::LanesOver(last)));
 }
 
+/// PROTOCOL H02, H19: whoever was left out of a replay counts as lost before anything else goes on, also where another one was lost before.
+#[test]
+fn a_leader_that_goes_on_loses_all_that_were_left_out_before_it_is_quiet() {
+    let mut disks = stopped_as(Level::Raid6, 5);
+    let mut group = Group::assembled(found(&disks).unwrap());
+    let actions = run(&mut group, &mut disks, lane_opening(2));
+    assert!(actions.contains(&Action::Started), "{actions:?}");
+    let first = Event::LeftOut { members: 0b10 };
+    run(&mut group, &mut disks, first);
+    assert_eq!((group.is_quiet(), group.members().unwrap().failed), (true, 0b10));
+    let mut actions = Vec::new();
+    group.handle(Event::LeftOut { members: 0b1_0010 }, &mut actions);
+    assert!(!group.is_quiet(), "its loss is not durable");
+    carry_out(&mut group, &mut disks, actions, |_| Ok(()));
+    assert_eq!(
+        (group.is_quiet(), group.members().unwrap().failed),
+        (true, 0b1_0010)
+    );
+    // Who was left out and is lost already is no news.
+    let again = Event::LeftOut { members: 0b1_0010 };
+    assert_eq!(run(&mut group, &mut disks, again), []);
+}
+
 #[test]
 fn lanes_are_over_in_an_open_group_only() {
     let mut disks = stopped(3);

@@ -310,15 +310,12 @@ impl Node {
                 out,
             );
         }
-        let drives = bound.drives.clone();
-        for (member, drive) in (0..).zip(drives) {
-            if drive.is_some_and(|drive| unused.contains(&drive)) {
-                // Whoever is gone may not have been fenced there, or what it left was replayed without it: what it holds is worth nothing from
-                // now on (PROTOCOL H02).
-                self.count_fault(MemberIndex(member), DriveError::Gone, out);
-            }
-        }
-        self.share_changed(out);
+        let is_unused = |drive: &Option<u16>| drive.is_some_and(|drive| unused.contains(&drive));
+        let members = (0..).zip(&bound.drives);
+        let members = members.filter(|(_, drive)| is_unused(drive));
+        // Whoever is gone may not have been fenced there, or what it left was replayed without it.
+        let members = members.fold(0, |members, (member, _)| members | 1u32 << member);
+        self.group_event(Event::LeftOut { members }, out);
     }
 
     /// Others have the group open; from now on this node writes its superblocks.

@@ -96,16 +96,12 @@ impl Control {
                 "it has failed: stop all nodes, and start them when its drives are back",
             );
         }
-        for drive in gone_on.unused {
-            if let Some((group, member)) = self.drive_uses[usize::from(drive)].member
-                && group == index
-            {
-                // Whoever is gone may not have been fenced there, or what it left was replayed without it: what it holds is worth nothing from
-                // now on (PROTOCOL H02).
-                self.count_fault(core, io, at, MemberIndex(member), DriveError::Gone);
-            }
-        }
-        self.share_changed(core, io, index);
+        let uses = gone_on.unused.iter();
+        let uses = uses.filter_map(|drive| self.drive_uses[usize::from(*drive)].member);
+        let members = uses.filter(|(group, _)| *group == index);
+        // Whoever is gone may not have been fenced there, or what it left was replayed without it.
+        let members = members.fold(0, |members, (_, member)| members | 1u32 << member);
+        self.group_event(core, io, index, Event::LeftOut { members });
     }
 
     /// Others have the group open; from now on this node writes its superblocks.
