@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use braid::target::manage::{CopiesStatus, Reply, Request};
+use braid::target::manage::{CopiesStatus, PortList, PortRequest, PortState, Reply, Request};
 use braid::target::rpc::Client;
 use nvme::command::io_opcode;
 use nvme::status::Status;
@@ -412,6 +412,13 @@ fn hosts_of_a_group_that_is_not_served_any_more_are_answered() {
         };
         let why = groups[0].not_served.as_deref().unwrap();
         assert!(why.contains("so are all that kept copies for them"), "{why}");
+        let list = Request::Port(PortRequest::List(PortList::default()));
+        let Ok(Reply::Ports(ports)) = client.call(&list) else {
+            panic!("a node lists the ports of its virtual disks");
+        };
+        let states: Vec<PortState> = ports.iter().map(|port| port.state).collect();
+        let (away, closed) = (PortState::Away, PortState::Inaccessible);
+        assert_eq!(states, [away, away, closed, closed], "as hosts find them");
     }
     for slot in [3, 2] {
         let node = scene.nodes[slot].take().unwrap();

@@ -5,11 +5,12 @@
 #   main       everything that one host can see, with drives failed and the target restarted meanwhile
 #   survivor   a later guest: the data that `main` left, and I/O while the host troubles the victim
 #   reservations  two hosts, one after the other, that keep one another out
-#   multipath  two nodes that share a group, as two paths to one device; nodes are stopped and killed meanwhile
+#   multipath  nodes that share a group, as paths to one device; nodes are stopped and killed meanwhile
 #   victim     a guest that is stalled and then killed
 #   reference  no check at all: makes this guest the reference target, the kernel's nvmet
 # Reads ADDR, PORT, DISCOVERY_PORT, DISCOVERY_SHOWS, ADVERTISED, NQN, GUARDED_PORT, GUARDED_NQN, ALLOWED_HOST,
-# NS1_BYTES, NS2_BYTES, SHARED_PORT_0, SHARED_PORT_1, SHARED_NQN, SHARED_BYTES, ROUNDS and REFERENCE from the environment. Prints `ok NAME` or `FAIL NAME: why` for each check.
+# NS1_BYTES, NS2_BYTES, SHARED_PORT_0, SHARED_PORT_1, SHARED_NQN, SHARED_BYTES, HALL_PORT_0 to HALL_PORT_2, HALL_NQN, ROUNDS and
+# REFERENCE from the environment. Prints `ok NAME` or `FAIL NAME: why` for each check.
 set -uo pipefail
 PHASE=$1
 cd /files || exit 2

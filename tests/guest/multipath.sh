@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2153
-# Checks of one namespace that two nodes serve at once: the kernel makes one device with two paths of them, and a file system
+# Checks of one namespace that several nodes serve at once: the kernel makes one device with a path to each of them, and a file system
 # on it does not notice that nodes are stopped and killed. Sourced by in-guest.sh after harness.sh.
 
 SHARED_PATHS=2
@@ -243,6 +243,71 @@ nodes_go_and_come_under_a_file_system() {
   umount /mnt
 }
 
+# Whoever goes on writing does so until the group is served again; nothing is compared, because an operator accepts that writes are lost.
+hall_load() {
+  until [ -e "$W/hall-over" ]; do
+    fio --name=hall --filename="/dev/$(namespace "$HALL_NQN" 1)" --rw=randrw --bs=4k --size=2M --direct=1 --ioengine=io_uring \
+      --iodepth=8 --rate=1M,1M || return 1
+  done
+}
+
+# The controller by which a node of the hall is reached: hall_path SLOT
+hall_path() {
+  local c port=HALL_PORT_$1
+  for c in $(controllers "$HALL_NQN"); do
+    if grep -Eq "trsvcid=${!port}(,|$)" "/sys/class/nvme/$c/address"; then
+      echo "$c"
+      return 0
+    fi
+  done
+  return 1
+}
+hall_done() { awk '{ print $1 + $5 }' "/sys/block/$(leg_of "$(hall_path "$1")")/stat"; }
+hall_has_done() { [ "$(hall_done "$1")" -ge "$2" ]; }
+hall_goes_on() { # hall_goes_on FIO-PID: by all nodes
+  local slot
+  for slot in 0 1 2; do await 30 "load by node $slot" hall_has_done "$slot" $(($(hall_done "$slot") + 50)); done
+  kill -0 "$1" || fail "the load has ended"
+}
+
+# Two of three nodes go at once with all copies of what they acknowledged. The third one does not serve the group, its path is inaccessible, and the host's
+# commands wait, without an error, until an operator has accepted the loss.
+host_waits_while_no_node_serves() {
+  local slot port load leg before
+  ask start-hall
+  for slot in 0 1 2; do
+    port=HALL_PORT_$slot
+    nvme connect -t tcp -a "$ADDR" -s "${!port}" -n "$HALL_NQN" --nr-io-queues=2 --reconnect-delay=1 --ctrl-loss-tmo=120
+    await 20 "a live path to node $slot" is_live "$(hall_path $slot)"
+    await 20 "the namespace by node $slot" leg_of "$(hall_path $slot)"
+  done
+  await 20 "the device" namespace "$HALL_NQN" 1
+  for policy in /sys/class/nvme-subsystem/*/iopolicy; do echo round-robin >"$policy"; done
+  trap 'touch "$W/hall-over"; kill -KILL $(jobs -pr) 2>/dev/null || true' EXIT
+  hall_load >"$W/hall-load" 2>&1 &
+  load=$!
+  hall_goes_on $load
+  ask lose-copies
+  leg=$(leg_of "$(hall_path 2)")
+  await 20 "the state inaccessible by node 2" has_state "$leg" inaccessible
+  before=$(hall_done 2)
+  sleep 5 # Commands have that long to end wrongly.
+  kill -0 $load || fail "the load has ended: $(tail -n 3 "$W/hall-load")"
+  same "commands by node 2 meanwhile" "$(hall_done 2)" "$before"
+  is_live "$(hall_path 2)" || fail "the controller of node 2 is not live"
+  ask accept-loss
+  for slot in 0 1 2; do
+    await $RETURN_S "the path to node $slot" is_live "$(hall_path $slot)"
+    await 20 "the state optimized by node $slot" has_state "$(leg_of "$(hall_path $slot)")" optimized
+  done
+  hall_goes_on $load
+  touch "$W/hall-over"
+  wait $load || fail "the load failed: $(grep -Ei 'error|err=' "$W/hall-load" | head -n 3)"
+  verified "$(namespace "$HALL_NQN" 1)" 4k 0 2M
+  nvme disconnect -n "$HALL_NQN"
+  await 20 "the end of the last controller" is_gone "$HALL_NQN"
+}
+
 both_nodes_are_left() {
   nvme disconnect -n "$SHARED_NQN"
   await 20 "the end of the last controller" is_gone "$SHARED_NQN"
@@ -265,4 +330,5 @@ multipath() {
   check -t $((120 + 90 * ROUNDS)) -a "$LOST_PATH" nodes_go_and_come_under_a_file_system
   check each_node_names_all
   check both_nodes_are_left
+  check -t 180 -a "$LOST_PATH" host_waits_while_no_node_serves
 }

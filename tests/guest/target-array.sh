@@ -1,9 +1,11 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # `run` and this file share variables.
-# A shelf and two Braid nodes on this machine's loopback, which share one RAID-5 group. Sourced by `run`, after target-braid.sh.
+# Arrays on this machine's loopback: a shelf and the Braid nodes that share one RAID-5 group on it, two of `vault` and three of `hall`.
+# Sourced by `run`, after target-braid.sh.
 # Every function ends with 0, or says why not on stdout and ends with 1.
 
-SHARED_NQN=nqn.2026-01.io.braid:array:vault # The default of all nodes of that array.
+declare -A nodes_of=([vault]="n0 n1" [hall]="h0 h1 h2")
+SHARED_NQN=nqn.2026-01.io.braid:array:vault HALL_NQN=nqn.2026-01.io.braid:array:hall # The default of all nodes of an array.
 SHARED_BYTES=$((96 << 20))
 
 # A port with a free one above it, where the link of a node's first core listens: free_pair VARIABLE
@@ -22,44 +24,48 @@ free_pair() {
   return 1
 }
 
-group_durability() { # With what its configuration says when a write is done.
-  [ "$durability" != ram ] || printf 'durability = "ram"\ncopies = 2'
+group_durability() { # group_durability WHEN: with what its configuration says when a write is done.
+  [ "$1" != ram ] || printf 'durability = "ram"\ncopies = 2'
 }
 
+# Writes what the shelf and the nodes of an array are started with: array_configure ARRAY DURABILITY PORT-VARIABLE...
+# Hosts reach the node of slot 0 at the first of these ports, and so on.
 array_configure() {
-  local shelf slot peer d links=() link
+  local array=$1 durability=$2 shelf slot peer d links=() link node nodes
+  shift 2
+  read -ra nodes <<<"${nodes_of[$array]}"
   free_port shelf
-  free_port SHARED_PORT_0
-  free_port SHARED_PORT_1
-  for slot in 0 1; do
+  for slot in "${!nodes[@]}"; do
     free_pair link
     links+=("$link")
   done
-  "$braid" array key >"$work/vault.key"
+  "$braid" array key >"$work/$array.key"
   {
     cat <<TOML
 [shelf]
-name = "shelf"
-rpc_socket = "shelf.sock"
+name = "$array-shelf"
+rpc_socket = "$array-shelf.sock"
 quorum_mib = 1
 create = true
 [subsystem]
-nqn = "nqn.2026-01.io.braid:shelf"
+nqn = "nqn.2026-01.io.braid:$array-shelf"
 [reactor]
 cores = 1
 poll = "interrupt"
 [[listen]]
 address = "127.0.0.1:$shelf"
 TOML
-    for d in 0 1 2 3 4; do printf '[[drive]]\nname = "s%s"\npath = "s%s.img"\nsize_mib = 64\n' $d $d; done
-  } >"$work/shelf.toml"
-  for slot in 0 1; do
-    peer=$((1 - slot)) link=SHARED_PORT_$slot
+    for d in 0 1 2 3 4; do printf '[[drive]]\nname = "s%s"\npath = "%s-s%s.img"\nsize_mib = 64\n' $d "$array" $d; done
+  } >"$work/$array-shelf.toml"
+  for slot in "${!nodes[@]}"; do
+    free_port "$1"
+    node=${nodes[slot]} link=$1
+    shift
     {
       cat <<TOML
 [node]
-name = "n$slot"
-rpc_socket = "n$slot.sock"
+name = "$node"
+rpc_socket = "$node.sock"
 [reactor]
 cores = 1
 poll = "interrupt"
@@ -68,18 +74,18 @@ memory_mib = 32
 address = "127.0.0.1:${!link}"
 advertise = "$ADVERTISED"
 [array]
-name = "vault"
+name = "$array"
 slot = $slot
-key_file = "vault.key"
+key_file = "$array.key"
 listen = "127.0.0.1:${links[slot]}"
-[[peer]]
-slot = $peer
-addresses = ["127.0.0.1:${links[peer]}"]
 [[shelf]]
 name = "shelf"
 addresses = ["127.0.0.1:$shelf"]
-nqn = "nqn.2026-01.io.braid:shelf"
+nqn = "nqn.2026-01.io.braid:$array-shelf"
 TOML
+      for peer in "${!nodes[@]}"; do
+        [ "$peer" = "$slot" ] || printf '[[peer]]\nslot = %s\naddresses = ["127.0.0.1:%s"]\n' "$peer" "${links[peer]}"
+      done
       for d in 0 1 2 3 4; do printf '[[drive]]\nname = "d%s"\nshelf = "shelf"\nnsid = %s\n' $d $((2 * d + 1)); done
       cat <<TOML
 [[group]]
@@ -89,28 +95,37 @@ drives = ["d0", "d1", "d2", "d3"]
 strip_kib = 16
 journal_mib = 16
 create = true
-$(group_durability)
+$(group_durability "$durability")
 [[vdisk]]
 name = "v"
 group = "g"
 size_mib = $((SHARED_BYTES >> 20))
 nsid = 1
 TOML
-    } >"$work/n$slot.toml"
+    } >"$work/$node.toml"
   done
 }
 
-array_is_open() { # array_is_open NODE: this node serves, in an open epoch of which both are members.
-  local shown
-  shown=$(control_array "$1" array show --json 2>&1 | tr -d ' \n')
-  grep -q '"stage":"open"' <<<"$shown" && grep -q '"serves":true' <<<"$shown" &&
-    grep -Eq '"members":\[\[0,"[^"]*"\],\[1,"[^"]*"\]\]' <<<"$shown" || { echo "not open to both, says $1: $shown"; return 1; }
+array_of() { # array_of NODE
+  local array
+  for array in "${!nodes_of[@]}"; do
+    [[ " ${nodes_of[$array]} " != *" $1 "* ]] || echo "$array"
+  done
 }
 
-array_opens() {
+array_is_open() { # array_is_open ARRAY NODE: this node serves, in an open epoch of which all nodes of the array are members.
+  local shown members slot all
+  read -ra all <<<"${nodes_of[$1]}"
+  members=$(for slot in "${!all[@]}"; do printf '\[%s,"[^"]*"\],' "$slot"; done)
+  shown=$(control_array "$2" array show --json 2>&1 | tr -d ' \n')
+  grep -q '"stage":"open"' <<<"$shown" && grep -q '"serves":true' <<<"$shown" &&
+    grep -Eq '"members":\['"${members%,}"'\]' <<<"$shown" || { echo "not open to all, says $2: $shown"; return 1; }
+}
+
+array_opens() { # array_opens ARRAY
   local node limit=$((SECONDS + 30))
-  for node in n0 n1; do
-    until array_is_open "$node" >"$work/array.why"; do
+  for node in ${nodes_of[$1]}; do
+    until array_is_open "$1" "$node" >"$work/array.why"; do
       [ $SECONDS -lt $limit ] || { cat "$work/array.why"; return 1; }
       sleep 0.2
     done
@@ -123,20 +138,23 @@ control_array() { # control_array NODE ARGUMENT...
   "$braid" "$@" --socket "$work/$node.sock"
 }
 
-# It takes a node a moment to be connected to all drives.
+# It takes a node a moment to be connected to all drives: array_create NODE
 array_create() {
   local limit=$((SECONDS + 30))
-  until control_array n0 array create >"$work/array.why" 2>&1; do
+  until control_array "$1" array create >"$work/array.why" 2>&1; do
     [ $SECONDS -lt $limit ] || { cat "$work/array.why"; return 1; }
     sleep 0.5
   done
 }
 
-array_start() {
-  process_start shelf shelf && node_start n0 && node_start n1 && array_create && array_opens
+array_start() { # array_start ARRAY
+  local node
+  process_start shelf "$1-shelf" || return 1
+  for node in ${nodes_of[$1]}; do node_start "$node" || return 1; done
+  array_create "$node" && array_opens "$1"
 }
 
-array_start_node() { node_start "$1" && array_opens; } # array_start_node NODE: it comes back by itself.
+array_start_node() { node_start "$1" && array_opens "$(array_of "$1")"; } # array_start_node NODE: it comes back by itself.
 
 # A node of a group of durability `ram` has acknowledged what no drive has, and the other one keeps all of it: array_is_in_memory NODE
 array_is_in_memory() {
@@ -159,15 +177,44 @@ array_kill_node() { # array_kill_node NODE: neither it nor the other one is told
 # The virtual disk's port at a node, changed by way of the other one: array_port add|delete SLOT
 array_port() { control_array "n$((1 - $2))" port "$1" v --node "$2"; }
 
-array_alive() {
+array_alive() { # array_alive ARRAY
   local name
-  for name in shelf n0 n1; do
+  for name in "$1-shelf" ${nodes_of[$1]}; do
     kill -0 "${node_pid[$name]}" 2>/dev/null || { echo "$name has died: $(tail -n 1 "$work/$name.log")"; return 1; }
   done
 }
 
-array_stop() { node_stop n0 && node_stop n1 && node_stop shelf; }
+array_stop() { # array_stop ARRAY
+  local name
+  for name in ${nodes_of[$1]} "$1-shelf"; do node_stop "$name" || return 1; done
+}
 
-array_log_is_clean() {
-  ! grep -him1 -e panic -e assertion "$work"/{n0,n1,shelf}.log
+array_log_is_clean() { # array_log_is_clean ARRAY
+  local name
+  for name in "$1-shelf" ${nodes_of[$1]}; do
+    ! grep -im1 -e panic -e assertion "$work/$name.log" || return 1
+  done
+}
+
+# h0 goes together with h1, which has the only copies of what it acknowledged; h2 is left, and does not serve the group.
+hall_loses_all_copies() {
+  local shown limit=$((SECONDS + 20))
+  array_is_in_memory h0 || return 1
+  kill -KILL "${node_pid[h0]}" "${node_pid[h1]}"
+  wait "${node_pid[h0]}" "${node_pid[h1]}" 2>/dev/null || true
+  until
+    shown=$(control_array h2 group show g 2>&1)
+    grep -q 'so are all that kept copies for them' <<<"$shown"
+  do
+    [ $SECONDS -lt $limit ] || { echo "h2 does not say that it does not serve the group: $shown"; return 1; }
+    sleep 0.1
+  done
+}
+
+# The operator accepts that writes may be lost.
+hall_accepts_the_loss() {
+  local node
+  node_stop h2 || return 1
+  for node in ${nodes_of[hall]}; do process_start node "$node" --accept-loss g || return 1; done
+  array_opens hall
 }

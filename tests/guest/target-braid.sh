@@ -80,15 +80,16 @@ declare -A node_pid=()
 
 times_ready() { grep -Ec "^braid (node|shelf) $1 is ready" "$work/$1.log" || true; }
 
-process_start() { # process_start ROLE NAME: ROLE is `node` or `shelf`.
-  local log=$work/$2.log limit=$((SECONDS + 30)) before
+process_start() { # process_start ROLE NAME [OPTION]...: ROLE is `node` or `shelf`.
+  local role=$1 name=$2 log=$work/$2.log limit=$((SECONDS + 30)) before
+  shift 2
   : >>"$log"
-  before=$(times_ready "$2")
-  "$braid" "$1" --config "$work/$2.toml" >>"$log" 2>&1 &
-  node_pid[$2]=$!
-  until [ "$(times_ready "$2")" -gt "$before" ]; do
-    kill -0 "${node_pid[$2]}" 2>/dev/null || { echo "$2 ended at start: $(tail -n 1 "$log")"; return 1; }
-    [ $SECONDS -lt $limit ] || { echo "$2 is not ready after 30 s: $(tail -n 1 "$log")"; return 1; }
+  before=$(times_ready "$name")
+  "$braid" "$role" --config "$work/$name.toml" "$@" >>"$log" 2>&1 &
+  node_pid[$name]=$!
+  until [ "$(times_ready "$name")" -gt "$before" ]; do
+    kill -0 "${node_pid[$name]}" 2>/dev/null || { echo "$name ended at start: $(tail -n 1 "$log")"; return 1; }
+    [ $SECONDS -lt $limit ] || { echo "$name is not ready after 30 s: $(tail -n 1 "$log")"; return 1; }
     sleep 0.1
   done
 }

@@ -24,6 +24,7 @@ impl Control {
                 continue;
             }
             let members = share.members_of(group);
+            let is_unserved = share.why_not_served(group).is_some();
             ports.extend(share.nodes_of(group).iter().map(|slot| {
                 let port = record.ports.contains(slot);
                 PortStatus {
@@ -33,7 +34,7 @@ impl Control {
                     port,
                     state: if !members.contains(slot) {
                         PortState::Away
-                    } else if port {
+                    } else if port && !is_unserved {
                         PortState::Optimized
                     } else {
                         PortState::Inaccessible

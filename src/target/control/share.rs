@@ -275,7 +275,7 @@ impl ShareControl {
     }
 
     /// Why nobody serves a group in this epoch.
-    fn why_not_served(&self, group: u16) -> Option<&str> {
+    pub(super) fn why_not_served(&self, group: u16) -> Option<&str> {
         let shared = self.at(group).map(|at| &self.groups[at])?;
         shared.refused.as_deref().filter(|_| shared.is_unserved)
     }
