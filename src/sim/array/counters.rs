@@ -33,6 +33,8 @@ pub struct Counters {
     pub pauses: u64,
     /// Members of the group that were lost.
     pub lost: u64,
+    /// Recoveries in whose midst a drive failed, or came back.
+    pub strikes: u64,
     /// Power cuts of everything.
     pub cuts: u64,
     /// Replays beside nodes that go on.
@@ -71,7 +73,7 @@ pub struct Counters {
 
 impl Counters {
     /// All of them by name, for people.
-    pub const fn figures(&self) -> [(&'static str, u64); 31] {
+    pub const fn figures(&self) -> [(&'static str, u64); 32] {
         [
             ("host commands", self.commands),
             ("of them failed", self.failed),
@@ -87,6 +89,7 @@ impl Counters {
             ("of them left in good order", self.left),
             ("pauses", self.pauses),
             ("members lost", self.lost),
+            ("recoveries with a strike", self.strikes),
             ("power cuts", self.cuts),
             ("replays beside the living", self.replays),
             ("rows of theirs", self.rows),
@@ -124,6 +127,7 @@ impl AddAssign for Counters {
         self.left += other.left;
         self.pauses += other.pauses;
         self.lost += other.lost;
+        self.strikes += other.strikes;
         self.cuts += other.cuts;
         self.replays += other.replays;
         self.rows += other.rows;

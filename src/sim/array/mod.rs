@@ -65,6 +65,8 @@ pub struct Setting {
     pub mode: ReplicationMode,
     /// The group is led by another node than membership, as it may be where not all nodes share all groups.
     pub leads_apart: bool,
+    /// Drives fail and come back in the midst of recoveries.
+    pub strikes: bool,
     /// Nodes go whether or not there are copies of everything. What is lost with them has to be said (H45).
     pub is_reckless: bool,
 }
@@ -170,6 +172,7 @@ impl Setting {
             groups: Vec::new(),
             mode: ReplicationMode::Sync,
             leads_apart: Random::new(seed, 14).chance(40),
+            strikes: Random::new(seed, 16).chance(30),
             is_reckless: false,
         }
     }
@@ -210,6 +213,7 @@ impl fmt::Display for Setting {
             groups,
             mode,
             leads_apart,
+            strikes,
             is_reckless,
             ..
         } = self;
@@ -224,6 +228,9 @@ impl fmt::Display for Setting {
         }
         if *leads_apart {
             f.write_str(", the group is led apart")?;
+        }
+        if *strikes {
+            f.write_str(", drives fail in recoveries")?;
         }
         if *is_reckless {
             f.write_str(", nodes go with all copies")?;

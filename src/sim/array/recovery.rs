@@ -61,6 +61,7 @@ impl World {
         });
         let delay = self.random.below(8 * MS);
         self.later(delay, Event::Assemble(life));
+        self.strike_soon();
     }
 
     fn tell_outcome(&mut self, life: u64, recovery: &Recovery, outcome: Outcome) {

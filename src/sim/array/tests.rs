@@ -31,6 +31,7 @@ fn part(number: u64) {
         opened,
         evicted,
         lost,
+        strikes,
         cuts,
         replays,
         rows,
@@ -48,6 +49,7 @@ fn part(number: u64) {
         "{sum}"
     );
     assert!(replays > SEEDS && rows > SEEDS && left > SEEDS / 2, "{sum}");
+    assert!(strikes > SEEDS / 2, "{sum}");
     // Dirty data that went with its row, and such that found no taker.
     assert!(adopted > 2 * SEEDS && restored > 0, "{sum}");
     assert!(
@@ -95,9 +97,17 @@ fn what_nodes_keep_in_memory_for_each_other_outlives_them() {
 
 /// A seed that was found when the leader of membership always led the group, too, and no node went before there were copies of everything.
 fn together(setting: Setting) -> Setting {
-    Setting {
+    spared(Setting {
         leads_apart: false,
         is_reckless: false,
+        ..setting
+    })
+}
+
+/// A seed that was found when drives did not fail in the midst of recoveries more often than else.
+fn spared(setting: Setting) -> Setting {
+    Setting {
+        strikes: false,
         ..setting
     }
 }
@@ -160,28 +170,28 @@ fn i5_a_group_that_is_being_opened_is_not_opened_once_more() {
 /// I8, found by these seeds: a drive that was not there when a recovery began, and was back before it ended, has missed what it wrote, and counts as lost.
 #[test]
 fn i8_drives_that_come_back_in_a_recovery_have_missed_it() {
-    keeps_promises(&Setting::random(1_042_235, None));
-    keeps_promises(&Setting::in_memory(1_025_560, None));
+    keeps_promises(&spared(Setting::random(1_042_235, None)));
+    keeps_promises(&spared(Setting::in_memory(1_025_560, None)));
 }
 
 /// PROTOCOL H19: a leader whose recovery was overtaken by another epoch before it was over for all took it for over; a later one wrote older check data over newer.
 #[test]
 fn a_recovery_that_is_overtaken_is_not_over() {
-    keeps_promises(&Setting::in_memory(3_014_300, None));
+    keeps_promises(&spared(Setting::in_memory(3_014_300, None)));
 }
 
 /// PROTOCOL H02, H19, found by these seeds: a drive failed in the midst of a replay, which went on without it, while another one was lost already. Whoever led told the group of that one first, took
 /// this for all, and opened the epoch before the loss of the other one was durable: what that one held was read.
 #[test]
 fn who_was_left_out_of_a_replay_is_lost_before_the_epoch_is_open() {
-    keeps_promises(&Setting::random(4_008_411, None));
-    keeps_promises(&Setting::in_memory(4_016_490, None));
+    keeps_promises(&spared(Setting::random(4_008_411, None)));
+    keeps_promises(&spared(Setting::in_memory(4_016_490, None)));
 }
 
 /// Found by this seed: a core that had not heard yet that the group is served again said that nobody serves it; a host that hears that asks another path, so that it is no fault.
 #[test]
 fn cores_hear_later_than_hosts_that_the_group_is_served_again() {
-    keeps_promises(&Setting::random(3_026_379, None));
+    keeps_promises(&spared(Setting::random(3_026_379, None)));
 }
 
 /// PROTOCOL 4.4: the simulator notices what it is there for. A mistake in the wiring at a time; the number of seeds that it takes is bounded, and printed.

@@ -88,6 +88,8 @@ pub(super) enum Event {
     Decide,
     /// Something goes wrong.
     Trouble,
+    /// Something goes wrong with a drive in the midst of a recovery.
+    Strike,
     /// All nodes of the replication group of a life go at once.
     EndGroup(u64),
     /// Nothing goes wrong any more.
@@ -112,6 +114,7 @@ impl Event {
             | Self::Start(_)
             | Self::Decide
             | Self::Trouble
+            | Self::Strike
             | Self::EndGroup(_)
             | Self::Heal => None,
         }
@@ -381,6 +384,7 @@ impl World {
             Event::Start(slot) => self.start_life(slot),
             Event::Decide => self.decide(),
             Event::Trouble => self.trouble(),
+            Event::Strike => self.strike(),
             Event::EndGroup(life) => self.end_group_now(life),
             Event::Heal => self.heal(),
         }

@@ -76,6 +76,30 @@ impl World {
         }
     }
 
+    /// A node has begun to bring up to date what others have left: a drive may fail before it is through, or one that has failed come back.
+    pub(in crate::sim::array) fn strike_soon(&mut self) {
+        if self.setting.strikes && self.stage == Stage::Trouble {
+            let delay = self.random.below(20 * MS);
+            self.later(delay, Event::Strike);
+        }
+    }
+
+    /// The time for that has come.
+    pub(super) fn strike(&mut self) {
+        if self.stage != Stage::Trouble {
+            return;
+        }
+        self.counters.strikes += 1;
+        match self.random.below(4) {
+            0 => {
+                let drive = self.random.index(self.drives.len());
+                self.drives[drive].drive.recover();
+            }
+            1 => self.lose_drive(Trouble::Error),
+            _ => self.lose_drive(Trouble::Gone),
+        }
+    }
+
     /// A host was told something that the drives do not have yet: at times that is the last that it hears of a whole replication group, or of all but the group's leader.
     pub(super) fn end_group_soon(&mut self, life: u64) {
         let node = self.lives.get(&life).and_then(|it| it.node.as_ref());
