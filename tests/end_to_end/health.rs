@@ -23,9 +23,9 @@ slow_factor = 4
 slow_floor_us = 5000
 "#;
 
-/// For tests of what drives cannot read: silences and delays are judged as by default, because a drive that a busy machine makes wait
+/// For tests that need no verdict of their own: silences and delays are judged as by default, because a drive that a busy machine makes wait
 /// would be taken for a bad one.
-const MEDIA: &str = r#"
+const PATIENT: &str = r#"
 [health]
 allow_fault_injection = true
 "#;
@@ -200,7 +200,7 @@ fn a_read_that_a_drive_leaves_half_done_is_completed_by_the_others() {
 /// Whoever takes the drive out, what it was asked before ends.
 #[test]
 fn a_read_ends_although_its_hung_drive_was_taken_out_meanwhile() {
-    let stage = Stage::set(&format!("{HEALTH}{FILES}"));
+    let stage = Stage::set(&format!("{PATIENT}{FILES}"));
     let mut host = Host::connect(stage.address());
     let data = fill(&mut host);
     inject(&stage, "d0", FaultKind::Hang);
@@ -371,7 +371,7 @@ fn drives_that_were_swapped_are_known_by_what_is_on_them() {
 #[test]
 fn unreadable_blocks_are_repaired_from_the_others() {
     for text in [MEMORY, FILES] {
-        let health = format!("{MEDIA}media_errors_per_hour = 1000000\n");
+        let health = format!("{PATIENT}media_errors_per_hour = 1000000\n");
         let stage = Stage::set(&format!("{health}{text}"));
         let mut host = Host::connect(stage.address());
         let data = fill(&mut host);
@@ -401,7 +401,7 @@ fn unreadable_blocks_are_repaired_from_the_others() {
 
 #[test]
 fn a_drive_with_too_many_unreadable_blocks_is_evicted() {
-    let stage = Stage::set(&format!("{MEDIA}media_errors_per_hour = 5\n{MEMORY}"));
+    let stage = Stage::set(&format!("{PATIENT}media_errors_per_hour = 5\n{MEMORY}"));
     let mut host = Host::connect(stage.address());
     let data = fill(&mut host);
     inject_more(&stage, "d1", FaultKind::Media, |request| {
