@@ -170,6 +170,10 @@ array_is_in_memory() {
 
 array_kill_node() { # array_kill_node NODE: neither it nor the other one is told.
   [ "$durability" != ram ] || array_is_in_memory "$1" || return 1
+  node_kill "$1"
+}
+
+node_kill() { # node_kill NAME
   kill -KILL "${node_pid[$1]}" || { echo "$1 was gone already"; return 1; }
   wait "${node_pid[$1]}" 2>/dev/null || true
 }
@@ -182,6 +186,11 @@ array_alive() { # array_alive ARRAY
   for name in "$1-shelf" ${nodes_of[$1]}; do
     kill -0 "${node_pid[$name]}" 2>/dev/null || { echo "$name has died: $(tail -n 1 "$work/$name.log")"; return 1; }
   done
+}
+
+array_kill() { # array_kill ARRAY
+  local name
+  for name in ${nodes_of[$1]} "$1-shelf"; do node_kill "$name" || return 1; done
 }
 
 array_stop() { # array_stop ARRAY
@@ -211,10 +220,10 @@ hall_loses_all_copies() {
   done
 }
 
-# The operator accepts that writes may be lost.
+# The operator accepts that writes may be lost. Nothing is left that h2 could do in good order.
 hall_accepts_the_loss() {
   local node
-  node_stop h2 || return 1
+  node_kill h2 || return 1
   for node in ${nodes_of[hall]}; do process_start node "$node" --accept-loss g || return 1; done
   array_opens hall
 }
